@@ -7,6 +7,68 @@
     clippy::multiple_unsafe_ops_per_block,
     clippy::missing_safety_doc,
     clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::unwrap_used
+    clippy::disallowed_types
 )]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+#![doc(test(attr(deny(warnings))))]
+
+mod anonymous;
+mod block;
+mod error;
+pub mod page;
+mod region;
+mod replica;
+mod snapshot;
+mod sys;
+
+pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
+pub use error::{Error, Result};
+pub use snapshot::{Backing, Snapshot, SnapshotOptions};
+
+use std::path::Path;
+
+/// The bytes of a file: [`Snapshot::open`].
+///
+/// # Errors
+/// As [`Snapshot::open`].
+///
+/// # Examples
+/// ```
+/// assert!(folio::open("Cargo.toml")?.len() > 100);
+/// # Ok::<(), folio::Error>(())
+/// ```
+pub fn open<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
+    Snapshot::open(path)
+}
+
+/// The bytes of standard input: [`Snapshot::stdin`].
+///
+/// # Errors
+/// As [`Snapshot::open`].
+///
+/// # Examples
+/// ```no_run
+/// println!("{} bytes", folio::stdin()?.len());
+/// # Ok::<(), folio::Error>(())
+/// ```
+pub fn stdin() -> Result<Snapshot> {
+    Snapshot::stdin()
+}
+
+/// The bytes of a file, or of standard input if the path is `-`.
+///
+/// # Errors
+/// As [`Snapshot::open`].
+///
+/// # Examples
+/// ```no_run
+/// let input = std::env::args_os().nth(1).unwrap_or("-".into());
+/// println!("{} bytes", folio::open_or_stdin(input)?.len());
+/// # Ok::<(), folio::Error>(())
+/// ```
+pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
+    match path.as_ref() {
+        dash if dash == Path::new("-") => stdin(),
+        path => open(path),
+    }
+}

@@ -1,0 +1,444 @@
+//! Memory with no file behind it, zeroed, granted page by page as it is touched.
+
+use crate::error::{Error, Result};
+use crate::page;
+use crate::region::{self, Region, whole_pages};
+use crate::sys::limits;
+use crate::sys::memory::{Pages, Place};
+use std::fmt;
+use std::fs::File;
+use std::ops::{Deref, DerefMut, Range, RangeBounds};
+use std::os::fd::AsFd;
+
+/// Zeroed memory of any length: address space at once, RAM at the first touch of each page, and RAM back at once when
+/// it is discarded or dropped.
+///
+/// ```text
+///   start, on a page            start + len        end of the last page
+///   |<---------- the bytes ----------->|<-- zeros, never shown -->|
+/// ```
+///
+/// # Examples
+/// ```
+/// let mut memory = folio::Anonymous::new(1 << 30)?; // 1 GiB of addresses, no RAM yet
+/// memory[123_456_789] = 7; // one page of RAM
+/// memory.resize(2 << 30)?;
+/// assert_eq!(memory[123_456_789], 7);
+/// memory.discard(..)?; // no RAM again
+/// assert_eq!(memory[123_456_789], 0);
+/// # Ok::<(), folio::Error>(())
+/// ```
+pub struct Anonymous {
+    region: Region,
+    len: usize,
+    /// The memfd behind it, if it is shared. It cannot shrink (`F_SEAL_SHRINK`), so no page is ever lost under a
+    /// mapping of it; and unlike `MAP_SHARED|MAP_ANONYMOUS` it can grow.
+    shared: Option<File>,
+    huge_pages: HugePages,
+}
+
+/// Which pages to use.
+///
+/// Source: madvise(2), mmap(2) on `MAP_HUGETLB`.
+///
+/// # Examples
+/// ```
+/// use folio::{Anonymous, HugePages};
+/// let memory = Anonymous::options().huge_pages(HugePages::Transparent).allocate(64 << 20)?;
+/// assert!(memory.iter().all(|&byte| byte == 0));
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HugePages {
+    /// As the system is set (`/sys/kernel/mm/transparent_hugepage/enabled`).
+    #[default]
+    System,
+    /// Small pages only (`MADV_NOHUGEPAGE`).
+    Never,
+    /// Huge pages where the kernel has them ready, one fault for each (`MADV_HUGEPAGE`); else small ones. For shared
+    /// memory the kernel asks `shmem_enabled` in the same folder.
+    Transparent,
+    /// From the pool that was reserved (`vm.nr_hugepages`), or an error (`MAP_HUGETLB`).
+    Reserved,
+}
+
+/// How to allocate an [`Anonymous`]; made by [`Anonymous::options`].
+///
+/// # Examples
+/// ```
+/// let memory = folio::Anonymous::options().shared(true).populate(true).allocate(4096)?;
+/// assert_eq!(memory.len(), 4096);
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct AnonymousOptions {
+    huge_pages: HugePages,
+    populate: bool,
+    shared: bool,
+    place: Place,
+}
+
+impl AnonymousOptions {
+    /// Which pages to use; default [`HugePages::System`].
+    pub fn huge_pages(mut self, how: HugePages) -> Self {
+        self.huge_pages = how;
+        self
+    }
+
+    /// Whether to grant all pages before returning; default false.
+    pub fn populate(mut self, yes: bool) -> Self {
+        self.populate = yes;
+        self
+    }
+
+    /// Whether forked children share the memory (`MAP_SHARED`) rather than get a copy of it; default false.
+    pub fn shared(mut self, yes: bool) -> Self {
+        self.shared = yes;
+        self
+    }
+
+    /// An address to be near to, if there is room.
+    pub fn near(mut self, address: usize) -> Self {
+        self.place = Place::Near(page::round_down(address));
+        self
+    }
+
+    /// Exactly there, replacing nothing (`MAP_FIXED_NOREPLACE`, Linux 4.17). A later [`Anonymous::resize`] may move it.
+    pub fn at(mut self, address: usize) -> Self {
+        self.place = Place::At(address);
+        self
+    }
+
+    /// Allocates `len` bytes: any number, 0 as well.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if no address space could hold it; [`Error::AddressTaken`] and [`Error::Misaligned`] for
+    /// [`at`](AnonymousOptions::at); [`Error::Os`] for what the kernel refused.
+    pub fn allocate(self, len: usize) -> Result<Anonymous> {
+        let granule = self.huge_pages.granule();
+        if let Place::At(address) = self.place {
+            if address == 0 {
+                // The null page is nobody's to have.
+                return Err(Error::AddressTaken { address });
+            }
+            if address % granule != 0 {
+                return Err(Error::Misaligned {
+                    value: address as u64,
+                    align: granule,
+                });
+            }
+        }
+        let shared = match self.shared {
+            true => Some(memfd(self.huge_pages)?),
+            false => None,
+        };
+        let mut memory = Anonymous {
+            region: Region::empty(),
+            len: 0,
+            shared,
+            huge_pages: self.huge_pages,
+        };
+        memory.region = memory.map(len, self.place)?;
+        memory.len = len;
+        if self.populate {
+            memory.populate()?;
+        }
+        Ok(memory)
+    }
+}
+
+impl HugePages {
+    /// What lengths and addresses are multiples of, in bytes.
+    fn granule(self) -> usize {
+        match self {
+            HugePages::Reserved => limits::reserved_page_size().unwrap_or(page::size()),
+            _ => page::size(),
+        }
+    }
+}
+
+impl Anonymous {
+    /// `len` bytes of private memory.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if no address space could hold it; [`Error::Os`] for what the kernel refused.
+    ///
+    /// # Examples
+    /// ```
+    /// let memory = folio::Anonymous::new(100)?;
+    /// assert_eq!(&memory[..], [0; 100]);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    #[doc(alias = "MAP_PRIVATE")]
+    pub fn new(len: usize) -> Result<Self> {
+        Anonymous::options().allocate(len)
+    }
+
+    /// `len` bytes of shared memory: what a forked child writes, the parent sees.
+    ///
+    /// It is held by a memfd, so it takes a descriptor, and other processes of the same user can reach it through
+    /// `/proc` as they can reach any memory of this process.
+    ///
+    /// # Errors
+    /// As [`new`](Anonymous::new).
+    ///
+    /// # Examples
+    /// ```
+    /// let mut memory = folio::Anonymous::shared(4096)?;
+    /// memory[0] = 1;
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    #[doc(alias = "MAP_SHARED")]
+    pub fn shared(len: usize) -> Result<Self> {
+        Anonymous::options().shared(true).allocate(len)
+    }
+
+    /// Huge pages, placement, and whether it is shared.
+    ///
+    /// # Examples
+    /// ```
+    /// let near = folio::Anonymous::options().near(0x5000_0000_0000).allocate(1)?;
+    /// assert_eq!(near[0], 0);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    pub fn options() -> AnonymousOptions {
+        AnonymousOptions {
+            huge_pages: HugePages::System,
+            populate: false,
+            shared: false,
+            place: Place::Anywhere,
+        }
+    }
+
+    /// Makes it longer or shorter; it may move. New bytes are zero, and RAM of lost ones goes back at once. A process
+    /// that shares the memory keeps its own length.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] or [`Error::Os`]; the memory is then as it was.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut memory = folio::Anonymous::new(10)?;
+    /// memory.fill(7);
+    /// memory.resize(5)?;
+    /// memory.resize(10)?;
+    /// assert_eq!(&memory[..], [7, 7, 7, 7, 7, 0, 0, 0, 0, 0]);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    #[doc(alias = "mremap")]
+    pub fn resize(&mut self, len: usize) -> Result<()> {
+        let granule = self.huge_pages.granule();
+        let pages = whole_pages(len, granule)?;
+        if len < self.len {
+            // What is cut off must read as zero when it comes back.
+            self.discard(len..self.len)?;
+        }
+        if pages > self.region.len() {
+            self.grow(len, pages)?;
+        } else {
+            // Cutting a mapping in two can exceed vm.max_map_count; then the rest stays mapped, empty.
+            let _ = self.region.resize(pages, granule);
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    fn grow(&mut self, len: usize, pages: usize) -> Result<()> {
+        let can_move = self.region.len() > 0 && self.huge_pages != HugePages::Reserved;
+        if can_move {
+            self.reach(pages)?;
+            return self.region.resize(pages, page::size());
+        }
+        // Nothing is mapped yet, or the kernel does not grow mappings of reserved pages.
+        let mut larger = self.map(len, Place::Anywhere)?;
+        if self.shared.is_none() {
+            // SAFETY: private anonymous memory of ours, made in the line above.
+            #[allow(unsafe_code)]
+            let to = unsafe { larger.spare(0..self.len) };
+            for (to, from) in to.iter_mut().zip(self.iter()) {
+                to.write(*from);
+            }
+        }
+        self.region = larger;
+        Ok(())
+    }
+
+    /// Gives the RAM of a range back now; the bytes read as zero from here on, in every process that shares them.
+    ///
+    /// Pages that lie in it only in part are zeroed and stay, as do pages that are locked.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`].
+    ///
+    /// # Examples
+    /// ```
+    /// let mut memory = folio::Anonymous::new(1 << 20)?;
+    /// memory.fill(7);
+    /// memory.discard(1..)?;
+    /// assert_eq!((memory[0], memory[1]), (7, 0));
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    #[doc(alias("MADV_DONTNEED", "MADV_REMOVE"))]
+    pub fn discard<R: RangeBounds<usize>>(&mut self, range: R) -> Result<()> {
+        let range = region::check(range, self.len)?;
+        let pages = self.pages_inside(&range);
+        let shared = self.shared.is_some();
+        if pages.is_empty() || self.region.discard(pages.clone(), shared).is_err() {
+            self[range].fill(0);
+            return Ok(());
+        }
+        let behind = pages.end.min(range.end);
+        self[range.start..pages.start].fill(0);
+        self[behind..range.end].fill(0);
+        Ok(())
+    }
+
+    /// The pages that hold bytes of the range and no others; the rest of the last page counts as nobody's.
+    fn pages_inside(&self, range: &Range<usize>) -> Range<usize> {
+        let granule = self.huge_pages.granule();
+        let start = range.start.next_multiple_of(granule);
+        let end = match range.end == self.len {
+            true => range.end.next_multiple_of(granule),
+            false => range.end - range.end % granule,
+        };
+        start..end.max(start)
+    }
+
+    /// A mapping of `len` bytes in the way of this value.
+    fn map(&self, len: usize, place: Place) -> Result<Region> {
+        let pages = whole_pages(len, self.huge_pages.granule())?;
+        if pages == 0 {
+            return Ok(Region::empty());
+        }
+        self.reach(pages)?;
+        let region = match (&self.shared, self.huge_pages, place) {
+            (Some(memfd), _, _) => Region::shared(memfd.as_fd(), pages, place),
+            (None, HugePages::Reserved, _) => Region::placed(pages, place, Pages::Reserved),
+            (None, HugePages::Transparent, Place::Anywhere) => Region::transparent(pages),
+            (None, _, Place::Anywhere) => Region::anonymous(pages),
+            (None, _, _) => Region::placed(pages, place, Pages::Zeroed),
+        }
+        .map_err(|error| taken(error, place))?;
+        if let Place::At(address) = place {
+            // Before Linux 4.17 the flag is not known, and the address only a hint.
+            if region.start().as_ptr().addr() != address {
+                return Err(Error::AddressTaken { address });
+            }
+        }
+        let advice = match self.huge_pages {
+            HugePages::Transparent => Some(libc::MADV_HUGEPAGE),
+            HugePages::Never => Some(libc::MADV_NOHUGEPAGE),
+            HugePages::System | HugePages::Reserved => None,
+        };
+        if let Some(advice) = advice {
+            // A kernel without huge pages refuses both, and gives small pages.
+            let _ = region.advise(0..region.len(), advice);
+        }
+        Ok(region)
+    }
+
+    /// Makes the memfd, if there is one, at least so many bytes long.
+    fn reach(&self, pages: usize) -> Result<()> {
+        let Some(memfd) = &self.shared else {
+            return Ok(());
+        };
+        let error = |e| Error::os("ftruncate", None, e);
+        let size = memfd.metadata().map_err(error)?.len();
+        match size < pages as u64 {
+            true => memfd.set_len(pages as u64).map_err(error),
+            false => Ok(()),
+        }
+    }
+
+    fn populate(&mut self) -> Result<()> {
+        let all = 0..self.region.len();
+        match self.region.advise(all, libc::MADV_POPULATE_WRITE) {
+            // Linux before 5.14: touch every page.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                let page = page::size();
+                for byte in self.iter_mut().step_by(page) {
+                    *byte = std::hint::black_box(0);
+                }
+                Ok(())
+            }
+            other => other.map_err(|e| Error::os("madvise", None, e)),
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    pub(crate) fn into_region(self) -> (Region, usize) {
+        (self.region, self.len)
+    }
+}
+
+fn memfd(huge_pages: HugePages) -> Result<File> {
+    let reserved = huge_pages == HugePages::Reserved;
+    let memfd = crate::sys::file::memfd(c"folio", reserved);
+    let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
+    let sealed = crate::sys::file::add_seals(memfd.as_fd(), libc::F_SEAL_SHRINK);
+    sealed.map_err(|e| Error::os("fcntl", None, e))?;
+    Ok(memfd)
+}
+
+fn taken(error: Error, place: Place) -> Error {
+    match place {
+        Place::At(address) if error.raw_os_error() == Some(libc::EEXIST) => {
+            Error::AddressTaken { address }
+        }
+        _ => error,
+    }
+}
+
+impl Deref for Anonymous {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY:
+        // - `len` bytes are mapped from the start on, readable, and initialised: anonymous memory is zeroed.
+        // - Only `&mut self`, and forked children to which it was lent, change them.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.region.start().as_ptr(), self.len)
+        }
+    }
+}
+
+impl DerefMut for Anonymous {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes it exclusive.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts_mut(self.region.start().as_ptr(), self.len)
+        }
+    }
+}
+
+impl AsRef<[u8]> for Anonymous {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for Anonymous {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+/// Says how many bytes, not which.
+impl fmt::Debug for Anonymous {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Anonymous")
+            .field("len", &self.len)
+            .field("shared", &self.is_shared())
+            .field("huge_pages", &self.huge_pages)
+            .finish()
+    }
+}

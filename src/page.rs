@@ -1,0 +1,90 @@
+//! Page sizes, and rounding to pages.
+
+use crate::sys;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The size of a page of memory, in bytes: a power of two, 4096 on most machines.
+///
+/// Source: `sysconf(_SC_PAGESIZE)`, sysconf(3).
+///
+/// # Examples
+/// ```
+/// assert!(folio::page::size().is_power_of_two());
+/// ```
+pub fn size() -> usize {
+    // Zero is "not asked yet"; two threads that ask at once store the same answer, so no order is needed.
+    static SIZE: AtomicUsize = AtomicUsize::new(0);
+    match SIZE.load(Ordering::Relaxed) {
+        0 => {
+            let size = sys::page_size();
+            SIZE.store(size, Ordering::Relaxed);
+            size
+        }
+        size => size,
+    }
+}
+
+/// The smallest multiple of the page size that is at least `n`; `None` if that overflows.
+///
+/// # Examples
+/// ```
+/// use folio::page;
+/// assert_eq!(page::round_up(1), Some(page::size()));
+/// assert_eq!(page::round_up(0), Some(0));
+/// assert_eq!(page::round_up(usize::MAX), None);
+/// ```
+pub fn round_up(n: usize) -> Option<usize> {
+    n.checked_next_multiple_of(size())
+}
+
+/// The largest multiple of the page size that is at most `n`.
+///
+/// # Examples
+/// ```
+/// use folio::page;
+/// assert_eq!(page::round_down(page::size() + 1), page::size());
+/// ```
+pub fn round_down(n: usize) -> usize {
+    n - n % size()
+}
+
+/// The size of a transparent huge page in bytes, usually 2 MiB; `None` where the kernel has none.
+///
+/// Source: `/sys/kernel/mm/transparent_hugepage/hpage_pmd_size`, Linux 4.10.
+///
+/// # Examples
+/// ```
+/// if let Some(huge) = folio::page::huge_size() {
+///     assert_eq!(huge % folio::page::size(), 0);
+/// }
+/// ```
+pub fn huge_size() -> Option<usize> {
+    static SIZE: OnceLock<Option<usize>> = OnceLock::new();
+    *SIZE.get_or_init(|| sys::huge_page_size().filter(|size| size.is_power_of_two()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers around every place where rounding can go wrong.
+    fn numbers() -> impl Iterator<Item = usize> {
+        let size = size();
+        let near = |n: usize| (0..3).flat_map(move |d| [n.checked_add(d), n.checked_sub(d)]);
+        [0, size, 2 * size, 7 * size, usize::MAX / 2, usize::MAX]
+            .into_iter()
+            .flat_map(near)
+            .flatten()
+    }
+
+    #[test]
+    fn rounding_agrees_with_wide_arithmetic() {
+        let size = size() as u128;
+        for n in numbers() {
+            let up = (n as u128).div_ceil(size) * size;
+            assert_eq!(round_up(n), usize::try_from(up).ok(), "up {n}");
+            assert_eq!(round_down(n) as u128, n as u128 / size * size, "down {n}");
+        }
+    }
+}

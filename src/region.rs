@@ -1,0 +1,426 @@
+//! One live mapping: its owner, and the only range check in the crate.
+//!
+//! ```text
+//!   start                                     start + len
+//!   |<----------------- whole pages --------------->|
+//!   |   delta   |<------ bytes of a window ----->|  |
+//! ```
+//! A `Region` counts whole pages; what of them may be seen is the business of the type that holds it.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::page;
+use crate::sys::memory::{self, Pages, Place};
+use memmap2::MmapRaw;
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::ops::{Bound, Range, RangeBounds};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{self, NonNull};
+
+/// The one range rule: a range must lie inside `0..size`; an empty one inside `0..=size`.
+pub(crate) fn check<R: RangeBounds<usize>>(range: R, size: usize) -> Result<Range<usize>> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => Some(start),
+        Bound::Excluded(&before) => before.checked_add(1),
+        Bound::Unbounded => Some(0),
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&last) => last.checked_add(1),
+        Bound::Excluded(&end) => Some(end),
+        Bound::Unbounded => Some(size),
+    };
+    match (start, end) {
+        (Some(start), Some(end)) if start <= end && end <= size => Ok(start..end),
+        _ => {
+            let start = start.unwrap_or(usize::MAX);
+            let len = end.unwrap_or(usize::MAX).saturating_sub(start);
+            Err(out_of_bounds(start as u64, len as u64, size as u64))
+        }
+    }
+}
+
+/// The same rule for files, whose sizes are 64-bit: where a window of `len` bytes (default: the rest) ends.
+pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<Range<u64>> {
+    let wanted = len.unwrap_or(size.saturating_sub(offset));
+    match offset.checked_add(wanted) {
+        Some(end) if end <= size => Ok(offset..end),
+        _ => Err(out_of_bounds(offset, wanted, size)),
+    }
+}
+
+fn out_of_bounds(offset: u64, len: u64, size: u64) -> Error {
+    Error::OutOfBounds { offset, len, size }
+}
+
+/// The pages that a mapping of `len` bytes takes, or `TooLarge` where no pointer could reach them all.
+pub(crate) fn whole_pages(len: usize, page: usize) -> Result<usize> {
+    let limit = isize::MAX.unsigned_abs();
+    len.checked_next_multiple_of(page)
+        .filter(|&pages| pages <= limit)
+        .ok_or(Error::TooLarge {
+            path: None,
+            limit: limit as u64,
+        })
+}
+
+/// A mapping and its owner. `len` is a multiple of the page size; 0 means that nothing is mapped.
+#[derive(Debug)]
+pub(crate) struct Region {
+    start: NonNull<u8>,
+    len: usize,
+    /// The owner if memmap2 made it and it was never moved; else this type unmaps.
+    raw: Option<MmapRaw>,
+}
+
+// SAFETY: a Region is an address range that it alone owns; which references may be made into it, and from which
+// thread, is promised by the types that hold it.
+unsafe impl Send for Region {}
+// SAFETY: as above; `&Region` alone changes no byte.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// No mapping at all. Its start is aligned to a page, as every other's is.
+    pub(crate) fn empty() -> Self {
+        let start = ptr::without_provenance_mut(page::size());
+        Region {
+            start: NonNull::new(start).unwrap_or(NonNull::dangling()),
+            len: 0,
+            raw: None,
+        }
+    }
+
+    /// Private zeroed memory of at least `len` bytes.
+    pub(crate) fn anonymous(len: usize) -> Result<Self> {
+        let len = whole_pages(len, page::size())?;
+        if len == 0 {
+            return Ok(Region::empty());
+        }
+        #[expect(clippy::disallowed_types, reason = "this is the place")]
+        let map = memmap2::MmapOptions::new().len(len).map_anon();
+        let map = map.map_err(|e| Error::os("mmap", None, e))?;
+        Ok(Region::owned_by_memmap2(MmapRaw::from(map), 0, len))
+    }
+
+    /// The same at a place of the caller's choice, or from the pool of huge pages (`len` is a multiple of theirs).
+    pub(crate) fn placed(len: usize, place: Place, pages: Pages) -> Result<Self> {
+        let call = match pages {
+            Pages::Reserved => "mmap (huge pages)",
+            Pages::Zeroed | Pages::None => "mmap",
+        };
+        let start = memory::map_anonymous(len, place, pages);
+        Ok(Region::unowned(
+            start.map_err(|e| Error::os(call, None, e))?,
+            len,
+        ))
+    }
+
+    /// The front of a memfd, shared and writable.
+    pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, place: Place) -> Result<Self> {
+        let start = memory::map_shared(fd, len, place);
+        let start = start.map_err(|e| Error::os("mmap", None, e))?;
+        Ok(Region::unowned(start, len))
+    }
+
+    /// Private zeroed memory that starts on a huge page and asks for huge pages (`MADV_HUGEPAGE`).
+    pub(crate) fn transparent(len: usize) -> Result<Self> {
+        let region = Region::aligned(len, page::huge_size().unwrap_or(1), Pages::Zeroed)?;
+        // A kernel without huge pages gives small ones.
+        let _ = region.advise(0..region.len, libc::MADV_HUGEPAGE);
+        Ok(region)
+    }
+
+    /// Kernels since 6.7 align large mappings by themselves; for the others, map more and cut both ends off.
+    fn aligned(len: usize, align: usize, pages: Pages) -> Result<Self> {
+        let len = whole_pages(len, page::size())?;
+        if len == 0 {
+            return Ok(Region::empty());
+        }
+        let region = Region::placed(len, Place::Anywhere, pages)?;
+        if len < align || region.start.as_ptr().addr() % align == 0 {
+            return Ok(region);
+        }
+        drop(region);
+        let wide = Region::placed(
+            whole_pages(len + align, page::size())?,
+            Place::Anywhere,
+            pages,
+        )?;
+        let head = wide.start.as_ptr().addr().wrapping_neg() % align;
+        let (_, rest) = wide.split(head);
+        Ok(rest.split(len).0)
+    }
+
+    /// Cuts in two at `at`, a multiple of the page size; libc owns both.
+    fn split(self, at: usize) -> (Region, Region) {
+        debug_assert!(self.raw.is_none() && at <= self.len);
+        let (start, len) = (self.start, self.len);
+        mem::forget(self);
+        let part = |start: NonNull<u8>, len| match len {
+            0 => Region::empty(),
+            len => Region::unowned(start, len),
+        };
+        // SAFETY: `at` is at most `len`, so the sum stays inside the mapping or at its end.
+        let middle = unsafe { start.add(at) };
+        (part(start, at), part(middle, len - at))
+    }
+
+    /// Read-only pages of a file that hold `offset..offset+len`, shared with everybody who has it open;
+    /// second, where in them `offset` is. `len` is not 0.
+    pub(crate) fn file(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<(Self, usize)> {
+        #[expect(clippy::disallowed_types, reason = "this is the place")]
+        let mut options = memmap2::MmapOptions::new();
+        let raw = options
+            .offset(offset)
+            .len(len)
+            .map_raw_read_only(fd.as_raw_fd())?;
+        Ok(Region::around(raw, offset, len))
+    }
+
+    fn around(raw: MmapRaw, offset: u64, len: usize) -> (Self, usize) {
+        let delta = (offset % page::size() as u64) as usize;
+        // The kernel has mapped delta + len bytes, so rounding them up cannot overflow.
+        let whole = page::round_up(delta + len).unwrap_or(delta + len);
+        (Region::owned_by_memmap2(raw, delta, whole), delta)
+    }
+
+    /// `raw` starts `delta` bytes into the first page.
+    fn owned_by_memmap2(raw: MmapRaw, delta: usize, len: usize) -> Self {
+        let start = raw.as_mut_ptr().wrapping_sub(delta);
+        Region {
+            start: NonNull::new(start).unwrap_or(NonNull::dangling()),
+            len,
+            raw: Some(raw),
+        }
+    }
+
+    fn unowned(start: NonNull<u8>, len: usize) -> Self {
+        Region {
+            start,
+            len,
+            raw: None,
+        }
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Bytes mapped, a multiple of the page size.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Changes how much is mapped; the pages that stay keep their bytes, and the start may move.
+    /// For memory made by this type only: a file does not grow by it.
+    pub(crate) fn resize(&mut self, len: usize, granule: usize) -> Result<()> {
+        let len = whole_pages(len, granule)?;
+        if len == self.len {
+            return Ok(());
+        }
+        if len == 0 {
+            *self = Region::empty();
+            return Ok(());
+        }
+        // SAFETY:
+        // - The range is one mapping, owned by this value.
+        // - `&mut self` proves that no reference into it is left.
+        let start = unsafe { memory::remap(self.start, self.len, len) };
+        let start = start.map_err(|e| Error::os("mremap", None, e))?;
+        self.moved_to(start, len);
+        Ok(())
+    }
+
+    /// Grows memory made by [`Region::transparent`], so that it stays aligned to huge pages: they are moved by
+    /// their page tables and never split.
+    pub(crate) fn grow_transparent(&mut self, len: usize) -> Result<()> {
+        let target = Region::aligned(len, page::huge_size().unwrap_or(1), Pages::None)?;
+        // SAFETY:
+        // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
+        // - The target was mapped just now, without access: nobody can have a reference into it.
+        let moved = unsafe { memory::remap_onto(self.start, self.len, target.start, target.len) };
+        moved.map_err(|e| Error::os("mremap", None, e))?;
+        let (start, len) = (target.start, target.len);
+        mem::forget(target);
+        self.moved_to(start, len);
+        Ok(())
+    }
+
+    /// The mapping is somewhere else now: its old owner must not unmap what is no longer there.
+    fn moved_to(&mut self, start: NonNull<u8>, len: usize) {
+        mem::forget(self.raw.take());
+        self.start = start;
+        self.len = len;
+    }
+
+    /// Puts `other` in the place of this mapping, at the same address, in one step.
+    ///
+    /// # Safety
+    /// Whoever reads this region meanwhile finds the same bytes in `other`.
+    pub(crate) unsafe fn replace_by(&self, other: Region) -> io::Result<()> {
+        debug_assert_eq!(self.len, other.len);
+        // SAFETY:
+        // - `other` is one mapping, owned by the caller until now, and nobody refers into it.
+        // - This mapping is owned by `self`, and the caller promises equal bytes to its readers.
+        unsafe { memory::remap_onto(other.start, other.len, self.start, self.len) }?;
+        mem::forget(other);
+        Ok(())
+    }
+
+    /// Takes write access away, for good.
+    pub(crate) fn protect_read_only(&mut self) -> Result<()> {
+        if self.len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is owned by this value, and `&mut self` proves that nobody writes to it.
+        let done = unsafe { memory::protect_read_only(self.start, self.len) };
+        done.map_err(|e| Error::os("mprotect", None, e))
+    }
+
+    /// madvise(2) with advice that leaves the bytes alone, on whole pages of this mapping.
+    pub(crate) fn advise(&self, pages: Range<usize>, advice: i32) -> io::Result<()> {
+        debug_assert!(!matches!(
+            advice,
+            libc::MADV_DONTNEED | libc::MADV_REMOVE | libc::MADV_FREE
+        ));
+        // SAFETY: `at` keeps the range inside this mapping, and the advice leaves the bytes alone.
+        unsafe { self.advise_any(pages, advice) }
+    }
+
+    /// Gives pages back to the kernel; they read as zero afterwards. For memory made by this type only.
+    pub(crate) fn discard(&mut self, pages: Range<usize>, shared: bool) -> io::Result<()> {
+        // MADV_REMOVE punches a hole into shared memory, for every process; MADV_DONTNEED would only forget our view.
+        let advice = match shared {
+            true => libc::MADV_REMOVE,
+            false => libc::MADV_DONTNEED,
+        };
+        // SAFETY: `&mut self` proves that no reference into the mapping is left.
+        unsafe { self.advise_any(pages, advice) }
+    }
+
+    /// # Safety
+    /// If `advice` destroys bytes, no reference into the mapping is left.
+    unsafe fn advise_any(&self, pages: Range<usize>, advice: i32) -> io::Result<()> {
+        assert!(
+            pages.start <= pages.end && pages.end <= self.len,
+            "{pages:?} of {}",
+            self.len
+        );
+        if pages.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: checked above.
+        let start = unsafe { self.start.add(pages.start) };
+        // SAFETY: the range lies in this mapping; the caller answers for the advice.
+        unsafe { memory::advise(start, pages.len(), advice) }
+    }
+
+    /// Room to write to.
+    ///
+    /// # Safety
+    /// The pages are writable memory of our own, shared with nobody.
+    pub(crate) unsafe fn spare(&mut self, range: Range<usize>) -> &mut [MaybeUninit<u8>] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: checked above.
+        let start = unsafe { self.start.add(range.start) };
+        // SAFETY: inside this mapping; `&mut self` and the caller make it exclusive; MaybeUninit takes any byte.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), range.len()) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.raw.is_none() && self.len > 0 {
+            // SAFETY: the mapping is owned by this value, and it ends here.
+            let _ = unsafe { memory::unmap(self.start, self.len) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rule in wide arithmetic, where nothing can overflow.
+    fn oracle(range: (Bound<usize>, Bound<usize>), size: usize) -> Option<(u128, u128)> {
+        let start = match range.0 {
+            Bound::Included(n) => n as u128,
+            Bound::Excluded(n) => n as u128 + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.1 {
+            Bound::Included(n) => n as u128 + 1,
+            Bound::Excluded(n) => n as u128,
+            Bound::Unbounded => size as u128,
+        };
+        (start <= end && end <= size as u128).then_some((start, end))
+    }
+
+    #[test]
+    fn a_range_is_inside_or_an_error() {
+        let numbers = [0, 1, 2, 9, 10, 11, usize::MAX - 1, usize::MAX];
+        let bounds = || {
+            let of = |n| [Bound::Included(n), Bound::Excluded(n)];
+            numbers.into_iter().flat_map(of).chain([Bound::Unbounded])
+        };
+        for start in bounds() {
+            for end in bounds() {
+                for size in [0, 1, 10, usize::MAX] {
+                    let found = check((start, end), size).ok();
+                    let found = found.map(|r| (r.start as u128, r.end as u128));
+                    assert_eq!(
+                        found,
+                        oracle((start, end), size),
+                        "{start:?} {end:?} {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_is_inside_or_an_error() {
+        let numbers = [0, 1, 9, 10, 11, u64::MAX - 1, u64::MAX];
+        for offset in numbers {
+            for len in numbers.into_iter().map(Some).chain([None]) {
+                for size in [0, 1, 10, u64::MAX] {
+                    let end = match len {
+                        Some(len) => u128::from(offset) + u128::from(len),
+                        None => u128::from(size.max(offset)),
+                    };
+                    let fits = end <= u128::from(size);
+                    assert_eq!(
+                        check_window(offset, len, size).is_ok(),
+                        fits,
+                        "{offset} {len:?} {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_no_pointer_reaches_are_errors() {
+        for len in [usize::MAX, isize::MAX as usize + 1, isize::MAX as usize] {
+            assert!(matches!(
+                whole_pages(len, 4096),
+                Err(Error::TooLarge { .. })
+            ));
+        }
+        assert_eq!(whole_pages(1, 4096).ok(), Some(4096));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no mremap")]
+    fn growing_keeps_bytes_and_alignment() {
+        let huge = page::huge_size().unwrap_or(page::size());
+        let mut region = Region::transparent(2 * huge).unwrap();
+        // SAFETY: the memory is ours.
+        let first = unsafe { region.spare(0..1) };
+        first[0].write(7);
+        region.grow_transparent(8 * huge).unwrap();
+        assert_eq!(region.start().as_ptr().addr() % huge, 0);
+        // SAFETY: written above.
+        assert_eq!(unsafe { region.start().read() }, 7);
+    }
+}

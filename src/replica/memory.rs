@@ -1,0 +1,210 @@
+//! Bytes in memory of our own: a heap block while they are few, an anonymous mapping with huge pages beyond.
+//!
+//! Filling fresh 4 KiB pages costs a fault each, more than the copy itself; a huge page costs one fault for 512 of
+//! them. Below a huge page the heap is better: what it gave before, it gives again without a fault.
+#![allow(unsafe_code)]
+
+use crate::block::Block;
+use crate::error::Result;
+use crate::page;
+use crate::region::Region;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+/// The most bytes that go into a heap block.
+const BLOCK_MAX: usize = 1 << 20;
+
+/// What a stream of unknown length gets first: its own default pipe capacity.
+const STREAM_BLOCK: usize = 64 << 10;
+
+/// One read. Large enough that the system call does not count, small enough that what was filled is still in the
+/// cache of the processor when it is used.
+const STEP: usize = 512 << 10;
+
+/// Bytes that were read, and room for more.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    place: Place,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Place {
+    Block(Block),
+    Region(Region),
+}
+
+impl Memory {
+    /// Room for `len` bytes.
+    pub(crate) fn with_capacity(len: usize) -> Result<Self> {
+        let place = match len {
+            0..=BLOCK_MAX => Place::Block(Block::with_capacity(len)?),
+            _ => Place::Region(Region::transparent(whole_huge_pages(len))?),
+        };
+        Ok(Memory { place, len: 0 })
+    }
+
+    /// Room for a stream whose length nobody knows.
+    pub(crate) fn for_stream() -> Result<Self> {
+        Memory::with_capacity(STREAM_BLOCK)
+    }
+
+    /// What an anonymous mapping holds, from here on read-only.
+    pub(crate) fn from_region(region: Region, len: usize) -> Self {
+        debug_assert!(len <= region.len());
+        let place = Place::Region(region);
+        Memory { place, len }
+    }
+
+    /// A copy of `bytes`.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Result<Self> {
+        let mut memory = Memory::with_capacity(bytes.len())?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let spare = memory.spare(rest.len());
+            let n = spare.len().min(rest.len());
+            // SAFETY: u8 and MaybeUninit<u8> have the same layout, and initialised bytes are valid for both.
+            let from = unsafe { &*(std::ptr::from_ref(&rest[..n]) as *const [MaybeUninit<u8>]) };
+            spare[..n].copy_from_slice(from);
+            memory.len += n;
+            rest = &rest[n..];
+        }
+        Ok(memory)
+    }
+
+    /// Forgets what was read.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        match &self.place {
+            Place::Block(block) => block.start(),
+            Place::Region(region) => region.start(),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match &self.place {
+            Place::Block(block) => block.capacity(),
+            Place::Region(region) => region.len(),
+        }
+    }
+
+    /// Room for at most `most` bytes after those that are there: one step's worth.
+    fn spare(&mut self, most: usize) -> &mut [MaybeUninit<u8>] {
+        let end = self.len + (self.capacity() - self.len).min(most).min(STEP);
+        match &mut self.place {
+            Place::Block(block) => &mut block.spare()[self.len..end],
+            // SAFETY: a region in `Memory` is private anonymous memory of ours, writable until it is given out.
+            Place::Region(region) => unsafe { region.spare(self.len..end) },
+        }
+    }
+
+    /// One call of `read`, which fills the front of what it is given and says how much; at most `most` bytes.
+    /// Gives 0 at the end, or if there is no room.
+    pub(crate) fn read_from<F>(&mut self, most: usize, read: F) -> io::Result<usize>
+    where
+        F: FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+    {
+        let spare = self.spare(most);
+        if spare.is_empty() {
+            return Ok(0);
+        }
+        let room = spare.len();
+        let n = read(spare)?;
+        assert!(n <= room, "a read of {n} bytes into {room}");
+        self.len += n;
+        Ok(n)
+    }
+
+    /// Makes room for more, if there is none.
+    pub(crate) fn make_room(&mut self) -> Result<()> {
+        if self.len < self.capacity() {
+            return Ok(());
+        }
+        match &mut self.place {
+            Place::Block(block) => {
+                let mut region = Region::transparent(whole_huge_pages(2 * self.len))?;
+                // SAFETY: private anonymous memory of ours, made in the line above.
+                let spare = unsafe { region.spare(0..self.len) };
+                spare.copy_from_slice(&block.spare()[..self.len]);
+                self.place = Place::Region(region);
+                Ok(())
+            }
+            Place::Region(region) => {
+                let len = region.len();
+                // Address space is free, so double it; where it is limited (RLIMIT_AS), take what is left.
+                let doubled = region.grow_transparent(2 * len);
+                doubled.or_else(|_| region.grow_transparent(len + whole_huge_pages(1)))
+            }
+        }
+    }
+
+    /// Gives back the room that was not needed.
+    pub(crate) fn finish(mut self) -> Result<Self> {
+        let len = self.len;
+        match &mut self.place {
+            Place::Block(block) if len < block.capacity() / 2 => Memory::copy_of(
+                // SAFETY: the first `len` bytes were initialised by `read_from`.
+                unsafe { std::slice::from_raw_parts(block.start().as_ptr(), len) },
+            ),
+            Place::Block(_) => Ok(self),
+            Place::Region(region) => {
+                // Whole huge pages only: cutting through one would split it and free nothing.
+                region.resize(whole_huge_pages(len).min(region.len()), page::size())?;
+                Ok(self)
+            }
+        }
+    }
+}
+
+fn whole_huge_pages(len: usize) -> usize {
+    let huge = page::huge_size().unwrap_or(page::size());
+    len.checked_next_multiple_of(huge).unwrap_or(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(memory: &Memory) -> &[u8] {
+        // SAFETY: the first `len` bytes were initialised by `read_from`.
+        unsafe { std::slice::from_raw_parts(memory.start().as_ptr(), memory.len()) }
+    }
+
+    #[test]
+    fn what_was_read_stays_while_it_grows_out_of_the_heap() {
+        let mut memory = Memory::for_stream().unwrap();
+        let mut model = Vec::new();
+        let mut next = 0_u8;
+        while model.len() < 9 << 20 {
+            memory.make_room().unwrap();
+            let n = memory.read_from(100_003, |spare| {
+                for byte in spare.iter_mut() {
+                    byte.write(next);
+                    model.push(next);
+                    next = next.wrapping_mul(5).wrapping_add(1);
+                }
+                Ok(spare.len())
+            });
+            assert!(n.unwrap() > 0);
+        }
+        let memory = memory.finish().unwrap();
+        assert!(bytes(&memory) == model);
+    }
+
+    #[test]
+    fn a_copy_is_equal_whatever_its_size() {
+        for len in [0, 1, 4096, BLOCK_MAX, BLOCK_MAX + 1, 5 << 20] {
+            let model: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            assert!(bytes(&Memory::copy_of(&model).unwrap()) == model, "{len}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Any input as bytes that do not change.
+
+mod file;
+mod freeze;
+mod options;
+mod source;
+mod stream;
+
+pub use options::SnapshotOptions;
+
+use crate::error::Result;
+use crate::region::Region;
+use crate::replica::Memory;
+use source::Source;
+use std::fmt;
+use std::ops::Deref;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// The bytes of a path, stdin, a pipe or any descriptor, read-only: they never change, whoever writes to the file.
+///
+/// ```text
+///   page boundary                                      page boundary
+///   |<------------------- mapped ----------------------->|
+///   |        |<------------ the bytes --------->|        |
+///            offset                  never shown: past the window or the end of the file
+/// ```
+/// The first rung of this ladder that fits is taken; every rung is sound, they differ in cost only, and
+/// [`backing`](Snapshot::backing) tells which it was:
+///
+/// 1. What has no offsets (`lseek` fails: pipe, FIFO, socket, terminal), a character device, and a file of size 0
+///    (as those of `/proc` say they are) is read to its end.
+/// 2. A small file is read: faster than mapping it.
+/// 3. A memfd sealed against writing and shrinking, or a file under fs-verity, is mapped.
+/// 4. Anything else is copied.
+///
+/// The bytes start at a multiple of 64, and at a page where a mapping starts at a page-aligned offset.
+/// Dropping it gives everything back at once.
+///
+/// # Examples
+/// ```
+/// let manifest = folio::open("Cargo.toml")?;
+/// assert!(manifest.starts_with(b"[package]"));
+/// # Ok::<(), folio::Error>(())
+/// ```
+pub struct Snapshot {
+    start: NonNull<u8>,
+    len: usize,
+    store: Store,
+    intact: bool,
+}
+
+/// Who owns the bytes.
+enum Store {
+    Memory(#[allow(dead_code, reason = "held for its drop")] Memory),
+    Mapped(
+        #[allow(dead_code, reason = "held for its drop")] Region,
+        Backing,
+    ),
+}
+
+/// What keeps the bytes of a [`Snapshot`] as they are.
+///
+/// # Examples
+/// ```
+/// let small = folio::open("Cargo.toml")?;
+/// assert_eq!(small.backing(), folio::Backing::Memory);
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backing {
+    /// Memory of our own: they were read, or copied when a writer came.
+    Memory,
+    /// A seal on a memfd, or fs-verity: the kernel lets nobody change them, ever.
+    Sealed,
+    /// A read lease: the kernel holds a writer back until they are copied.
+    Leased,
+    /// An unnamed file of our own: a reflink clone, or a copy too large for memory.
+    Cloned,
+    /// Nothing but the caller's word ([`Snapshot::map_unguarded`]).
+    Unguarded,
+}
+
+// SAFETY: the bytes are only ever read through it, and they do not change: that is what `Backing` says.
+#[allow(unsafe_code)]
+unsafe impl Send for Snapshot {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Snapshot {}
+
+impl Snapshot {
+    /// The bytes of a file, from its start to its end.
+    ///
+    /// # Errors
+    /// [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::TooLarge`](crate::Error::TooLarge) for an input
+    /// that goes on beyond half of the available memory; [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    ///
+    /// # Examples
+    /// ```
+    /// let bytes = folio::Snapshot::open("Cargo.toml")?;
+    /// assert_eq!(&bytes[..], std::fs::read("Cargo.toml").unwrap());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        Snapshot::options().open(path)
+    }
+
+    /// The bytes of standard input, from its current offset to its end.
+    ///
+    /// What [`std::io::stdin`] has buffered already is not among them.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let bytes = folio::Snapshot::stdin()?;
+    /// println!("{} bytes", bytes.len());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    pub fn stdin() -> Result<Self> {
+        Snapshot::options().stdin()
+    }
+
+    /// The bytes of an open descriptor, from its current offset to its end; the offset is left there, as reading
+    /// would leave it. The descriptor may be closed afterwards.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io::Write;
+    /// let (reader, mut writer) = std::io::pipe()?;
+    /// writer.write_all(b"through a pipe")?;
+    /// drop(writer);
+    /// assert_eq!(&folio::Snapshot::from_fd(reader)?[..], b"through a pipe");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
+        Snapshot::options().from_fd(fd)
+    }
+
+    /// Windows, limits, and which rungs of the ladder may be taken.
+    ///
+    /// # Examples
+    /// ```
+    /// let window = folio::Snapshot::options().offset(1).len(7).open("Cargo.toml")?;
+    /// assert_eq!(&window[..], b"package");
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    pub fn options<'a>() -> SnapshotOptions<'a> {
+        SnapshotOptions::default()
+    }
+
+    /// What keeps the bytes as they are, now.
+    ///
+    /// # Examples
+    /// ```
+    /// println!("{:?}", folio::open("Cargo.toml")?.backing());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    pub fn backing(&self) -> Backing {
+        match &self.store {
+            Store::Memory(_) => Backing::Memory,
+            Store::Mapped(_, backing) => *backing,
+        }
+    }
+
+    /// True if the bytes are one moment of the file; false if it changed while it was copied, as far as its size,
+    /// mtime and ctime tell. What was read from a stream is always intact.
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(folio::open("Cargo.toml")?.is_intact());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    pub fn is_intact(&self) -> bool {
+        self.intact
+    }
+
+    /// Maps a whole file, wherever the descriptor's offset is, with nothing to guard it: for files that the caller
+    /// knows to stay as they are, on file systems where nothing better than a copy can be had.
+    ///
+    /// # Errors
+    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file;
+    /// [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    ///
+    /// # Safety
+    /// As long as the snapshot lives, nobody may write to the file, truncate it, or punch holes into it, in this
+    /// process or in any other. Otherwise bytes change under a `&[u8]`, which is undefined behaviour, or the process
+    /// dies of SIGBUS.
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// // SAFETY: nobody edits the manifest while its tests run.
+    /// let bytes = unsafe { folio::Snapshot::map_unguarded(&file) }?;
+    /// assert!(bytes.starts_with(b"[package]"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFd>(fd: F) -> Result<Self> {
+        file::map_unguarded(&Source::descriptor(fd.as_fd()))
+    }
+
+    fn memory(memory: Memory, intact: bool) -> Self {
+        Snapshot {
+            start: memory.start(),
+            len: memory.len(),
+            store: Store::Memory(memory),
+            intact,
+        }
+    }
+
+    /// `len` bytes from `delta` on, in a mapping whose bytes do not change.
+    fn mapped(region: Region, delta: usize, len: usize, backing: Backing) -> Self {
+        debug_assert!(delta + len <= region.len());
+        // SAFETY: `delta` lies inside the mapping.
+        #[allow(unsafe_code)]
+        let start = unsafe { region.start().add(delta) };
+        Snapshot {
+            start,
+            len,
+            store: Store::Mapped(region, backing),
+            intact: true,
+        }
+    }
+}
+
+impl Deref for Snapshot {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY:
+        // - `start..start+len` was initialised by a read, or is mapped inside the file; `store` owns it.
+        // - Nobody changes it while `self` lives: see `Backing`.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.start.as_ptr(), self.len)
+        }
+    }
+}
+
+impl AsRef<[u8]> for Snapshot {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Says how many bytes, not which.
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("len", &self.len)
+            .field("backing", &self.backing())
+            .field("intact", &self.is_intact())
+            .finish()
+    }
+}

@@ -1,0 +1,208 @@
+//! Which bytes to take, and which rungs of the ladder may be used for it.
+
+use super::source::Source;
+use super::{Snapshot, file, stream};
+use crate::error::{Error, Result};
+use crate::sys::file::Kind;
+use crate::sys::limits;
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// How to open a [`Snapshot`]; made by [`Snapshot::options`].
+///
+/// # Examples
+/// ```
+/// let bytes = folio::Snapshot::options()
+///     .limit(1 << 20)
+///     .progress(|done, total| eprintln!("{done} of {total:?}"))
+///     .open("Cargo.toml")?;
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[must_use]
+pub struct SnapshotOptions<'a> {
+    pub(super) offset: u64,
+    pub(super) len: Option<usize>,
+    limit: Option<u64>,
+    memory_limit: Option<u64>,
+    pub(super) lease: bool,
+    pub(super) across_fork: bool,
+    pub(super) must_map: bool,
+    pub(super) populate: bool,
+    progress: Option<Progress<'a>>,
+}
+
+/// Told how many bytes are done, and of how many if that is known.
+type Progress<'a> = Box<dyn FnMut(u64, Option<u64>) + 'a>;
+
+impl Default for SnapshotOptions<'_> {
+    fn default() -> Self {
+        SnapshotOptions {
+            offset: 0,
+            len: None,
+            limit: None,
+            memory_limit: None,
+            lease: true,
+            across_fork: false,
+            must_map: false,
+            populate: false,
+            progress: None,
+        }
+    }
+}
+
+impl fmt::Debug for SnapshotOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotOptions")
+            .field("offset", &self.offset)
+            .field("len", &self.len)
+            .field("limit", &self.limit)
+            .field("memory_limit", &self.memory_limit)
+            .field("lease", &self.lease)
+            .field("across_fork", &self.across_fork)
+            .field("must_map", &self.must_map)
+            .field("populate", &self.populate)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> SnapshotOptions<'a> {
+    /// Leaves out the first `offset` bytes: any number, page-aligned or not. They count from where the input starts,
+    /// which for a descriptor is its current offset.
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// Takes `len` bytes, no more and no less; the default is all up to the end.
+    pub fn len(mut self, len: usize) -> Self {
+        self.len = Some(len);
+        self
+    }
+
+    /// The most bytes to take from a stream or device; one that has more is
+    /// [`Error::TooLarge`](crate::Error::TooLarge). The default is the memory limit.
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.limit = Some(bytes);
+        self
+    }
+
+    /// The most bytes to copy into memory. The default is half of what is available, control groups counted.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Whether a read lease may keep the bytes; default true.
+    pub fn lease(mut self, yes: bool) -> Self {
+        self.lease = yes;
+        self
+    }
+
+    /// Whether the bytes are there in forked children, too; default false. If so, they are never leased.
+    pub fn across_fork(mut self, yes: bool) -> Self {
+        self.across_fork = yes;
+        self
+    }
+
+    /// Whether to fail with [`Error::NotMappable`](crate::Error::NotMappable) rather than read or copy; default false.
+    pub fn must_map(mut self, yes: bool) -> Self {
+        self.must_map = yes;
+        self
+    }
+
+    /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway.
+    pub fn populate(mut self, yes: bool) -> Self {
+        self.populate = yes;
+        self
+    }
+
+    /// Calls `f` after each step of a read or copy with the bytes done, and the total if it is known.
+    pub fn progress(mut self, f: impl FnMut(u64, Option<u64>) + 'a) -> Self {
+        self.progress = Some(Box::new(f));
+        self
+    }
+
+    /// Opens a path.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`], and [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not lie
+    /// inside the input.
+    pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
+        let started = crate::sys::file::file_clock();
+        let source = Source::open(path.as_ref())?;
+        if self.is_plain() {
+            if let Some(small) = file::read_at_once(&source, started)? {
+                return Ok(small);
+            }
+        }
+        self.take(&source)
+    }
+
+    /// Takes standard input, as [`Snapshot::stdin`] does.
+    ///
+    /// # Errors
+    /// As [`open`](SnapshotOptions::open).
+    pub fn stdin(mut self) -> Result<Snapshot> {
+        let stdin = std::io::stdin();
+        self.take(&Source::stdin(stdin.as_fd()))
+    }
+
+    /// Takes an open descriptor, as [`Snapshot::from_fd`] does. After a window the descriptor's offset is the end of
+    /// the window.
+    ///
+    /// # Errors
+    /// As [`open`](SnapshotOptions::open).
+    pub fn from_fd<F: AsFd>(mut self, fd: F) -> Result<Snapshot> {
+        self.take(&Source::descriptor(fd.as_fd()))
+    }
+
+    /// True if the whole file is wanted, by whatever rung: the short cut for small files may be tried.
+    fn is_plain(&self) -> bool {
+        self.offset == 0 && self.len.is_none() && !self.must_map && self.progress.is_none()
+    }
+
+    /// The first fork of the ladder: what has a size, and what has to be read to its end.
+    fn take(&mut self, source: &Source<'_>) -> Result<Snapshot> {
+        let stat = source.stat()?;
+        if stat.kind == Kind::Directory {
+            return Err(Error::IsDirectory {
+                path: source.name(),
+            });
+        }
+        let position = source.position()?;
+        match (position, stat.kind) {
+            (Some(position), Kind::Regular) if stat.size > 0 => {
+                file::take(self, source, stat, position)
+            }
+            (Some(position), Kind::Block) => file::take_device(self, source, position),
+            _ => stream::take(self, source, position.filter(|_| stat.kind == Kind::Other)),
+        }
+    }
+
+    /// The most bytes to take from what has no size.
+    pub(super) fn stream_limit(&self) -> u64 {
+        let memory = self.memory_limit.unwrap_or(u64::MAX);
+        self.limit.unwrap_or(memory).min(memory)
+    }
+
+    /// True if the caller set a limit for streams.
+    pub(super) fn has_stream_limit(&self) -> bool {
+        self.limit.or(self.memory_limit).is_some()
+    }
+
+    pub(super) fn memory_limit_or_default(&self) -> u64 {
+        self.memory_limit.unwrap_or_else(default_memory_limit)
+    }
+
+    pub(super) fn report(&mut self, done: u64, total: Option<u64>) {
+        if let Some(progress) = &mut self.progress {
+            progress(done, total);
+        }
+    }
+}
+
+/// Half of the memory that is available now.
+pub(super) fn default_memory_limit() -> u64 {
+    limits::available_memory() / 2
+}

@@ -1,0 +1,124 @@
+//! What has no size is read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say 0.
+
+use super::options::{SnapshotOptions, default_memory_limit};
+use super::source::Source;
+use super::{Backing, Snapshot};
+use crate::error::{Error, Result};
+use crate::replica::Memory;
+use crate::sys::file;
+
+/// What a pipe is widened to, in bytes: the most that an unprivileged process may ask for (pipe(7), `pipe-max-size`).
+const PIPE_CAPACITY: i32 = 1 << 20;
+
+/// Below this nobody asks how much memory there is.
+const UNASKED: u64 = 64 << 20;
+
+/// Reads to the end, or for as long as `options.len` says. `position` is given if the offset can be set.
+pub(super) fn take(
+    options: &mut SnapshotOptions<'_>,
+    source: &Source<'_>,
+    position: Option<u64>,
+) -> Result<Snapshot> {
+    if options.must_map {
+        return Err(Error::NotMappable {
+            path: source.name(),
+            what: "it has no size, it can only be read",
+        });
+    }
+    // Not a pipe, or not allowed: then its capacity is what it is.
+    let _ = file::set_pipe_capacity(source.fd(), PIPE_CAPACITY);
+    skip(options, source, position)?;
+
+    let wanted = options.len.map(|len| len as u64);
+    let mut memory = Memory::for_stream()?;
+    let mut limit = Limit::new(options, source);
+    loop {
+        let done = memory.len() as u64;
+        // One byte more than allowed, to see whether there is one.
+        let most = wanted.unwrap_or(limit.bytes(done).saturating_add(1)) - done;
+        memory.make_room()?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let n = memory.read_from(most, |into| source.read(into));
+        let n = n.map_err(|e| source.error("read", e))?;
+        if n == 0 {
+            break;
+        }
+        limit.check(memory.len() as u64)?;
+        options.report(memory.len() as u64, wanted);
+    }
+    let size = memory.len() as u64;
+    if wanted.is_some_and(|wanted| size < wanted) {
+        return Err(Error::OutOfBounds {
+            offset: options.offset,
+            len: wanted.unwrap_or(0),
+            size: options.offset.saturating_add(size),
+        });
+    }
+    let snapshot = Snapshot::memory(memory.finish()?, true);
+    debug_assert_eq!(snapshot.backing(), Backing::Memory);
+    Ok(snapshot)
+}
+
+/// Leaves the first `options.offset` bytes out.
+fn skip(options: &SnapshotOptions<'_>, source: &Source<'_>, position: Option<u64>) -> Result<()> {
+    let offset = options.offset;
+    if offset == 0 {
+        return Ok(());
+    }
+    if let Some(position) = position {
+        return source.set_position(position.saturating_add(offset));
+    }
+    let mut scratch = Memory::for_stream()?;
+    let mut left = offset;
+    while left > 0 {
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        scratch.clear();
+        let n = scratch.read_from(most, |into| source.read(into));
+        let n = n.map_err(|e| source.error("read", e))? as u64;
+        if n == 0 {
+            return Err(Error::OutOfBounds {
+                offset,
+                len: options.len.unwrap_or(0) as u64,
+                size: offset - left,
+            });
+        }
+        left -= n;
+    }
+    Ok(())
+}
+
+/// The most bytes to take; the machine is asked only once there are many.
+struct Limit<'a> {
+    source: &'a Source<'a>,
+    bytes: u64,
+    asked: bool,
+}
+
+impl<'a> Limit<'a> {
+    fn new(options: &SnapshotOptions<'_>, source: &'a Source<'a>) -> Self {
+        Limit {
+            source,
+            bytes: options.stream_limit(),
+            asked: options.has_stream_limit(),
+        }
+    }
+
+    fn bytes(&mut self, done: u64) -> u64 {
+        if !self.asked && done >= UNASKED {
+            self.asked = true;
+            // What is there now is taken already; of what is left, half.
+            self.bytes = done.saturating_add(default_memory_limit());
+        }
+        self.bytes
+    }
+
+    fn check(&self, done: u64) -> Result<()> {
+        match done > self.bytes {
+            true => Err(Error::TooLarge {
+                path: self.source.name(),
+                limit: self.bytes,
+            }),
+            false => Ok(()),
+        }
+    }
+}

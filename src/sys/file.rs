@@ -1,0 +1,233 @@
+//! System calls on descriptors: open, fstat, read, lseek, seals.
+
+use super::call;
+use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// open(2) for reading, close-on-exec. A FIFO waits for its writer, as it does for everybody.
+pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let mut options = OpenOptions::new();
+    // A terminal that we read must not become the one that controls us.
+    options.read(true).custom_flags(libc::O_NOCTTY);
+    options.open(path).map(OwnedFd::from)
+}
+
+/// Opens what a descriptor stands for again, with a description (offset, lease, flags) of its own.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    open(&proc_path(fd))
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// What the kernel calls the thing behind a descriptor: a path, or `pipe:[7]`.
+pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    std::fs::read_link(proc_path(fd)).ok()
+}
+
+/// The type of a file, stat(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Regular,
+    Directory,
+    Block,
+    /// Character device, FIFO, socket, or whatever else.
+    Other,
+}
+
+/// What tells one moment of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    modified: Time,
+    changed: Time,
+}
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(i64, i64);
+
+/// fstat(2).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stat {
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+    pub(crate) stamp: Stamp,
+}
+
+impl Stat {
+    /// When the file was last changed in any way: the kernel sets it, no program can.
+    pub(crate) fn changed(&self) -> Time {
+        self.stamp.changed
+    }
+}
+
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstat(2) succeeded, so it is filled in.
+    let stat = unsafe { stat.assume_init() };
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    Ok(Stat {
+        kind: match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG => Kind::Regular,
+            libc::S_IFDIR => Kind::Directory,
+            libc::S_IFBLK => Kind::Block,
+            _ => Kind::Other,
+        },
+        size,
+        stamp: Stamp {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size,
+            modified: Time(stat.st_mtime, stat.st_mtime_nsec),
+            changed: Time(stat.st_ctime, stat.st_ctime_nsec),
+        },
+    })
+}
+
+/// The clock that file systems stamp changes with (`CLOCK_REALTIME_COARSE`, clock_gettime(2)).
+pub(crate) fn file_clock() -> Time {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: clock_gettime(2) writes one `struct timespec`. It cannot fail for this clock; a zero says "long ago".
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut time) };
+    Time(time.tv_sec, time.tv_nsec)
+}
+
+/// read(2) at the descriptor's offset; 0 is the end.
+pub(crate) fn read(fd: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    // SAFETY: read(2) writes at most `into.len()` bytes to `into`.
+    call(|| unsafe { libc::read(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) })
+        .map(isize::unsigned_abs)
+}
+
+/// pread(2): read at an offset, the descriptor's own stays; `ESPIPE` where there are no offsets.
+pub(crate) fn read_at(
+    fd: BorrowedFd<'_>,
+    into: &mut [MaybeUninit<u8>],
+    offset: u64,
+) -> io::Result<usize> {
+    let offset = file_offset(offset)?;
+    let start = into.as_mut_ptr().cast();
+    // SAFETY: pread(2) writes at most `into.len()` bytes to `into`.
+    call(|| unsafe { libc::pread(fd.as_raw_fd(), start, into.len(), offset) })
+        .map(isize::unsigned_abs)
+}
+
+fn file_offset(offset: u64) -> io::Result<i64> {
+    i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
+}
+
+/// Waits until a descriptor in non-blocking mode has bytes, or its end.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
+    call(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
+}
+
+/// The descriptor's offset, or `ESPIPE` for what has none: pipe, FIFO, socket, terminal.
+pub(crate) fn position(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    seek(fd, 0, libc::SEEK_CUR)
+}
+
+/// Sets the descriptor's offset.
+pub(crate) fn set_position(fd: BorrowedFd<'_>, offset: u64) -> io::Result<u64> {
+    seek(fd, file_offset(offset)?, libc::SEEK_SET)
+}
+
+/// The size of a block device, in bytes: where its end is.
+pub(crate) fn device_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let position = position(fd)?;
+    let size = seek(fd, 0, libc::SEEK_END)?;
+    set_position(fd, position)?;
+    Ok(size)
+}
+
+fn seek(fd: BorrowedFd<'_>, offset: i64, whence: i32) -> io::Result<u64> {
+    // SAFETY: lseek(2) touches no memory.
+    call(|| unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) }).map(i64::unsigned_abs)
+}
+
+/// `F_SETPIPE_SZ`, fcntl(2): the capacity got, or an error where it is no pipe or not allowed.
+pub(crate) fn set_pipe_capacity(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<usize> {
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) })
+        .map(|capacity| capacity.unsigned_abs() as usize)
+}
+
+/// True if no process can ever again change or shorten what is in the memfd (memfd_create(2), Linux 3.17).
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+    let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let seals = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) });
+    // A sealed hugetlbfs file maps in huge pages only; it is read instead.
+    seals.is_ok_and(|seals| seals & wanted == wanted)
+        && file_system(fd).is_ok_and(|magic| magic == libc::TMPFS_MAGIC)
+}
+
+/// True if the file is read-only for ever by fs-verity (statx(2), `STATX_ATTR_VERITY`, Linux 5.5).
+pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
+    let mut stat = MaybeUninit::<libc::statx>::zeroed();
+    let mask = libc::STATX_TYPE;
+    let (fd, empty, flags) = (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: statx(2) writes one `struct statx`; the path is a C string.
+    let done = call(|| unsafe { libc::statx(fd, empty, flags, mask, stat.as_mut_ptr()) });
+    // SAFETY: zeroed is a valid `struct statx`.
+    let stat = unsafe { stat.assume_init() };
+    let verity = libc::STATX_ATTR_VERITY as u64;
+    done.is_ok() && stat.stx_attributes_mask & stat.stx_attributes & verity != 0
+}
+
+/// The magic number of the file system, fstatfs(2).
+pub(crate) fn file_system(fd: BorrowedFd<'_>) -> io::Result<i64> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: fstatfs(2) writes one `struct statfs` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstatfs(2) succeeded, so it is filled in.
+    Ok(unsafe { stat.assume_init() }.f_type)
+}
+
+/// memfd_create(2), close-on-exec, sealable, not executable where the kernel knows that (Linux 6.3); of reserved huge
+/// pages if `reserved`.
+pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
+    let huge = if reserved { libc::MFD_HUGETLB } else { 0 };
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge;
+    let create = |flags| {
+        // SAFETY: the name is a C string; the kernel copies it.
+        call(|| unsafe { libc::memfd_create(name.as_ptr(), flags) })
+    };
+    let fd = match create(flags | libc::MFD_NOEXEC_SEAL) {
+        // An older kernel does not know the flag.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags)?,
+        other => other?,
+    };
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// `F_ADD_SEALS`, fcntl(2).
+pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: i32) -> io::Result<()> {
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }).map(drop)
+}
+
+const _: () = assert!(
+    mem::size_of::<libc::off_t>() == 8,
+    "files need 64-bit offsets"
+);

@@ -1,0 +1,125 @@
+//! System calls on mappings: mmap, munmap, mremap, mprotect, madvise.
+
+use super::call;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{self, NonNull};
+
+/// Where an anonymous mapping goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Anywhere,
+    /// A hint.
+    Near(usize),
+    /// There or nowhere, replacing nothing (`MAP_FIXED_NOREPLACE`, Linux 4.17).
+    At(usize),
+}
+
+/// What pages an anonymous mapping has, and whether it only holds the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Zeroed, readable and writable.
+    Zeroed,
+    /// The same from the pool of reserved huge pages (`MAP_HUGETLB`).
+    Reserved,
+    /// No access: address space and nothing else.
+    None,
+}
+
+/// mmap(2) of private anonymous memory. Never replaces a mapping.
+pub(crate) fn map_anonymous(len: usize, place: Place, pages: Pages) -> io::Result<NonNull<u8>> {
+    let (protection, flags) = match pages {
+        Pages::Zeroed => (READ_WRITE, 0),
+        Pages::Reserved => (READ_WRITE, libc::MAP_HUGETLB),
+        Pages::None => (libc::PROT_NONE, libc::MAP_NORESERVE),
+    };
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    map(len, place, protection, flags, -1)
+}
+
+/// mmap(2) of a file from its start, shared and writable. Never replaces a mapping.
+pub(crate) fn map_shared(fd: BorrowedFd<'_>, len: usize, place: Place) -> io::Result<NonNull<u8>> {
+    map(len, place, READ_WRITE, libc::MAP_SHARED, fd.as_raw_fd())
+}
+
+const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+fn map(len: usize, place: Place, protection: i32, flags: i32, fd: i32) -> io::Result<NonNull<u8>> {
+    let (address, exactly) = match place {
+        Place::Anywhere => (0, 0),
+        Place::Near(address) => (address, 0),
+        Place::At(address) => (address, libc::MAP_FIXED_NOREPLACE),
+    };
+    let address = ptr::without_provenance_mut(address);
+    // SAFETY: without MAP_FIXED the kernel puts the mapping where nothing is mapped.
+    checked(unsafe { libc::mmap(address, len, protection, flags | exactly, fd, 0) })
+}
+
+fn checked(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(start.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
+}
+
+/// munmap(2).
+///
+/// # Safety
+/// `start..start+len` is mapped, owned by the caller, and no reference into it is left.
+pub(crate) unsafe fn unmap(start: NonNull<u8>, len: usize) -> io::Result<()> {
+    // SAFETY: the caller owns the range and lets it go.
+    call(|| unsafe { libc::munmap(start.as_ptr().cast(), len) }).map(drop)
+}
+
+/// mremap(2) with `MREMAP_MAYMOVE`: the same pages under a new length, perhaps elsewhere.
+///
+/// # Safety
+/// `start..start+old` is one mapping, owned by the caller, and no reference into it is left.
+pub(crate) unsafe fn remap(start: NonNull<u8>, old: usize, new: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: the caller owns the range; MREMAP_MAYMOVE alone replaces nothing.
+    checked(unsafe { libc::mremap(start.as_ptr().cast(), old, new, libc::MREMAP_MAYMOVE) })
+}
+
+/// mremap(2) with `MREMAP_FIXED`: moves a mapping over another in one step.
+///
+/// # Safety
+/// - `start..start+old` is one mapping, owned by the caller, and no reference into it is left.
+/// - `target..target+new` is owned by the caller, and whoever reads it meanwhile finds the same
+///   bytes there afterwards, or no reference into it is left.
+pub(crate) unsafe fn remap_onto(
+    start: NonNull<u8>,
+    old: usize,
+    target: NonNull<u8>,
+    new: usize,
+) -> io::Result<()> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: the caller owns both ranges, see above.
+    checked(unsafe {
+        libc::mremap(
+            start.as_ptr().cast(),
+            old,
+            new,
+            flags,
+            target.as_ptr().cast::<libc::c_void>(),
+        )
+    })
+    .map(drop)
+}
+
+/// mprotect(2) to read-only.
+///
+/// # Safety
+/// The range is mapped, owned by the caller, and nobody writes to it any more.
+pub(crate) unsafe fn protect_read_only(start: NonNull<u8>, len: usize) -> io::Result<()> {
+    // SAFETY: taking write access away cannot change a byte.
+    call(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
+}
+
+/// madvise(2).
+///
+/// # Safety
+/// The range is mapped and owned by the caller; if `advice` destroys bytes, the caller holds them exclusively.
+pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: i32) -> io::Result<()> {
+    // SAFETY: the caller owns the range and answers for what the advice does to it.
+    call(|| unsafe { libc::madvise(start.as_ptr().cast(), len, advice) }).map(drop)
+}

@@ -1,0 +1,46 @@
+//! The only door to the kernel.
+//!
+//! Contract of every function below this module:
+//! - `io::Result` in and out (or a plain value): no type of another room, no policy, no message.
+//! - Interrupted system calls (`EINTR`) are tried again here and nowhere else.
+//! - A function is `unsafe` exactly if it can change memory that somebody may hold a reference to.
+//!
+//! Linux only: a port writes these functions again, and nothing above this module changes.
+#![allow(unsafe_code, clippy::disallowed_methods)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("folio runs on Linux only: it relies on file leases, sealed memfds and mremap");
+
+pub(crate) mod file;
+pub(crate) mod limits;
+pub(crate) mod memory;
+
+use std::io;
+
+/// Runs a system call that gives -1 and errno on failure, again while it is interrupted.
+fn call<T: Copy + PartialEq + From<i8>>(mut f: impl FnMut() -> T) -> io::Result<T> {
+    loop {
+        let value = f();
+        if value != T::from(-1) {
+            return Ok(value);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// `sysconf(_SC_PAGESIZE)`, sysconf(3).
+pub(crate) fn page_size() -> usize {
+    // SAFETY: sysconf(3) reads a constant and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // sysconf(3) cannot fail for this name; 4096 keeps the arithmetic sane if it did.
+    usize::try_from(size).unwrap_or(4096)
+}
+
+/// `/sys/kernel/mm/transparent_hugepage/hpage_pmd_size`, in bytes.
+pub(crate) fn huge_page_size() -> Option<usize> {
+    let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+    text.ok()?.trim().parse().ok()
+}
