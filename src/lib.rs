@@ -19,6 +19,7 @@ pub mod page;
 mod region;
 mod replica;
 mod snapshot;
+mod source;
 mod sys;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};

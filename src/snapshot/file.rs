@@ -1,11 +1,11 @@
 //! What has a size: regular files and block devices, by the rungs from "small" on.
 
 use super::options::SnapshotOptions;
-use super::source::Source;
 use super::{Backing, Snapshot};
 use crate::error::{Error, Result};
 use crate::region::{Region, check_window};
 use crate::replica::Memory;
+use crate::source::Source;
 use crate::sys::file::{self, Kind, Stat, Time};
 use std::mem::MaybeUninit;
 use std::ops::Range;

@@ -3,7 +3,6 @@
 mod file;
 mod freeze;
 mod options;
-mod source;
 mod stream;
 
 pub use options::SnapshotOptions;
@@ -11,7 +10,7 @@ pub use options::SnapshotOptions;
 use crate::error::Result;
 use crate::region::Region;
 use crate::replica::Memory;
-use source::Source;
+use crate::source::Source;
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::AsFd;

@@ -1,8 +1,8 @@
 //! Which bytes to take, and which rungs of the ladder may be used for it.
 
-use super::source::Source;
 use super::{Snapshot, file, stream};
 use crate::error::{Error, Result};
+use crate::source::Source;
 use crate::sys::file::Kind;
 use crate::sys::limits;
 use std::fmt;
@@ -17,6 +17,7 @@ use std::path::Path;
 ///     .limit(1 << 20)
 ///     .progress(|done, total| eprintln!("{done} of {total:?}"))
 ///     .open("Cargo.toml")?;
+/// assert!(bytes.starts_with(b"[package]"));
 /// # Ok::<(), folio::Error>(())
 /// ```
 #[must_use]

@@ -1,10 +1,10 @@
 //! What has no size is read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say 0.
 
 use super::options::{SnapshotOptions, default_memory_limit};
-use super::source::Source;
 use super::{Backing, Snapshot};
 use crate::error::{Error, Result};
 use crate::replica::Memory;
+use crate::source::Source;
 use crate::sys::file;
 
 /// What a pipe is widened to, in bytes: the most that an unprivileged process may ask for (pipe(7), `pipe-max-size`).
