@@ -15,6 +15,7 @@
 mod anonymous;
 mod block;
 mod error;
+mod guard;
 pub mod page;
 mod region;
 mod replica;
@@ -24,7 +25,8 @@ mod sys;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use error::{Error, Result};
-pub use snapshot::{Backing, Snapshot, SnapshotOptions};
+pub use replica::Backing;
+pub use snapshot::{Snapshot, SnapshotOptions};
 
 use std::path::Path;
 

@@ -8,8 +8,11 @@ use crate::block::Block;
 use crate::error::Result;
 use crate::page;
 use crate::region::Region;
+use crate::sys::file;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 /// The most bytes that go into a heap block.
@@ -36,6 +39,9 @@ enum Place {
 }
 
 impl Memory {
+    /// So few bytes, reading them is cheaper than any way to avoid it.
+    pub(crate) const SMALL: u64 = 256 << 10;
+
     /// Room for `len` bytes.
     pub(crate) fn with_capacity(len: usize) -> Result<Self> {
         let place = match len {
@@ -71,6 +77,12 @@ impl Memory {
             rest = &rest[n..];
         }
         Ok(memory)
+    }
+
+    /// What was read so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `read_from` and `from_region` count bytes that are there, and nobody else changes them.
+        unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 
     /// Forgets what was read.
@@ -151,10 +163,7 @@ impl Memory {
     pub(crate) fn finish(mut self) -> Result<Self> {
         let len = self.len;
         match &mut self.place {
-            Place::Block(block) if len < block.capacity() / 2 => Memory::copy_of(
-                // SAFETY: the first `len` bytes were initialised by `read_from`.
-                unsafe { std::slice::from_raw_parts(block.start().as_ptr(), len) },
-            ),
+            Place::Block(block) if len < block.capacity() / 2 => Memory::copy_of(self.bytes()),
             Place::Block(_) => Ok(self),
             Place::Region(region) => {
                 // Whole huge pages only: cutting through one would split it and free nothing.
@@ -165,6 +174,30 @@ impl Memory {
     }
 }
 
+/// Reads a range of a file into the front of private memory; what a file that is too short does not fill stays zero.
+/// `step` is asked between the reads and may stop it.
+pub(crate) fn fill(
+    region: &mut Region,
+    fd: BorrowedFd<'_>,
+    range: Range<u64>,
+    step: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    let mut done = 0;
+    while done < len {
+        let end = len.min(done + STEP);
+        // SAFETY: the caller gives private anonymous memory of ours.
+        let spare = unsafe { region.spare(done..end) };
+        let n = file::read_at(fd, spare, range.start + done as u64)?;
+        if n == 0 {
+            break;
+        }
+        done += n;
+        step()?;
+    }
+    Ok(())
+}
+
 fn whole_huge_pages(len: usize) -> usize {
     let huge = page::huge_size().unwrap_or(page::size());
     len.checked_next_multiple_of(huge).unwrap_or(len)
@@ -173,11 +206,6 @@ fn whole_huge_pages(len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn bytes(memory: &Memory) -> &[u8] {
-        // SAFETY: the first `len` bytes were initialised by `read_from`.
-        unsafe { std::slice::from_raw_parts(memory.start().as_ptr(), memory.len()) }
-    }
 
     #[test]
     fn what_was_read_stays_while_it_grows_out_of_the_heap() {
@@ -197,14 +225,14 @@ mod tests {
             assert!(n.unwrap() > 0);
         }
         let memory = memory.finish().unwrap();
-        assert!(bytes(&memory) == model);
+        assert!(memory.bytes() == model);
     }
 
     #[test]
     fn a_copy_is_equal_whatever_its_size() {
         for len in [0, 1, 4096, BLOCK_MAX, BLOCK_MAX + 1, 5 << 20] {
             let model: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-            assert!(bytes(&Memory::copy_of(&model).unwrap()) == model, "{len}");
+            assert!(Memory::copy_of(&model).unwrap().bytes() == model, "{len}");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What has no size is read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say 0.
 
-use super::options::{SnapshotOptions, default_memory_limit};
-use super::{Backing, Snapshot};
+use super::Snapshot;
+use super::options::SnapshotOptions;
 use crate::error::{Error, Result};
-use crate::replica::Memory;
+use crate::replica::{Memory, default_memory_limit};
 use crate::source::Source;
 use crate::sys::file;
 
@@ -54,9 +54,7 @@ pub(super) fn take(
             size: options.offset.saturating_add(size),
         });
     }
-    let snapshot = Snapshot::memory(memory.finish()?, true);
-    debug_assert_eq!(snapshot.backing(), Backing::Memory);
-    Ok(snapshot)
+    Ok(Snapshot::memory(memory.finish()?, true))
 }
 
 /// Leaves the first `options.offset` bytes out.
