@@ -23,17 +23,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A read lease that nothing is mapped under yet. Dropping it lets writers in.
 pub(crate) struct ReadLease {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     stat: Stat,
+    file_system: i64,
     keeper: &'static Keeper,
 }
 
 impl ReadLease {
     /// Takes one, or `None`: on a file system where a lease proves nothing, for a file that somebody has open for
     /// writing, for one of another owner (without CAP_LEASE).
-    pub(crate) fn take(source: &Source<'_>) -> Result<Option<Self>> {
-        let trusted = file::file_system(source.fd()).is_ok_and(lease::is_trusted);
-        if !trusted {
+    pub(crate) fn take(source: &Source<'_>, file_system: i64) -> Result<Option<Self>> {
+        if !lease::is_trusted(file_system) {
             return Ok(None);
         }
         let Some(keeper) = Keeper::get() else {
@@ -46,7 +46,12 @@ impl ReadLease {
             return Ok(None);
         }
         let stat = source.stat()?;
-        Ok(Some(ReadLease { file, stat, keeper }))
+        Ok(Some(ReadLease {
+            file,
+            stat,
+            file_system,
+            keeper,
+        }))
     }
 
     /// The file, as it is as long as the lease holds.
@@ -70,6 +75,7 @@ impl ReadLease {
             len: region.len(),
             offset: offset - delta as u64,
             stat: self.stat,
+            file_system: self.file_system,
             memory_limit,
             keeper: self.keeper,
             file: self.file,
@@ -132,9 +138,11 @@ struct Slot {
     offset: u64,
     /// The file when the lease was granted.
     stat: Stat,
+    /// Its magic number.
+    file_system: i64,
     memory_limit: Option<u64>,
     keeper: &'static Keeper,
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     /// Locked by the keeper as long as it copies.
     state: Mutex<State>,
     /// Tells the keeper to stop copying.
@@ -201,7 +209,7 @@ impl Slot {
     /// The bytes of the mapping in a clone, in memory, or in an unnamed file: the first that can be had.
     fn replica(&self, deadline: &Deadline) -> io::Result<(Region, Backing)> {
         let len = self.len;
-        if let Some(clone) = clone_of(self.file.as_fd()) {
+        if let Some(clone) = clone_of(self.file.as_fd(), self.file_system) {
             if let Ok((region, _)) = Region::file(clone.as_fd(), self.offset, len) {
                 return Ok((region, Backing::Cloned));
             }

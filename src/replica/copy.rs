@@ -1,5 +1,6 @@
 //! A copy of a window of a file: into memory, or to disk if it is too large for that.
 
+use super::fits_memory;
 use super::memory::Memory;
 use super::unnamed::copy_to_disk;
 use crate::error::{Error, Result};
@@ -43,14 +44,14 @@ pub(crate) fn copy(
     source: &Source<'_>,
     window: &Window,
     mut before: Stat,
-    memory_limit: &mut dyn FnMut() -> u64,
+    memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<(Copy, bool)> {
     let mut attempt = 1;
     loop {
         let range = window.of(before.size)?;
         let len = range.end - range.start;
-        let copy = match len <= Memory::SMALL || len <= memory_limit() {
+        let copy = match fits_memory(len, memory_limit) {
             true => Copy::Memory(into_memory(source, range.clone(), progress)?),
             false => to_disk(source, range.clone(), progress)?,
         };
