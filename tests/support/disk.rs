@@ -81,12 +81,32 @@ impl LoopFs {
     /// A new, empty file system of at least `size` bytes: "ext4", "xfs", "btrfs", "tmpfs" or "overlay" (which has the
     /// size of what lies below). `None`, after saying why, where it cannot be had.
     pub fn new(kind: &str, size: u64) -> Option<Self> {
+        Self::with_options(kind, size, &[])
+    }
+
+    /// The same, with more options for its mkfs.
+    pub fn with_options(kind: &str, size: u64, more: &[&str]) -> Option<Self> {
         Self::made(kind, |dir| match kind {
             "tmpfs" => mount("tmpfs", "tmpfs", dir, 0, &format!("size={size},mode=0755")),
             "overlay" => Self::overlay(dir),
-            "ext4" => Self::device(kind, dir, size.max(4 << 20), &["-q", "-F"]),
-            "xfs" => Self::device(kind, dir, size.max(300 << 20), &["-q", "-f"]),
-            "btrfs" => Self::device(kind, dir, size.max(128 << 20), &["-q", "-f"]),
+            "ext4" => Self::device(
+                kind,
+                dir,
+                size.max(4 << 20),
+                &[&["-q", "-F"], more].concat(),
+            ),
+            "xfs" => Self::device(
+                kind,
+                dir,
+                size.max(300 << 20),
+                &[&["-q", "-f"], more].concat(),
+            ),
+            "btrfs" => Self::device(
+                kind,
+                dir,
+                size.max(128 << 20),
+                &[&["-q", "-f"], more].concat(),
+            ),
             _ => panic!("no recipe for a file system of type {kind}"),
         })
     }
@@ -145,7 +165,11 @@ impl LoopFs {
 
     fn overlay(dir: &Path) -> io::Result<()> {
         let mut options = Vec::new();
-        for (option, name) in [("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
+        for (option, name) in [
+            ("lowerdir", "lower"),
+            ("upperdir", "upper"),
+            ("workdir", "work"),
+        ] {
             let part = dir.with_file_name(name);
             std::fs::create_dir(&part)?;
             options.push(format!("{option}={}", part.display()));
@@ -182,7 +206,12 @@ fn run(command: &mut Command) -> io::Result<()> {
     )))
 }
 
-fn mount_device(kind: &str, device: &LoopDevice, dir: &Path, flags: libc::c_ulong) -> io::Result<()> {
+fn mount_device(
+    kind: &str,
+    device: &LoopDevice,
+    dir: &Path,
+    flags: libc::c_ulong,
+) -> io::Result<()> {
     let source = device.path().to_str().expect("/dev/loopN");
     mount(kind, source, dir, flags, "")
 }

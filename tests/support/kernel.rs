@@ -135,7 +135,10 @@ pub fn present_pages(bytes: &[u8]) -> usize {
     std::fs::File::open("/proc/self/pagemap")
         .and_then(|map| map.read_exact_at(&mut entries, first as u64 * 8))
         .expect("read /proc/self/pagemap");
-    entries.chunks(8).filter(|entry| entry[7] & 0x80 != 0).count()
+    entries
+        .chunks(8)
+        .filter(|entry| entry[7] & 0x80 != 0)
+        .count()
 }
 
 /// Minor page faults of this thread so far.

@@ -7,6 +7,7 @@ pub mod child;
 pub mod disk;
 pub mod kernel;
 pub mod pipe;
+pub mod pool;
 pub mod random;
 
 use std::io::Write;

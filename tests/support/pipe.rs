@@ -27,8 +27,7 @@ pub fn terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
     let (mut master, mut slave) = (0, 0);
     let null = std::ptr::null_mut();
     // SAFETY: room for both numbers; name, settings and size may be null.
-    let result =
-        unsafe { libc::openpty(&mut master, &mut slave, null, null.cast(), null.cast()) };
+    let result = unsafe { libc::openpty(&mut master, &mut slave, null, null.cast(), null.cast()) };
     if result != 0 {
         return Err(std::io::Error::last_os_error());
     }
