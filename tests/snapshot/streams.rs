@@ -3,14 +3,16 @@
 use crate::sizes::{assert_snapshot, interesting_sizes};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
-use crate::support::pipe::{feed, feed_slowly, make_fifo, pipe, pipe_with, terminal};
+use crate::support::pipe::{
+    feed, feed_messages, feed_slowly, make_fifo, messages_socket, pipe, pipe_with, terminal,
+};
 use crate::support::temp_dir;
 use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 #[test]
 fn pipes_of_every_size() {
@@ -124,10 +126,31 @@ fn what_cannot_be_read_from_a_socket_is_an_error() {
     // Not connected.
     let error = Snapshot::from_fd(&listener).unwrap_err();
     assert!(error.raw_os_error().is_some(), "{error:?}");
-    let datagrams = UnixDatagram::unbound().unwrap();
-    datagrams.set_nonblocking(true).unwrap();
-    // An unbound datagram socket has no end; its peer's datagrams would be read one by one. It must only not spin.
-    drop(datagrams);
+}
+
+/// A read with too little room loses the rest of a message: `cat` always has room for a large one.
+#[test]
+fn what_keeps_messages_apart_loses_no_byte() {
+    let messages: Vec<_> = (0..100).map(|i| pattern(i, 9_000 + i as usize)).collect();
+    let (ours, theirs) = messages_socket();
+    let writing = feed_messages(theirs, messages.clone());
+    let got = Snapshot::from_fd(&ours).unwrap();
+    writing.join().unwrap();
+    assert_snapshot(&got, &messages.concat(), "SOCK_SEQPACKET");
+
+    let large: Vec<_> = (0..40).map(|i| pattern(i, 60_000)).collect();
+    let (ours, theirs) = messages_socket();
+    let writing = feed_messages(theirs, large.clone());
+    let got = Snapshot::from_fd(&ours).unwrap();
+    writing.join().unwrap();
+    assert_snapshot(&got, &large.concat(), "large messages");
+
+    let packets: Vec<_> = (0..300).map(|i| pattern(i, 3_000 + i as usize)).collect();
+    let (reader, writer) = pipe_with(libc::O_CLOEXEC | libc::O_DIRECT);
+    let writing = feed_messages(writer, packets.clone());
+    let got = Snapshot::from_fd(&reader).unwrap();
+    writing.join().unwrap();
+    assert_snapshot(&got, &packets.concat(), "pipe in packet mode");
 }
 
 /// In a child, since a reader that does not see the end of a terminal's input waits for ever.

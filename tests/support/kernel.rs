@@ -1,6 +1,7 @@
 //! What the kernel says about this process: descriptors, mappings, threads, resident pages, faults.
 
 use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 /// Open descriptors with what they refer to, sorted by number.
@@ -158,9 +159,9 @@ pub fn page_size() -> usize {
 }
 
 /// Current offset of a descriptor.
-pub fn offset_of(fd: impl std::os::fd::AsRawFd) -> u64 {
+pub fn offset_of(fd: impl AsFd) -> u64 {
     // SAFETY: lseek takes any number for a descriptor.
-    let at = unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_CUR) };
+    let at = unsafe { libc::lseek(fd.as_fd().as_raw_fd(), 0, libc::SEEK_CUR) };
     assert!(at >= 0, "lseek: {}", std::io::Error::last_os_error());
     at as u64
 }

@@ -37,6 +37,17 @@ pub fn terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
         .into())
 }
 
+/// Two ends of a socket that keeps messages apart (SOCK_SEQPACKET).
+pub fn messages_socket() -> (OwnedFd, OwnedFd) {
+    let mut ends = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: room for two numbers.
+    let result = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) };
+    assert_eq!(result, 0, "socketpair: {}", std::io::Error::last_os_error());
+    // SAFETY: both are new and nobody else's.
+    ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) }).into()
+}
+
 pub fn make_fifo(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("no NUL in a test path");
     // SAFETY: a valid C string.
@@ -48,6 +59,16 @@ pub fn make_fifo(path: &Path) {
 pub fn feed(to: OwnedFd, bytes: Vec<u8>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let _ = File::from(to).write_all(&bytes);
+    })
+}
+
+/// Writes every message with one call.
+pub fn feed_messages(to: OwnedFd, messages: Vec<Vec<u8>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut to = File::from(to);
+        for message in messages {
+            assert_eq!(to.write(&message).unwrap(), message.len());
+        }
     })
 }
 
