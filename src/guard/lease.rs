@@ -32,10 +32,10 @@ impl ReadLease {
     /// Takes one, or `None`: on a file system where a lease proves nothing, for a file that somebody has open for
     /// writing, for one of another owner (without CAP_LEASE).
     pub(crate) fn take(source: &Source<'_>) -> Result<Option<Self>> {
-        let trusted = file::file_system(source.fd()).is_ok_and(lease::is_trusted);
-        if !trusted {
-            return Ok(None);
-        }
+        let magic = match file::file_system(source.fd()) {
+            Ok(magic) if lease::is_trusted(magic) => magic,
+            _ => return Ok(None),
+        };
         let Some(keeper) = Keeper::get() else {
             return Ok(None);
         };
@@ -46,6 +46,11 @@ impl ReadLease {
             return Ok(None);
         }
         let stat = source.stat()?;
+        // The kernel does not count the descriptor that memfd_create(2) gave as one open for writing, so a lease on a
+        // memfd is granted while somebody can write to it. It looks like a file of a tmpfs that has no name.
+        if magic == libc::TMPFS_MAGIC && stat.links == 0 {
+            return Ok(None);
+        }
         Ok(Some(ReadLease { file, stat, keeper }))
     }
 

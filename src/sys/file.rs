@@ -60,6 +60,8 @@ pub(crate) struct Time(i64, i64);
 pub(crate) struct Stat {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
+    /// How many names it has: none after it was removed, and a memfd never has one.
+    pub(crate) links: u64,
     pub(crate) stamp: Stamp,
 }
 
@@ -85,6 +87,11 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
             _ => Kind::Other,
         },
         size,
+        #[allow(
+            clippy::useless_conversion,
+            reason = "as wide as this only on some architectures"
+        )]
+        links: u64::from(stat.st_nlink),
         stamp: Stamp {
             dev: stat.st_dev,
             ino: stat.st_ino,
