@@ -1,6 +1,6 @@
 //! Descriptors in every state in which they can be handed over.
 
-use crate::sizes::assert_snapshot;
+use crate::sizes::{assert_snapshot, assert_snapshot_from};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::kernel::offset_of;
 use crate::support::{file_with, skip, temp_dir};
@@ -23,7 +23,7 @@ fn from_the_offset_on_and_left_at_the_end() {
             file.seek(SeekFrom::Start(offset as u64)).unwrap();
             let what = format!("{size} bytes from {offset}");
             let snapshot = Snapshot::from_fd(&file).unwrap();
-            assert_snapshot(&snapshot, &bytes[offset..], &what);
+            assert_snapshot_from(offset, &snapshot, &bytes[offset..], &what);
             assert_eq!(offset_of(&file), size as u64, "{what}: offset left");
             assert_eq!(file.read(&mut [0]).unwrap(), 0, "{what}: at the end");
             assert_snapshot(&Snapshot::from_fd(&file).unwrap(), b"", "once more");

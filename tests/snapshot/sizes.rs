@@ -2,16 +2,16 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::disk::LoopFs;
-use crate::support::kernel::offset_of;
+use crate::support::kernel::{offset_of, page_size};
 use crate::support::{file_with, temp_dir};
-use folio::{Error, Snapshot};
+use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// Sizes around each power of two where a page, a heap block, a pipe, a step or a huge page may end.
 pub fn interesting_sizes() -> Vec<usize> {
-    let page = crate::support::kernel::page_size();
+    let page = page_size();
     let mut sizes = vec![0, 1, 2, 63, 64, 65];
     for edge in [
         page,
@@ -33,10 +33,30 @@ pub fn interesting_sizes() -> Vec<usize> {
 /// What holds for every snapshot of an input that stands still.
 #[track_caller]
 pub fn assert_snapshot(snapshot: &Snapshot, want: &[u8], what: impl std::fmt::Display) {
+    assert_snapshot_from(0, snapshot, want, what);
+}
+
+/// The same for bytes that start at `offset`: what is copied is aligned to 64 at least, and what is mapped stands in
+/// its page as in the file.
+#[track_caller]
+pub fn assert_snapshot_from(
+    offset: usize,
+    snapshot: &Snapshot,
+    want: &[u8],
+    what: impl std::fmt::Display,
+) {
     assert_same(snapshot, want, &what);
     assert_same(snapshot.as_ref(), want, &what);
     assert!(snapshot.is_intact(), "{what}: not intact");
-    assert_eq!(snapshot.as_ptr() as usize % 64, 0, "{what}: alignment");
+    let start = snapshot.as_ptr() as usize;
+    match snapshot.backing() {
+        Backing::Memory => assert_eq!(start % 64, 0, "{what}: alignment"),
+        _ => assert_eq!(
+            start % page_size(),
+            offset % page_size(),
+            "{what}: alignment"
+        ),
+    }
 }
 
 fn assert_all_sizes_in(dir: &Path) {
@@ -60,11 +80,7 @@ fn assert_all_sizes_in(dir: &Path) {
             let options = Snapshot::options().offset(offset as u64).len(len);
             let what = format!("{len} bytes from {offset} of {what}");
             let window = options.open(&path).unwrap();
-            assert_same(&window, &bytes[offset..offset + len], &what);
-            assert_eq!(
-                window.as_ptr() as usize % 64 * usize::from(offset % 64 == 0),
-                0
-            );
+            assert_snapshot_from(offset, &window, &bytes[offset..offset + len], &what);
         }
     }
 }
@@ -189,7 +205,7 @@ fn a_sparse_file_of_5_gib_beyond_the_memory_limit() {
     };
     match Snapshot::options().memory_limit(64 << 20).open(&path) {
         Ok(snapshot) => {
-            assert_ne!(snapshot.backing(), folio::Backing::Memory);
+            assert_ne!(snapshot.backing(), Backing::Memory);
             assert_eq!(snapshot.len() as u64, 5 << 30);
             for (at, bytes) in islands {
                 assert_same(&snapshot[at as usize..][..10], &bytes, at);
