@@ -79,6 +79,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Another descriptor to read the file by, if the caller's may be read in aligned pieces only.
+    pub(crate) fn without_direct(&self) -> Option<OwnedFd> {
+        match &self.fd {
+            Fd::Borrowed(fd) if file::is_direct(*fd) => file::reopen(*fd).ok(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn stat(&self) -> Result<Stat> {
         file::stat(self.fd()).map_err(|e| self.error("statx", e))
     }

@@ -46,6 +46,11 @@ impl ReadLease {
             return Ok(None);
         }
         let stat = source.stat()?;
+        // The kernel does not count the descriptor that memfd_create(2) gave as one open for writing, so a lease on a
+        // memfd is granted while somebody can write to it. It looks like a file of a tmpfs that has no name.
+        if file_system == libc::TMPFS_MAGIC && stat.links == 0 {
+            return Ok(None);
+        }
         Ok(Some(ReadLease {
             file,
             stat,

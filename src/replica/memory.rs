@@ -18,8 +18,11 @@ use std::ptr::NonNull;
 /// The most bytes that go into a heap block.
 const BLOCK_MAX: usize = 1 << 20;
 
-/// What a stream of unknown length gets first: its own default pipe capacity.
-const STREAM_BLOCK: usize = 64 << 10;
+/// The least room for one read of a stream. A socket or pipe that keeps messages apart drops what does not fit.
+const MESSAGE: usize = 64 << 10;
+
+/// What a stream of unknown length gets first: room for a message after what a pipe holds by default.
+const STREAM_BLOCK: usize = 2 * MESSAGE;
 
 /// One read. Large enough that the system call does not count, small enough that what was filled is still in the
 /// cache of the processor when it is used.
@@ -138,9 +141,9 @@ impl Memory {
         Ok(n)
     }
 
-    /// Makes room for more, if there is none.
-    pub(crate) fn make_room(&mut self) -> Result<()> {
-        if self.len < self.capacity() {
+    /// Makes room for a message, or for `most` bytes if that is less.
+    pub(crate) fn make_room(&mut self, most: usize) -> Result<()> {
+        if self.capacity() - self.len >= most.min(MESSAGE) {
             return Ok(());
         }
         match &mut self.place {
@@ -215,7 +218,7 @@ mod tests {
         let mut model = Vec::new();
         let mut next = 0_u8;
         while model.len() < 9 << 20 {
-            memory.make_room().unwrap();
+            memory.make_room(usize::MAX).unwrap();
             let n = memory.read_from(100_003, |spare| {
                 for byte in spare.iter_mut() {
                     byte.write(next);

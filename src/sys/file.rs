@@ -22,6 +22,13 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open(&proc_path(fd))
 }
 
+/// True for a descriptor that may be read in aligned pieces only (`O_DIRECT`, open(2)).
+pub(crate) fn is_direct(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
+    flags.is_ok_and(|flags| flags & libc::O_DIRECT != 0)
+}
+
 fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
@@ -60,6 +67,8 @@ pub(crate) struct Time(i64, i64);
 pub(crate) struct Stat {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
+    /// How many names it has: none after it was removed, and a memfd never has one.
+    pub(crate) links: u64,
     pub(crate) stamp: Stamp,
     /// Read-only for ever by fs-verity (`STATX_ATTR_VERITY`, Linux 5.5).
     pub(crate) verity: bool,
@@ -90,6 +99,7 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
             _ => Kind::Other,
         },
         size: stat.stx_size,
+        links: stat.stx_nlink.into(),
         stamp: Stamp {
             device: (stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,
