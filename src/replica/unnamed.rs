@@ -1,9 +1,9 @@
 //! Files without a name: nobody else can open them, and they go with their last mapping.
 
-use super::memory::Memory;
 use crate::sys::file;
 use std::fs::File;
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -49,20 +49,30 @@ fn copy_into(
     mut to: File,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
-    let mut buffer = Memory::with_capacity(STEP)?;
     let mut done = 0;
     while range.start + done < range.end {
         let left = usize::try_from(range.end - range.start - done).unwrap_or(usize::MAX);
-        buffer.clear();
-        let n = buffer.read_from(left, |into| file::read_at(fd, into, range.start + done))?;
+        let n = move_bytes(fd, range.start + done, &mut to, left.min(STEP))?;
         if n == 0 {
             break;
         }
-        to.write_all(buffer.bytes())?;
         done += n as u64;
         step(done)?;
     }
     Ok((to, done))
+}
+
+/// Appends up to `most` bytes from `offset` on. In the kernel if it can: this may run because there is no memory.
+fn move_bytes(fd: BorrowedFd<'_>, offset: u64, to: &mut File, most: usize) -> io::Result<usize> {
+    match file::copy_range(fd, offset, to.as_fd(), most) {
+        Err(e) if file::cannot_copy_range(&e) => {}
+        other => return other,
+    }
+    let mut buffer = [MaybeUninit::uninit(); 64 << 10];
+    let room = buffer.len().min(most);
+    let bytes = file::read_at(fd, &mut buffer[..room], offset)?;
+    to.write_all(bytes)?;
+    Ok(bytes.len())
 }
 
 /// Where an unnamed file may be put, best first: beside the file, as that is where files of its size go; then the

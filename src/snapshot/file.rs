@@ -40,23 +40,17 @@ pub(super) enum AtOnce {
 pub(super) fn read_at_once(source: &Source<'_>, started: Time) -> Result<AtOnce> {
     let mut bytes = [MaybeUninit::uninit(); AT_ONCE];
     // pread, not read: a pipe refuses it (ESPIPE) and loses no byte.
-    let Ok(n @ 1..) = file::read_at(source.fd(), &mut bytes, 0) else {
+    let Ok(read @ [_, ..]) = file::read_at(source.fd(), &mut bytes, 0) else {
         return Ok(AtOnce::Unknown);
     };
     let stat = source.stat()?;
     if stat.kind != Kind::Regular {
         return Ok(AtOnce::Unknown);
     }
-    if n == bytes.len() || stat.size != n as u64 || stat.changed() >= started {
+    if read.len() == AT_ONCE || stat.size != read.len() as u64 || stat.changed() >= started {
         return Ok(AtOnce::Known(stat));
     }
-    let mut memory = Memory::with_capacity(n)?;
-    let copied = memory.read_from(n, |into| {
-        into[..n].copy_from_slice(&bytes[..n]);
-        Ok(n)
-    });
-    copied.map_err(|e| source.error("pread", e))?;
-    Ok(AtOnce::Done(Snapshot::memory(memory, true)))
+    Ok(AtOnce::Done(Snapshot::memory(Memory::copy_of(read)?, true)))
 }
 
 /// True if reading so many bytes costs less than mapping them.
@@ -168,7 +162,9 @@ fn map_range(
     let mapped = Region::file(fd, range.start, len);
     let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
     if options.populate {
-        region.populate().map_err(|e| source.error("madvise", e))?;
+        region
+            .populate(0..region.len())
+            .map_err(|e| source.error("madvise", e))?;
     }
     Ok(Snapshot::mapped(region, delta, len, backing))
 }

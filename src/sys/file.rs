@@ -122,24 +122,66 @@ pub(crate) fn file_clock() -> Time {
     Time(time.tv_sec, time.tv_nsec)
 }
 
-/// read(2) at the descriptor's offset; 0 is the end.
-pub(crate) fn read(fd: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-    // SAFETY: read(2) writes at most `into.len()` bytes to `into`.
-    call(|| unsafe { libc::read(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) })
-        .map(isize::unsigned_abs)
+/// read(2) at the descriptor's offset: what was read, the front of `into`; nothing is the end. Waits for bytes also where
+/// the descriptor is in non-blocking mode.
+pub(crate) fn read<'m>(
+    fd: BorrowedFd<'_>,
+    into: &'m mut [MaybeUninit<u8>],
+) -> io::Result<&'m mut [u8]> {
+    let start = into.as_mut_ptr().cast();
+    loop {
+        // SAFETY: read(2) writes at most `into.len()` bytes to `into`.
+        match call(|| unsafe { libc::read(fd.as_raw_fd(), start, into.len()) }) {
+            Ok(n) => return Ok(filled(into, n)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_readable(fd)?,
+            Err(e) => return Err(e),
+        }
+    }
 }
 
-/// pread(2): read at an offset, the descriptor's own stays; `ESPIPE` where there are no offsets.
-pub(crate) fn read_at(
+/// pread(2): the same at an offset, the descriptor's own stays; `ESPIPE` where there are no offsets.
+pub(crate) fn read_at<'m>(
     fd: BorrowedFd<'_>,
-    into: &mut [MaybeUninit<u8>],
+    into: &'m mut [MaybeUninit<u8>],
     offset: u64,
-) -> io::Result<usize> {
+) -> io::Result<&'m mut [u8]> {
     let offset = file_offset(offset)?;
     let start = into.as_mut_ptr().cast();
     // SAFETY: pread(2) writes at most `into.len()` bytes to `into`.
-    call(|| unsafe { libc::pread(fd.as_raw_fd(), start, into.len(), offset) })
-        .map(isize::unsigned_abs)
+    let n = call(|| unsafe { libc::pread(fd.as_raw_fd(), start, into.len(), offset) })?;
+    Ok(filled(into, n))
+}
+
+/// The first `n` bytes, which a system call has written.
+fn filled(into: &mut [MaybeUninit<u8>], n: isize) -> &mut [u8] {
+    let filled = &mut into[..n.unsigned_abs()];
+    let (start, len) = (filled.as_mut_ptr().cast(), filled.len());
+    // SAFETY: the same memory, borrowed as long, and the kernel has written every byte of it.
+    unsafe { std::slice::from_raw_parts_mut(start, len) }
+}
+
+/// copy_file_range(2): appends up to `most` bytes of one file, from an offset on, to another, inside the kernel.
+pub(crate) fn copy_range(
+    from: BorrowedFd<'_>,
+    offset: u64,
+    to: BorrowedFd<'_>,
+    most: usize,
+) -> io::Result<usize> {
+    let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+    let mut offset = file_offset(offset)?;
+    // SAFETY: copy_file_range(2) reads and writes the one offset.
+    let n = call(|| unsafe {
+        libc::copy_file_range(from, &mut offset, to, std::ptr::null_mut(), most, 0)
+    })?;
+    Ok(n.unsigned_abs())
+}
+
+/// True if [`copy_range`] is not for these files or this kernel (before Linux 5.3: for two file systems).
+pub(crate) fn cannot_copy_range(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EXDEV | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM)
+    )
 }
 
 fn file_offset(offset: u64) -> io::Result<i64> {
@@ -147,7 +189,7 @@ fn file_offset(offset: u64) -> io::Result<i64> {
 }
 
 /// Waits until a descriptor in non-blocking mode has bytes, or its end.
-pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
+fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut poll = libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLIN,
