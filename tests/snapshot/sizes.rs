@@ -7,7 +7,7 @@ use crate::support::{file_with, temp_dir};
 use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Sizes around each power of two where a page, a heap block, a pipe, a step or a huge page may end.
 pub fn interesting_sizes() -> Vec<usize> {
@@ -150,8 +150,11 @@ fn a_snapshot_outlives_its_path_and_crosses_threads() {
     assert!(text.len() < 200, "Debug says how much, not what: {text}");
 }
 
+/// Where in a file which bytes are.
+type Islands = Vec<(u64, Vec<u8>)>;
+
 /// 5 GiB with a few islands of data; `None` where the file system has no room for holes.
-fn sparse(dir: &Path) -> Option<(std::path::PathBuf, Vec<(u64, Vec<u8>)>)> {
+fn sparse(dir: &Path) -> Option<(PathBuf, Islands)> {
     let path = dir.join("sparse");
     let mut file = File::create(&path).unwrap();
     let size: u64 = 5 << 30;
