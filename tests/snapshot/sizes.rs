@@ -221,3 +221,34 @@ fn a_sparse_file_of_5_gib_beyond_the_memory_limit() {
         ),
     }
 }
+
+/// Offsets are 64-bit: nothing wraps around next to the largest one.
+#[test]
+fn windows_next_to_the_largest_offset() {
+    use crate::sealed::{memfd, seal};
+    let most = i64::MAX as u64;
+    for sealed in [false, true] {
+        let file = memfd(b"", libc::MFD_ALLOW_SEALING);
+        file.set_len(most).unwrap();
+        if sealed {
+            seal(&file, libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK);
+        }
+        let open = |offset: u64, len: usize| {
+            (&file).rewind().unwrap();
+            Snapshot::options().offset(offset).len(len).from_fd(&file)
+        };
+        for (before_end, len) in [(10, 10), (4095, 4095), (5000, 100), (4 << 20, 3 << 20)] {
+            let window = open(most - before_end, len).unwrap();
+            assert_same(&window, &vec![0; len], before_end);
+        }
+        for (offset, len) in [
+            (most, 1),
+            (most - 1, 2),
+            (most + 1, 0),
+            (u64::MAX, usize::MAX),
+        ] {
+            let error = open(offset, len).unwrap_err();
+            assert!(matches!(error, Error::OutOfBounds { .. }), "{error:?}");
+        }
+    }
+}
