@@ -10,20 +10,39 @@ use std::process::Command;
 /// The rungs, lowest first. A module uses only what stands on a lower rung; equals do not see each other.
 const LADDER: &[&[&str]] = &[
     &["error", "sys"],
-    &["page"],
+    &["page", "source", "faults"],
     &["region", "block"],
     &["replica"],
-    &["guard"],
+    &["guard", "control"],
     &["anonymous", "shared"],
-    &["snapshot"],
+    &["snapshot", "private", "draft", "exclusive"],
     &["fork"],
+];
+
+/// Modules that have their rung already and may still be missing.
+const PLANNED: &[&str] = &[
+    "faults",
+    "guard",
+    "control",
+    "shared",
+    "private",
+    "draft",
+    "exclusive",
+    "fork",
 ];
 
 /// Modules without a rung: nothing but documents.
 const DOCUMENTS: &[&str] = &["docs"];
 
 /// Where the lint `unsafe_code` may be relaxed: a file, or a folder (with a slash at the end).
-const UNSAFE: &[&str] = &["src/sys/", "src/region.rs"];
+const UNSAFE: &[&str] = &[
+    "src/sys/",
+    "src/region.rs",
+    "src/block.rs",
+    "src/replica/",
+    "src/anonymous.rs",
+    "src/snapshot/mod.rs",
+];
 
 /// Names that say nothing about what is inside.
 const FORBIDDEN_NAMES: &[&str] = &[
@@ -35,7 +54,7 @@ const FORBIDDEN_NAMES: &[&str] = &[
 #[test]
 fn modules_use_only_lower_rungs() {
     let tree = tree();
-    assert_none(ladder_complaints(&tree, LADDER));
+    assert_none(ladder_complaints(&tree, LADDER, PLANNED));
     // A rule that reads nothing would be green for ever.
     let uses = tree.keys().filter(|path| path.starts_with("src/"));
     let uses: usize = uses.map(|path| paths_used(&tree, path).len()).sum();
@@ -100,7 +119,7 @@ fn every_name_says_something() {
 type Tree = BTreeMap<String, String>;
 
 /// `use crate::x`, grouped uses, inline `crate::x::y`, and `super::` that climbs out of the module.
-fn ladder_complaints(tree: &Tree, ladder: &[&[&str]]) -> Vec<String> {
+fn ladder_complaints(tree: &Tree, ladder: &[&[&str]], planned: &[&str]) -> Vec<String> {
     let mut complaints = Vec::new();
     let modules = top_modules(tree);
     let rung = |module: &str| ladder.iter().position(|rung| rung.contains(&module));
@@ -110,7 +129,7 @@ fn ladder_complaints(tree: &Tree, ladder: &[&[&str]]) -> Vec<String> {
         }
     }
     for module in ladder.iter().flat_map(|rung| rung.iter()) {
-        if !modules.contains(*module) {
+        if !modules.contains(*module) && !planned.contains(module) {
             complaints.push(format!(
                 "LADDER names `{module}`, but src/lib.rs does not declare it"
             ));
@@ -235,6 +254,7 @@ fn harness_complaints(tree: &Tree, manifest: &str) -> Vec<String> {
         else {
             continue;
         };
+        let name = name.trim_end_matches("/main");
         let named = format!("name = \"{name}\"");
         let section = sections
             .iter()
@@ -816,7 +836,7 @@ fn ladder_of_three(path: &str, text: &str) -> Vec<String> {
         ("src/right/part.rs", ""),
     ]);
     tree.insert(path.to_string(), text.to_string());
-    ladder_complaints(&tree, &[&["low"], &["left", "right"]])
+    ladder_complaints(&tree, &[&["low"], &["left", "right"]], &[])
 }
 
 #[track_caller]
@@ -990,13 +1010,18 @@ fn a_missing_rung_is_seen() {
         ("src/low.rs", ""),
     ]);
     one(
-        ladder_complaints(&tree, &[&["low"]]),
+        ladder_complaints(&tree, &[&["low"]], &[]),
         "`lost` stands on no rung",
     );
     one(
-        ladder_complaints(&tree, &[&["low", "lost", "gone"]]),
+        ladder_complaints(&tree, &[&["low", "lost", "gone"]], &[]),
         "`gone`",
     );
+    assert_none(ladder_complaints(
+        &tree,
+        &[&["low", "lost", "gone"]],
+        &["gone"],
+    ));
 }
 
 #[test]
@@ -1071,12 +1096,15 @@ fn a_test_that_nobody_compiles_is_seen() {
 
 #[test]
 fn a_benchmark_with_the_wrong_main_is_seen() {
-    let tree = small(&[("benches/open.rs", ""), ("benches/support/mod.rs", "")]);
+    let tree = small(&[("benches/open.rs", ""), ("benches/inputs/mod.rs", "")]);
     let right = "[[bench]]\nname = \"open\"\nharness = false\n\n[profile.bench]\n";
     assert_none(harness_complaints(&tree, right));
     let wrong = "[[bench]]\nname = \"open\"\n\n[[bench]]\nname = \"other\"\nharness = false\n";
     one(harness_complaints(&tree, wrong), "benches/open.rs");
     one(harness_complaints(&tree, ""), "benches/open.rs");
+    let tree = small(&[("benches/open/main.rs", "")]);
+    assert_none(harness_complaints(&tree, right));
+    one(harness_complaints(&tree, wrong), "benches/open/main.rs");
 }
 
 #[test]
