@@ -71,6 +71,26 @@ fn the_ladder_in_architecture_md_is_this_one() {
 }
 
 #[test]
+fn what_the_documents_name_is_there() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let modules = top_modules(&tree());
+    let exists = |path: &str| {
+        // What is planned may still be missing, until its module is there.
+        let planned = |name: &&str| PLANNED.contains(name) && !modules.contains(*name);
+        package.join(path).exists() || path.split(['/', '.']).any(|name| planned(&name))
+    };
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/safety.md",
+    ] {
+        assert_none(document_complaints(document, &read(document), exists));
+    }
+}
+
+#[test]
 fn every_file_is_declared_and_introduced() {
     let tree = tree();
     assert_none(declaration_complaints(&tree));
@@ -195,6 +215,21 @@ fn drawing_complaints(text: &str, ladder: &[&[&str]]) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// A document names only files and folders that exist, wherever it puts a path between backquotes.
+fn document_complaints(name: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let folders = ["src/", "tests/", "benches/", "examples/", "docs/", ".ci/"];
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|path| folders.iter().any(|folder| path.starts_with(folder)))
+        .filter(|path| {
+            path.chars()
+                .all(|c| c.is_alphanumeric() || "/._-".contains(c))
+        })
+        .filter(|path| !exists(path))
+        .map(|path| format!("{name}: `{path}` does not exist"))
+        .collect()
 }
 
 /// Every file under src/ is reached from lib.rs by `mod`.
@@ -1032,6 +1067,15 @@ fn an_outdated_drawing_is_seen() {
     one(
         drawing_complaints(drawing, &[&["low"], &["error"]]),
         "`error` on rung 1",
+    );
+}
+
+#[test]
+fn a_path_that_leads_nowhere_is_seen() {
+    let text = "`src/page.rs` and `tests/gone.rs`, `tests/<room>.rs`, `cargo test`, src/other.rs";
+    one(
+        document_complaints("README.md", text, |path| path == "src/page.rs"),
+        "`tests/gone.rs`",
     );
 }
 
