@@ -803,7 +803,7 @@ fn reachable(tree: &Tree, root: &str) -> (BTreeSet<String>, Vec<String>) {
             ) else {
                 return;
             };
-            let within = [&[own.clone()], inline].concat().join("/");
+            let within = [std::slice::from_ref(&own), inline].concat().join("/");
             let candidates = match path_attribute(all, i) {
                 Some(at) => vec![normal(&format!("{folder}/{at}"))],
                 None => vec![
