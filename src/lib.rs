@@ -14,6 +14,7 @@
 
 mod anonymous;
 mod block;
+pub mod docs;
 mod error;
 mod guard;
 pub mod page;
@@ -75,3 +76,8 @@ pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
         path => open(path),
     }
 }
+
+/// The code of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
