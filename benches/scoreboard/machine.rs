@@ -1,0 +1,69 @@
+//! The machine under the numbers: what it is, how busy it is, how much memory a piece of work takes.
+
+use std::fs;
+use std::path::Path;
+
+/// One line: kernel, processors, memory, file system of `directory`, transparent huge pages.
+pub fn describe(directory: &Path) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| -> String {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(':')).map_or("?", |(_, value)| value.trim()).to_owned()
+    };
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpu = field(&read("/proc/cpuinfo"), "model name");
+    let memory = field(&read("/proc/meminfo"), "MemTotal");
+    let gib = memory.trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / f64::from(1 << 20);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let huge = read("/sys/kernel/mm/transparent_hugepage/enabled");
+    let huge = huge.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("?", |(word, _)| word);
+    format!(
+        "Linux {}, {cpus} x {cpu}, {gib:.0} GiB, files on {}, transparent huge pages: {huge}",
+        kernel.trim(),
+        file_system(directory).unwrap_or_else(|| "?".to_owned()),
+    )
+}
+
+/// Others at work make the numbers worthless: the load of the last minute.
+pub fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or("?").to_owned()
+}
+
+/// The type of the file system mounted nearest above `path`.
+pub fn file_system(path: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = mounts.lines().filter_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        Some((Path::new(mount.split(' ').nth(4)?), source.split(' ').next()?))
+    });
+    let above = mounts.filter(|(point, _)| path.starts_with(point));
+    above.max_by_key(|(point, _)| point.as_os_str().len()).map(|(_, kind)| kind.to_owned())
+}
+
+/// Runs `work` and says by how much the process grew at most, mapped page cache included.
+pub fn peak_rss_of<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    give_back_free_memory();
+    // proc_pid_clear_refs(5): 5 resets the peak resident set size.
+    let reset = fs::write("/proc/self/clear_refs", "5").is_ok();
+    let before = status("VmRSS:");
+    let value = work();
+    let peak = status("VmHWM:");
+    let grown = before.zip(peak).map(|(before, peak)| peak.saturating_sub(before));
+    (value, grown.filter(|_| reset))
+}
+
+/// Makes the allocator return what it keeps, so that the next allocation is fresh memory.
+pub fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+fn status(field: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+}

@@ -1,0 +1,29 @@
+//! Every workload against its peers and its limit, in one run: `cargo bench --bench scoreboard`.
+#![allow(clippy::disallowed_methods)]
+
+#[path = "../inputs/files.rs"]
+mod files;
+#[path = "../inputs/pipe.rs"]
+mod pipe;
+#[path = "../inputs/scan.rs"]
+mod scan;
+#[path = "../inputs/size.rs"]
+mod size;
+
+mod machine;
+mod measure;
+mod run;
+mod table;
+
+mod anonymous;
+mod open;
+mod stream;
+
+fn main() -> std::io::Result<()> {
+    pipe::write_if_asked();
+    run::run(|board| {
+        open::measure(board)?;
+        stream::measure(board)?;
+        anonymous::measure(board)
+    })
+}

@@ -1,0 +1,165 @@
+//! A file as bytes: opened and scanned, or opened only.
+
+use std::cell::LazyCell;
+use std::fs::File;
+use std::hint::black_box;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::files::Files;
+use crate::machine::give_back_free_memory;
+use crate::measure::{Board, Sample, Unit, Workload};
+use crate::scan::scan;
+use crate::size;
+
+const ROOM: &str = "open";
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+pub fn measure(board: &mut Board) -> io::Result<()> {
+    for size in [4 * KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB, 256 * MIB, GIB] {
+        let dropped = format!("scan {}, each dropped", size::name(size));
+        // 2 GiB alive are enough to be far from every cache.
+        let alive = (2 * GIB / size).min(1000) as usize;
+        let kept = format!("scan {}, {alive} kept", size::name(size));
+        let empty = format!("open and drop {}", size::name(size));
+        let files = LazyCell::new(|| Files::create(size, (GIB / size).clamp(1, 1000) as usize));
+        let paths = || files.as_ref().map(Files::paths).map_err(|error| io::Error::new(error.kind(), error.to_string()));
+        if board.wants(ROOM, &dropped, size) {
+            board.measure(scan_dropped(dropped, size, paths()?));
+        }
+        if board.wants(ROOM, &kept, size) {
+            board.measure(scan_kept(kept, size, alive, paths()?));
+        }
+        if size == GIB && board.wants(ROOM, &empty, size) {
+            board.measure(open_and_drop(empty, &paths()?[0]));
+        }
+    }
+    Ok(())
+}
+
+/// Each file is dropped before the next is opened: memory that was just freed serves again.
+fn scan_dropped(name: String, size: u64, paths: &[PathBuf]) -> Workload<'_> {
+    fn run<B: Deref<Target = [u8]>>(paths: &[PathBuf], open: impl Fn(&Path) -> B) -> Sample {
+        Sample::of(paths.len(), || paths.iter().map(|path| scan(&open(path))).fold(0, u64::wrapping_add))
+    }
+    let workload = Workload::new(ROOM, name, Unit::Rate(size))
+        .folio("folio::open", || run(paths, folio_open))
+        .peer("std::fs::read", || run(paths, std_read))
+        .peer("memmap2 map", || run(paths, map));
+    claim(with_limit(workload, paths, paths.len()), size)
+}
+
+/// All stay open until the last is scanned, then all are dropped: every byte needs memory of its own.
+fn scan_kept(name: String, size: u64, count: usize, paths: &[PathBuf]) -> Workload<'_> {
+    fn run<B: Deref<Target = [u8]>>(paths: &[PathBuf], count: usize, open: impl Fn(&Path) -> B) -> Sample {
+        give_back_free_memory();
+        Sample::of(count, || {
+            let mut alive = Vec::with_capacity(count);
+            let mut sum = 0u64;
+            for path in paths.iter().cycle().take(count) {
+                let bytes = open(path);
+                sum = sum.wrapping_add(scan(&bytes));
+                alive.push(bytes);
+            }
+            sum
+        })
+    }
+    let workload = Workload::new(ROOM, name, Unit::Rate(size))
+        .folio("folio::open", move || run(paths, count, folio_open))
+        .peer("std::fs::read", move || run(paths, count, std_read))
+        .peer("memmap2 map", move || run(paths, count, map));
+    claim(with_limit(workload, paths, count), size)
+}
+
+/// The kernel's part of reading, into memory that is there already and in the cache.
+fn with_limit<'a>(workload: Workload<'a>, paths: &'a [PathBuf], count: usize) -> Workload<'a> {
+    let mut buffer = vec![1; 256 << 10];
+    workload.limit("pread into a warm buffer", move || {
+        Sample::of(count, || {
+            let sums = paths.iter().cycle().take(count).map(|path| pread_scan(path, &mut buffer));
+            sums.fold(0, u64::wrapping_add)
+        })
+    })
+}
+
+/// Small files: a read beats a mapping. (Large files are not copied by a later version.)
+fn claim(workload: Workload<'_>, size: u64) -> Workload<'_> {
+    match size {
+        0..=0x4_0000 => workload.claim(1.2, "std::fs::read").claim(2.0, "memmap2 map"),
+        0..=0x10_0000 => workload.claim(1.0, "std::fs::read").claim(1.0, "memmap2 map"),
+        _ => workload,
+    }
+}
+
+/// What opening costs where nothing is read.
+fn open_and_drop(name: String, path: &Path) -> Workload<'_> {
+    /// As often as fits in a millisecond, for a clock that is not the measurement.
+    fn run<B>(open: impl Fn() -> B) -> Sample {
+        let start = Instant::now();
+        let mut times = 0;
+        while times == 0 || start.elapsed().as_micros() < 1000 {
+            drop(black_box(open()));
+            times += 1;
+        }
+        Sample::new(start.elapsed(), times)
+    }
+    Workload::new(ROOM, name, Unit::Time)
+        .folio("folio::open", || run(|| folio_open(path)))
+        .peer("memmap2 map", || run(|| map(path)))
+        .limit("open, fstat, mmap, munmap, close", || run(|| bare_map(path)))
+}
+
+fn folio_open(path: &Path) -> folio::Snapshot {
+    folio::open(path).expect("folio::open")
+}
+
+fn std_read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).expect("read")
+}
+
+fn map(path: &Path) -> memmap2::Mmap {
+    let file = File::open(path).expect("open");
+    // SAFETY: the file belongs to this program, which leaves it alone while it is mapped.
+    unsafe { memmap2::Mmap::map(&file) }.expect("map")
+}
+
+fn pread_scan(path: &Path, buffer: &mut [u8]) -> u64 {
+    let file = File::open(path).expect("open");
+    let size = size_of_file(&file);
+    let mut at = 0;
+    let mut sum = 0u64;
+    while at < size {
+        let n = file.read_at(buffer, at).expect("pread");
+        assert_ne!(n, 0, "the file shrank");
+        sum = sum.wrapping_add(scan(&buffer[..n]));
+        at += n as u64;
+    }
+    sum
+}
+
+fn bare_map(path: &Path) {
+    let file = File::open(path).expect("open");
+    let size = size_of_file(&file) as usize;
+    let fd = file.as_raw_fd();
+    // SAFETY: a mapping at an address of the kernel's choice, used by nobody.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    // SAFETY: the mapping made above.
+    unsafe { libc::munmap(start, size) };
+}
+
+/// `fstat`, which is cheaper than the `statx` of `File::metadata`.
+fn size_of_file(file: &File) -> u64 {
+    // SAFETY: all zeros are a valid stat.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, and memory for the answer.
+    let done = unsafe { libc::fstat(file.as_raw_fd(), &mut stat) };
+    assert_eq!(done, 0);
+    stat.st_size as u64
+}
