@@ -15,15 +15,27 @@ fn allocate(criterion: &mut Criterion) {
     for shift in [12, 20, 30] {
         let size = 1 << shift;
         let label = size::name(size as u64);
-        group.bench_with_input(BenchmarkId::new("Anonymous::new", &label), &size, |bencher, &size| {
-            bencher.iter(|| Anonymous::new(size).expect("new"));
-        });
-        group.bench_with_input(BenchmarkId::new("memmap2 map_anon", &label), &size, |bencher, &size| {
-            bencher.iter(|| memmap2::MmapMut::map_anon(size).expect("map_anon"));
-        });
-        group.bench_with_input(BenchmarkId::new("vec![0; n]", &label), &size, |bencher, &size| {
-            bencher.iter(|| vec![0u8; black_box(size)]);
-        });
+        group.bench_with_input(
+            BenchmarkId::new("Anonymous::new", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter(|| Anonymous::new(size).expect("new"));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("memmap2 map_anon", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter(|| memmap2::MmapMut::map_anon(size).expect("map_anon"));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("vec![0; n]", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter(|| vec![0u8; black_box(size)]);
+            },
+        );
     }
     group.finish();
 }
@@ -34,19 +46,35 @@ fn first_touch(criterion: &mut Criterion) {
         let size = 1 << shift;
         let label = size::name(size as u64);
         group.throughput(Throughput::Bytes(size as u64));
-        group.bench_with_input(BenchmarkId::new("Anonymous, huge pages", &label), &size, |bencher, &size| {
-            let options = || Anonymous::options().huge_pages(HugePages::Transparent);
-            bencher.iter(|| touch(options().allocate(size).expect("allocate")));
-        });
-        group.bench_with_input(BenchmarkId::new("Anonymous::new", &label), &size, |bencher, &size| {
-            bencher.iter(|| touch(Anonymous::new(size).expect("new")));
-        });
-        group.bench_with_input(BenchmarkId::new("memmap2 map_anon", &label), &size, |bencher, &size| {
-            bencher.iter(|| touch(memmap2::MmapMut::map_anon(size).expect("map_anon")));
-        });
-        group.bench_with_input(BenchmarkId::new("vec![0; n]", &label), &size, |bencher, &size| {
-            bencher.iter(|| touch(vec![0u8; size]));
-        });
+        group.bench_with_input(
+            BenchmarkId::new("Anonymous, huge pages", &label),
+            &size,
+            |bencher, &size| {
+                let options = || Anonymous::options().huge_pages(HugePages::Transparent);
+                bencher.iter(|| touch(options().allocate(size).expect("allocate")));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("Anonymous::new", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter(|| touch(Anonymous::new(size).expect("new")));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("memmap2 map_anon", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter(|| touch(memmap2::MmapMut::map_anon(size).expect("map_anon")));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("vec![0; n]", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter(|| touch(vec![0u8; size]));
+            },
+        );
     }
     group.finish();
 }

@@ -8,6 +8,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 #[path = "inputs/files.rs"]
 mod files;
+#[path = "inputs/noise.rs"]
+mod noise;
 #[path = "inputs/scan.rs"]
 mod scan;
 #[path = "inputs/size.rs"]
@@ -23,15 +25,27 @@ fn open_and_scan(criterion: &mut Criterion) {
         let path = files.paths()[0].as_path();
         let label = size::name(size);
         group.throughput(Throughput::Bytes(size));
-        group.bench_with_input(BenchmarkId::new("folio::open", &label), path, |bencher, path| {
-            bencher.iter(|| scan(&folio::open(path).expect("folio::open")));
-        });
-        group.bench_with_input(BenchmarkId::new("std::fs::read", &label), path, |bencher, path| {
-            bencher.iter(|| scan(&std::fs::read(path).expect("read")));
-        });
-        group.bench_with_input(BenchmarkId::new("memmap2 map", &label), path, |bencher, path| {
-            bencher.iter(|| scan(&map(path)));
-        });
+        group.bench_with_input(
+            BenchmarkId::new("folio::open", &label),
+            path,
+            |bencher, path| {
+                bencher.iter(|| scan(&folio::open(path).expect("folio::open")));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("std::fs::read", &label),
+            path,
+            |bencher, path| {
+                bencher.iter(|| scan(&std::fs::read(path).expect("read")));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("memmap2 map", &label),
+            path,
+            |bencher, path| {
+                bencher.iter(|| scan(&map(path)));
+            },
+        );
     }
     group.finish();
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 
-#[path = "inputs/files.rs"]
-mod files;
+#[path = "inputs/noise.rs"]
+mod noise;
 #[path = "inputs/pipe.rs"]
 mod pipe;
 #[path = "inputs/size.rs"]
@@ -23,26 +23,46 @@ fn pipe_to_memory(criterion: &mut Criterion) {
         let size = 1 << shift;
         let label = size::name(size);
         group.throughput(Throughput::Bytes(size));
-        group.bench_with_input(BenchmarkId::new("Snapshot::from_fd", &label), &size, |bencher, &size| {
-            bencher.iter_custom(|times| total(times, size, |pipe| folio::Snapshot::from_fd(pipe).map_err(io::Error::from)));
-        });
-        group.bench_with_input(BenchmarkId::new("read_to_end", &label), &size, |bencher, &size| {
-            bencher.iter_custom(|times| total(times, size, read_to_end));
-        });
-        group.bench_with_input(BenchmarkId::new("read_to_end, wide pipe", &label), &size, |bencher, &size| {
-            bencher.iter_custom(|times| {
-                total(times, size, |pipe| {
-                    pipe::widen(pipe, 1 << 20)?;
-                    read_to_end(pipe)
-                })
-            });
-        });
+        group.bench_with_input(
+            BenchmarkId::new("Snapshot::from_fd", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter_custom(|times| {
+                    total(times, size, |pipe| {
+                        folio::Snapshot::from_fd(pipe).map_err(io::Error::from)
+                    })
+                });
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("read_to_end", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter_custom(|times| total(times, size, read_to_end));
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("read_to_end, wide pipe", &label),
+            &size,
+            |bencher, &size| {
+                bencher.iter_custom(|times| {
+                    total(times, size, |pipe| {
+                        pipe::widen(pipe, 1 << 20)?;
+                        read_to_end(pipe)
+                    })
+                });
+            },
+        );
     }
     group.finish();
 }
 
 /// Time of `read` alone, over `times` pipes of their own writers.
-fn total<B: AsRef<[u8]>>(times: u64, size: u64, read: impl Fn(&OwnedFd) -> io::Result<B>) -> Duration {
+fn total<B: AsRef<[u8]>>(
+    times: u64,
+    size: u64,
+    read: impl Fn(&OwnedFd) -> io::Result<B>,
+) -> Duration {
     let once = || {
         let pipe = Pipe::open(size, 64 << 10).expect("writer");
         let start = Instant::now();

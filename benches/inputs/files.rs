@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::noise::noise;
+
 /// Some files of one size, removed on drop.
 #[derive(Debug)]
 pub struct Files {
@@ -16,8 +18,12 @@ pub struct Files {
 
 impl Files {
     pub fn create(size: u64, count: usize) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("inputs-").tempdir_in(directory()?)?;
-        let paths = (0..count).map(|n| dir.path().join(n.to_string())).collect::<Vec<_>>();
+        let dir = tempfile::Builder::new()
+            .prefix("inputs-")
+            .tempdir_in(directory()?)?;
+        let paths = (0..count)
+            .map(|n| dir.path().join(n.to_string()))
+            .collect::<Vec<_>>();
         for (path, number) in paths.iter().zip(0u64..) {
             write_file(path, size, number)?;
         }
@@ -52,17 +58,4 @@ fn write_file(path: &Path, size: u64, number: u64) -> io::Result<()> {
         left -= n;
     }
     Ok(())
-}
-
-/// 1 MiB without a pattern (xorshift64).
-pub fn noise() -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut block = Vec::with_capacity(1 << 20);
-    while block.len() < 1 << 20 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        block.extend_from_slice(&state.to_ne_bytes());
-    }
-    block
 }

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio, exit};
 
+use crate::noise::noise;
+
 const JOB: &str = "FOLIO_BENCH_WRITES";
 
 /// A pipe of the default size with a writer that has begun: the start of the process is over.
@@ -23,7 +25,11 @@ impl Pipe {
             .stdout(Stdio::piped())
             .spawn()?;
         let reader = OwnedFd::from(writer.stdout.take().expect("stdout is piped"));
-        let mut ready = libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut ready = libc::pollfd {
+            fd: reader.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one pollfd, alive for the call.
         while unsafe { libc::poll(&mut ready, 1, -1) } < 0 {
             let error = io::Error::last_os_error();
@@ -39,7 +45,11 @@ impl Pipe {
         let Self { reader, mut writer } = self;
         drop(reader);
         let status = writer.wait()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(format!("writer: {status}"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("writer: {status}")))
+        }
     }
 }
 
@@ -47,12 +57,15 @@ impl Pipe {
 pub fn write_if_asked() {
     let Ok(job) = std::env::var(JOB) else { return };
     let (total, block) = job.split_once(' ').expect("two numbers");
-    let written = write(total.parse().expect("a number"), block.parse().expect("a number"));
+    let written = write(
+        total.parse().expect("a number"),
+        block.parse().expect("a number"),
+    );
     exit(i32::from(written.is_err()))
 }
 
 fn write(mut left: u64, block: usize) -> io::Result<()> {
-    let block = super::files::noise().into_iter().cycle().take(block).collect::<Vec<u8>>();
+    let block = noise().into_iter().cycle().take(block).collect::<Vec<u8>>();
     // Not `Stdout`, which would cut the blocks up.
     let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     while left > 0 {

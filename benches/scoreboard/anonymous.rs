@@ -15,7 +15,10 @@ const PAGE: usize = 4 << 10;
 
 pub fn measure(board: &mut Board) -> io::Result<()> {
     let size = 256 << 20;
-    for (pages, kind) in [(HugePages::Transparent, "huge pages"), (HugePages::System, "plain pages")] {
+    for (pages, kind) in [
+        (HugePages::Transparent, "huge pages"),
+        (HugePages::System, "plain pages"),
+    ] {
         let name = format!("first touch of {}, {kind}", size::name(size));
         // No input to be made.
         if board.wants(ROOM, &name, 0) {
@@ -33,13 +36,29 @@ fn with_peers(name: String, size: usize, pages: HugePages) -> Workload<'static> 
                 true => HugePages::Transparent,
                 false => HugePages::System,
             };
-            touch(|| Anonymous::options().huge_pages(pages).allocate(size).expect("allocate"))
+            touch(|| {
+                Anonymous::options()
+                    .huge_pages(pages)
+                    .allocate(size)
+                    .expect("allocate")
+            })
         })
         .peer("vec![0; n]", move || touch(|| vec![0u8; size]))
-        .peer("memmap2 map_anon", move || touch(|| memmap2::MmapMut::map_anon(size).expect("map_anon")))
-        .limit(if huge { "bare mmap, MADV_HUGEPAGE" } else { "bare mmap" }, move || touch(|| Bare::map(size, huge)));
+        .peer("memmap2 map_anon", move || {
+            touch(|| memmap2::MmapMut::map_anon(size).expect("map_anon"))
+        })
+        .limit(
+            if huge {
+                "bare mmap, MADV_HUGEPAGE"
+            } else {
+                "bare mmap"
+            },
+            move || touch(|| Bare::map(size, huge)),
+        );
     match huge && size > 2 << 20 {
-        true => workload.claim(4.0, "vec![0; n]").claim(4.0, "memmap2 map_anon"),
+        true => workload
+            .claim(4.0, "vec![0; n]")
+            .claim(4.0, "memmap2 map_anon"),
         false => workload,
     }
 }
@@ -52,7 +71,11 @@ fn touch<B: DerefMut<Target = [u8]>>(allocate: impl FnOnce() -> B) -> Sample {
         *byte = 1;
     }
     let time = start.elapsed();
-    let touched = black_box(&*bytes).iter().step_by(PAGE).map(|&byte| u64::from(byte)).sum();
+    let touched = black_box(&*bytes)
+        .iter()
+        .step_by(PAGE)
+        .map(|&byte| u64::from(byte))
+        .sum();
     Sample::new(time, 1).check(touched)
 }
 
@@ -64,7 +87,10 @@ struct Bare {
 
 impl Bare {
     fn map(len: usize, huge: bool) -> Self {
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let (protection, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED);

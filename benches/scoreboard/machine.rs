@@ -8,15 +8,24 @@ pub fn describe(directory: &Path) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| -> String {
         let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(':')).map_or("?", |(_, value)| value.trim()).to_owned()
+        line.and_then(|line| line.split_once(':'))
+            .map_or("?", |(_, value)| value.trim())
+            .to_owned()
     };
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let cpu = field(&read("/proc/cpuinfo"), "model name");
     let memory = field(&read("/proc/meminfo"), "MemTotal");
-    let gib = memory.trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / f64::from(1 << 20);
+    let gib = memory
+        .trim_end_matches(" kB")
+        .parse::<f64>()
+        .unwrap_or_default()
+        / f64::from(1 << 20);
     let kernel = read("/proc/sys/kernel/osrelease");
     let huge = read("/sys/kernel/mm/transparent_hugepage/enabled");
-    let huge = huge.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("?", |(word, _)| word);
+    let huge = huge
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or("?", |(word, _)| word);
     format!(
         "Linux {}, {cpus} x {cpu}, {gib:.0} GiB, files on {}, transparent huge pages: {huge}",
         kernel.trim(),
@@ -35,10 +44,15 @@ pub fn file_system(path: &Path) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mounts = mounts.lines().filter_map(|line| {
         let (mount, source) = line.split_once(" - ")?;
-        Some((Path::new(mount.split(' ').nth(4)?), source.split(' ').next()?))
+        Some((
+            Path::new(mount.split(' ').nth(4)?),
+            source.split(' ').next()?,
+        ))
     });
     let above = mounts.filter(|(point, _)| path.starts_with(point));
-    above.max_by_key(|(point, _)| point.as_os_str().len()).map(|(_, kind)| kind.to_owned())
+    above
+        .max_by_key(|(point, _)| point.as_os_str().len())
+        .map(|(_, kind)| kind.to_owned())
 }
 
 /// Runs `work` and says by how much the process grew at most, mapped page cache included.
@@ -49,7 +63,9 @@ pub fn peak_rss_of<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
     let before = status("VmRSS:");
     let value = work();
     let peak = status("VmHWM:");
-    let grown = before.zip(peak).map(|(before, peak)| peak.saturating_sub(before));
+    let grown = before
+        .zip(peak)
+        .map(|(before, peak)| peak.saturating_sub(before));
     (value, grown.filter(|_| reset))
 }
 
@@ -65,5 +81,9 @@ pub fn give_back_free_memory() {
 fn status(field: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with(field))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
 }

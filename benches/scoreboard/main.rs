@@ -3,6 +3,8 @@
 
 #[path = "../inputs/files.rs"]
 mod files;
+#[path = "../inputs/noise.rs"]
+mod noise;
 #[path = "../inputs/pipe.rs"]
 mod pipe;
 #[path = "../inputs/scan.rs"]

@@ -35,12 +35,18 @@ pub struct Sample {
 impl Sample {
     /// `time` was for `items` items.
     pub fn new(time: Duration, items: usize) -> Self {
-        Self { nanos: time.as_nanos() as f64 / items as f64, check: None }
+        Self {
+            nanos: time.as_nanos() as f64 / items as f64,
+            check: None,
+        }
     }
 
     /// A number that must be the same for all contenders of a workload: proof that all did the work.
     pub fn check(self, check: u64) -> Self {
-        Self { check: Some(check), ..self }
+        Self {
+            check: Some(check),
+            ..self
+        }
     }
 
     /// Runs and times the whole of `work`, which gives its check.
@@ -68,7 +74,13 @@ pub struct Workload<'a> {
 
 impl<'a> Workload<'a> {
     pub fn new(room: &'static str, name: impl Into<String>, unit: Unit) -> Self {
-        Self { room, name: name.into(), unit, contenders: Vec::new(), claims: Vec::new() }
+        Self {
+            room,
+            name: name.into(),
+            unit,
+            contenders: Vec::new(),
+            claims: Vec::new(),
+        }
     }
 
     pub fn folio(self, name: &'static str, run: impl FnMut() -> Sample + 'a) -> Self {
@@ -85,13 +97,22 @@ impl<'a> Workload<'a> {
 
     /// folio shall be at least `times` as fast as the contender `name`; said below the table if it is not.
     pub fn claim(mut self, times: f64, name: &'static str) -> Self {
-        assert!(self.contenders.iter().any(|contender| contender.name == name), "no contender {name}");
+        assert!(
+            self.contenders
+                .iter()
+                .any(|contender| contender.name == name),
+            "no contender {name}"
+        );
         self.claims.push((times, name));
         self
     }
 
     fn with(mut self, role: Role, name: &'static str, run: impl FnMut() -> Sample + 'a) -> Self {
-        self.contenders.push(Contender { name, role, run: Box::new(run) });
+        self.contenders.push(Contender {
+            name,
+            role,
+            run: Box::new(run),
+        });
         self
     }
 }
@@ -127,7 +148,11 @@ impl Standing {
     /// The median distance from the median: half of the rounds were this near.
     pub fn deviation(&self) -> f64 {
         let middle = self.median();
-        let mut distances = self.nanos.iter().map(|nanos| (nanos - middle).abs()).collect::<Vec<_>>();
+        let mut distances = self
+            .nanos
+            .iter()
+            .map(|nanos| (nanos - middle).abs())
+            .collect::<Vec<_>>();
         distances.sort_by(f64::total_cmp);
         median(&distances)
     }
@@ -135,7 +160,11 @@ impl Standing {
 
 fn median(sorted: &[f64]) -> f64 {
     let half = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 }
+    if sorted.len() % 2 == 1 {
+        sorted[half]
+    } else {
+        (sorted[half - 1] + sorted[half]) / 2.0
+    }
 }
 
 /// One line of the table.
@@ -159,12 +188,18 @@ impl Outcome {
 
     /// How many times as fast folio is.
     pub fn ratio(&self, to: &Standing) -> Option<f64> {
-        self.best(Role::Folio).map(|folio| to.median() / folio.median())
+        self.best(Role::Folio)
+            .map(|folio| to.median() / folio.median())
     }
 
     /// The claims that did not hold: the ratio wanted, to whom, and the ratio measured.
     pub fn missed(&self) -> Vec<(f64, &'static str, f64)> {
-        let ratio = |name| self.standings.iter().find(|standing| standing.name == name).and_then(|it| self.ratio(it));
+        let ratio = |name| {
+            self.standings
+                .iter()
+                .find(|standing| standing.name == name)
+                .and_then(|it| self.ratio(it))
+        };
         self.claims
             .iter()
             .filter_map(|&(wanted, name)| ratio(name).map(|measured| (wanted, name, measured)))
@@ -195,26 +230,50 @@ pub struct Board {
 
 impl Board {
     pub fn new(plan: Plan) -> Self {
-        Self { plan, outcomes: Vec::new() }
+        Self {
+            plan,
+            outcomes: Vec::new(),
+        }
     }
 
     /// Whether the plan has this workload: ask before making its inputs of `input` bytes each.
     pub fn wants(&self, room: &str, name: &str, input: u64) -> bool {
         let full = format!("{room}: {name}");
         input <= self.plan.largest
-            && (self.plan.only.is_empty() || self.plan.only.iter().any(|part| full.contains(part.as_str())))
+            && (self.plan.only.is_empty()
+                || self
+                    .plan
+                    .only
+                    .iter()
+                    .any(|part| full.contains(part.as_str())))
     }
 
     pub fn measure(&mut self, workload: Workload<'_>) {
-        let Workload { room, name, unit, mut contenders, claims } = workload;
+        let Workload {
+            room,
+            name,
+            unit,
+            mut contenders,
+            claims,
+        } = workload;
         eprint!("{room}: {name} ...");
         let begin = Instant::now();
         // The first round warms up and shows the memory; its times do not count.
-        let peaks = contenders.iter_mut().map(|it| machine::peak_rss_of(|| (it.run)())).collect::<Vec<_>>();
-        let checks = peaks.iter().zip(&contenders).filter_map(|((sample, _), it)| Some((sample.check?, it.name)));
+        let peaks = contenders
+            .iter_mut()
+            .map(|it| machine::peak_rss_of(|| (it.run)()))
+            .collect::<Vec<_>>();
+        let checks = peaks
+            .iter()
+            .zip(&contenders)
+            .filter_map(|((sample, _), it)| Some((sample.check?, it.name)));
         let checks = checks.collect::<Vec<_>>();
         for pair in checks.windows(2) {
-            assert_eq!(pair[0].0, pair[1].0, "{name}: {} and {} saw different bytes", pair[0].1, pair[1].1);
+            assert_eq!(
+                pair[0].0, pair[1].0,
+                "{name}: {} and {} saw different bytes",
+                pair[0].1, pair[1].1
+            );
         }
         let mut nanos = vec![Vec::new(); contenders.len()];
         let start = Instant::now();
@@ -225,17 +284,37 @@ impl Board {
             // Another one begins each time, and every second round goes backwards: nobody always has the same
             // neighbour, whose caches and freed memory he would inherit.
             for turn in 0..contenders.len() {
-                let turn = if round % 2 == 0 { turn } else { contenders.len() - 1 - turn };
+                let turn = if round % 2 == 0 {
+                    turn
+                } else {
+                    contenders.len() - 1 - turn
+                };
                 let index = (turn + round / 2) % contenders.len();
                 nanos[index].push((contenders[index].run)().nanos);
             }
         }
         let standing = |((contender, mut nanos), (_, peak_rss)): ((Contender<'_>, Vec<f64>), _)| {
             nanos.sort_by(f64::total_cmp);
-            Standing { name: contender.name, role: contender.role, nanos, peak_rss }
+            Standing {
+                name: contender.name,
+                role: contender.role,
+                nanos,
+                peak_rss,
+            }
         };
-        let standings = contenders.into_iter().zip(nanos).zip(peaks).map(standing).collect();
+        let standings = contenders
+            .into_iter()
+            .zip(nanos)
+            .zip(peaks)
+            .map(standing)
+            .collect();
         eprintln!(" {:.1} s", begin.elapsed().as_secs_f64());
-        self.outcomes.push(Outcome { room, workload: name, unit, standings, claims });
+        self.outcomes.push(Outcome {
+            room,
+            workload: name,
+            unit,
+            standings,
+            claims,
+        });
     }
 }

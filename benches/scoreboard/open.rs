@@ -29,7 +29,12 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
         let kept = format!("scan {}, {alive} kept", size::name(size));
         let empty = format!("open and drop {}", size::name(size));
         let files = LazyCell::new(|| Files::create(size, (GIB / size).clamp(1, 1000) as usize));
-        let paths = || files.as_ref().map(Files::paths).map_err(|error| io::Error::new(error.kind(), error.to_string()));
+        let paths = || {
+            files
+                .as_ref()
+                .map(Files::paths)
+                .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+        };
         if board.wants(ROOM, &dropped, size) {
             board.measure(scan_dropped(dropped, size, paths()?));
         }
@@ -46,7 +51,12 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
 /// Each file is dropped before the next is opened: memory that was just freed serves again.
 fn scan_dropped(name: String, size: u64, paths: &[PathBuf]) -> Workload<'_> {
     fn run<B: Deref<Target = [u8]>>(paths: &[PathBuf], open: impl Fn(&Path) -> B) -> Sample {
-        Sample::of(paths.len(), || paths.iter().map(|path| scan(&open(path))).fold(0, u64::wrapping_add))
+        Sample::of(paths.len(), || {
+            paths
+                .iter()
+                .map(|path| scan(&open(path)))
+                .fold(0, u64::wrapping_add)
+        })
     }
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
         .folio("folio::open", || run(paths, folio_open))
@@ -57,7 +67,11 @@ fn scan_dropped(name: String, size: u64, paths: &[PathBuf]) -> Workload<'_> {
 
 /// All stay open until the last is scanned, then all are dropped: every byte needs memory of its own.
 fn scan_kept(name: String, size: u64, count: usize, paths: &[PathBuf]) -> Workload<'_> {
-    fn run<B: Deref<Target = [u8]>>(paths: &[PathBuf], count: usize, open: impl Fn(&Path) -> B) -> Sample {
+    fn run<B: Deref<Target = [u8]>>(
+        paths: &[PathBuf],
+        count: usize,
+        open: impl Fn(&Path) -> B,
+    ) -> Sample {
         give_back_free_memory();
         Sample::of(count, || {
             let mut alive = Vec::with_capacity(count);
@@ -82,7 +96,11 @@ fn with_limit<'a>(workload: Workload<'a>, paths: &'a [PathBuf], count: usize) ->
     let mut buffer = vec![1; 256 << 10];
     workload.limit("pread into a warm buffer", move || {
         Sample::of(count, || {
-            let sums = paths.iter().cycle().take(count).map(|path| pread_scan(path, &mut buffer));
+            let sums = paths
+                .iter()
+                .cycle()
+                .take(count)
+                .map(|path| pread_scan(path, &mut buffer));
             sums.fold(0, u64::wrapping_add)
         })
     })
@@ -90,10 +108,16 @@ fn with_limit<'a>(workload: Workload<'a>, paths: &'a [PathBuf], count: usize) ->
 
 /// Small files: a read beats a mapping. (Large files are not copied by a later version.)
 fn claim(workload: Workload<'_>, size: u64) -> Workload<'_> {
-    match size {
-        0..=0x4_0000 => workload.claim(1.2, "std::fs::read").claim(2.0, "memmap2 map"),
-        0..=0x10_0000 => workload.claim(1.0, "std::fs::read").claim(1.0, "memmap2 map"),
-        _ => workload,
+    if size <= 256 * KIB {
+        workload
+            .claim(1.2, "std::fs::read")
+            .claim(2.0, "memmap2 map")
+    } else if size <= MIB {
+        workload
+            .claim(1.0, "std::fs::read")
+            .claim(1.0, "memmap2 map")
+    } else {
+        workload
     }
 }
 
@@ -112,7 +136,9 @@ fn open_and_drop(name: String, path: &Path) -> Workload<'_> {
     Workload::new(ROOM, name, Unit::Time)
         .folio("folio::open", || run(|| folio_open(path)))
         .peer("memmap2 map", || run(|| map(path)))
-        .limit("open, fstat, mmap, munmap, close", || run(|| bare_map(path)))
+        .limit("open, fstat, mmap, munmap, close", || {
+            run(|| bare_map(path))
+        })
 }
 
 fn folio_open(path: &Path) -> folio::Snapshot {
@@ -148,7 +174,16 @@ fn bare_map(path: &Path) {
     let size = size_of_file(&file) as usize;
     let fd = file.as_raw_fd();
     // SAFETY: a mapping at an address of the kernel's choice, used by nobody.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        )
+    };
     assert_ne!(start, libc::MAP_FAILED);
     // SAFETY: the mapping made above.
     unsafe { libc::munmap(start, size) };

@@ -37,12 +37,21 @@ pub fn run(rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::Result<()> {
         Args { quick: true, .. } => (3, 50, Duration::from_millis(400), u64::MAX),
         Args { .. } => (7, 200, Duration::from_secs(4), u64::MAX),
     };
-    let mut board = Board::new(Plan { budget, least_rounds, most_rounds, largest, only: args.only });
+    let mut board = Board::new(Plan {
+        budget,
+        least_rounds,
+        most_rounds,
+        largest,
+        only: args.only,
+    });
     let load = machine::load();
     rooms(&mut board)?;
     let outcomes = &board.outcomes;
     let machine = machine::describe(&files::directory()?);
-    let load = format!("load average {load} before, {} after (1 is this program)", machine::load());
+    let load = format!(
+        "load average {load} before, {} after (1 is this program)",
+        machine::load()
+    );
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let command = format!("folio {}, scoreboard {command}", env!("CARGO_PKG_VERSION"));
     let remarks = [machine, load, command];
@@ -54,7 +63,8 @@ pub fn run(rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::Result<()> {
         text += "\n";
         text += &table::details(outcomes);
     }
-    text += "\nMedians; ± is the median deviation of the rounds. A ratio above 1: folio is faster.\n";
+    text +=
+        "\nMedians; ± is the median deviation of the rounds. A ratio above 1: folio is faster.\n";
     text += &remarks.map(|remark| remark + "\n").concat();
     let missed = table::missed(outcomes);
     if !missed.is_empty() && args.bench {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::measure::{Board, Sample, Unit, Workload};
@@ -13,11 +13,16 @@ const ROOM: &str = "stream";
 const MIB: u64 = 1 << 20;
 /// The widest pipe that an unprivileged process may have by default.
 const WIDE: i32 = 1 << 20;
+const THROWN_AWAY: &str = "bytes thrown away, wide pipe";
 
 pub fn measure(board: &mut Board) -> io::Result<()> {
     for size in [MIB, 16 * MIB, 256 * MIB, 1024 * MIB] {
         for block in [64 << 10, MIB] {
-            let name = format!("pipe of {}, written by {}", size::name(size), size::name(block));
+            let name = format!(
+                "pipe of {}, written by {}",
+                size::name(size),
+                size::name(block)
+            );
             if board.wants(ROOM, &name, size) {
                 board.measure(pipe(name, size, block as usize));
             }
@@ -28,7 +33,11 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
 
 fn pipe(name: String, size: u64, block: usize) -> Workload<'static> {
     /// Times `read` alone; that the bytes are right is seen after.
-    fn run<B: AsRef<[u8]>>(size: u64, block: usize, read: impl FnOnce(&OwnedFd) -> io::Result<B>) -> Sample {
+    fn run<B: AsRef<[u8]>>(
+        size: u64,
+        block: usize,
+        read: impl FnOnce(&OwnedFd) -> io::Result<B>,
+    ) -> Sample {
         let pipe = Pipe::open(size, block).expect("writer");
         let start = Instant::now();
         let bytes = read(&pipe.reader).expect("read");
@@ -36,32 +45,46 @@ fn pipe(name: String, size: u64, block: usize) -> Workload<'static> {
         pipe.close().expect("writer");
         let bytes = bytes.as_ref();
         assert_eq!(bytes.len() as u64, size);
-        let some = bytes.iter().step_by(4099).fold(0, |sum: u64, &byte| sum.wrapping_mul(31) + u64::from(byte));
+        let some = bytes
+            .iter()
+            .step_by(4099)
+            .fold(0, |sum: u64, &byte| sum.wrapping_mul(31) + u64::from(byte));
         Sample::new(time, 1).check(some)
     }
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
         .folio("Snapshot::from_fd", move || {
-            run(size, block, |pipe| folio::Snapshot::from_fd(pipe).map_err(io::Error::from))
+            run(size, block, |pipe| {
+                folio::Snapshot::from_fd(pipe).map_err(io::Error::from)
+            })
         })
-        .peer("read_to_end", move || run(size, block, |pipe| read_to_end(pipe)))
+        .peer("read_to_end", move || run(size, block, read_to_end))
         .peer("read_to_end, wide pipe", move || {
             run(size, block, |pipe| {
                 widen(pipe, WIDE)?;
                 read_to_end(pipe)
             })
         })
-        .limit("bytes thrown away, wide pipe", throw_away(size, block, WIDE as usize))
-        .limit("the same, reads of 64 KiB", throw_away(size, block, 64 << 10));
-    match size {
-        0..=MIB => workload,
-        0..0x1000_0000 => workload.claim(3.0, "read_to_end").claim(0.75, "bytes thrown away, wide pipe"),
-        _ => workload.claim(4.0, "read_to_end").claim(0.75, "bytes thrown away, wide pipe"),
-    }
+        .limit(
+            "bytes thrown away, wide pipe",
+            throw_away(size, block, WIDE as usize),
+        )
+        .limit(
+            "the same, reads of 64 KiB",
+            throw_away(size, block, 64 << 10),
+        );
+    let times = match size {
+        ..0x100_0000 => return workload,
+        ..0x1000_0000 => 3.0,
+        _ => 4.0,
+    };
+    workload
+        .claim(times, "read_to_end")
+        .claim(0.75, THROWN_AWAY)
 }
 
-fn read_to_end(pipe: &impl AsFd) -> io::Result<Vec<u8>> {
+fn read_to_end(pipe: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::from(pipe.as_fd().try_clone_to_owned()?).read_to_end(&mut bytes)?;
+    File::from(pipe.try_clone()?).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

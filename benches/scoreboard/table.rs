@@ -10,25 +10,59 @@ use crate::size;
 
 /// One row for each workload: folio, the best peer, the limit.
 pub fn summary(outcomes: &[Outcome]) -> String {
-    let head = ["workload", "folio", "best peer", "ratio", "limit", "ratio to limit", "RSS folio", "RSS peer"];
+    let head = [
+        "workload",
+        "folio",
+        "best peer",
+        "ratio",
+        "limit",
+        "ratio to limit",
+        "RSS folio",
+        "RSS peer",
+    ];
     let rows = outcomes.iter().map(|outcome| {
         let folio = outcome.best(Role::Folio);
         let peer = outcome.best(Role::Peer);
         let limit = outcome.best(Role::Limit);
         let figure = |standing: Option<&Standing>| standing.map(|it| figure(it, outcome.unit));
-        let named = |standing: Option<&Standing>| standing.map(|it| format!("{}, {}", it.name, self::figure(it, outcome.unit)));
-        let ratio = |to: Option<&Standing>| to.and_then(|to| outcome.ratio(to)).map(|ratio| format!("{ratio:.2}"));
+        let named = |standing: Option<&Standing>| {
+            standing.map(|it| format!("{}, {}", it.name, self::figure(it, outcome.unit)))
+        };
+        let ratio = |to: Option<&Standing>| {
+            to.and_then(|to| outcome.ratio(to))
+                .map(|ratio| format!("{ratio:.2}"))
+        };
         let memory = |of: Option<&Standing>| of.and_then(|it| it.peak_rss).map(memory);
-        let cells = [figure(folio), named(peer), ratio(peer), named(limit), ratio(limit), memory(folio), memory(peer)];
+        let cells = [
+            figure(folio),
+            named(peer),
+            ratio(peer),
+            named(limit),
+            ratio(limit),
+            memory(folio),
+            memory(peer),
+        ];
         let cells = cells.into_iter().map(Option::unwrap_or_default);
-        [format!("{}: {}", outcome.room, outcome.workload)].into_iter().chain(cells).collect()
+        [format!("{}: {}", outcome.room, outcome.workload)]
+            .into_iter()
+            .chain(cells)
+            .collect()
     });
     align(&head, rows)
 }
 
 /// One row for each contender, with the spread of its rounds.
 pub fn details(outcomes: &[Outcome]) -> String {
-    let head = ["workload", "contender", "median", "fastest", "slowest", "rounds", "folio is times", "RSS"];
+    let head = [
+        "workload",
+        "contender",
+        "median",
+        "fastest",
+        "slowest",
+        "rounds",
+        "folio is times",
+        "RSS",
+    ];
     let rows = outcomes.iter().flat_map(|outcome| {
         outcome.standings.iter().map(move |it| {
             let name = match it.role {
@@ -42,7 +76,10 @@ pub fn details(outcomes: &[Outcome]) -> String {
                 in_unit(it.fastest(), outcome.unit),
                 in_unit(it.slowest(), outcome.unit),
                 it.rounds().to_string(),
-                outcome.ratio(it).map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+                outcome
+                    .ratio(it)
+                    .map(|ratio| format!("{ratio:.2}"))
+                    .unwrap_or_default(),
                 it.peak_rss.map(memory).unwrap_or_default(),
             ]
         })
@@ -56,7 +93,10 @@ pub fn missed(outcomes: &[Outcome]) -> String {
     for outcome in outcomes {
         for (wanted, name, measured) in outcome.missed() {
             let Outcome { room, workload, .. } = outcome;
-            _ = writeln!(text, "{room}: {workload}: {measured:.2} times {name}, not {wanted}");
+            _ = writeln!(
+                text,
+                "{room}: {workload}: {measured:.2} times {name}, not {wanted}"
+            );
         }
     }
     text
@@ -81,7 +121,10 @@ pub fn write_csv(path: &Path, remarks: &[String], outcomes: &[Outcome]) -> io::R
                 Role::Limit => "limit",
             };
             let rss = it.peak_rss.map(|rss| rss.to_string()).unwrap_or_default();
-            let ratio = outcome.ratio(it).map(|ratio| format!("{ratio:.4}")).unwrap_or_default();
+            let ratio = outcome
+                .ratio(it)
+                .map(|ratio| format!("{ratio:.4}"))
+                .unwrap_or_default();
             _ = writeln!(
                 text,
                 "{},\"{}\",{bytes},\"{}\",{role},{:.1},{:.1},{:.1},{:.1},{},{rss},{ratio}",
@@ -126,9 +169,18 @@ fn memory(bytes: u64) -> String {
 fn align(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|&cell| cell.to_owned()).collect::<Vec<_>>();
     let rows = rows.collect::<Vec<_>>();
-    let width = |column: usize| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .chain([&head])
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths = (0..head.len()).map(width).collect::<Vec<_>>();
-    let line = widths.iter().map(|&width| "-".repeat(width)).collect::<Vec<_>>();
+    let line = widths
+        .iter()
+        .map(|&width| "-".repeat(width))
+        .collect::<Vec<_>>();
     let mut text = String::new();
     for row in [&head, &line].into_iter().chain(&rows) {
         for (cell, &width) in row.iter().zip(&widths) {
