@@ -12,6 +12,7 @@ mod scan;
 #[path = "../inputs/size.rs"]
 mod size;
 
+mod bare;
 mod machine;
 mod measure;
 mod run;

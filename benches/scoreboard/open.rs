@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::bare::Bare;
 use crate::files::Files;
 use crate::machine::give_back_free_memory;
 use crate::measure::{Board, Sample, Unit, Workload};
@@ -62,7 +63,17 @@ fn scan_dropped(name: String, size: u64, paths: &[PathBuf]) -> Workload<'_> {
         .folio("folio::open", || run(paths, folio_open))
         .peer("std::fs::read", || run(paths, std_read))
         .peer("memmap2 map", || run(paths, map));
-    claim(with_limit(workload, paths, paths.len()), size)
+    // Which of the two the processor likes better depends on the size.
+    let mut whole = vec![1; size as usize];
+    let mut step = vec![1; size.min(256 * KIB) as usize];
+    let workload = workload
+        .limit("pread into a warm buffer", move || {
+            pread_each(paths, &mut whole)
+        })
+        .limit("pread in steps of 256 KiB", move || {
+            pread_each(paths, &mut step)
+        });
+    claim(workload, size)
 }
 
 /// All stay open until the last is scanned, then all are dropped: every byte needs memory of its own.
@@ -88,21 +99,26 @@ fn scan_kept(name: String, size: u64, count: usize, paths: &[PathBuf]) -> Worklo
         .folio("folio::open", move || run(paths, count, folio_open))
         .peer("std::fs::read", move || run(paths, count, std_read))
         .peer("memmap2 map", move || run(paths, count, map));
-    claim(with_limit(workload, paths, count), size)
-}
-
-/// The kernel's part of reading, into memory that is there already and in the cache.
-fn with_limit<'a>(workload: Workload<'a>, paths: &'a [PathBuf], count: usize) -> Workload<'a> {
-    let mut buffer = vec![1; 256 << 10];
-    workload.limit("pread into a warm buffer", move || {
+    let workload = workload.limit("pread into fresh huge pages", move || {
         Sample::of(count, || {
+            let mut memory = Bare::map(count * size as usize, true);
+            let slots = memory.chunks_exact_mut(size as usize);
             let sums = paths
                 .iter()
                 .cycle()
-                .take(count)
-                .map(|path| pread_scan(path, &mut buffer));
+                .zip(slots)
+                .map(|(path, slot)| pread_scan(path, slot));
             sums.fold(0, u64::wrapping_add)
         })
+    });
+    claim(workload, size)
+}
+
+/// The kernel's part of reading, into memory that is there already.
+fn pread_each(paths: &[PathBuf], buffer: &mut [u8]) -> Sample {
+    Sample::of(paths.len(), || {
+        let sums = paths.iter().map(|path| pread_scan(path, buffer));
+        sums.fold(0, u64::wrapping_add)
     })
 }
 
