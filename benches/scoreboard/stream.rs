@@ -64,10 +64,7 @@ fn pipe(name: String, size: u64, block: usize) -> Workload<'static> {
                 read_to_end(pipe)
             })
         })
-        .limit(
-            "bytes thrown away, wide pipe",
-            throw_away(size, block, WIDE as usize),
-        )
+        .limit(THROWN_AWAY, throw_away(size, block, WIDE as usize))
         .limit(
             "the same, reads of 64 KiB",
             throw_away(size, block, 64 << 10),
