@@ -1,7 +1,6 @@
 //! Zeroed memory: getting it, touching every page, giving it back.
 
 use std::hint::black_box;
-use std::ops::DerefMut;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -9,6 +8,10 @@ use folio::{Anonymous, HugePages};
 
 #[path = "inputs/size.rs"]
 mod size;
+#[path = "inputs/touch.rs"]
+mod touch;
+
+use touch::touch;
 
 fn allocate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("allocate and free untouched");
@@ -51,39 +54,32 @@ fn first_touch(criterion: &mut Criterion) {
             &size,
             |bencher, &size| {
                 let options = || Anonymous::options().huge_pages(HugePages::Transparent);
-                bencher.iter(|| touch(options().allocate(size).expect("allocate")));
+                bencher.iter(|| touch(&mut options().allocate(size).expect("allocate")));
             },
         );
         group.bench_with_input(
             BenchmarkId::new("Anonymous::new", &label),
             &size,
             |bencher, &size| {
-                bencher.iter(|| touch(Anonymous::new(size).expect("new")));
+                bencher.iter(|| touch(&mut Anonymous::new(size).expect("new")));
             },
         );
         group.bench_with_input(
             BenchmarkId::new("memmap2 map_anon", &label),
             &size,
             |bencher, &size| {
-                bencher.iter(|| touch(memmap2::MmapMut::map_anon(size).expect("map_anon")));
+                bencher.iter(|| touch(&mut memmap2::MmapMut::map_anon(size).expect("map_anon")));
             },
         );
         group.bench_with_input(
             BenchmarkId::new("vec![0; n]", &label),
             &size,
             |bencher, &size| {
-                bencher.iter(|| touch(vec![0u8; size]));
+                bencher.iter(|| touch(&mut vec![0u8; size]));
             },
         );
     }
     group.finish();
-}
-
-fn touch<B: DerefMut<Target = [u8]>>(mut bytes: B) {
-    for byte in black_box(&mut *bytes).iter_mut().step_by(4096) {
-        *byte = 1;
-    }
-    black_box(&*bytes);
 }
 
 criterion_group! {

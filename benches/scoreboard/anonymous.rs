@@ -1,8 +1,6 @@
 //! Memory from the kernel: asked for, then every page touched for the first time.
 
-use std::hint::black_box;
 use std::io;
-use std::ops::DerefMut;
 use std::time::Instant;
 
 use folio::{Anonymous, HugePages};
@@ -10,68 +8,64 @@ use folio::{Anonymous, HugePages};
 use crate::bare::Bare;
 use crate::measure::{Board, Sample, Unit, Workload};
 use crate::size;
+use crate::touch::touch;
 
 const ROOM: &str = "anonymous";
-const PAGE: usize = 4 << 10;
 
-pub fn measure(board: &mut Board) -> io::Result<()> {
+/// `more` may add contenders to a workload of that many bytes, in huge pages or not.
+pub fn measure(
+    board: &mut Board,
+    more: impl Fn(Workload<'static>, usize, bool) -> Workload<'static>,
+) -> io::Result<()> {
     let size = 256 << 20;
-    for (pages, kind) in [
-        (HugePages::Transparent, "huge pages"),
-        (HugePages::System, "plain pages"),
-    ] {
-        let name = format!("first touch of {}, {kind}", size::name(size));
+    for (huge, kind) in [(true, "huge pages"), (false, "plain pages")] {
+        let name = format!("first touch of {}, {kind}", size::name(size as u64));
         // No input to be made.
         if board.wants(ROOM, &name, 0) {
-            board.measure(with_peers(name, size as usize, pages));
+            board.measure(more(first_touch(name, size, huge), size, huge));
         }
     }
     Ok(())
 }
 
-fn with_peers(name: String, size: usize, pages: HugePages) -> Workload<'static> {
-    let huge = matches!(pages, HugePages::Transparent);
+fn first_touch(name: String, size: usize, huge: bool) -> Workload<'static> {
+    let pages = match huge {
+        true => HugePages::Transparent,
+        false => HugePages::System,
+    };
     let workload = Workload::new(ROOM, name, Unit::Rate(size as u64))
         .folio("Anonymous", move || {
-            touch(|| {
-                Anonymous::options()
-                    .huge_pages(pages)
-                    .allocate(size)
-                    .expect("allocate")
-            })
+            let allocate = || Anonymous::options().huge_pages(pages).allocate(size);
+            allocate_and_touch(allocate, |memory| touch(memory))
         })
-        .peer("vec![0; n]", move || touch(|| vec![0u8; size]))
+        .peer("vec![0; n]", move || {
+            allocate_and_touch(|| Ok::<_, io::Error>(vec![0; size]), |memory| touch(memory))
+        })
         .peer("memmap2 map_anon", move || {
-            touch(|| memmap2::MmapMut::map_anon(size).expect("map_anon"))
-        })
-        .limit(
-            if huge {
-                "bare mmap, MADV_HUGEPAGE"
-            } else {
-                "bare mmap"
-            },
-            move || touch(|| Bare::map(size, huge)),
-        );
-    match huge && size > 2 << 20 {
+            allocate_and_touch(|| memmap2::MmapMut::map_anon(size), |memory| touch(memory))
+        });
+    let limit = move || {
+        allocate_and_touch(
+            || Ok::<_, io::Error>(Bare::map(size, huge)),
+            |memory| touch(memory),
+        )
+    };
+    match huge {
         true => workload
+            .limit("bare mmap, MADV_HUGEPAGE", limit)
             .claim(4.0, "vec![0; n]")
             .claim(4.0, "memmap2 map_anon"),
-        false => workload,
+        false => workload.limit("bare mmap", limit),
     }
 }
 
-/// Times getting the memory and writing one byte to each page, not giving it back.
-fn touch<B: DerefMut<Target = [u8]>>(allocate: impl FnOnce() -> B) -> Sample {
+/// Times getting the memory and touching it, not giving it back.
+pub fn allocate_and_touch<B, E: std::fmt::Debug>(
+    allocate: impl FnOnce() -> Result<B, E>,
+    touch: impl FnOnce(&mut B) -> u64,
+) -> Sample {
     let start = Instant::now();
-    let mut bytes = allocate();
-    for byte in black_box(&mut *bytes).iter_mut().step_by(PAGE) {
-        *byte = 1;
-    }
-    let time = start.elapsed();
-    let touched = black_box(&*bytes)
-        .iter()
-        .step_by(PAGE)
-        .map(|&byte| u64::from(byte))
-        .sum();
-    Sample::new(time, 1).check(touched)
+    let mut memory = allocate().expect("memory");
+    let touched = touch(&mut memory);
+    Sample::new(start.elapsed(), 1).check(touched)
 }

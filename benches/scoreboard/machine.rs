@@ -33,10 +33,47 @@ pub fn describe(directory: &Path) -> String {
     )
 }
 
-/// Others at work make the numbers worthless: the load of the last minute.
-pub fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or("?").to_owned()
+/// Processor time since boot, in clock ticks: of all, and of this program with its finished children.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    all: u64,
+    busy: u64,
+    own: u64,
+}
+
+impl Ticks {
+    pub fn now() -> Option<Self> {
+        let stat = fs::read_to_string("/proc/stat").ok()?;
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in these.
+        let fields = line
+            .split_whitespace()
+            .take(8)
+            .map(|field| field.parse().ok());
+        let fields = fields.collect::<Option<Vec<u64>>>()?;
+        let all = fields.iter().sum();
+        let busy = all - fields.get(3)? - fields.get(4)?;
+        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        let (_, after) = stat.rsplit_once(')')?;
+        // utime, stime, cutime, cstime: fields 14 to 17, counted from 1; the name in brackets is the second.
+        let own = after.split_whitespace().skip(11).take(4);
+        let own = own
+            .map(|field| field.parse::<u64>().ok())
+            .sum::<Option<u64>>()?;
+        Some(Self { all, busy, own })
+    }
+
+    /// How much of one processor others had since then, the host of a virtual machine among them.
+    pub fn others_since(self, then: Self) -> f64 {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        let others = (self.busy - then.busy).saturating_sub(self.own - then.own) as f64;
+        let all = self.all - then.all;
+        if all == 0 {
+            0.0
+        } else {
+            others / all as f64 * cpus
+        }
+    }
 }
 
 /// The type of the file system mounted nearest above `path`.

@@ -11,6 +11,8 @@ mod pipe;
 mod scan;
 #[path = "../inputs/size.rs"]
 mod size;
+#[path = "../inputs/touch.rs"]
+mod touch;
 
 mod bare;
 mod machine;
@@ -22,11 +24,13 @@ mod anonymous;
 mod open;
 mod stream;
 
+use clap::Parser;
+
 fn main() -> std::io::Result<()> {
     pipe::write_if_asked();
-    run::run(|board| {
-        open::measure(board)?;
+    run::run(run::Args::parse(), |board| {
+        open::measure(board, |workload, _| workload)?;
         stream::measure(board)?;
-        anonymous::measure(board)
+        anonymous::measure(board, |workload, _, _| workload)
     })
 }

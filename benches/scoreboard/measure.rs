@@ -176,6 +176,8 @@ pub struct Outcome {
     pub workload: String,
     pub unit: Unit,
     pub standings: Vec<Standing>,
+    /// How much of one processor others had meanwhile: noise.
+    pub others: Option<f64>,
     claims: Vec<(f64, &'static str)>,
 }
 
@@ -217,7 +219,7 @@ pub struct Plan {
     pub budget: Duration,
     pub least_rounds: usize,
     pub most_rounds: usize,
-    /// Workloads with a larger input are left out.
+    /// Workloads with more bytes to go through are left out.
     pub largest: u64,
     /// Only workloads with one of these in `room: name`.
     pub only: Vec<String>,
@@ -238,10 +240,10 @@ impl Board {
         }
     }
 
-    /// Whether the plan has this workload: ask before making its inputs of `input` bytes each.
-    pub fn wants(&self, room: &str, name: &str, input: u64) -> bool {
+    /// Whether the plan has this workload: ask before making its inputs. It goes through `bytes` bytes.
+    pub fn wants(&self, room: &str, name: &str, bytes: u64) -> bool {
         let full = format!("{room}: {name}");
-        input <= self.plan.largest
+        bytes <= self.plan.largest
             && (self.plan.only.is_empty()
                 || self
                     .plan
@@ -282,6 +284,7 @@ impl Board {
             .filter_map(|(_, peak)| *peak)
             .max()
             .unwrap_or(0) as usize;
+        let ticks = machine::Ticks::now();
         let mut nanos = vec![Vec::new(); contenders.len()];
         let start = Instant::now();
         for round in 0..self.plan.most_rounds {
@@ -303,6 +306,8 @@ impl Board {
                 nanos[index].push((contenders[index].run)().nanos);
             }
         }
+        let others = ticks.zip(machine::Ticks::now());
+        let others = others.map(|(then, now)| now.others_since(then));
         let standing = |((contender, mut nanos), (_, peak_rss)): ((Contender<'_>, Vec<f64>), _)| {
             nanos.sort_by(f64::total_cmp);
             Standing {
@@ -324,6 +329,7 @@ impl Board {
             workload: name,
             unit,
             standings,
+            others,
             claims,
         });
     }

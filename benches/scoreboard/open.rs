@@ -4,7 +4,6 @@ use std::cell::LazyCell;
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
-use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,26 +20,62 @@ const ROOM: &str = "open";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const STEP: u64 = 256 * KIB;
 
-pub fn measure(board: &mut Board) -> io::Result<()> {
+/// How files are gone through.
+#[derive(Clone, Copy)]
+pub struct Pattern<'a> {
+    paths: &'a [PathBuf],
+    count: usize,
+    /// All stay open until the last is scanned, then all are dropped: every byte needs memory of its own.
+    /// Else each is dropped before the next is opened: memory that was just freed serves again.
+    keep: bool,
+}
+
+impl Pattern<'_> {
+    pub fn run<B>(&self, open: impl Fn(&Path) -> B, scan: impl Fn(&B) -> u64) -> Sample {
+        if self.keep {
+            give_back_free_memory();
+        }
+        Sample::of(self.count, || {
+            let mut alive = Vec::with_capacity(if self.keep { self.count } else { 0 });
+            let mut sum = 0u64;
+            for path in self.paths.iter().cycle().take(self.count) {
+                let bytes = open(path);
+                sum = sum.wrapping_add(scan(&bytes));
+                if self.keep {
+                    alive.push(bytes);
+                }
+            }
+            sum
+        })
+    }
+}
+
+/// `more` may add contenders to a workload that scans.
+pub fn measure(
+    board: &mut Board,
+    more: impl for<'a> Fn(Workload<'a>, Pattern<'a>) -> Workload<'a>,
+) -> io::Result<()> {
     for size in [4 * KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB, 256 * MIB, GIB] {
-        let dropped = format!("scan {}, each dropped", size::name(size));
+        let count = (GIB / size).clamp(1, 1000);
         // 2 GiB alive are enough to be far from every cache.
-        let alive = (2 * GIB / size).min(1000) as usize;
+        let alive = (2 * GIB / size).min(1000);
+        let dropped = format!("scan {}, each dropped", size::name(size));
         let kept = format!("scan {}, {alive} kept", size::name(size));
         let empty = format!("open and drop {}", size::name(size));
-        let files = LazyCell::new(|| Files::create(size, (GIB / size).clamp(1, 1000) as usize));
-        let paths = || {
-            files
-                .as_ref()
-                .map(Files::paths)
-                .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+        let files = LazyCell::new(|| Files::create(size, count as usize));
+        let paths = || match &*files {
+            Ok(files) => Ok(files.paths()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         };
-        if board.wants(ROOM, &dropped, size) {
-            board.measure(scan_dropped(dropped, size, paths()?));
-        }
-        if board.wants(ROOM, &kept, size) {
-            board.measure(scan_kept(kept, size, alive, paths()?));
+        for (name, count, keep) in [(dropped, count, false), (kept, alive, true)] {
+            if board.wants(ROOM, &name, count * size) {
+                let paths = paths()?;
+                let count = count as usize;
+                let pattern = Pattern { paths, count, keep };
+                board.measure(more(scan_files(name, size, pattern), pattern));
+            }
         }
         if size == GIB && board.wants(ROOM, &empty, size) {
             board.measure(open_and_drop(empty, &paths()?[0]));
@@ -49,81 +84,35 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
     Ok(())
 }
 
-/// Each file is dropped before the next is opened: memory that was just freed serves again.
-fn scan_dropped(name: String, size: u64, paths: &[PathBuf]) -> Workload<'_> {
-    fn run<B: Deref<Target = [u8]>>(paths: &[PathBuf], open: impl Fn(&Path) -> B) -> Sample {
-        Sample::of(paths.len(), || {
-            paths
-                .iter()
-                .map(|path| scan(&open(path)))
-                .fold(0, u64::wrapping_add)
-        })
-    }
+fn scan_files(name: String, size: u64, pattern: Pattern<'_>) -> Workload<'_> {
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("folio::open", || run(paths, folio_open))
-        .peer("std::fs::read", || run(paths, std_read))
-        .peer("memmap2 map", || run(paths, map));
-    // Which of the two the processor likes better depends on the size.
-    let mut whole = vec![1; size as usize];
-    let mut step = vec![1; size.min(256 * KIB) as usize];
-    let workload = workload
-        .limit("pread into a warm buffer", move || {
-            pread_each(paths, &mut whole)
+        .folio("folio::open", move || {
+            pattern.run(folio_open, |it| scan(it))
         })
-        .limit("pread in steps of 256 KiB", move || {
-            pread_each(paths, &mut step)
-        });
-    claim(workload, size)
-}
-
-/// All stay open until the last is scanned, then all are dropped: every byte needs memory of its own.
-fn scan_kept(name: String, size: u64, count: usize, paths: &[PathBuf]) -> Workload<'_> {
-    fn run<B: Deref<Target = [u8]>>(
-        paths: &[PathBuf],
-        count: usize,
-        open: impl Fn(&Path) -> B,
-    ) -> Sample {
-        give_back_free_memory();
-        Sample::of(count, || {
-            let mut alive = Vec::with_capacity(count);
-            let mut sum = 0u64;
-            for path in paths.iter().cycle().take(count) {
-                let bytes = open(path);
-                sum = sum.wrapping_add(scan(&bytes));
-                alive.push(bytes);
-            }
-            sum
+        .peer("std::fs::read", move || {
+            pattern.run(std_read, |it| scan(it))
         })
-    }
-    let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("folio::open", move || run(paths, count, folio_open))
-        .peer("std::fs::read", move || run(paths, count, std_read))
-        .peer("memmap2 map", move || run(paths, count, map));
-    let workload = workload.limit("pread into fresh huge pages", move || {
-        Sample::of(count, || {
-            let mut memory = Bare::map(count * size as usize, true);
-            let slots = memory.chunks_exact_mut(size as usize);
-            let sums = paths
-                .iter()
-                .cycle()
-                .zip(slots)
-                .map(|(path, slot)| pread_scan(path, slot));
-            sums.fold(0, u64::wrapping_add)
+        .peer("memmap2 map", move || pattern.run(map, |it| scan(it)));
+    // The kernel's part of reading.
+    let workload = if pattern.keep {
+        workload.limit("pread into fresh huge pages", move || {
+            let Pattern { paths, count, .. } = pattern;
+            Sample::of(count, || {
+                let mut memory = Bare::map(count * size as usize, true);
+                let slots = memory.chunks_exact_mut(size as usize);
+                let files = paths.iter().cycle().zip(slots);
+                let sums = files.map(|(path, slot)| pread_scan(path, slot));
+                sums.fold(0, u64::wrapping_add)
+            })
         })
-    });
-    claim(workload, size)
-}
-
-/// The kernel's part of reading, into memory that is there already.
-fn pread_each(paths: &[PathBuf], buffer: &mut [u8]) -> Sample {
-    Sample::of(paths.len(), || {
-        let sums = paths.iter().map(|path| pread_scan(path, buffer));
-        sums.fold(0, u64::wrapping_add)
-    })
-}
-
-/// Small files: a read beats a mapping. (Large files are not copied by a later version.)
-fn claim(workload: Workload<'_>, size: u64) -> Workload<'_> {
+    } else {
+        let workload = workload.limit("pread into a warm buffer", pread_each(pattern, size));
+        // Which of the two the processor likes better depends on the size.
+        match size <= STEP {
+            true => workload,
+            false => workload.limit("pread in steps of 256 KiB", pread_each(pattern, STEP)),
+        }
+    };
     if size <= 256 * KIB {
         workload
             .claim(1.2, "std::fs::read")
@@ -134,6 +123,20 @@ fn claim(workload: Workload<'_>, size: u64) -> Workload<'_> {
             .claim(1.0, "memmap2 map")
     } else {
         workload
+    }
+}
+
+/// Reads into the same memory again and again, which is there already.
+fn pread_each(pattern: Pattern<'_>, step: u64) -> impl FnMut() -> Sample {
+    let mut buffer = vec![1; step as usize];
+    move || {
+        Sample::of(pattern.count, || {
+            let sums = pattern
+                .paths
+                .iter()
+                .map(|path| pread_scan(path, &mut buffer));
+            sums.fold(0, u64::wrapping_add)
+        })
     }
 }
 

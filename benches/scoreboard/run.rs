@@ -11,7 +11,7 @@ use crate::{files, machine, table};
 
 /// Measures folio against its peers and against what the kernel allows, all in one run.
 #[derive(Debug, Parser)]
-struct Args {
+pub struct Args {
     /// Also write every contender's numbers to FILE
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -26,14 +26,22 @@ struct Args {
     every: bool,
     /// Given by `cargo bench`; without it each small workload runs once, to see that it works
     #[arg(long, hide = true)]
-    bench: bool,
+    pub bench: bool,
 }
 
+/// What ran, for those who read the numbers elsewhere.
+const NAME: &str = concat!(
+    env!("CARGO_PKG_NAME"),
+    " ",
+    env!("CARGO_PKG_VERSION"),
+    ", ",
+    env!("CARGO_CRATE_NAME")
+);
+
 /// Lets the rooms measure, then prints.
-pub fn run(rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::Result<()> {
-    let args = Args::parse();
+pub fn run(args: Args, rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::Result<()> {
     let (least_rounds, most_rounds, budget, largest) = match args {
-        Args { bench: false, .. } => (1, 1, Duration::ZERO, 1 << 20),
+        Args { bench: false, .. } => (1, 1, Duration::ZERO, 16 << 20),
         Args { quick: true, .. } => (3, 50, Duration::from_millis(400), u64::MAX),
         Args { .. } => (7, 200, Duration::from_secs(4), u64::MAX),
     };
@@ -44,17 +52,18 @@ pub fn run(rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::Result<()> {
         largest,
         only: args.only,
     });
-    let load = machine::load();
     rooms(&mut board)?;
     let outcomes = &board.outcomes;
     let machine = machine::describe(&files::directory()?);
-    let load = format!(
-        "load average {load} before, {} after (1 is this program)",
-        machine::load()
-    );
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    let command = format!("folio {}, scoreboard {command}", env!("CARGO_PKG_VERSION"));
-    let remarks = [machine, load, command];
+    let options = std::env::args()
+        .skip(1)
+        .filter(|option| option != "--bench");
+    let command = [NAME.to_owned()]
+        .into_iter()
+        .chain(options)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let remarks = [machine, command];
     if let Some(path) = args.csv {
         table::write_csv(&path, &remarks, outcomes)?;
     }
@@ -63,8 +72,11 @@ pub fn run(rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::Result<()> {
         text += "\n";
         text += &table::details(outcomes);
     }
-    text +=
-        "\nMedians; ± is the median deviation of the rounds. A ratio above 1: folio is faster.\n";
+    text += "
+Medians; ± is the median deviation of the rounds. A ratio above 1: folio is faster.
+RSS: the most memory beyond what there was before, mapped page cache included.
+others: how much of one processor other programs had meanwhile; much of it, and the row is worth little.
+";
     text += &remarks.map(|remark| remark + "\n").concat();
     let missed = table::missed(outcomes);
     if !missed.is_empty() && args.bench {

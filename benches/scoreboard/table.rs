@@ -19,6 +19,7 @@ pub fn summary(outcomes: &[Outcome]) -> String {
         "ratio to limit",
         "RSS folio",
         "RSS peer",
+        "others",
     ];
     let rows = outcomes.iter().map(|outcome| {
         let folio = outcome.best(Role::Folio);
@@ -41,6 +42,9 @@ pub fn summary(outcomes: &[Outcome]) -> String {
             ratio(limit),
             memory(folio),
             memory(peer),
+            outcome
+                .others
+                .map(|others| format!("{:.0}%", 100.0 * others)),
         ];
         let cells = cells.into_iter().map(Option::unwrap_or_default);
         [format!("{}: {}", outcome.room, outcome.workload)]
@@ -108,7 +112,7 @@ pub fn write_csv(path: &Path, remarks: &[String], outcomes: &[Outcome]) -> io::R
     for remark in remarks {
         _ = writeln!(text, "# {remark}");
     }
-    text += "room,workload,item_bytes,contender,role,median_ns,fastest_ns,slowest_ns,deviation_ns,rounds,peak_rss_bytes,folio_times\n";
+    text += "room,workload,item_bytes,contender,role,median_ns,fastest_ns,slowest_ns,deviation_ns,rounds,peak_rss_bytes,folio_times,others\n";
     for outcome in outcomes {
         for it in &outcome.standings {
             let bytes = match outcome.unit {
@@ -121,13 +125,17 @@ pub fn write_csv(path: &Path, remarks: &[String], outcomes: &[Outcome]) -> io::R
                 Role::Limit => "limit",
             };
             let rss = it.peak_rss.map(|rss| rss.to_string()).unwrap_or_default();
+            let others = outcome
+                .others
+                .map(|others| format!("{others:.4}"))
+                .unwrap_or_default();
             let ratio = outcome
                 .ratio(it)
                 .map(|ratio| format!("{ratio:.4}"))
                 .unwrap_or_default();
             _ = writeln!(
                 text,
-                "{},\"{}\",{bytes},\"{}\",{role},{:.1},{:.1},{:.1},{:.1},{},{rss},{ratio}",
+                "{},\"{}\",{bytes},\"{}\",{role},{:.1},{:.1},{:.1},{:.1},{},{rss},{ratio},{others}",
                 outcome.room,
                 outcome.workload,
                 it.name,
