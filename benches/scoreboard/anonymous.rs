@@ -52,11 +52,21 @@ fn first_touch(name: String, size: usize, huge: bool) -> Workload<'static> {
     };
     match huge {
         true => workload
+            .peer("memmap2 map_anon, advised", move || {
+                allocate_and_touch(|| advised(size), |memory| touch(memory))
+            })
             .limit("bare mmap, MADV_HUGEPAGE", limit)
             .claim(4.0, "vec![0; n]")
             .claim(4.0, "memmap2 map_anon"),
         false => workload.limit("bare mmap", limit),
     }
+}
+
+/// What one can have from memmap2 if one knows that it pays.
+fn advised(size: usize) -> io::Result<memmap2::MmapMut> {
+    let memory = memmap2::MmapMut::map_anon(size)?;
+    memory.advise(memmap2::Advice::HugePage)?;
+    Ok(memory)
 }
 
 /// Times getting the memory and touching it, not giving it back.

@@ -120,9 +120,13 @@ fn scan_files(name: String, size: u64, pattern: Pattern<'_>) -> Workload<'_> {
     } else if size <= MIB {
         workload
             .claim(1.0, "std::fs::read")
-            .claim(1.0, "memmap2 map")
+            .claim(0.97, "memmap2 map")
+    } else if size < 64 * MIB {
+        workload.claim(0.97, "memmap2 map")
     } else {
         workload
+            .claim(10.0, "std::fs::read")
+            .claim(0.97, "memmap2 map")
     }
 }
 
@@ -158,6 +162,8 @@ fn open_and_drop(name: String, path: &Path) -> Workload<'_> {
         .limit("open, fstat, mmap, munmap, close", || {
             run(|| bare_map(path))
         })
+        // It takes a lease besides.
+        .claim(1.0 / 1.7, "memmap2 map")
 }
 
 fn folio_open(path: &Path) -> folio::Snapshot {

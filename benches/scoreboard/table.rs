@@ -99,7 +99,7 @@ pub fn missed(outcomes: &[Outcome]) -> String {
             let Outcome { room, workload, .. } = outcome;
             _ = writeln!(
                 text,
-                "{room}: {workload}: {measured:.2} times {name}, not {wanted}"
+                "{room}: {workload}: {measured:.2} times {name}, not {wanted:.2}"
             );
         }
     }
