@@ -43,6 +43,7 @@ fn allocate(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// (Up to some 32 MiB the allocator keeps what was freed, so `vec!` then touches old memory, and zeroes it.)
 fn first_touch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("first touch");
     for shift in [16, 20, 24, 28] {
