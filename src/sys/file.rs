@@ -74,13 +74,6 @@ pub(crate) struct Stat {
     pub(crate) verity: bool,
 }
 
-impl Stat {
-    /// When the file was last changed in any way: the kernel sets it, no program can.
-    pub(crate) fn changed(&self) -> Time {
-        self.stamp.changed
-    }
-}
-
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
@@ -109,17 +102,6 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
         },
         verity: stat.stx_attributes & verity != 0,
     })
-}
-
-/// The clock that file systems stamp changes with (`CLOCK_REALTIME_COARSE`, clock_gettime(2)).
-pub(crate) fn file_clock() -> Time {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: clock_gettime(2) writes one `struct timespec`. It cannot fail for this clock; a zero says "long ago".
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut time) };
-    Time(time.tv_sec, time.tv_nsec)
 }
 
 /// read(2) at the descriptor's offset: what was read, the front of `into`; nothing is the end. Waits for bytes also where
@@ -160,20 +142,33 @@ fn filled(into: &mut [MaybeUninit<u8>], n: isize) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(start, len) }
 }
 
-/// copy_file_range(2): appends up to `most` bytes of one file, from an offset on, to another, inside the kernel.
+/// copy_file_range(2): up to `most` bytes at an offset of one file to the same offset of another, inside the kernel.
 pub(crate) fn copy_range(
     from: BorrowedFd<'_>,
-    offset: u64,
     to: BorrowedFd<'_>,
+    offsets: (u64, u64),
     most: usize,
 ) -> io::Result<usize> {
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
-    let mut offset = file_offset(offset)?;
-    // SAFETY: copy_file_range(2) reads and writes the one offset.
-    let n = call(|| unsafe {
-        libc::copy_file_range(from, &mut offset, to, std::ptr::null_mut(), most, 0)
-    })?;
-    Ok(n.unsigned_abs())
+    let (mut out, mut into) = (file_offset(offsets.0)?, file_offset(offsets.1)?);
+    // SAFETY: copy_file_range(2) reads and writes the two offsets.
+    call(|| unsafe { libc::copy_file_range(from, &mut out, to, &mut into, most, 0) })
+        .map(isize::unsigned_abs)
+}
+
+/// The next bytes from `offset` on that are no hole, lseek(2) with SEEK_DATA and SEEK_HOLE: where they start and end.
+/// `None` if there are none. The descriptor's own offset stays.
+pub(crate) fn next_data(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u64, u64)>> {
+    let before = position(fd)?;
+    let start = seek(fd, file_offset(offset)?, libc::SEEK_DATA);
+    let found = match start {
+        Ok(start) => seek(fd, file_offset(start)?, libc::SEEK_HOLE).map(|end| Some((start, end))),
+        // Nothing but a hole up to the end.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(e) => Err(e),
+    };
+    set_position(fd, before)?;
+    found
 }
 
 /// True if [`copy_range`] is not for these files or this kernel (before Linux 5.3: for two file systems).

@@ -125,7 +125,7 @@ fn dropping_in_the_parent_gives_the_lease_back() {
         let folder = folder();
         let path = file(&folder);
         let snapshot = folio::open(&path).unwrap();
-        let (mut end, release) = std::io::pipe().unwrap();
+        let (mut end, release) = std::os::unix::net::UnixStream::pair().unwrap();
         // SAFETY: as in `fork`; the child only reads and exits.
         let child = unsafe { libc::fork() };
         if child == 0 {
