@@ -439,6 +439,18 @@ fn grow_holds_its_claims() {
     }
 }
 
+#[test]
+fn survive_survives_and_memmap2_does_not() {
+    let folder = env!("CARGO_TARGET_TMPDIR");
+    let args = ["--rounds", "20", "--mib", "2", "--folder", folder];
+    let output = example("survive").args(args).output().expect("run");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("folio: 20 times"), "{text}");
+    assert!(text.contains("changed under the reader: 0"), "{text}");
+    assert!(text.contains("memmap2: killed by signal 7"), "{text}");
+}
+
 /// A memfd that nobody can change any more.
 fn sealed_memfd(bytes: &[u8]) -> File {
     // SAFETY: the name is a C string.

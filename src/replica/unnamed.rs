@@ -69,10 +69,7 @@ fn copy_into(
             step(offset - range.start)?;
         }
     }
-    let len = range
-        .end
-        .min(file::stat(fd)?.size)
-        .saturating_sub(range.start);
+    let len = offset.min(range.end) - range.start;
     to.set_len(len)?;
     Ok((to, len))
 }

@@ -182,3 +182,22 @@ fn a_copy_on_disk_goes_with_its_snapshot() {
     let names = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(names, 1, "the copy has no name");
 }
+
+#[test]
+fn holes_stay_holes_in_a_copy_on_disk() {
+    use std::os::unix::fs::FileExt;
+    let disk = Disk::of_the_build();
+    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let path = folder.path().join("sparse");
+    let file = File::create(&path).unwrap();
+    // More than any disk here has room for, and more than anybody waits for.
+    let len = 8_u64 << 40;
+    file.set_len(len).unwrap();
+    file.write_all_at(b"middle", len / 2).unwrap();
+    let options = Snapshot::options().lease(false).memory_limit(1 << 20);
+    let copy = options.open(&path).unwrap();
+    assert_eq!((copy.len() as u64, copy.backing()), (len, Backing::Cloned));
+    let middle = len as usize / 2;
+    assert_eq!(&copy[middle..middle + 7], b"middle\0");
+    assert_eq!((copy[0], copy[len as usize - 1]), (0, 0));
+}
