@@ -42,6 +42,7 @@ pub(crate) fn check<R: RangeBounds<usize>>(range: R, size: usize) -> Result<Rang
 }
 
 /// The same rule for files, whose sizes are 64-bit: where a window of `len` bytes (default: the rest) ends.
+#[inline]
 pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<Range<u64>> {
     let wanted = len.unwrap_or(size.saturating_sub(offset));
     match offset.checked_add(wanted) {

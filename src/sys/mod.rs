@@ -15,6 +15,9 @@ pub(crate) mod file;
 pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod shared;
+pub(crate) mod signal;
 
 use std::io;
 
