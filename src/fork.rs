@@ -83,7 +83,8 @@ const PANICKED: i32 = 101;
 /// ```compile_fail,E0597
 /// folio::fork::scope(|s| {
 ///     let mut memory = folio::Anonymous::shared(8)?;
-///     s.spawn(|| memory.fill(1))?;
+///     let all = &mut memory[..];
+///     s.spawn(move || all.fill(1))?;
 ///     Ok::<(), folio::Error>(())
 /// })??;
 /// # Ok::<(), folio::Error>(())
@@ -91,8 +92,9 @@ const PANICKED: i32 = 101;
 /// What may be borrowed lives outside:
 /// ```
 /// let mut memory = folio::Anonymous::shared(8)?;
+/// let all = &mut memory[..];
 /// folio::fork::scope(|s| {
-///     s.spawn(|| memory.fill(1))?;
+///     s.spawn(move || all.fill(1))?;
 ///     Ok::<(), folio::Error>(())
 /// })??;
 /// memory.fill(2);
