@@ -26,7 +26,7 @@
 //! - It may open a scope of its own; the parent's is not its to use.
 
 use crate::error::{Error, Result};
-use crate::guard::lease;
+use crate::guard::keeper::{self, Still};
 use crate::sys::process::{self, ChildId, Side};
 use std::cell::RefCell;
 use std::fmt;
@@ -106,7 +106,7 @@ pub fn scope<'env, F, T>(f: F) -> Result<T>
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
-    alone(&lease::hold_still())?;
+    alone(&keeper::hold_still())?;
     let scope = Scope {
         children: Children {
             process: process::id(),
@@ -193,7 +193,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let (reader, writer) = process::pipe().map_err(|e| Error::os("pipe2", None, e))?;
         // Half a line that waits here would be printed by the child again.
         let _ = io::stdout().flush();
-        let still = lease::hold_still();
+        let still = keeper::hold_still();
         alone(&still)?;
         // SAFETY:
         // - There is no other thread but the keeper, which holds no lock and has nothing half changed: `still`.
@@ -202,7 +202,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let side = unsafe { process::fork() };
         match side.map_err(|e| Error::os("fork", None, e))? {
             Side::Child => {
-                lease::in_child(still);
+                still.in_child();
                 run(self.children.process, writer, f)
             }
             Side::Parent { child } => {
@@ -368,7 +368,7 @@ fn run(parent: i32, said: OwnedFd, f: impl FnOnce()) -> ! {
 }
 
 /// Says if a fork would leave threads behind.
-fn alone(still: &lease::Still) -> Result<()> {
+fn alone(still: &Still) -> Result<()> {
     let tasks = Path::new("/proc/self/task");
     match process::other_threads(still.thread()) {
         Ok(0) => Ok(()),

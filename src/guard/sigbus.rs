@@ -13,6 +13,7 @@
 
 use crate::error::{Error, Result};
 use crate::region::Region;
+use crate::sys::lease;
 use crate::sys::shared::replace_by_zeros;
 use crate::sys::signal::{self, Lost};
 use std::mem::ManuallyDrop;
@@ -67,7 +68,9 @@ impl Guarded {
     /// As if a page had been touched that is gone.
     pub(crate) fn fault(&self) {
         // A signal handler of this thread that touched the mapping in the middle would wait for us in vain.
-        signal::without_signals(|| self.entry.replace(Lost::Page));
+        let mask = lease::block_all_signals();
+        self.entry.replace(Lost::Page);
+        lease::restore_signals(&mask);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::guard::sigbus::Guarded;
 use crate::region::{Region, whole_pages};
 use crate::sys;
 use crate::sys::file::{self, Kind};
-use crate::sys::memory::Place;
+use crate::sys::memory::{Pages, Place};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -318,7 +318,12 @@ impl Mapped {
         let memory = match len {
             0 => Memory::Steady(Region::empty()),
             _ => {
-                let region = Region::shared(fd.as_fd(), whole(len, name())?, Place::Anywhere)?;
+                let pages = whole(len, name())?;
+                let region = Region::shared(fd.as_fd(), pages, Place::Anywhere, Pages::Zeroed);
+                let region = region.map_err(|e| match e {
+                    Error::Os { call, source, .. } => error(call, source),
+                    other => other,
+                })?;
                 if region.start().as_ptr().addr() % align != 0 {
                     return Err(Error::Misaligned {
                         value: region.start().as_ptr().addr() as u64,

@@ -63,18 +63,11 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader, writer))
 }
 
-/// gettid(2).
-fn thread_id() -> i32 {
-    // SAFETY: touches no memory.
-    let id = unsafe { libc::syscall(libc::SYS_gettid) };
-    id as i32
-}
-
 /// How many threads the process has beside this one and `known`, by `/proc/self/task`. One that has left user space
 /// for good is none: `pthread_join` returns a moment before it is gone from there.
 pub(crate) fn other_threads(known: Option<i32>) -> io::Result<usize> {
     const PF_EXITING: u64 = 4;
-    let us = thread_id();
+    let us = super::lease::thread_id();
     let mut others = 0;
     for task in fs::read_dir("/proc/self/task")? {
         let id = task?.file_name();

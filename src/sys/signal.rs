@@ -203,20 +203,6 @@ unsafe fn block_as_for(before: &libc::sigaction, context: *mut libc::c_void) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, ptr::null_mut()) };
 }
 
-/// Runs `f` with all signals of this thread held back.
-pub(crate) fn without_signals<T>(f: impl FnOnce() -> T) -> T {
-    let mut all = MaybeUninit::uninit();
-    let mut before = MaybeUninit::uninit();
-    // SAFETY: sigfillset(3) writes one sigset_t.
-    unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: pthread_sigmask(3) reads one set, filled above, and writes one.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
-    let value = f();
-    // SAFETY: the set was written above: pthread_sigmask(3) cannot fail for SIG_SETMASK.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
-    value
-}
-
 /// sched_yield(2): lets others go first.
 pub(crate) fn yield_now() {
     // SAFETY: touches no memory.
