@@ -333,10 +333,10 @@ fn what_a_child_forks_by_itself_is_waited_for() {
                     drop(hold);
                     let done = &done;
                     // Left behind on purpose, not waited for.
-                    std::mem::forget(support::child::fork(move || {
+                    let _ = support::child::fork(move || {
                         wait_for(end);
                         done.store(1, Ordering::Relaxed);
-                    }));
+                    });
                 })
                 .unwrap();
             // The grandchild goes on when all ends that can be written to are closed: ours went with the closure.

@@ -7,7 +7,7 @@ use super::open::refused;
 use crate::error::{Error, Result};
 use crate::sys::file;
 use crate::sys::file::Kind;
-use crate::sys::shared::{allocate, link, unnamed};
+use crate::sys::shared::{allocate, has_room, link, unnamed};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +43,13 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
     if stat.kind != Kind::Regular || len == 0 {
         return Ok(fd);
     }
-    let done = allocate(fd.as_fd(), len, false).and_then(|()| match stat.size < len {
+    let room = match has_room(fd.as_fd(), len) {
+        Ok(false) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        // An answer that cannot be had is no obstacle.
+        _ => Ok(()),
+    };
+    let room = room.and_then(|()| allocate(fd.as_fd(), len, false));
+    let done = room.and_then(|()| match stat.size < len {
         true => allocate(fd.as_fd(), len, true),
         false => Ok(()),
     });

@@ -3,6 +3,7 @@
 use super::call;
 use std::ffi::CString;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -28,6 +29,29 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64, grow: bool) -> io::Result<(
     let len = i64::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     // SAFETY: fallocate(2) touches no memory of ours.
     call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, 0, len) }).map(drop)
+}
+
+/// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
+/// An allocation that fails half-way may keep what it got.
+pub(crate) fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: zeroed, then filled in by fstat(2).
+    let taken = unsafe { stat.assume_init() }.st_blocks;
+    let mut disk = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), disk.as_mut_ptr()) })?;
+    // SAFETY: zeroed, then filled in by fstatvfs(3).
+    let disk = unsafe { disk.assume_init() };
+    // SAFETY: geteuid(2) touches no memory.
+    let free = match unsafe { libc::geteuid() } {
+        0 => disk.f_bfree,
+        _ => disk.f_bavail,
+    };
+    let room = free.saturating_mul(disk.f_frsize);
+    // A disk of size 0 does not count (ramfs).
+    Ok(disk.f_blocks == 0 || len.saturating_sub(taken.unsigned_abs() * 512) <= room)
 }
 
 /// An unnamed file in a directory (`O_TMPFILE`, Linux 3.11), with the mode that a new file gets.
