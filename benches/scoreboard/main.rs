@@ -22,6 +22,7 @@ mod table;
 
 mod anonymous;
 mod open;
+mod shared;
 mod stream;
 
 use clap::Parser;
@@ -31,6 +32,7 @@ fn main() -> std::io::Result<()> {
     run::run(run::Args::parse(), |board| {
         open::measure(board, |workload, _| workload)?;
         stream::measure(board)?;
-        anonymous::measure(board, |workload, _, _| workload)
+        anonymous::measure(board, |workload, _, _| workload)?;
+        shared::measure(board)
     })
 }
