@@ -89,7 +89,7 @@ impl Shared<[AtomicU8]> {
     /// Where `len` bytes from `offset` on are.
     #[inline]
     fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {
-        region::check_window(offset as u64, Some(len as u64), self.len() as u64)?;
+        region::check_bytes(offset, len, self.len())?;
         Ok(self.value.as_ptr().cast::<u8>().wrapping_add(offset))
     }
 }
