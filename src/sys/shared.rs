@@ -225,3 +225,57 @@ mod machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+    fn zeros(len: usize) -> Vec<AtomicU8> {
+        (0..len).map(|_| AtomicU8::new(0)).collect()
+    }
+
+    #[test]
+    fn copies_are_equal_at_every_length_and_offset() {
+        let memory = zeros(300);
+        let few = if cfg!(miri) { 10 } else { 70 };
+        for len in (0..few).chain([63, 255, 256, 257]) {
+            for offset in 0..8 {
+                let data: Vec<u8> = (0..len).map(|i| (i * 7 + offset + 1) as u8).collect();
+                let at = memory.as_ptr().cast::<u8>().cast_mut().wrapping_add(offset);
+                // SAFETY: `offset + len` is at most 300.
+                unsafe { copy_in(data.as_ptr(), at, len) };
+                let mut back = vec![0; len];
+                // SAFETY: as above.
+                unsafe { copy_out(at, back.as_mut_ptr(), len) };
+                assert_eq!(back, data);
+                assert_eq!(memory[offset + len].swap(0, Ordering::Relaxed), 0);
+                memory.iter().for_each(|b| b.store(0, Ordering::Relaxed));
+            }
+        }
+    }
+
+    #[test]
+    fn copies_may_race() {
+        let (memory, ready) = (zeros(100), AtomicBool::new(false));
+        let at = || memory.as_ptr().cast::<u8>().cast_mut();
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                // SAFETY: all 100 bytes; the others use atomics, or these functions.
+                unsafe { copy_in([1; 100].as_ptr(), at(), 100) };
+                ready.store(true, Ordering::Release);
+            });
+            s.spawn(|| memory[50].store(1, Ordering::Relaxed));
+            let mut buf = [9; 100];
+            // SAFETY: as above.
+            unsafe { copy_out(at(), buf.as_mut_ptr(), 100) };
+            assert!(buf.iter().all(|&byte| byte <= 1));
+            while !ready.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            // SAFETY: as above.
+            unsafe { copy_out(at(), buf.as_mut_ptr(), 100) };
+            assert_eq!(buf, [1; 100]);
+        });
+    }
+}
