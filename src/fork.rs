@@ -24,6 +24,12 @@
 //! - Descriptors are shared with the parent, offsets included. Close-on-exec ones stay open: it is no exec.
 //! - Snapshots held by a lease are not there; see [`across_fork`](crate::SnapshotOptions::across_fork).
 //! - It may open a scope of its own; the parent's is not its to use.
+//!
+//! # What the borrow checker does not see
+//! A child has a copy of every value, cells, locks and statics too, and the copies know nothing of each other. A `&mut`
+//! part of shared memory that is moved into a closure is that child's alone. One that lies in a `Cell`, a `Mutex` or a
+//! static that both sides reach is not: each side can take it out of its own copy, and a lock holds nobody back. Move
+//! the part itself, and keep what several are to change in [`Shared`](crate::Shared) memory.
 
 use crate::error::{Error, Result};
 use crate::guard::keeper::{self, Still};
