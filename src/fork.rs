@@ -173,7 +173,8 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     /// Forks a child that runs `f` and ends.
     ///
     /// What `f` owns is in the child and is dropped there when `f` ends; this process drops its own copy at once, so
-    /// that the end of a pipe that was moved into `f` is closed here.
+    /// that the end of a pipe that was moved into `f` is closed here. Until it is waited for, a child takes two
+    /// descriptors.
     ///
     /// # Errors
     /// [`Error::MultiThreaded`]; [`Error::Os`] for what the kernel refused, and in a child of this scope, which has to

@@ -145,15 +145,13 @@ impl Entry {
         match first {
             Ok(_) => {
                 let replaced = self.put_zeros();
-                if replaced {
-                    // Fails if the mapping is being dropped, which waits for us.
-                    let _ = self.state.compare_exchange(
-                        REPLACING,
-                        FAULTED,
-                        Ordering::Release,
-                        Ordering::Relaxed,
-                    );
-                }
+                // No memory: as it was, so that nobody waits for what will not come.
+                let next = if replaced { FAULTED } else { LIVE };
+                // Fails if the mapping is being dropped, which waits for us.
+                let order = (Ordering::Release, Ordering::Relaxed);
+                let _ = self
+                    .state
+                    .compare_exchange(REPLACING, next, order.0, order.1);
                 replaced
             }
             // Another thread is at it: the access faults again until that is done.
