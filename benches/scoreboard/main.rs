@@ -21,6 +21,7 @@ mod run;
 mod table;
 
 mod anonymous;
+mod lease;
 mod open;
 mod shared;
 mod stream;
@@ -31,6 +32,7 @@ fn main() -> std::io::Result<()> {
     pipe::write_if_asked();
     run::run(run::Args::parse(), |board| {
         open::measure(board, |workload, _| workload)?;
+        lease::measure(board)?;
         stream::measure(board)?;
         anonymous::measure(board, |workload, _, _| workload)?;
         shared::measure(board)
