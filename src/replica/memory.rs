@@ -189,7 +189,8 @@ impl Memory {
             Place::Block(_) => Ok(self),
             Place::Region(region) => {
                 // Whole huge pages only: cutting through one would split it and free nothing.
-                region.resize(whole_huge_pages(len).min(region.len()), page::size())?;
+                // Should that fail (vm.max_map_count), the rest stays mapped, untouched.
+                let _ = region.resize(whole_huge_pages(len).min(region.len()), page::size());
                 Ok(self)
             }
         }
