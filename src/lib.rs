@@ -99,8 +99,10 @@
 
 mod anonymous;
 mod block;
+mod control;
 pub mod docs;
 mod error;
+pub mod faults;
 pub mod fork;
 mod guard;
 pub mod page;
@@ -112,6 +114,7 @@ mod source;
 mod sys;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
+pub use control::{Advice, Locked, Mapping, Residency};
 pub use error::{Error, Result};
 pub use replica::Backing;
 pub use shared::{Shareable, Shared};
