@@ -166,21 +166,30 @@ fn over_the_limit_the_error_names_it_and_nothing_is_locked() {
         return skip("losing a privilege needs one");
     }
     scenario!(|| {
-        let bytes = 20 << 20;
-        let limit = libc::rlimit {
-            rlim_cur: bytes,
-            rlim_max: bytes,
+        let bytes = 8 << 20;
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
         };
-        // SAFETY: reads one struct.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) }, 0);
+        // SAFETY: writes one struct, and reads it.
+        unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit), 0);
+            limit.rlim_cur = limit.rlim_max.min(bytes as u64);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit), 0);
+        }
+        let bytes = limit.rlim_cur as usize / page_size() * page_size();
         become_nobody();
-        let memory = Anonymous::new(50 << 20).expect("memory");
-        // The first step fits.
-        let error = memory.lock(..).expect_err("over the limit");
+        let memory = Anonymous::new(64 << 20).expect("memory");
+        let step = 16 << 20;
+        let address = memory.as_ptr() as usize;
+        // One page is in a step of its own, and is locked before the limit is met.
+        let first = (address + page_size()).next_multiple_of(step) - page_size() - address;
+        let range = first..first + bytes + page_size();
+        let error = memory.lock(range).expect_err("over the limit");
         assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
         assert!(error.to_string().contains("mlock"), "{error}");
         assert_eq!(locked(), 0);
-        let fits = memory.lock(..20 << 20).expect("up to the limit");
+        let fits = memory.lock(..bytes).expect("up to the limit");
         assert_eq!(locked(), fits.bytes());
     })
     .succeed();

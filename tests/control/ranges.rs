@@ -117,7 +117,7 @@ fn advice_reaches_the_pages_of_its_range_on_every_type_and_no_others() {
         let number = || any::<usize>();
         let case = (number(), number(), number());
         let cases = proptest::collection::vec(case, 40);
-        let done = runner(6).run(&cases, |cases| {
+        let done = runner(3).run(&cases, |cases| {
             let mut advise = Advise { cases, seen: 0 };
             kinds::each(&mut advise);
             prop_assert!(advise.seen >= 7 * 40);
