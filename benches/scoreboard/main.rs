@@ -21,6 +21,7 @@ mod run;
 mod table;
 
 mod anonymous;
+mod control;
 mod open;
 mod shared;
 mod stream;
@@ -33,6 +34,7 @@ fn main() -> std::io::Result<()> {
         open::measure(board, |workload, _| workload)?;
         stream::measure(board)?;
         anonymous::measure(board, |workload, _, _| workload)?;
-        shared::measure(board)
+        shared::measure(board)?;
+        control::measure(board)
     })
 }
