@@ -139,7 +139,9 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
             .at(address)
             .allocate(10 * page)
             .expect("the same place");
-        drop(memory.lock(..).expect("lock"));
+        let guard = memory.lock(..).expect("lock");
+        assert_eq!(locked(), guard.bytes(), "nobody had locked these pages");
+        drop(guard);
         assert_eq!(locked(), 0, "nobody holds it");
         // Nor does it stay behind when the mapping moves away.
         let mut moving = Anonymous::new(10 * page).expect("memory");
@@ -154,7 +156,13 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
             .at(address)
             .allocate(10 * page)
             .expect("the old place");
-        drop(other.lock(..).expect("lock"));
+        let guard = other.lock(..).expect("lock");
+        assert_eq!(
+            locked(),
+            before + guard.bytes(),
+            "nobody had locked these pages"
+        );
+        drop(guard);
         assert_eq!(locked(), before, "nobody holds it");
     })
     .succeed();
@@ -189,7 +197,9 @@ fn over_the_limit_the_error_names_it_and_nothing_is_locked() {
         assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
         assert!(error.to_string().contains("mlock"), "{error}");
         assert_eq!(locked(), 0);
-        let fits = memory.lock(..bytes).expect("up to the limit");
+        // The refused step is not counted as locked either.
+        let again = first + page_size()..first + page_size() + bytes / 2;
+        let fits = memory.lock(again).expect("up to the limit");
         assert_eq!(locked(), fits.bytes());
     })
     .succeed();
