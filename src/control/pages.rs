@@ -15,6 +15,10 @@ use std::ops::{Range, RangeBounds};
 /// The most bytes in one system call that faults pages in: other threads can map and unmap between two.
 const STEP: usize = 16 << 20;
 
+/// The most bytes in one `MADV_WILLNEED`. The kernel cuts a longer one down to the readahead of the device or its
+/// largest request, whichever is more, without a word; both are hardly ever less than this.
+const AHEAD: usize = 128 << 10;
+
 /// ```text
 ///   page      page      page      page      page
 ///   |<----------------- a region ---------------->|
@@ -118,29 +122,34 @@ impl<'a> Pages<'a> {
         address.next_multiple_of(self.granule)
     }
 
-    /// The pages in pieces of at most a step.
-    fn steps(pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    /// The pages in pieces of at most `step`.
+    fn steps(pages: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
         let mut next = pages.start;
         std::iter::from_fn(move || {
             let start = next;
             // At multiples of a step, so that no huge page lies in two.
-            next = (start + 1).next_multiple_of(STEP).min(pages.end);
+            let end = (start + 1).checked_next_multiple_of(step);
+            next = end.map_or(pages.end, |end| end.min(pages.end));
             (start < pages.end).then_some(start..next)
         })
     }
 
     pub(super) fn advise<R: RangeBounds<usize>>(&self, range: R, advice: Advice) -> Result<()> {
         let pages = self.pages(range, advice.edges())?;
-        match self.kind {
+        let step = match (self.kind, advice) {
             // Pages of the heap hold blocks of others, which nobody gave us to speak for.
-            Kind::Heap => Ok(()),
-            _ => sys::pages::advise(pages, advice.code()).map_err(|e| self.error(e)),
-        }
+            (Kind::Heap, _) => return Ok(()),
+            (_, Advice::WillNeed) => AHEAD,
+            _ => usize::MAX,
+        };
+        Pages::steps(pages, step)
+            .try_for_each(|step| sys::pages::advise(step, advice.code()))
+            .map_err(|e| self.error(e))
     }
 
     pub(super) fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
         let pages = self.pages(range, Edges::Taken)?;
-        Pages::steps(pages).try_for_each(|step| self.populate_step(step))
+        Pages::steps(pages, STEP).try_for_each(|step| self.populate_step(step))
     }
 
     fn populate_step(&self, step: Range<usize>) -> Result<()> {
@@ -162,7 +171,7 @@ impl<'a> Pages<'a> {
     pub(super) fn lock<R: RangeBounds<usize>>(&self, range: R) -> Result<Locked<'a>> {
         let pages = self.pages(range, Edges::Taken)?;
         let mut locked = Locked::nothing(pages.start);
-        for step in Pages::steps(pages) {
+        for step in Pages::steps(pages, STEP) {
             // What has to be read is read here, where no other lock waits for it, and a lost page is told from a limit.
             self.populate_step(step.clone())?;
             lock::extend(&mut locked, step.end)?;
@@ -222,7 +231,7 @@ mod tests {
             (3 * page, 5 * STEP),
         ] {
             let pages = start..start + len;
-            let steps: Vec<_> = Pages::steps(pages.clone()).collect();
+            let steps: Vec<_> = Pages::steps(pages.clone(), STEP).collect();
             let mut next = pages.start;
             for step in &steps {
                 assert_eq!(step.start, next);

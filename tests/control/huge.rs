@@ -1,5 +1,6 @@
 //! Huge pages, counted by smaps.
 
+use crate::support::child::scenario;
 use crate::support::kernel::smaps;
 use crate::support::pool::{HugePagePool, huge_page_size};
 use crate::support::skip;
@@ -24,8 +25,14 @@ fn allocate(how: HugePages, len: usize) -> Anonymous {
     memory.expect("memory")
 }
 
+// In a process of its own: smaps counts for areas, and the kernel merges those of two tests that lie side by side.
+
 #[test]
 fn it_agrees_with_smaps() {
+    scenario!(agrees_with_smaps).succeed();
+}
+
+fn agrees_with_smaps() {
     let Some(huge) = page::huge_size() else {
         return skip("no huge pages");
     };
@@ -45,6 +52,10 @@ fn it_agrees_with_smaps() {
 
 #[test]
 fn shared_memory_is_counted() {
+    scenario!(counts_shared_memory).succeed();
+}
+
+fn counts_shared_memory() {
     let Some(huge) = page::huge_size() else {
         return skip("no huge pages");
     };

@@ -5,7 +5,7 @@ use crate::residency::{cached, evict};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::kernel::{page_size, present_pages};
 use crate::support::{file_with, skip, temp_dir};
-use folio::{Anonymous, Error, Mapping, Snapshot};
+use folio::{Advice, Anonymous, Error, Mapping, Snapshot};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 
@@ -74,24 +74,33 @@ fn a_cold_file_is_read_and_not_changed() {
 }
 
 #[test]
-fn prefetch_brings_a_cold_file_in() {
-    let pages = 300;
+fn prefetch_brings_all_of_a_cold_range_in() {
+    // More than any device reads ahead.
+    let pages = (32 << 20) / page_size();
     let dir = temp_dir();
     let path = file_with(dir.path(), "file", &pattern(2, pages * page_size()));
     let file = File::open(&path).expect("open");
     // SAFETY: nobody else knows the file.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
-    evict(&file);
-    if cached(&file, pages).is_none_or(|cached| cached.iter().all(|&page| page)) {
-        return skip("nothing can be evicted here, or nobody can tell");
+    let in_ram = || cached(&file, pages);
+    let to_start = 10;
+    let to_end = pages - pages / 4;
+    for advise in [false, true] {
+        evict(&file);
+        if in_ram().is_none_or(|cached| cached.iter().all(|&page| page)) {
+            return skip("nothing can be evicted here, or nobody can tell");
+        }
+        let range = to_start * page_size() + 1..to_end * page_size() - 1;
+        match advise {
+            true => snapshot.advise(range, Advice::WillNeed).expect("advise"),
+            false => snapshot.prefetch(range).expect("prefetch"),
+        }
+        // The pages are entered at once and filled later, so there is nothing to wait for.
+        let cached = in_ram().expect("cachestat");
+        assert!(cached[to_start..to_end].iter().all(|&page| page));
+        // A folio may reach a little further.
+        assert!(cached[to_end + 1024..].iter().all(|&page| !page));
     }
-    snapshot
-        .prefetch(10 * page_size()..200 * page_size())
-        .expect("prefetch");
-    // The pages are entered at once and filled later, so there is nothing to wait for.
-    let cached = cached(&file, pages).expect("cachestat");
-    assert!(cached[10..200].iter().all(|&page| page));
-    assert!(cached[250..].iter().all(|&page| !page), "no more than that");
 }
 
 /// A file under an unguarded map, cut to half.
