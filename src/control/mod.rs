@@ -58,9 +58,11 @@ pub trait Mapping: sealed::HasPages {
     /// Starts reading a range in and does not wait for the device: what comes from a file or from swap will be there
     /// sooner. Entering the pages takes a moment, some 0.2 ms for each MiB that is not in RAM.
     ///
-    /// One `MADV_WILLNEED` reads no more than the readahead of the device, however long its range; this asks for all of
-    /// it, piece by piece. It pays where readahead alone does not keep the device busy: for jumping about in a file, and
-    /// for work on one part while the next is read.
+    /// One `MADV_WILLNEED` reads no more than the readahead of the device or its largest request, however long its range;
+    /// this asks for all of it, piece by piece. It pays where readahead alone does not keep the device busy: for jumping
+    /// about in a file, for work on one part while the next is read, and on devices that read 128 KiB ahead, as is the
+    /// default (`read_ahead_kb`): there it made a scan of a cold file six times as fast. Where they read megabytes ahead
+    /// a scan alone is faster, as readahead then brings larger pieces than `MADV_WILLNEED` does.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Os`](crate::Error::Os) for what the kernel refused.

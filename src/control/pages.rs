@@ -15,9 +15,9 @@ use std::ops::{Range, RangeBounds};
 /// The most bytes in one system call that faults pages in: other threads can map and unmap between two.
 const STEP: usize = 16 << 20;
 
-/// The most bytes in one `MADV_WILLNEED`. The kernel cuts a longer one down to the readahead of the device or its
-/// largest request, whichever is more, without a word; both are hardly ever less than this.
-const AHEAD: usize = 128 << 10;
+/// The most and the fewest bytes in one `MADV_WILLNEED`: large requests are what devices are fast with. But the kernel
+/// cuts a range down to the readahead of the device or its largest request, whichever is more, and does not say so.
+const AHEAD: (usize, usize) = (4 << 20, 128 << 10);
 
 /// ```text
 ///   page      page      page      page      page
@@ -122,34 +122,30 @@ impl<'a> Pages<'a> {
         address.next_multiple_of(self.granule)
     }
 
-    /// The pages in pieces of at most `step`.
-    fn steps(pages: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    /// The pages in pieces of at most a step.
+    fn steps(pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let mut next = pages.start;
         std::iter::from_fn(move || {
             let start = next;
             // At multiples of a step, so that no huge page lies in two.
-            let end = (start + 1).checked_next_multiple_of(step);
-            next = end.map_or(pages.end, |end| end.min(pages.end));
+            next = (start + 1).next_multiple_of(STEP).min(pages.end);
             (start < pages.end).then_some(start..next)
         })
     }
 
     pub(super) fn advise<R: RangeBounds<usize>>(&self, range: R, advice: Advice) -> Result<()> {
         let pages = self.pages(range, advice.edges())?;
-        let step = match (self.kind, advice) {
+        match (self.kind, advice) {
             // Pages of the heap hold blocks of others, which nobody gave us to speak for.
-            (Kind::Heap, _) => return Ok(()),
-            (_, Advice::WillNeed) => AHEAD,
-            _ => usize::MAX,
-        };
-        Pages::steps(pages, step)
-            .try_for_each(|step| sys::pages::advise(step, advice.code()))
-            .map_err(|e| self.error(e))
+            (Kind::Heap, _) => Ok(()),
+            (_, Advice::WillNeed) => read_ahead(pages).map_err(|e| self.error(e)),
+            _ => sys::pages::advise(pages, advice.code()).map_err(|e| self.error(e)),
+        }
     }
 
     pub(super) fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
         let pages = self.pages(range, Edges::Taken)?;
-        Pages::steps(pages, STEP).try_for_each(|step| self.populate_step(step))
+        Pages::steps(pages).try_for_each(|step| self.populate_step(step))
     }
 
     fn populate_step(&self, step: Range<usize>) -> Result<()> {
@@ -171,7 +167,7 @@ impl<'a> Pages<'a> {
     pub(super) fn lock<R: RangeBounds<usize>>(&self, range: R) -> Result<Locked<'a>> {
         let pages = self.pages(range, Edges::Taken)?;
         let mut locked = Locked::nothing(pages.start);
-        for step in Pages::steps(pages, STEP) {
+        for step in Pages::steps(pages) {
             // What has to be read is read here, where no other lock waits for it, and a lost page is told from a limit.
             self.populate_step(step.clone())?;
             lock::extend(&mut locked, step.end)?;
@@ -217,6 +213,25 @@ impl<'a> Pages<'a> {
     }
 }
 
+/// Starts reading all of these pages in.
+fn read_ahead(pages: Range<usize>) -> io::Result<()> {
+    let (mut most, fewest) = AHEAD;
+    let mut next = pages.start;
+    while next < pages.end {
+        let step = next..pages.end.min(next + most);
+        sys::pages::advise(step.clone(), Advice::WillNeed.code())?;
+        // The pages of a file are entered at once and filled later; where the last one is not there, the range was cut.
+        let mut last = [1];
+        let asked = sys::pages::in_core(step.end - page::size(), &mut last);
+        if most > fewest && asked.is_ok() && last[0] & 1 == 0 {
+            most /= 2;
+        } else {
+            next = step.end;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +246,7 @@ mod tests {
             (3 * page, 5 * STEP),
         ] {
             let pages = start..start + len;
-            let steps: Vec<_> = Pages::steps(pages.clone(), STEP).collect();
+            let steps: Vec<_> = Pages::steps(pages.clone()).collect();
             let mut next = pages.start;
             for step in &steps {
                 assert_eq!(step.start, next);
