@@ -28,7 +28,7 @@ const SERIES: [(How, &str, RGBColor); 5] = [
     (How::HugePages, "mmap, huge pages", RGBColor(205, 60, 100)),
     (
         How::Populated,
-        "the same, populated first",
+        "huge pages, populated first",
         RGBColor(240, 150, 40),
     ),
 ];

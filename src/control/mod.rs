@@ -126,7 +126,7 @@ pub trait Mapping: sealed::HasPages {
     }
 
     /// Which pages are in RAM: of memory those that were granted, of a file those that the kernel keeps, whoever had
-    /// them read.
+    /// them read. Pages that are being read in right now are not there yet.
     ///
     /// # Errors
     /// [`Error::Os`](crate::Error::Os) if the kernel is out of memory.
