@@ -60,9 +60,9 @@ pub trait Mapping: sealed::HasPages {
     ///
     /// One `MADV_WILLNEED` reads no more than the readahead of the device or its largest request, however long its range;
     /// this asks for all of it, piece by piece. It pays where readahead alone does not keep the device busy: for jumping
-    /// about in a file, for work on one part while the next is read, and on devices that read 128 KiB ahead, as is the
-    /// default (`read_ahead_kb`): there it made a scan of a cold file six times as fast. Where they read megabytes ahead
-    /// a scan alone is faster, as readahead then brings larger pieces than `MADV_WILLNEED` does.
+    /// about in a file, for work on one part while the next is read, and on devices that read 128 KiB ahead
+    /// (`read_ahead_kb`), as is the default. Where they read megabytes ahead, a plain scan of a cold file is faster:
+    /// readahead then brings large folios, `MADV_WILLNEED` single pages.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Os`](crate::Error::Os) for what the kernel refused.
