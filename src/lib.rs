@@ -6,9 +6,10 @@
 //! | nothing | zeroed memory: large, granted page by page, with huge pages if you like | [`Anonymous`] | `&mut [u8]` |
 //! | [`Anonymous::shared`] and work to split | forked children that fill parts of it | `fork::scope` | `&mut` parts, borrowed by children |
 //! | memory that others write, too | counters, tables, messages | `Shared<T>`, `shareable!` | `&T` of atomics |
+//! | any of these | pages in RAM, or out of it; a look at them | [`Mapping`], [`faults`] | advice, prefetch, locks, residency |
 //!
 //! Planned and not there yet: `Private` (change the bytes, not the file), `Draft` (a new file, all or nothing), `Exclusive` (edit a file in
-//! place), `Mapping` (advice, prefetch, residency and locking on all types).
+//! place).
 //!
 //! # An example
 //!

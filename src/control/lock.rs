@@ -1,5 +1,6 @@
 //! Pages that stay in RAM while a guard lives.
 
+use super::pages::{STEP, pieces};
 use crate::error::{Error, Result};
 use crate::sys;
 use std::marker::PhantomData;
@@ -61,6 +62,6 @@ pub(super) fn extend(locked: &mut Locked<'_>, end: usize) -> Result<()> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        sys::lock::unlock(self.pages.clone());
+        pieces(self.pages.clone(), STEP).for_each(sys::lock::unlock);
     }
 }

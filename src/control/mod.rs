@@ -165,7 +165,9 @@ pub trait Mapping: sealed::HasPages {
     }
 }
 
-/// A type joins [`Mapping`] in its own room, by `impl HasPages` and an empty `impl Mapping`.
+/// A type joins [`Mapping`] in its own room, by `impl HasPages` and an empty `impl Mapping`. Which constructor of `Pages`
+/// fits: `memory` for writable memory without a file; `own` for memory that is only read, and for files that this process
+/// has open for writing or made itself; `file` for any other; `heap` for what was not mapped.
 pub(crate) mod sealed {
     pub(crate) use super::pages::Pages;
 

@@ -14,7 +14,7 @@ use std::ops::{Range, RangeBounds};
 
 /// The most bytes in one system call that faults pages in: other threads can map and unmap between two, and no huge
 /// page lies in two.
-const STEP: usize = 16 << 20;
+pub(super) const STEP: usize = 16 << 20;
 
 /// Bytes in one `MADV_WILLNEED`: as many as devices are fast with, and no more than any device takes. The kernel cuts a
 /// range down to the readahead of the device or its largest request, whichever is more, and does not say so.
@@ -219,7 +219,7 @@ fn read_ahead(pages: Range<usize>) -> io::Result<()> {
 }
 
 /// Pages in pieces of at most `size` bytes, cut at its multiples.
-fn pieces(pages: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn pieces(pages: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let mut next = pages.start;
     std::iter::from_fn(move || {
         let start = next;

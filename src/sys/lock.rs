@@ -23,24 +23,39 @@ struct Run {
     foreign: bool,
 }
 
-static RUNS: Mutex<Runs> = Mutex::new(Runs::new());
+static LOCKS: Mutex<Locks> = Mutex::new(Locks {
+    process: 0,
+    runs: Runs::new(),
+});
+
+struct Locks {
+    /// A forked child inherits this, but no locks.
+    process: u32,
+    runs: Runs,
+}
 
 /// How many runs there are: lets those who lock nothing pass by the mutex.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// The runs, with no invariant that a panic could break: each step below is one insertion or removal.
-fn runs() -> MutexGuard<'static, Runs> {
-    RUNS.lock().unwrap_or_else(PoisonError::into_inner)
+/// The locks of this process. Each step below is one insertion or removal, so a panic leaves nothing half done.
+fn locks() -> MutexGuard<'static, Locks> {
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if locks.process != process {
+        locks.process = process;
+        locks.runs.clear();
+    }
+    locks
 }
 
 /// Locks whole pages. On failure nothing is locked that was not.
 pub(crate) fn lock(range: Range<usize>) -> io::Result<()> {
-    let mut runs = runs();
-    let done = take(&mut runs, &range, is_locked)
+    let runs = &mut locks().runs;
+    let done = take(runs, &range, is_locked)
         .into_iter()
         .try_for_each(mlock);
     if done.is_err() {
-        release(&mut runs, &range).into_iter().for_each(munlock);
+        release(runs, &range).into_iter().for_each(munlock);
     }
     COUNT.store(runs.len(), Ordering::Relaxed);
     done
@@ -48,8 +63,8 @@ pub(crate) fn lock(range: Range<usize>) -> io::Result<()> {
 
 /// Ends one lock of that range.
 pub(crate) fn unlock(range: Range<usize>) {
-    let mut runs = runs();
-    release(&mut runs, &range).into_iter().for_each(munlock);
+    let runs = &mut locks().runs;
+    release(runs, &range).into_iter().for_each(munlock);
     COUNT.store(runs.len(), Ordering::Relaxed);
 }
 
@@ -58,9 +73,9 @@ pub(crate) fn renew(range: Range<usize>) {
     if COUNT.load(Ordering::Relaxed) == 0 {
         return;
     }
-    let mut runs = runs();
-    split(&mut runs, range.start);
-    split(&mut runs, range.end);
+    let runs = &mut locks().runs;
+    split(runs, range.start);
+    split(runs, range.end);
     for (&start, run) in runs.range(range) {
         // Nobody is there to hear of a failure; the bytes are as they were, and could be written to swap.
         let _ = mlock(start..run.end);
@@ -72,9 +87,9 @@ pub(crate) fn forget(range: Range<usize>) {
     if COUNT.load(Ordering::Relaxed) == 0 {
         return;
     }
-    let mut runs = runs();
-    split(&mut runs, range.start);
-    split(&mut runs, range.end);
+    let runs = &mut locks().runs;
+    split(runs, range.start);
+    split(runs, range.end);
     runs.retain(|start, _| !range.contains(start));
     COUNT.store(runs.len(), Ordering::Relaxed);
 }

@@ -4,7 +4,7 @@ use crate::flags::areas;
 use crate::kinds::{self, Deed};
 use crate::residency::become_nobody;
 use crate::support::bytes::{assert_same, pattern};
-use crate::support::child::scenario;
+use crate::support::child::{fork, scenario};
 use crate::support::kernel::{page_size, status};
 use crate::support::random::runner;
 use crate::support::{file_with, is_root, skip, temp_dir};
@@ -226,6 +226,24 @@ fn a_lock_stays_when_a_writer_makes_other_pages_come_under_it() {
         assert_same(&snapshot, &bytes, "the snapshot");
         drop(guard);
         assert_eq!(locked(), 0);
+    })
+    .succeed();
+}
+
+#[test]
+fn a_forked_child_locks_for_itself() {
+    scenario!(|| {
+        let memory = Anonymous::new(10 * page_size()).expect("memory");
+        let guard = memory.lock(..).expect("lock");
+        fork(|| {
+            assert_eq!(locked(), 0, "locks are not inherited");
+            let ours = memory.lock(1..page_size() + 1).expect("lock");
+            assert_eq!(locked(), ours.bytes());
+            drop(ours);
+            assert_eq!(locked(), 0);
+        })
+        .succeed();
+        assert_eq!(locked(), guard.bytes(), "the parent's are as they were");
     })
     .succeed();
 }
