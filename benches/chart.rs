@@ -222,7 +222,7 @@ fn draw(board: &Board, path: &Path) -> Outcome<()> {
         let line = [(left, 452), (left + 28, 452)];
         canvas.draw(&PathElement::new(line, colour.stroke_width(*width)))?;
         canvas.draw(&Text::new(*name, (left + 36, 445), text(14, &INK)))?;
-        left += 64 + 8 * name.len() as i32;
+        left += 76 + 7 * name.len() as i32;
     }
     for (number, remark) in board.remarks.iter().enumerate() {
         let place = (24, 474 + 14 * number as i32);
@@ -273,7 +273,8 @@ fn draw_panel(
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .x_labels(0)
+        .x_label_formatter(&|_| String::new())
+        .y_labels(8)
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(GRID)
