@@ -48,10 +48,11 @@ pub enum Advice {
     /// Needed soon: start reading it in now. The same as [`Mapping::prefetch`](crate::Mapping::prefetch).
     #[doc(alias = "MADV_WILLNEED")]
     WillNeed,
-    /// Not needed soon: the first to go when RAM gets short.
+    /// Not needed soon: the first to go when RAM gets short. An error where pages are locked.
     #[doc(alias = "MADV_COLD")]
     Cold,
     /// Not needed for long: out of RAM now, to the file or to swap. It comes back when it is touched.
+    /// An error where pages are locked.
     #[doc(alias = "MADV_PAGEOUT")]
     PageOut,
     /// In huge pages where the kernel can (it must have `CONFIG_TRANSPARENT_HUGEPAGE`).

@@ -13,3 +13,4 @@ mod lock;
 mod populate;
 mod ranges;
 mod residency;
+mod swapped;
