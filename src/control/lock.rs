@@ -1,8 +1,8 @@
 //! Pages that stay in RAM while a guard lives.
 
 use super::pages::{STEP, pieces};
-use crate::error::{Error, Result};
 use crate::sys;
+use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -50,14 +50,13 @@ impl Locked<'_> {
             mapping: PhantomData,
         }
     }
-}
 
-/// Locks up to the address `end` as well.
-pub(super) fn extend(locked: &mut Locked<'_>, end: usize) -> Result<()> {
-    let more = sys::lock::lock(locked.pages.end..end);
-    more.map_err(|e| Error::os("mlock", None, e))?;
-    locked.pages.end = end;
-    Ok(())
+    /// Locks up to the address `end` as well.
+    pub(super) fn extend(&mut self, end: usize) -> io::Result<()> {
+        sys::lock::lock(self.pages.end..end)?;
+        self.pages.end = end;
+        Ok(())
+    }
 }
 
 impl Drop for Locked<'_> {

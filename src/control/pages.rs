@@ -2,15 +2,15 @@
 
 use super::Advice;
 use super::advice::Edges;
-use super::lock::{self, Locked};
+use super::lock::Locked;
 use super::residency::Residency;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region;
 use crate::sys;
 use std::io;
-use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
+use std::path::Path;
 
 /// The most bytes in one system call that faults pages in: other threads can map and unmap between two, and no huge
 /// page lies in two.
@@ -40,7 +40,8 @@ pub struct Pages<'a> {
     /// Addresses of pages are multiples of it, in bytes.
     granule: usize,
     kind: Kind,
-    mapping: PhantomData<&'a ()>,
+    /// What errors name.
+    path: Option<&'a Path>,
 }
 
 /// What is behind the pages.
@@ -78,6 +79,11 @@ impl<'a> Pages<'a> {
         Pages::of(bytes, Kind::File)
     }
 
+    /// The same, with a name for errors.
+    pub(crate) fn named(self, path: Option<&'a Path>) -> Self {
+        Pages { path, ..self }
+    }
+
     /// The mapping holds whole pages, so those of its bytes are all in it.
     fn of<T: ?Sized>(bytes: &'a T, kind: Kind) -> Self {
         Pages {
@@ -85,7 +91,7 @@ impl<'a> Pages<'a> {
             len: size_of_val(bytes),
             granule: page::size(),
             kind,
-            mapping: PhantomData,
+            path: None,
         }
     }
 
@@ -160,7 +166,9 @@ impl<'a> Pages<'a> {
         for step in pieces(pages, STEP) {
             // What has to be read is read here, where no other lock waits for it, and a lost page is told from a limit.
             self.populate_step(step.clone())?;
-            lock::extend(&mut locked, step.end)?;
+            locked
+                .extend(step.end)
+                .map_err(|e| Error::os("mlock", self.path, e))?;
         }
         Ok(locked)
     }
@@ -197,8 +205,10 @@ impl<'a> Pages<'a> {
     fn error(&self, source: io::Error) -> Error {
         let of_file = matches!(self.kind, Kind::File | Kind::Own);
         match source.raw_os_error() {
-            Some(libc::EFAULT) if of_file => Error::Faulted { path: None },
-            _ => Error::os("madvise", None, source),
+            Some(libc::EFAULT) if of_file => Error::Faulted {
+                path: self.path.map(Path::to_path_buf),
+            },
+            _ => Error::os("madvise", self.path, source),
         }
     }
 }

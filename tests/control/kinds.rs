@@ -3,18 +3,19 @@
 use crate::support::bytes::pattern;
 use crate::support::kernel::page_size;
 use crate::support::{file_with, temp_dir};
-use folio::{Anonymous, Backing, Mapping, Snapshot};
+use folio::{Anonymous, Backing, Mapping, Shared, Snapshot};
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU8;
 
 /// Bytes of each value: some pages, and a part of one.
 pub const PAGES: usize = 24;
 
 /// What is done to a value of any type.
 pub trait Deed {
-    /// `is_heap`: its pages are the allocator's.
-    fn on<M: Mapping + AsRef<[u8]>>(&mut self, name: &str, mapping: &M, is_heap: bool);
+    /// `bytes` are those of the mapping; `is_heap`: its pages are the allocator's.
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], is_heap: bool);
 }
 
 /// Does it to one of each.
@@ -23,9 +24,9 @@ pub fn each(deed: &mut impl Deed) {
     let len = (PAGES - 1) * page + 123;
 
     let private = Anonymous::new(len).expect("private memory");
-    deed.on("private memory", &private, false);
+    deed.on("private memory", &private, &private, false);
     let shared = Anonymous::shared(len).expect("shared memory");
-    deed.on("shared memory", &shared, false);
+    deed.on("shared memory", &shared, &shared, false);
 
     let bytes = pattern(5, 4 << 20);
     let dir = temp_dir();
@@ -34,7 +35,7 @@ pub fn each(deed: &mut impl Deed) {
         let options = Snapshot::options().offset(offset).len(len).must_map(true);
         match options.open(&path) {
             Ok(window) if window.backing() == Backing::Leased => {
-                deed.on("a window under a lease", &window, false);
+                deed.on("a window under a lease", &window, &window, false);
             }
             other => crate::support::skip(format_args!("no lease here: {other:?}")),
         }
@@ -43,28 +44,42 @@ pub fn each(deed: &mut impl Deed) {
     let file = File::open(&path).expect("open the file");
     // SAFETY: nobody else knows the file.
     let unguarded = unsafe { Snapshot::map_unguarded(&file) }.expect("map the file");
-    deed.on("an unguarded map", &unguarded, false);
+    deed.on("an unguarded map", &unguarded, &unguarded, false);
 
     let sealed = sealed_memfd(&bytes[..2 * len]);
     let options = || Snapshot::options().offset(13).len(len).must_map(true);
     let sealed = options().from_fd(&sealed).expect("map the memfd");
     assert_eq!(sealed.backing(), Backing::Sealed);
-    deed.on("a window of a sealed memfd", &sealed, false);
+    deed.on("a window of a sealed memfd", &sealed, &sealed, false);
 
     let stream = Snapshot::from_fd(stream(&bytes)).expect("read the stream");
-    deed.on("a long stream", &stream, false);
+    deed.on("a long stream", &stream, &stream, false);
 
     let mut frozen = Anonymous::new(len).expect("memory");
     frozen.fill(1);
     let frozen = frozen.freeze().expect("freeze");
-    deed.on("frozen memory", &frozen, false);
+    deed.on("frozen memory", &frozen, &frozen, false);
 
     let small = file_with(dir.path(), "small", &bytes[..len]);
     let small = folio::open(small).expect("read the small file");
-    deed.on("a small file", &small, true);
+    deed.on("a small file", &small, &small, true);
+
+    let memfd = Shared::<[AtomicU8]>::memfd_slice("memfd", len).expect("a memfd");
+    deed.on("a shared memfd", &memfd, plain(&memfd), false);
+    let memory = Shared::<[AtomicU8]>::anonymous_slice(len).expect("shared memory");
+    deed.on("shared atomics", &memory, plain(&memory), false);
+    let path = dir.path().join("shared");
+    let file = Shared::<[AtomicU8]>::create_slice(path, len).expect("a shared file");
+    deed.on("a shared file", &file, plain(&file), false);
 
     let nothing = Anonymous::new(0).expect("no memory");
-    deed.on("no memory", &nothing, false);
+    deed.on("no memory", &nothing, &nothing, false);
+}
+
+/// Memory that nobody writes to in these tests.
+fn plain(shared: &[AtomicU8]) -> &[u8] {
+    // SAFETY: the same layout; no test stores to it.
+    unsafe { std::slice::from_raw_parts(shared.as_ptr().cast(), shared.len()) }
 }
 
 /// Never changes again.

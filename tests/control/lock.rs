@@ -29,8 +29,8 @@ fn locked_pages() -> Vec<usize> {
 struct Lock;
 
 impl Deed for Lock {
-    fn on<M: Mapping + AsRef<[u8]>>(&mut self, name: &str, mapping: &M, _: bool) {
-        let len = mapping.as_ref().len();
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
+        let len = bytes.len();
         assert_eq!(locked(), 0, "{name}: before");
         let all = mapping.lock(..).unwrap_or_else(|e| panic!("{name}: {e}"));
         let residency = mapping.residency().expect("residency");

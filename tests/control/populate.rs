@@ -5,15 +5,15 @@ use crate::residency::{cached, evict};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::kernel::{page_size, present_pages};
 use crate::support::{file_with, skip, temp_dir};
-use folio::{Advice, Anonymous, Error, Mapping, Snapshot};
+use folio::{Advice, Anonymous, Error, Mapping, Shared, Snapshot};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
+use std::sync::atomic::AtomicU8;
 
 struct Populate;
 
 impl Deed for Populate {
-    fn on<M: Mapping + AsRef<[u8]>>(&mut self, name: &str, mapping: &M, _: bool) {
-        let bytes = mapping.as_ref();
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
         mapping
             .populate(..)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -142,4 +142,21 @@ fn a_file_that_lost_pages_is_an_error_and_no_signal() {
     snapshot.prefetch(..).expect("prefetch");
     assert!(!snapshot.residency().expect("residency").is_full());
     assert_eq!(snapshot.huge_bytes().expect("huge bytes"), 0);
+}
+
+#[test]
+fn a_shared_file_that_lost_pages_is_an_error_and_no_signal() {
+    let page = page_size();
+    let dir = temp_dir();
+    let path = dir.path().join("shared");
+    let shared = Shared::<[AtomicU8]>::create_slice(&path, 100 * page).expect("a shared file");
+    let file = OpenOptions::new().write(true).open(&path).expect("open");
+    file.set_len(50 * page as u64).expect("truncate");
+    shared.populate(..50 * page).expect("what is left");
+    let error = shared.populate(..).expect_err("pages are gone");
+    assert!(matches!(error, Error::Faulted { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("shared"),
+        "names the file: {error}"
+    );
 }
