@@ -398,20 +398,13 @@ fn change_writes_pages(dir: &Path) -> Trial {
 fn progeny(_: &Path) -> Trial {
     let mut shared = Anonymous::shared(page::size())?;
     let mut private = Anonymous::new(page::size())?;
-    // SAFETY: the child writes to two mappings and ends; it takes no lock.
-    let child = unsafe { libc::fork() };
-    match child {
-        -1 => return Err(io::Error::last_os_error()),
-        0 => {
+    folio::fork::scope(|scope| {
+        scope.spawn(|| {
             shared[0] = 7;
             private[0] = 7;
-            // SAFETY: runs nothing of the parent's.
-            unsafe { libc::_exit(0) }
-        }
-        _ => {}
-    }
-    // SAFETY: our own child; the status is not asked for.
-    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        })?;
+        Ok::<(), folio::Error>(())
+    })??;
     let (shared, private) = (black_box(&shared)[0], black_box(&private)[0]);
     let measured = format!(
         "a forked child wrote 7: the parent reads {shared} from MAP_SHARED, {private} from MAP_PRIVATE"
