@@ -1,5 +1,7 @@
 //! Memory with no file behind it, zeroed, granted page by page as it is touched.
 
+use crate::control::Mapping;
+use crate::control::sealed::{HasPages, Pages as PagesOf};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::{self, Region, whole_pages};
@@ -147,7 +149,7 @@ impl AnonymousOptions {
         memory.region = memory.map(len, self.place)?;
         memory.len = len;
         if self.populate {
-            memory.populate()?;
+            memory.grant()?;
         }
         Ok(memory)
     }
@@ -363,7 +365,8 @@ impl Anonymous {
         }
     }
 
-    fn populate(&mut self) -> Result<()> {
+    /// Faults every page in.
+    fn grant(&mut self) -> Result<()> {
         let all = 0..self.region.len();
         match self.region.advise(all, libc::MADV_POPULATE_WRITE) {
             // Linux before 5.14: touch every page.
@@ -430,6 +433,14 @@ impl DerefMut for Anonymous {
         }
     }
 }
+
+impl HasPages for Anonymous {
+    fn pages(&self) -> PagesOf<'_> {
+        PagesOf::memory(&self[..], self.granule)
+    }
+}
+
+impl Mapping for Anonymous {}
 
 impl AsRef<[u8]> for Anonymous {
     fn as_ref(&self) -> &[u8] {

@@ -21,6 +21,7 @@ mod run;
 mod table;
 
 mod anonymous;
+mod control;
 mod lease;
 mod open;
 mod shared;
@@ -35,6 +36,7 @@ fn main() -> std::io::Result<()> {
         lease::measure(board)?;
         stream::measure(board)?;
         anonymous::measure(board, |workload, _, _| workload)?;
-        shared::measure(board)
+        shared::measure(board)?;
+        control::measure(board)
     })
 }

@@ -107,6 +107,11 @@ impl Memory {
         }
     }
 
+    /// Whether it is a block of the heap, and no mapping.
+    pub(crate) fn is_block(&self) -> bool {
+        matches!(self.place, Place::Block(_))
+    }
+
     fn capacity(&self) -> usize {
         match &self.place {
             Place::Block(block) => block.capacity(),

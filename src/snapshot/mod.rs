@@ -2,6 +2,7 @@
 
 mod file;
 mod freeze;
+mod mapping;
 mod options;
 mod stream;
 
@@ -59,7 +60,7 @@ pub struct Snapshot {
 
 /// Who owns the bytes.
 enum Store {
-    Memory(#[allow(dead_code, reason = "held for its drop")] Memory),
+    Memory(Memory),
     Mapped(
         #[allow(dead_code, reason = "held for its drop")] Region,
         Backing,
