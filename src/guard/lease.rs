@@ -112,6 +112,7 @@ impl ReadLease {
             keeper: self.keeper,
             file: Mutex::new(self.taken.keep()),
             region: Mutex::new(region),
+            swapped: AtomicBool::new(false),
             frozen: OnceLock::new(),
             dropped: AtomicBool::new(false),
             torn: AtomicBool::new(false),
@@ -183,7 +184,9 @@ struct Slot {
     file: Mutex<Option<Arc<OwnedFd>>>,
     /// Locked by the keeper as long as it copies.
     region: Mutex<Region>,
-    /// What keeps the bytes since the lease was broken.
+    /// The mapping is no longer one of the file. True before the first writer is let in.
+    swapped: AtomicBool,
+    /// What keeps the bytes since the lease was given back; not said before it is known whether they are intact.
     frozen: OnceLock<Backing>,
     /// Tells the keeper to stop copying.
     dropped: AtomicBool,
@@ -212,9 +215,10 @@ impl Slot {
     fn is_cut(&self) -> bool {
         let size = |file: Arc<OwnedFd>| file::stat(file.as_fd()).ok().map(|stat| stat.size);
         // In a forked child the locks are as they were at the fork.
-        let is_leased = || self.frozen.get().is_none() && self.keeper.is_of_this_process();
+        let swapped = || self.swapped.load(Ordering::Acquire);
+        let is_leased = || !swapped() && self.keeper.is_of_this_process();
         let cut = is_leased() && self.file().and_then(size) != Some(self.stat.size);
-        // Asked again: it may have been frozen, and a writer let in, before its size was seen.
+        // Asked again: it may have been swapped, and a writer let in, before the size was seen.
         cut && is_leased()
     }
 
@@ -242,16 +246,16 @@ impl Slot {
         // The keeper may have held the lock at the fork; then what it was copying is not known here, and is left.
         if let Ok(mut region) = self.region.try_lock() {
             let region = std::mem::replace(&mut *region, Region::empty());
-            match self.frozen.get() {
-                None => std::mem::forget(region),
-                Some(_) => drop(region),
+            match self.swapped.load(Ordering::Acquire) {
+                false => std::mem::forget(region),
+                true => drop(region),
             }
         }
     }
 
     /// Puts the bytes elsewhere, under the same addresses. What the file had is what `pread` gives as long as the lease
     /// holds.
-    fn freeze(&self, file: &OwnedFd, region: &Region) -> io::Result<()> {
+    fn freeze(&self, file: &OwnedFd, region: &Region) -> io::Result<Backing> {
         let (mut copy, backing) = self.replica(file)?;
         if file::stat(file.as_fd())?.size != self.stat.size {
             // Cut by `open(O_RDONLY|O_TRUNC)`, which breaks no lease, or after the kernel took the lease away: what is
@@ -262,8 +266,8 @@ impl Slot {
         // SAFETY: the file has not changed since the lease was granted, so readers find the same bytes in its copy, or
         // none at all; a lease that was lost in between is told by `is_intact`.
         unsafe { region.replace_by(copy) }?;
-        let _ = self.frozen.set(backing);
-        Ok(())
+        self.swapped.store(true, Ordering::Release);
+        Ok(backing)
     }
 
     /// The bytes of the mapping in a clone, in memory, or in an unnamed file: the first that can be had.
@@ -336,8 +340,9 @@ impl Holder for Slot {
             return Answer::Done;
         }
         match self.freeze(&file, &region) {
-            Ok(()) => {
+            Ok(backing) => {
                 self.let_go(&file);
+                let _ = self.frozen.set(backing);
                 Answer::Done
             }
             Err(_) => {
