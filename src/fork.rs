@@ -45,6 +45,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::ExitStatus;
+use std::thread;
 
 /// The exit code of a child that panicked; it is that of a Rust program whose main thread did.
 const PANICKED: i32 = 101;
@@ -377,10 +378,18 @@ fn run(parent: i32, said: OwnedFd, f: impl FnOnce()) -> ! {
 /// Says if a fork would leave threads behind.
 fn alone(still: &Still) -> Result<()> {
     let tasks = Path::new("/proc/self/task");
-    match process::other_threads(still.thread()) {
-        Ok(0) => Ok(()),
-        Ok(threads) => Err(Error::MultiThreaded { threads }),
-        Err(e) => Err(Error::os("open", Some(tasks), e)),
+    let mut turns = 0;
+    loop {
+        let others = process::other_threads(still.thread());
+        let others = others.map_err(|e| Error::os("open", Some(tasks), e))?;
+        // One that answered for the keeper, and told it so, is about to end.
+        let ending = others.iter().all(|name| name.starts_with("folio-"));
+        match others.len() {
+            0 => return Ok(()),
+            _ if ending && turns < 1000 => turns += 1,
+            threads => return Err(Error::MultiThreaded { threads }),
+        }
+        thread::yield_now();
     }
 }
 

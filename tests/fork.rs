@@ -526,3 +526,22 @@ fn it_works_beside_the_keeper() {
     })
     .succeed();
 }
+
+#[test]
+fn an_answer_that_was_just_given_is_not_in_the_way() {
+    scenario!(|| {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for _ in 0..30 {
+            let path = support::file_with(dir.path(), "leased", &[7; 20 << 20]);
+            let leased = Snapshot::open(&path).unwrap();
+            if leased.backing() != Backing::Leased {
+                return support::skip(format_args!("no lease: {:?}", leased.backing()));
+            }
+            // Waits for the answer, which is given on a thread of its own.
+            std::fs::write(&path, b"changed").unwrap();
+            fork::scope(|_| ()).unwrap();
+            assert_eq!(leased[0], 7);
+        }
+    })
+    .succeed();
+}

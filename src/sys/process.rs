@@ -63,28 +63,34 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader, writer))
 }
 
-/// How many threads the process has beside this one and `known`, by `/proc/self/task`. One that has left user space
-/// for good is none: `pthread_join` returns a moment before it is gone from there.
-pub(crate) fn other_threads(known: Option<i32>) -> io::Result<usize> {
+/// The names of the threads beside this one and `known`, by `/proc/self/task`. One that has left user space for good is
+/// none: `pthread_join` returns a moment before it is gone from there.
+pub(crate) fn other_threads(known: Option<i32>) -> io::Result<Vec<String>> {
     const PF_EXITING: u64 = 4;
     let us = super::lease::thread_id();
-    let mut others = 0;
+    let mut others = Vec::new();
     for task in fs::read_dir("/proc/self/task")? {
         let id = task?.file_name();
         let id = id.to_str().and_then(|id| id.parse().ok());
         let Some(id) = id.filter(|&id: &i32| id != us && Some(id) != known) else {
             continue;
         };
-        let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat"));
-        // Flags are the seventh field behind the name in parentheses, proc_pid_stat(5).
-        let flags = stat.ok().and_then(|stat| {
-            let (_, behind) = stat.rsplit_once(')')?;
-            behind.split_whitespace().nth(6)?.parse::<u64>().ok()
-        });
-        // None: it is gone.
-        if flags.is_some_and(|flags| flags & PF_EXITING == 0) {
-            others += 1;
+        let Ok(stat) = fs::read(format!("/proc/self/task/{id}/stat")) else {
+            // It is gone.
+            continue;
+        };
+        // The name is in parentheses; the flags are the seventh field behind it, proc_pid_stat(5).
+        let stat = String::from_utf8_lossy(&stat);
+        let (name, behind) = stat.rsplit_once(')').unwrap_or_default();
+        let flags = behind
+            .split_whitespace()
+            .nth(6)
+            .and_then(|f| f.parse().ok());
+        if flags.is_some_and(|flags: u64| flags & PF_EXITING != 0) {
+            continue;
         }
+        let name = name.split_once('(').map_or("", |(_, name)| name);
+        others.push(name.to_owned());
     }
     Ok(others)
 }
