@@ -120,23 +120,34 @@ fn scan_cold(name: String, size: u64, path: &Path) -> Workload<'_> {
 fn become_cold(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     file.sync_all()?;
-    // SAFETY: no pointer is involved.
-    let error = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-    if error != 0 {
-        return Err(io::Error::from_raw_os_error(error));
+    let mut warm = 0;
+    // What is just being read stays, so ask again.
+    for _ in 0..100 {
+        // SAFETY: no pointer is involved.
+        let error =
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        warm = pages_in_memory(&file)?;
+        if warm == 0 {
+            return Ok(());
+        }
+        thread::yield_now();
     }
+    Err(io::Error::other(format!("{warm} pages stay in memory")))
+}
+
+fn pages_in_memory(file: &File) -> io::Result<usize> {
     // SAFETY: the file belongs to this program, which leaves it alone while it is mapped.
-    let map = unsafe { memmap2::Mmap::map(&file) }?;
+    let map = unsafe { memmap2::Mmap::map(file) }?;
     // A page may be larger, and the answer shorter then.
-    let mut resident = vec![0; map.len().div_ceil(4 << 10)];
+    let mut resident = vec![0_u8; map.len().div_ceil(4 << 10)];
     // SAFETY: the mapping is alive, and there is a byte for each of its pages.
     let done = unsafe { libc::mincore(map.as_ptr() as *mut _, map.len(), resident.as_mut_ptr()) };
-    if done != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    match resident.iter().filter(|&&page| page & 1 != 0).count() {
-        0 => Ok(()),
-        warm => Err(io::Error::other(format!("{warm} pages stay in memory"))),
+    match done {
+        0 => Ok(resident.iter().filter(|&&page| page & 1 != 0).count()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
