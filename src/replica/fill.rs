@@ -120,3 +120,90 @@ fn lost() -> io::Result<()> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    const LEN: usize = LARGE + CHUNK + 4321;
+
+    fn file() -> (File, Vec<u8>) {
+        let model: Vec<u8> = (0..LEN).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&model).unwrap();
+        (file, model)
+    }
+
+    /// Fills `into` and gives what [`fill`] gave, and what it told.
+    fn filled(file: &File, offset: u64, into: &mut [u8]) -> (usize, Vec<usize>) {
+        // SAFETY: the same memory, and nothing but initialised bytes are written to it.
+        #[allow(unsafe_code)]
+        let into = unsafe { &mut *(std::ptr::from_mut(into) as *mut [MaybeUninit<u8>]) };
+        let mut told = Vec::new();
+        let n = fill(into, file.as_fd(), offset, &mut |done| {
+            told.push(done);
+            Ok(())
+        });
+        (n.unwrap(), told)
+    }
+
+    const ALONE: &str = "FOLIO_TEST_NO_THREADS";
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no pread of so much")]
+    fn a_large_file_is_read_whole() {
+        if std::env::var_os(ALONE).is_some() {
+            assert!(thread::Builder::new().spawn(|| ()).is_err());
+        }
+        let (file, model) = file();
+        let mut bytes = vec![0; LEN - 77];
+        let (n, told) = filled(&file, 77, &mut bytes);
+        assert_eq!(n, bytes.len());
+        assert!(bytes == model[77..]);
+        assert!(told.is_sorted() && told.last() == Some(&n), "{told:?}");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri starts no processes")]
+    fn no_thread_has_to_be_had() {
+        let name = "replica::fill::tests::a_large_file_is_read_whole";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", name, "--test-threads=1"]);
+        // No thread gets a stack of that size.
+        command.env("RUST_MIN_STACK", (1_usize << 60).to_string());
+        let output = command.env(ALONE, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no pread of so much")]
+    fn a_file_that_is_too_short_gives_what_it_has() {
+        let (file, model) = file();
+        let mut bytes = vec![0; LEN + 3 * CHUNK];
+        assert_eq!(filled(&file, 5, &mut bytes).0, LEN - 5);
+        assert!(bytes[..LEN - 5] == model[5..]);
+        assert!(bytes[LEN - 5..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no pread of so much")]
+    fn a_step_stops_it() {
+        let (file, _) = file();
+        let mut memory = vec![MaybeUninit::uninit(); LEN];
+        let mut steps = 0;
+        let stopped = fill(&mut memory, file.as_fd(), 0, &mut |_| {
+            steps += 1;
+            Err(io::ErrorKind::Interrupted.into())
+        });
+        assert_eq!(stopped.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        assert_eq!(steps, 1);
+    }
+}
