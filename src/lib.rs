@@ -14,6 +14,7 @@
 
 mod anonymous;
 mod block;
+mod draft;
 mod error;
 pub mod page;
 mod region;
@@ -23,6 +24,7 @@ mod source;
 mod sys;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
+pub use draft::{Draft, DraftOptions};
 pub use error::{Error, Result};
 pub use snapshot::{Backing, Snapshot, SnapshotOptions};
 

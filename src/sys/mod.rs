@@ -14,6 +14,8 @@ compile_error!("folio runs on Linux only: it relies on file leases, sealed memfd
 pub(crate) mod file;
 pub(crate) mod limits;
 pub(crate) mod memory;
+pub(crate) mod publish;
+pub(crate) mod write;
 
 use std::io;
 
