@@ -16,6 +16,7 @@ mod anonymous;
 mod block;
 mod draft;
 mod error;
+mod guard;
 pub mod page;
 mod region;
 mod replica;
@@ -26,7 +27,8 @@ mod sys;
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use draft::{Draft, DraftOptions};
 pub use error::{Error, Result};
-pub use snapshot::{Backing, Snapshot, SnapshotOptions};
+pub use replica::Backing;
+pub use snapshot::{Snapshot, SnapshotOptions};
 
 use std::path::Path;
 

@@ -124,20 +124,32 @@ impl Region {
 
     /// Private zeroed memory that starts on a huge page and asks for huge pages (`MADV_HUGEPAGE`).
     pub(crate) fn transparent(len: usize) -> Result<Self> {
-        let region = Region::aligned(len, page::huge_size().unwrap_or(1), Pages::Zeroed)?;
+        let nowhere = ptr::without_provenance_mut(page::huge_size().unwrap_or(1));
+        Region::transparent_like(NonNull::new(nowhere).unwrap_or(NonNull::dangling()), len)
+    }
+
+    /// The same, as far from the start of a huge page as `other` is: moved there, huge pages stay whole.
+    pub(crate) fn transparent_like(other: NonNull<u8>, len: usize) -> Result<Self> {
+        let region = Region::congruent(len, other, Pages::Zeroed)?;
         // A kernel without huge pages gives small ones.
         let _ = region.advise(0..region.len, libc::MADV_HUGEPAGE);
         Ok(region)
     }
 
-    /// Kernels since 6.7 align large mappings by themselves; for the others, map more and cut both ends off.
-    fn aligned(len: usize, align: usize, pages: Pages) -> Result<Self> {
+    /// Kernels since 6.7 align large mappings by themselves; for the others, and for another phase, map more and cut
+    /// both ends off.
+    fn congruent(len: usize, other: NonNull<u8>, pages: Pages) -> Result<Self> {
         let len = whole_pages(len, page::size())?;
+        let align = page::huge_size().unwrap_or(1);
         if len == 0 {
             return Ok(Region::empty());
         }
+        let missing = |start: NonNull<u8>| {
+            let distance = other.as_ptr().addr().wrapping_sub(start.as_ptr().addr());
+            distance % align
+        };
         let region = Region::placed(len, Place::Anywhere, pages)?;
-        if len < align || region.start.as_ptr().addr() % align == 0 {
+        if len < align || missing(region.start) == 0 {
             return Ok(region);
         }
         drop(region);
@@ -146,7 +158,7 @@ impl Region {
             Place::Anywhere,
             pages,
         )?;
-        let head = wide.start.as_ptr().addr().wrapping_neg() % align;
+        let head = missing(wide.start);
         let (_, rest) = wide.split(head);
         Ok(rest.split(len).0)
     }
@@ -234,7 +246,7 @@ impl Region {
     /// Grows memory made by [`Region::transparent`], so that it stays aligned to huge pages: they are moved by
     /// their page tables and never split.
     pub(crate) fn grow_transparent(&mut self, len: usize) -> Result<()> {
-        let target = Region::aligned(len, page::huge_size().unwrap_or(1), Pages::None)?;
+        let target = Region::congruent(len, self.start, Pages::None)?;
         // SAFETY:
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
         // - The target was mapped just now, without access: nobody can have a reference into it.
@@ -285,6 +297,15 @@ impl Region {
         ));
         // SAFETY: `at` keeps the range inside this mapping, and the advice leaves the bytes alone.
         unsafe { self.advise_any(pages, advice) }
+    }
+
+    /// Faults every page in for reading; a device error is an `Err` here and would be a signal later.
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        match self.advise(0..self.len, libc::MADV_POPULATE_READ) {
+            // Linux before 5.14: the pages come when they are touched.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
     }
 
     /// Gives pages back to the kernel; they read as zero afterwards. For memory made by this type only.

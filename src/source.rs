@@ -1,9 +1,11 @@
-//! Where bytes come from: an open descriptor, and what to call it in an error.
+//! Where bytes come from: an open descriptor, what to call it in an error, and which of its bytes are wanted.
 
 use crate::error::{Error, Result};
+use crate::region::check_window;
 use crate::sys::file::{self, Stat};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -68,6 +70,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// An open file description that nobody else has, open for reading: what a lease belongs to.
+    pub(crate) fn own_description(&self) -> io::Result<OwnedFd> {
+        match &self.fd {
+            Fd::Owned(fd) => fd.try_clone(),
+            Fd::Borrowed(fd) => file::reopen(*fd),
+        }
+    }
+
     pub(crate) fn stat(&self) -> Result<Stat> {
         file::stat(self.fd()).map_err(|e| self.error("fstat", e))
     }
@@ -93,6 +103,53 @@ impl<'a> Source<'a> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => file::wait_readable(self.fd())?,
                 other => return other,
             }
+        }
+    }
+}
+
+/// Which bytes of the input are wanted.
+pub(crate) struct Window {
+    /// Where the input starts: 0, or the offset of the caller's descriptor.
+    base: u64,
+    offset: u64,
+    len: Option<u64>,
+}
+
+impl Window {
+    /// `position` is the descriptor's offset: a borrowed one is read from there on, one that we opened from 0.
+    pub(crate) fn new(source: &Source<'_>, position: u64, offset: u64, len: Option<usize>) -> Self {
+        Window {
+            base: if source.is_borrowed() { position } else { 0 },
+            offset,
+            len: len.map(|len| len as u64),
+        }
+    }
+
+    /// The window as a range of a file of `size` bytes.
+    pub(crate) fn of(&self, size: u64) -> Result<Range<u64>> {
+        // A descriptor may stand behind the end: there is nothing to read then, and that is no error.
+        let rest = size.saturating_sub(self.base);
+        let range = check_window(self.offset, self.len, rest)?;
+        Ok(self.base + range.start..self.base + range.end)
+    }
+
+    /// A file may have fewer bytes than it says (those of /sys do): an error if a window was asked for.
+    pub(crate) fn check_read(&self, read: u64, range: &Range<u64>) -> Result<()> {
+        match self.len {
+            Some(len) if read < len => Err(Error::OutOfBounds {
+                offset: self.offset,
+                len,
+                size: range.start - self.base + read,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the caller's descriptor behind the bytes that were taken.
+    pub(crate) fn leave(&self, source: &Source<'_>, end: u64) -> Result<()> {
+        match source.is_borrowed() {
+            true => source.set_position(end),
+            false => Ok(()),
         }
     }
 }

@@ -8,15 +8,21 @@ use crate::block::Block;
 use crate::error::Result;
 use crate::page;
 use crate::region::Region;
+use crate::sys::file;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 /// The most bytes that go into a heap block.
 const BLOCK_MAX: usize = 1 << 20;
 
-/// What a stream of unknown length gets first: its own default pipe capacity.
-const STREAM_BLOCK: usize = 64 << 10;
+/// The least room for one read of a stream. A socket or pipe that keeps messages apart drops what does not fit.
+const MESSAGE: usize = 64 << 10;
+
+/// What a stream of unknown length gets first: room for a message after what a pipe holds by default.
+const STREAM_BLOCK: usize = 2 * MESSAGE;
 
 /// One read. Large enough that the system call does not count, small enough that what was filled is still in the
 /// cache of the processor when it is used.
@@ -36,6 +42,9 @@ enum Place {
 }
 
 impl Memory {
+    /// So few bytes, reading them is cheaper than any way to avoid it.
+    pub(crate) const SMALL: u64 = 256 << 10;
+
     /// Room for `len` bytes.
     pub(crate) fn with_capacity(len: usize) -> Result<Self> {
         let place = match len {
@@ -71,6 +80,12 @@ impl Memory {
             rest = &rest[n..];
         }
         Ok(memory)
+    }
+
+    /// What was read so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `read_from` and `from_region` count bytes that are there, and nobody else changes them.
+        unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 
     /// Forgets what was read.
@@ -124,9 +139,9 @@ impl Memory {
         Ok(n)
     }
 
-    /// Makes room for more, if there is none.
-    pub(crate) fn make_room(&mut self) -> Result<()> {
-        if self.len < self.capacity() {
+    /// Makes room for a message, or for `most` bytes if that is less.
+    pub(crate) fn make_room(&mut self, most: usize) -> Result<()> {
+        if self.capacity() - self.len >= most.min(MESSAGE) {
             return Ok(());
         }
         match &mut self.place {
@@ -151,10 +166,7 @@ impl Memory {
     pub(crate) fn finish(mut self) -> Result<Self> {
         let len = self.len;
         match &mut self.place {
-            Place::Block(block) if len < block.capacity() / 2 => Memory::copy_of(
-                // SAFETY: the first `len` bytes were initialised by `read_from`.
-                unsafe { std::slice::from_raw_parts(block.start().as_ptr(), len) },
-            ),
+            Place::Block(block) if len < block.capacity() / 2 => Memory::copy_of(self.bytes()),
             Place::Block(_) => Ok(self),
             Place::Region(region) => {
                 // Whole huge pages only: cutting through one would split it and free nothing.
@@ -163,6 +175,30 @@ impl Memory {
             }
         }
     }
+}
+
+/// Reads a range of a file into the front of private memory; what a file that is too short does not fill stays zero.
+/// `step` is asked between the reads and may stop it.
+pub(crate) fn fill(
+    region: &mut Region,
+    fd: BorrowedFd<'_>,
+    range: Range<u64>,
+    step: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    let mut done = 0;
+    while done < len {
+        let end = len.min(done + STEP);
+        // SAFETY: the caller gives private anonymous memory of ours.
+        let spare = unsafe { region.spare(done..end) };
+        let n = file::read_at(fd, spare, range.start + done as u64)?;
+        if n == 0 {
+            break;
+        }
+        done += n;
+        step()?;
+    }
+    Ok(())
 }
 
 fn whole_huge_pages(len: usize) -> usize {
@@ -174,18 +210,13 @@ fn whole_huge_pages(len: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn bytes(memory: &Memory) -> &[u8] {
-        // SAFETY: the first `len` bytes were initialised by `read_from`.
-        unsafe { std::slice::from_raw_parts(memory.start().as_ptr(), memory.len()) }
-    }
-
     #[test]
     fn what_was_read_stays_while_it_grows_out_of_the_heap() {
         let mut memory = Memory::for_stream().unwrap();
         let mut model = Vec::new();
         let mut next = 0_u8;
         while model.len() < 9 << 20 {
-            memory.make_room().unwrap();
+            memory.make_room(usize::MAX).unwrap();
             let n = memory.read_from(100_003, |spare| {
                 for byte in spare.iter_mut() {
                     byte.write(next);
@@ -197,14 +228,14 @@ mod tests {
             assert!(n.unwrap() > 0);
         }
         let memory = memory.finish().unwrap();
-        assert!(bytes(&memory) == model);
+        assert!(memory.bytes() == model);
     }
 
     #[test]
     fn a_copy_is_equal_whatever_its_size() {
         for len in [0, 1, 4096, BLOCK_MAX, BLOCK_MAX + 1, 5 << 20] {
             let model: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-            assert!(bytes(&Memory::copy_of(&model).unwrap()) == model, "{len}");
+            assert!(Memory::copy_of(&model).unwrap().bytes() == model, "{len}");
         }
     }
 }

@@ -8,8 +8,9 @@ mod stream;
 pub use options::SnapshotOptions;
 
 use crate::error::Result;
+use crate::guard::lease::Guarded;
 use crate::region::Region;
-use crate::replica::Memory;
+use crate::replica::{Backing, Memory};
 use crate::source::Source;
 use std::fmt;
 use std::ops::Deref;
@@ -57,29 +58,7 @@ enum Store {
         #[allow(dead_code, reason = "held for its drop")] Region,
         Backing,
     ),
-}
-
-/// What keeps the bytes of a [`Snapshot`] as they are.
-///
-/// # Examples
-/// ```
-/// let small = folio::open("Cargo.toml")?;
-/// assert_eq!(small.backing(), folio::Backing::Memory);
-/// # Ok::<(), folio::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Backing {
-    /// Memory of our own: they were read, or copied when a writer came.
-    Memory,
-    /// A seal on a memfd, or fs-verity: the kernel lets nobody change them, ever.
-    Sealed,
-    /// A read lease: the kernel holds a writer back until they are copied.
-    Leased,
-    /// An unnamed file of our own: a reflink clone, or a copy too large for memory.
-    Cloned,
-    /// Nothing but the caller's word ([`Snapshot::map_unguarded`]).
-    Unguarded,
+    Leased(Guarded),
 }
 
 // SAFETY: the bytes are only ever read through it, and they do not change: that is what `Backing` says.
@@ -165,6 +144,7 @@ impl Snapshot {
         match &self.store {
             Store::Memory(_) => Backing::Memory,
             Store::Mapped(_, backing) => *backing,
+            Store::Leased(guarded) => guarded.backing(),
         }
     }
 
@@ -177,7 +157,10 @@ impl Snapshot {
     /// # Ok::<(), folio::Error>(())
     /// ```
     pub fn is_intact(&self) -> bool {
-        self.intact
+        match &self.store {
+            Store::Leased(guarded) => guarded.is_intact(),
+            Store::Memory(_) | Store::Mapped(..) => self.intact,
+        }
     }
 
     /// Maps a whole file, wherever the descriptor's offset is, with nothing to guard it: for files that the caller
@@ -211,6 +194,19 @@ impl Snapshot {
             len: memory.len(),
             store: Store::Memory(memory),
             intact,
+        }
+    }
+
+    /// `len` bytes from `delta` on, in a mapping that the keeper answers for.
+    fn leased(guarded: Guarded, delta: usize, len: usize) -> Self {
+        // SAFETY: `delta` lies inside the mapping, which keeps its place.
+        #[allow(unsafe_code)]
+        let start = unsafe { guarded.start().add(delta) };
+        Snapshot {
+            start,
+            len,
+            store: Store::Leased(guarded),
+            intact: true,
         }
     }
 

@@ -2,9 +2,9 @@
 
 use super::{Snapshot, file, stream};
 use crate::error::{Error, Result};
+use crate::replica;
 use crate::source::Source;
 use crate::sys::file::Kind;
-use crate::sys::limits;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub struct SnapshotOptions<'a> {
     pub(super) offset: u64,
     pub(super) len: Option<usize>,
     limit: Option<u64>,
-    memory_limit: Option<u64>,
+    pub(super) memory_limit: Option<u64>,
     pub(super) lease: bool,
     pub(super) across_fork: bool,
     pub(super) must_map: bool,
@@ -192,8 +192,12 @@ impl<'a> SnapshotOptions<'a> {
         self.limit.or(self.memory_limit).is_some()
     }
 
-    pub(super) fn memory_limit_or_default(&self) -> u64 {
-        self.memory_limit.unwrap_or_else(default_memory_limit)
+    /// The most bytes to take from a block device, which has a size.
+    pub(super) fn device_limit(&self) -> u64 {
+        match self.has_stream_limit() {
+            true => self.stream_limit(),
+            false => replica::default_memory_limit(),
+        }
     }
 
     pub(super) fn report(&mut self, done: u64, total: Option<u64>) {
@@ -201,9 +205,4 @@ impl<'a> SnapshotOptions<'a> {
             progress(done, total);
         }
     }
-}
-
-/// Half of the memory that is available now.
-pub(super) fn default_memory_limit() -> u64 {
-    limits::available_memory() / 2
 }

@@ -1,9 +1,9 @@
 //! What has no size is read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say 0.
 
-use super::options::{SnapshotOptions, default_memory_limit};
-use super::{Backing, Snapshot};
+use super::Snapshot;
+use super::options::SnapshotOptions;
 use crate::error::{Error, Result};
-use crate::replica::Memory;
+use crate::replica::{Memory, default_memory_limit};
 use crate::source::Source;
 use crate::sys::file;
 
@@ -29,34 +29,31 @@ pub(super) fn take(
     let _ = file::set_pipe_capacity(source.fd(), PIPE_CAPACITY);
     skip(options, source, position)?;
 
-    let wanted = options.len.map(|len| len as u64);
+    let wanted = options.len;
     let mut memory = Memory::for_stream()?;
     let mut limit = Limit::new(options, source);
     loop {
         let done = memory.len() as u64;
-        // One byte more than allowed, to see whether there is one.
-        let most = wanted.unwrap_or(limit.bytes(done).saturating_add(1)) - done;
-        memory.make_room()?;
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        limit.ask(done);
+        // Never cut to the limit: what keeps messages or records apart is read whole or not at all.
+        let most = wanted.map_or(usize::MAX, |wanted| wanted - memory.len());
+        memory.make_room(most)?;
         let n = memory.read_from(most, |into| source.read(into));
         let n = n.map_err(|e| source.error("read", e))?;
         if n == 0 {
             break;
         }
         limit.check(memory.len() as u64)?;
-        options.report(memory.len() as u64, wanted);
+        options.report(memory.len() as u64, wanted.map(|wanted| wanted as u64));
     }
-    let size = memory.len() as u64;
-    if wanted.is_some_and(|wanted| size < wanted) {
+    if let Some(wanted) = wanted.filter(|wanted| memory.len() < *wanted) {
         return Err(Error::OutOfBounds {
             offset: options.offset,
-            len: wanted.unwrap_or(0),
-            size: options.offset.saturating_add(size),
+            len: wanted as u64,
+            size: options.offset.saturating_add(memory.len() as u64),
         });
     }
-    let snapshot = Snapshot::memory(memory.finish()?, true);
-    debug_assert_eq!(snapshot.backing(), Backing::Memory);
-    Ok(snapshot)
+    Ok(Snapshot::memory(memory.finish()?, true))
 }
 
 /// Leaves the first `options.offset` bytes out.
@@ -103,13 +100,12 @@ impl<'a> Limit<'a> {
         }
     }
 
-    fn bytes(&mut self, done: u64) -> u64 {
+    fn ask(&mut self, done: u64) {
         if !self.asked && done >= UNASKED {
             self.asked = true;
             // What is there now is taken already; of what is left, half.
             self.bytes = done.saturating_add(default_memory_limit());
         }
-        self.bytes
     }
 
     fn check(&self, done: u64) -> Result<()> {

@@ -60,6 +60,8 @@ pub(crate) struct Time(i64, i64);
 pub(crate) struct Stat {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
+    /// How many names it has: none after it was removed, and a memfd never has one.
+    pub(crate) links: u64,
     pub(crate) stamp: Stamp,
 }
 
@@ -85,6 +87,11 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
             _ => Kind::Other,
         },
         size,
+        #[allow(
+            clippy::useless_conversion,
+            reason = "as wide as this only on some architectures"
+        )]
+        links: u64::from(stat.st_nlink),
         stamp: Stamp {
             dev: stat.st_dev,
             ino: stat.st_ino,
@@ -192,6 +199,20 @@ pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
     let stat = unsafe { stat.assume_init() };
     let verity = libc::STATX_ATTR_VERITY as u64;
     done.is_ok() && stat.stx_attributes_mask & stat.stx_attributes & verity != 0
+}
+
+/// False on file systems that are known to have no reflinks, so that nobody tries.
+pub(crate) fn may_clone(fd: BorrowedFd<'_>) -> bool {
+    !matches!(
+        file_system(fd),
+        Ok(libc::EXT4_SUPER_MAGIC | libc::TMPFS_MAGIC) | Err(_)
+    )
+}
+
+/// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.
+pub(crate) fn clone_into(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: this ioctl(2) takes a descriptor and touches no memory of ours.
+    call(|| unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }).map(drop)
 }
 
 /// The magic number of the file system, fstatfs(2).

@@ -12,6 +12,7 @@
 compile_error!("folio runs on Linux only: it relies on file leases, sealed memfds and mremap");
 
 pub(crate) mod file;
+pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod publish;

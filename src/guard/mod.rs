@@ -1,0 +1,4 @@
+//! Against a file that changes under its mapping.
+
+pub(crate) mod keeper;
+pub(crate) mod lease;

@@ -1,0 +1,107 @@
+//! A copy of a window of a file: into memory, or to disk if it is too large for that.
+
+use super::memory::Memory;
+use super::unnamed::copy_to_disk;
+use crate::error::{Error, Result};
+use crate::region::Region;
+use crate::source::{Source, Window};
+use crate::sys::file::{self, Stat};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+/// A copy is tried again if the file changed meanwhile, unless so many bytes make that expensive.
+const RETRY_MAX: u64 = 64 << 20;
+const ATTEMPTS: u32 = 3;
+
+/// Told how many bytes are done, and of how many if that is known.
+pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) + 'p;
+
+/// Where a copy is.
+pub(crate) enum Copy {
+    Memory(Memory),
+    /// In a mapping of an unnamed file: `len` bytes from `delta` on.
+    Disk {
+        region: Region,
+        delta: usize,
+        len: usize,
+    },
+}
+
+impl Copy {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Copy::Memory(memory) => memory.len() as u64,
+            Copy::Disk { len, .. } => *len as u64,
+        }
+    }
+}
+
+/// Copies the window of a file that `before` describes; up to `memory_limit` bytes into memory. Second, whether the
+/// bytes are one moment of the file, as far as its size, mtime and ctime tell.
+pub(crate) fn copy(
+    source: &Source<'_>,
+    window: &Window,
+    mut before: Stat,
+    memory_limit: &mut dyn FnMut() -> u64,
+    progress: &mut Progress<'_>,
+) -> Result<(Copy, bool)> {
+    let mut attempt = 1;
+    loop {
+        let range = window.of(before.size)?;
+        let len = range.end - range.start;
+        let copy = match len <= Memory::SMALL || len <= memory_limit() {
+            true => Copy::Memory(into_memory(source, range.clone(), progress)?),
+            false => to_disk(source, range.clone(), progress)?,
+        };
+        let after = source.stat()?;
+        let intact = after.stamp == before.stamp;
+        if intact || attempt == ATTEMPTS || len > RETRY_MAX {
+            window.check_read(copy.len(), &range)?;
+            return Ok((copy, intact));
+        }
+        attempt += 1;
+        before = after;
+    }
+}
+
+/// Reads a range, or less of it if the file ends before.
+pub(crate) fn into_memory(
+    source: &Source<'_>,
+    range: Range<u64>,
+    progress: &mut Progress<'_>,
+) -> Result<Memory> {
+    let total = range.end - range.start;
+    let len = usize::try_from(total).unwrap_or(usize::MAX);
+    let mut memory = Memory::with_capacity(len)?;
+    while memory.len() < len {
+        let offset = range.start + memory.len() as u64;
+        let most = len - memory.len();
+        let n = memory.read_from(most, |into| file::read_at(source.fd(), into, offset));
+        if n.map_err(|e| source.error("pread", e))? == 0 {
+            break;
+        }
+        progress(memory.len() as u64, Some(total));
+    }
+    memory.finish()
+}
+
+fn to_disk(source: &Source<'_>, range: Range<u64>, progress: &mut Progress<'_>) -> Result<Copy> {
+    let failed = |call| move |e: io::Error| Error::os(call, None, e);
+    let total = range.end - range.start;
+    let mut step = |done| {
+        progress(done, Some(total));
+        Ok(())
+    };
+    let copied = copy_to_disk(source.fd(), range.clone(), &mut step);
+    let (file, len) = copied.map_err(|e| source.error("copy to an unnamed file", e))?;
+    if len == 0 {
+        return Ok(Copy::Memory(Memory::with_capacity(0)?));
+    }
+    let len = usize::try_from(len).map_err(|_| Error::TooLarge {
+        path: source.name(),
+        limit: isize::MAX.unsigned_abs() as u64,
+    })?;
+    let (region, delta) = Region::file(file.as_fd(), 0, len).map_err(failed("mmap"))?;
+    Ok(Copy::Disk { region, delta, len })
+}

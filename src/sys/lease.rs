@@ -1,0 +1,155 @@
+//! System calls for file leases (fcntl(2), "Leases") and for the thread that waits for their breaks.
+
+use super::call;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::sync::atomic::AtomicPtr;
+use std::time::Duration;
+
+/// What the kernel tells a broken lease by. Its default action is to do nothing: should it reach a thread that does not
+/// wait for it, in the moment between `F_SETLEASE` and `F_SETOWN_EX`, no harm is done. And it does not queue: any
+/// number of breaks is one pending signal, which cannot overflow.
+const SIGNAL: i32 = libc::SIGURG;
+
+/// What a lease holds off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Lease {
+    /// Opens for writing, and truncations.
+    Read = libc::F_RDLCK,
+}
+
+/// True for file systems where a lease means what it says: every way to the bytes passes through it. Not among them:
+/// overlayfs (the file below can be written to), procfs and sysfs (no file is behind them), FUSE, network file systems.
+pub(crate) fn is_trusted(magic: i64) -> bool {
+    const TRUSTED: [i64; 5] = [
+        libc::EXT4_SUPER_MAGIC, // ext2 and ext3, too
+        libc::XFS_SUPER_MAGIC,
+        libc::BTRFS_SUPER_MAGIC,
+        libc::TMPFS_MAGIC,
+        libc::F2FS_SUPER_MAGIC,
+    ];
+    TRUSTED.contains(&magic)
+}
+
+/// Takes a lease, whose break is told to `thread`. The kernel refuses with `EAGAIN` if somebody has the file open
+/// already in the way that the lease holds off, `EACCES` for a file of another owner, `EINVAL` where there are none.
+pub(crate) fn take(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<()> {
+    let fd = fd.as_raw_fd();
+    // Before the lease: a break would be told by SIGIO otherwise, which kills.
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd, F_SETSIG, SIGNAL) })?;
+    // SAFETY: as above.
+    call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, lease as i32) })?;
+    let owner = FOwner {
+        kind: F_OWNER_TID,
+        id: thread,
+    };
+    // After the lease: F_SETLEASE makes the process the owner.
+    // SAFETY: this fcntl(2) reads one `struct f_owner_ex`.
+    call(|| unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) }).map(drop)
+}
+
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+const F_OWNER_TID: i32 = 0;
+
+/// `struct f_owner_ex`, fcntl(2).
+#[repr(C)]
+struct FOwner {
+    kind: i32,
+    id: i32,
+}
+
+/// True unless somebody waits to open the file, or the kernel has taken the lease away.
+pub(crate) fn is_held(fd: BorrowedFd<'_>, lease: Lease) -> bool {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let held = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLEASE) });
+    held.is_ok_and(|held| held == lease as i32)
+}
+
+/// Gives a lease back. False if the kernel had taken it away by force before.
+pub(crate) fn release(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) }).is_ok()
+}
+
+/// How long a break may take before the kernel takes the lease away: `/proc/sys/fs/lease-break-time`.
+pub(crate) fn break_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
+    Duration::from_secs(text.trim().parse().unwrap_or(45))
+}
+
+/// The calling thread's id, gettid(2).
+pub(crate) fn thread_id() -> i32 {
+    // SAFETY: gettid(2) touches no memory of ours and cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// A thread's set of blocked signals.
+pub(crate) struct SignalMask(libc::sigset_t);
+
+/// Blocks every signal in the calling thread, and gives what was blocked before.
+pub(crate) fn block_all_signals() -> SignalMask {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset(3) initialises the set.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: initialised above.
+    let all = unsafe { all.assume_init() };
+    set_mask(&all)
+}
+
+/// Puts back what [`block_all_signals`] gave.
+pub(crate) fn restore_signals(mask: &SignalMask) {
+    set_mask(&mask.0);
+}
+
+fn set_mask(set: &libc::sigset_t) -> SignalMask {
+    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: pthread_sigmask(3) reads one set and writes one.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, old.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid set already, and the call filled it.
+    SignalMask(unsafe { old.assume_init() })
+}
+
+/// Waits until a lease of this thread is broken, or for as long as `timeout` says. Every signal must be blocked.
+pub(crate) fn wait_for_break(timeout: Option<Duration>) {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset(3) initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised above; the signal number is valid.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), SIGNAL) };
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the set is initialised; the timeout is null or one `struct timespec`; no siginfo is asked for.
+    unsafe { libc::sigtimedwait(set.as_ptr(), ptr::null_mut(), timeout) };
+}
+
+/// A place for a pointer that a process forked from this one, however it was forked, finds to be null again; `None` where
+/// the kernel cannot do that (`MADV_WIPEONFORK`, Linux 4.14). Every call maps a page, which stays.
+pub(crate) fn process_local<T>() -> Option<&'static AtomicPtr<T>> {
+    let page = super::page_size();
+    let pages = super::memory::Pages::Zeroed;
+    let start = super::memory::map_anonymous(page, super::memory::Place::Anywhere, pages).ok()?;
+    // SAFETY: the page was mapped just now, and the advice acts on a forked child only.
+    let wiped = unsafe { super::memory::advise(start, page, libc::MADV_WIPEONFORK) };
+    if wiped.is_err() {
+        // SAFETY: the page was mapped just now, and nobody refers to it.
+        let _ = unsafe { super::memory::unmap(start, page) };
+        return None;
+    }
+    // SAFETY: zeroed memory is a null AtomicPtr, a page is aligned for it, and it is never unmapped.
+    Some(unsafe { start.cast().as_ref() })
+}
+
+/// Ends the process with a message, allocating nothing.
+pub(crate) fn abort(message: &str) -> ! {
+    // SAFETY: write(2) reads the message.
+    let _ = unsafe { libc::write(2, message.as_ptr().cast(), message.len()) };
+    std::process::abort()
+}

@@ -1,0 +1,184 @@
+//! Files that somebody shrinks, grows and overwrites while they are read.
+
+use crate::support::bytes::{assert_same, pattern};
+use crate::support::temp_dir;
+use folio::{Backing, Error, Snapshot};
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const MOST: usize = 3 << 20;
+
+/// Runs `read` again and again while a writer makes the file shorter and longer; at every moment it holds a prefix of
+/// `whole`.
+fn while_it_changes(path: &Path, whole: &[u8], mut read: impl FnMut()) {
+    let stop = AtomicBool::new(false);
+    let turns = AtomicUsize::new(0);
+    let file = File::create(path).unwrap();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut len = 0;
+            let mut state = 12345_u64;
+            while !stop.load(Ordering::Relaxed) {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                // Mostly small steps, sometimes everything.
+                let next = match state >> 62 {
+                    0 => 0,
+                    1 => (state >> 20) as usize % 5000,
+                    _ => (state >> 20) as usize % MOST,
+                };
+                if next < len {
+                    file.set_len(next as u64).unwrap();
+                } else {
+                    file.write_all_at(&whole[len..next], len as u64).unwrap();
+                }
+                len = next;
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut reads = 0;
+        while reads < 300 || turns.load(Ordering::Relaxed) < 100 {
+            read();
+            reads += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_whole_file_is_a_valid_read() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    let whole = pattern(1, MOST);
+    let (mut none, mut some) = (0, 0);
+    while_it_changes(&path, &whole, || {
+        let snapshot = folio::open(&path).unwrap();
+        assert_same(&snapshot, &whole[..snapshot.len()], "by path");
+        let snapshot = Snapshot::from_fd(File::open(&path).unwrap()).unwrap();
+        assert_same(&snapshot, &whole[..snapshot.len()], "by descriptor");
+        match snapshot.is_empty() {
+            true => none += 1,
+            false => some += 1,
+        }
+    });
+    assert!(some > 0, "{none} empty, {some} not");
+}
+
+#[test]
+fn a_window_is_whole_or_an_error() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    let whole = pattern(2, MOST);
+    let (mut inside, mut outside) = (0, 0);
+    let mut turn = 0_usize;
+    while_it_changes(&path, &whole, || {
+        turn += 1;
+        let offset = [0, 1, 4096, 1_000_003][turn % 4];
+        let len = [10, 5000, 300_000, 1_500_000][turn / 4 % 4];
+        match Snapshot::options()
+            .offset(offset as u64)
+            .len(len)
+            .open(&path)
+        {
+            Ok(window) => {
+                inside += 1;
+                assert_same(&window, &whole[offset..offset + len], "window");
+            }
+            Err(error) => {
+                outside += 1;
+                assert!(matches!(error, Error::OutOfBounds { .. }), "{error:?}");
+            }
+        }
+    });
+    assert!(
+        inside > 0 && outside > 0,
+        "{inside} inside, {outside} outside"
+    );
+}
+
+#[test]
+fn overwritten_bytes_are_old_or_new_and_stay() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    for size in [5000, 300_000, MOST] {
+        let (old, new) = (vec![1_u8; size], vec![2_u8; size]);
+        std::fs::write(&path, &old).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let file = File::options().write(true).open(&path).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    file.write_all_at(&new, 0).unwrap();
+                    file.write_all_at(&old, 0).unwrap();
+                }
+            });
+            for _ in 0..50 {
+                let snapshot = folio::open(&path).unwrap();
+                assert_eq!(snapshot.len(), size);
+                let first = snapshot.to_vec();
+                assert!(first.iter().all(|byte| (1..=2).contains(byte)));
+                std::thread::yield_now();
+                assert_same(&snapshot, &first, "looked at twice");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+/// The progress callback stands in for a writer that always comes in the middle of the copy.
+#[test]
+fn a_copy_that_never_finds_the_file_still_is_not_intact() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    let size = 8 << 20;
+    std::fs::write(&path, pattern(3, size)).unwrap();
+    let mut writer = File::options().append(true).open(&path).unwrap();
+    let mut wrote = 0;
+    let result = Snapshot::options()
+        .lease(false)
+        .progress(|done, _| {
+            if done > 0 && (done as usize) < size {
+                writer.write_all(b"more").unwrap();
+                wrote += 1;
+            }
+        })
+        .open(&path);
+    let snapshot = result.unwrap();
+    assert_same(&snapshot[..size], &pattern(3, size), "what stood still");
+    if snapshot.backing() == Backing::Memory {
+        assert!(wrote > 0, "no progress in the middle of {size} bytes");
+        assert!(!snapshot.is_intact());
+    }
+    drop(snapshot);
+    assert!(folio::open(&path).unwrap().is_intact(), "nobody writes now");
+}
+
+/// One disturbance, then quiet: the copy is tried again.
+#[test]
+fn a_copy_is_retried_until_the_file_stands_still() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    let size = 8 << 20;
+    std::fs::write(&path, pattern(4, size)).unwrap();
+    let writer = File::options().write(true).open(&path).unwrap();
+    let mut wrote = false;
+    let snapshot = Snapshot::options()
+        .lease(false)
+        .progress(|done, _| {
+            if done > 0 && !wrote {
+                writer.write_all_at(b"changed", 0).unwrap();
+                writer.write_all_at(b"changed", size as u64 - 7).unwrap();
+                wrote = true;
+            }
+        })
+        .open(&path)
+        .unwrap();
+    if wrote {
+        assert_same(&snapshot, &std::fs::read(&path).unwrap(), "one moment");
+    }
+    assert!(snapshot.is_intact());
+}

@@ -1,0 +1,173 @@
+//! No input exhausts memory: over the limit there is an error, and everything is given back.
+
+use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::{report, scenario};
+use crate::support::kernel::{Holdings, status};
+use crate::support::pipe::{feed, pipe};
+use crate::support::{file_with, temp_dir};
+use folio::{Error, Snapshot};
+use std::os::fd::AsFd;
+
+#[test]
+fn a_stream_may_have_as_many_bytes_as_the_limit_and_no_more() {
+    for limit in [0, 1, 4096, 65536, 65537, 1 << 20, (2 << 20) + 1] {
+        for (size, fits) in [
+            (limit, true),
+            (limit + 1, false),
+            (2 * limit + 70_000, false),
+        ] {
+            let bytes = pattern(1, size);
+            let (reader, writer) = pipe();
+            let writing = feed(writer, bytes.clone());
+            let result = Snapshot::options().limit(limit as u64).from_fd(&reader);
+            drop(reader);
+            writing.join().unwrap();
+            match result {
+                Ok(snapshot) => {
+                    assert!(fits, "{size} bytes under a limit of {limit}");
+                    assert_same(&snapshot, &bytes, size);
+                }
+                Err(error) => {
+                    let said = matches!(error, Error::TooLarge { limit: said, .. } if said == limit as u64);
+                    assert!(said && !fits, "{size} bytes, limit {limit}: {error:?}");
+                    assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_limit_is_for_streams_and_devices() {
+    let dir = temp_dir();
+    for size in [10_000, 3 << 20] {
+        let bytes = pattern(2, size);
+        let path = file_with(dir.path(), "file", &bytes);
+        let file = Snapshot::options().limit(100).open(&path);
+        assert_same(&file.unwrap(), &bytes, "a file ends by itself");
+    }
+}
+
+#[test]
+fn over_the_limit_everything_is_given_back() {
+    scenario!(|| {
+        let limits = [0, 1, 100_000, 64 << 20];
+        let attempt = |limit| {
+            let result = Snapshot::options().limit(limit).open("/dev/zero");
+            assert!(matches!(result, Err(Error::TooLarge { .. })), "{result:?}");
+        };
+        let start = status("VmRSS");
+        limits.into_iter().for_each(attempt);
+        // The largest of them, and not twice as much: nothing was copied to grow.
+        let most = status("VmHWM") - start;
+        assert!(
+            most < (64 << 20) + (16 << 20),
+            "{} KiB at the most",
+            most / 1024
+        );
+        let before = Holdings::now();
+        for _ in 0..5 {
+            limits.into_iter().for_each(attempt);
+        }
+        before.assert_nothing_left("TooLarge");
+    })
+    .succeed();
+}
+
+#[test]
+fn what_was_read_takes_no_more_than_it_needs() {
+    scenario!(|| {
+        for size in [100_000, 3 << 20, (65 << 20) + 1] {
+            let before = status("VmRSS");
+            let snapshot = Snapshot::options().len(size).open("/dev/zero").unwrap();
+            let (reader, writer) = pipe();
+            let writing = feed(writer, snapshot.to_vec());
+            let streamed = Snapshot::from_fd(reader.as_fd()).unwrap();
+            writing.join().unwrap();
+            assert!(*streamed == *snapshot);
+            let held = status("VmRSS").saturating_sub(before);
+            // A huge page of rounding each, and what the allocator keeps.
+            assert!(held < 2 * size + (12 << 20), "{size}: {} KiB", held / 1024);
+        }
+    })
+    .succeed();
+}
+
+/// Under `ulimit -v` there is less than the default limit allows: an error, and no abort.
+#[test]
+fn a_process_without_memory_gets_an_error() {
+    let reports = scenario!(|| {
+        let limit = libc::rlimit {
+            rlim_cur: 300 << 20,
+            rlim_max: 300 << 20,
+        };
+        // SAFETY: a valid limit.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        let dir = temp_dir();
+        let path = dir.path().join("large");
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        for result in [
+            folio::open("/dev/zero"),
+            Snapshot::options().limit(u64::MAX).open("/dev/zero"),
+            Snapshot::options().len(1 << 30).open("/dev/zero"),
+            Snapshot::options().len(usize::MAX).open("/dev/zero"),
+            Snapshot::options()
+                .lease(false)
+                .memory_limit(u64::MAX)
+                .open(&path),
+        ] {
+            let error = match result {
+                Err(error) => error,
+                Ok(snapshot) => panic!("{snapshot:?} in 300 MiB"),
+            };
+            report(&error);
+            let fits = match error {
+                Error::TooLarge { .. } => true,
+                ref other => other.raw_os_error() == Some(libc::ENOMEM),
+            };
+            assert!(fits, "{error:?}");
+        }
+        // And the process goes on.
+        let path = file_with(dir.path(), "small", &pattern(3, 5 << 20));
+        assert_same(
+            &folio::open(path).unwrap(),
+            &pattern(3, 5 << 20),
+            "afterwards",
+        );
+    })
+    .succeed();
+    assert_eq!(reports.reports().len(), 5, "{reports:?}");
+}
+
+#[test]
+fn files_over_the_memory_limit_are_not_copied_into_memory() {
+    let dir = temp_dir();
+    for size in [700_000, 5 << 20] {
+        let bytes = pattern(4, size);
+        let path = file_with(dir.path(), "file", &bytes);
+        let options = || Snapshot::options().lease(false);
+        for limit in [size as u64, u64::MAX] {
+            assert_same(
+                &options().memory_limit(limit).open(&path).unwrap(),
+                &bytes,
+                size,
+            );
+        }
+        match options().memory_limit(size as u64 - 1).open(&path) {
+            Ok(snapshot) => {
+                assert_same(&snapshot, &bytes, size);
+                assert_ne!(snapshot.backing(), folio::Backing::Memory, "{size}");
+            }
+            Err(error) => assert!(
+                matches!(error, Error::TooLarge { limit, .. } if limit == size as u64 - 1),
+                "{error:?}"
+            ),
+        }
+        // A window counts by what it takes.
+        let window = options().memory_limit(1000).offset(5).len(1000).open(&path);
+        assert_same(&window.unwrap(), &bytes[5..1005], "window");
+    }
+}

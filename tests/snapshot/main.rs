@@ -1,0 +1,19 @@
+//! `Snapshot` on every kind of input: exactly the bytes that `cat` would give, or a clear error.
+#![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod changing;
+mod descriptors;
+mod devices;
+mod errors;
+mod interrupted;
+mod limits;
+mod options;
+mod paths;
+mod properties;
+mod sealed;
+mod sizes;
+mod stdin;
+mod streams;

@@ -1,0 +1,269 @@
+//! Loop devices and real file systems on them, taken down again when dropped, also those of a killed run.
+
+use super::{is_root, skip};
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PREFIX: &str = "folio-disk-";
+
+/// A loop device over a file; the kernel detaches it with its last user, even if we are killed.
+pub struct LoopDevice {
+    path: PathBuf,
+    _open: File,
+}
+
+impl LoopDevice {
+    /// `None`, after saying why, where loop devices cannot be had.
+    pub fn new(image: &Path) -> Option<Self> {
+        if !is_root() {
+            skip("a loop device needs root");
+            return None;
+        }
+        Self::attach(image)
+            .map_err(|error| skip(format_args!("no loop device: {error}")))
+            .ok()
+    }
+
+    fn attach(image: &Path) -> io::Result<Self> {
+        const GET_FREE: libc::Ioctl = 0x4c82u32 as libc::Ioctl;
+        const CONFIGURE: libc::Ioctl = 0x4c0au32 as libc::Ioctl;
+        const AUTOCLEAR: u32 = 4;
+        let image = OpenOptions::new().read(true).write(true).open(image)?;
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")?;
+        loop {
+            // SAFETY: takes no argument.
+            let number = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) };
+            if number < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let open = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_CLOEXEC)
+                .open(&path)?;
+            // struct loop_config: fd, block size, then struct loop_info64 from byte 8, whose flags are at 52.
+            let mut config = [0u64; 38];
+            config[0] = image.as_raw_fd() as u64;
+            config[1 + 6] = u64::from(AUTOCLEAR) << 32;
+            // SAFETY: a struct loop_config of 304 bytes, which the kernel reads.
+            if unsafe { libc::ioctl(open.as_raw_fd(), CONFIGURE, config.as_ptr()) } == 0 {
+                return Ok(LoopDevice { path, _open: open });
+            }
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EBUSY) {
+                return Err(error);
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A mounted file system of its own.
+pub struct LoopFs {
+    mount: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl LoopFs {
+    /// A new, empty file system of at least `size` bytes: "ext4", "xfs", "btrfs", "tmpfs" or "overlay" (which has the
+    /// size of what lies below). `None`, after saying why, where it cannot be had.
+    pub fn new(kind: &str, size: u64) -> Option<Self> {
+        Self::with_options(kind, size, &[])
+    }
+
+    /// The same, with more options for its mkfs.
+    pub fn with_options(kind: &str, size: u64, more: &[&str]) -> Option<Self> {
+        Self::made(kind, |dir| match kind {
+            "tmpfs" => mount("tmpfs", "tmpfs", dir, 0, &format!("size={size},mode=0755")),
+            "overlay" => Self::overlay(dir),
+            "ext4" => Self::device(
+                kind,
+                dir,
+                size.max(4 << 20),
+                &[&["-q", "-F"], more].concat(),
+            ),
+            "xfs" => Self::device(
+                kind,
+                dir,
+                size.max(300 << 20),
+                &[&["-q", "-f"], more].concat(),
+            ),
+            "btrfs" => Self::device(
+                kind,
+                dir,
+                size.max(128 << 20),
+                &[&["-q", "-f"], more].concat(),
+            ),
+            _ => panic!("no recipe for a file system of type {kind}"),
+        })
+    }
+
+    /// A read-only squashfs that holds these files.
+    pub fn squashfs(files: &[(&str, &[u8])]) -> Option<Self> {
+        Self::made("squashfs", |dir| {
+            let content = dir.with_file_name("content");
+            std::fs::create_dir(&content)?;
+            for (name, bytes) in files {
+                std::fs::write(content.join(name), bytes)?;
+            }
+            let image = dir.with_file_name("image");
+            run(Command::new(tool("mksquashfs")?)
+                .arg(&content)
+                .arg(&image)
+                .args(["-quiet", "-no-progress"]))?;
+            let device = LoopDevice::attach(&image)?;
+            mount_device("squashfs", &device, dir, libc::MS_RDONLY)
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    fn made(kind: &str, make: impl FnOnce(&Path) -> io::Result<()>) -> Option<Self> {
+        if !is_root() {
+            skip(format_args!("mounting {kind} needs root"));
+            return None;
+        }
+        remove_leftovers();
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}{}-", std::process::id()))
+            .tempdir()
+            .expect("make a temporary directory");
+        let mount = dir.path().join("mount");
+        std::fs::create_dir(&mount).expect("make the mount point");
+        match make(&mount) {
+            Ok(()) => Some(LoopFs { mount, _dir: dir }),
+            Err(error) => {
+                skip(format_args!("no {kind}: {error}"));
+                None
+            }
+        }
+    }
+
+    fn device(kind: &str, dir: &Path, size: u64, options: &[&str]) -> io::Result<()> {
+        let mkfs = tool(&format!("mkfs.{kind}"))?;
+        let image = dir.with_file_name("image");
+        File::create(&image)?.set_len(size)?;
+        run(Command::new(mkfs).args(options).arg(&image))?;
+        let device = LoopDevice::attach(&image)?;
+        mount_device(kind, &device, dir, 0)
+    }
+
+    fn overlay(dir: &Path) -> io::Result<()> {
+        let mut options = Vec::new();
+        for (option, name) in [
+            ("lowerdir", "lower"),
+            ("upperdir", "upper"),
+            ("workdir", "work"),
+        ] {
+            let part = dir.with_file_name(name);
+            std::fs::create_dir(&part)?;
+            options.push(format!("{option}={}", part.display()));
+        }
+        mount("overlay", "overlay", dir, 0, &options.join(","))
+    }
+}
+
+impl Drop for LoopFs {
+    fn drop(&mut self) {
+        unmount(&self.mount);
+    }
+}
+
+/// Where to find a program of the system's administrator.
+fn tool(name: &str) -> io::Result<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .map(|dir| Path::new(dir).join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| io::Error::other(format!("{name} is not installed")))
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!(
+        "{command:?} ended with {}: {said}",
+        output.status
+    )))
+}
+
+fn mount_device(
+    kind: &str,
+    device: &LoopDevice,
+    dir: &Path,
+    flags: libc::c_ulong,
+) -> io::Result<()> {
+    let source = device.path().to_str().expect("/dev/loopN");
+    mount(kind, source, dir, flags, "")
+}
+
+fn mount(
+    kind: &str,
+    source: &str,
+    dir: &Path,
+    flags: libc::c_ulong,
+    options: &str,
+) -> io::Result<()> {
+    let text = |s: &str| CString::new(s).expect("no NUL");
+    let (kind, source, options) = (text(kind), text(source), text(options));
+    let dir = CString::new(dir.as_os_str().as_bytes()).expect("no NUL");
+    // SAFETY: four C strings.
+    let result = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            dir.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            options.as_ptr().cast(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn unmount(dir: &Path) {
+    let dir = CString::new(dir.as_os_str().as_bytes()).expect("no NUL");
+    // SAFETY: a C string; lazily if a file is still open there.
+    unsafe {
+        if libc::umount2(dir.as_ptr(), 0) != 0 {
+            libc::umount2(dir.as_ptr(), libc::MNT_DETACH);
+        }
+    }
+}
+
+/// Takes down what a killed run left mounted. The directory's name holds the process it belonged to.
+fn remove_leftovers() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for point in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
+        let point = Path::new(point);
+        let Some(dir) = point.parent() else { continue };
+        let owner = dir
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.split('-').next());
+        if owner.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            unmount(point);
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What the kernel says about this process: descriptors, mappings, threads, resident pages, faults.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+/// Open descriptors with what they refer to, sorted by number.
+pub fn descriptors() -> Vec<(i32, PathBuf)> {
+    let own = std::fs::read_dir("/proc/self/fd").expect("list descriptors");
+    let mut open: Vec<_> = own
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            // The descriptor that lists the directory is gone again after this.
+            let target = std::fs::read_link(entry.path()).ok()?;
+            let listing = target.starts_with("/proc") && target.ends_with("fd");
+            (!listing).then_some((number, target))
+        })
+        .collect();
+    open.sort();
+    open
+}
+
+/// Threads of this process.
+pub fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task")
+        .expect("list threads")
+        .count()
+}
+
+/// One line of /proc/self/maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Area {
+    pub range: Range<usize>,
+    pub permissions: String,
+    pub name: String,
+}
+
+pub fn mappings() -> Vec<Area> {
+    std::fs::read_to_string("/proc/self/maps")
+        .expect("read /proc/self/maps")
+        .lines()
+        .filter_map(area)
+        .collect()
+}
+
+fn area(line: &str) -> Option<Area> {
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    let permissions = words.next()?;
+    (permissions.len() == 4).then(|| Area {
+        range: start..end,
+        permissions: permissions.to_owned(),
+        name: words.skip(3).collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// The mapping that holds `address`.
+pub fn mapping_at(address: usize) -> Option<Area> {
+    mappings()
+        .into_iter()
+        .find(|area| area.range.contains(&address))
+}
+
+/// Sum of one field of /proc/self/smaps, in bytes, over all mappings that overlap `range`.
+pub fn smaps(range: Range<usize>, field: &str) -> usize {
+    let text = std::fs::read_to_string("/proc/self/smaps").expect("read /proc/self/smaps");
+    let mut inside = false;
+    let mut sum = 0;
+    for line in text.lines() {
+        if let Some(area) = area(line) {
+            inside = area.range.start < range.end && range.start < area.range.end;
+        } else if inside {
+            if let Some(value) = line.strip_prefix(field).and_then(|v| v.strip_prefix(':')) {
+                sum += kilobytes(value);
+            }
+        }
+    }
+    sum
+}
+
+/// One field of /proc/self/status, in bytes: `VmRSS`, `RssAnon`, `RssShmem`, ...
+pub fn status(field: &str) -> usize {
+    find_kilobytes("/proc/self/status", field)
+}
+
+/// One field of /proc/meminfo, in bytes.
+pub fn meminfo(field: &str) -> usize {
+    find_kilobytes("/proc/meminfo", field)
+}
+
+fn find_kilobytes(file: &str, field: &str) -> usize {
+    let text = std::fs::read_to_string(file).expect("read from /proc");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    kilobytes(line.unwrap_or_else(|| panic!("no {field} in {file}")))
+}
+
+fn kilobytes(value: &str) -> usize {
+    let number = value.trim().trim_end_matches(" kB").trim();
+    1024 * number.parse::<usize>().expect("a number of kB")
+}
+
+/// How many pages of `bytes` hold memory, by mincore: for private memory those granted to us, for shared memory those
+/// that exist at all.
+pub fn resident_pages(bytes: &[u8]) -> usize {
+    let page = page_size();
+    let start = bytes.as_ptr() as usize / page * page;
+    let end = (bytes.as_ptr() as usize + bytes.len()).next_multiple_of(page);
+    let mut pages = vec![0u8; (end - start) / page];
+    if pages.is_empty() {
+        return 0;
+    }
+    // SAFETY: one answer byte for every page of the range.
+    let result = unsafe { libc::mincore(start as *mut _, end - start, pages.as_mut_ptr()) };
+    assert_eq!(
+        result,
+        0,
+        "mincore({start:#x}, {:#x}): {}",
+        end - start,
+        std::io::Error::last_os_error()
+    );
+    pages.iter().filter(|&&page| page & 1 == 1).count()
+}
+
+/// How many pages of `bytes` are in this process's page tables, by /proc/self/pagemap: touching those cannot fault.
+pub fn present_pages(bytes: &[u8]) -> usize {
+    use std::os::unix::fs::FileExt;
+    let page = page_size();
+    let first = bytes.as_ptr() as usize / page;
+    let last = (bytes.as_ptr() as usize + bytes.len()).div_ceil(page);
+    let mut entries = vec![0u8; (last - first) * 8];
+    std::fs::File::open("/proc/self/pagemap")
+        .and_then(|map| map.read_exact_at(&mut entries, first as u64 * 8))
+        .expect("read /proc/self/pagemap");
+    entries
+        .chunks(8)
+        .filter(|entry| entry[7] & 0x80 != 0)
+        .count()
+}
+
+/// Minor page faults of this thread so far.
+pub fn minor_faults() -> u64 {
+    // SAFETY: an all-zero rusage is valid, and the kernel fills it in.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &mut usage), 0);
+        usage
+    };
+    usage.ru_minflt as u64
+}
+
+pub fn page_size() -> usize {
+    // SAFETY: sysconf has no preconditions.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+}
+
+/// Current offset of a descriptor.
+pub fn offset_of(fd: impl AsFd) -> u64 {
+    // SAFETY: lseek takes any number for a descriptor.
+    let at = unsafe { libc::lseek(fd.as_fd().as_raw_fd(), 0, libc::SEEK_CUR) };
+    assert!(at >= 0, "lseek: {}", std::io::Error::last_os_error());
+    at as u64
+}
+
+/// Kernel id of this thread, for [`interrupt`] and [`is_sleeping`].
+pub fn thread_id() -> libc::pid_t {
+    // SAFETY: gettid cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Sends a signal to one thread of this process.
+pub fn interrupt(thread: libc::pid_t, signal: i32) {
+    // SAFETY: tgkill takes plain numbers; the callers have a handler in place.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
+    assert_eq!(result, 0, "tgkill: {}", std::io::Error::last_os_error());
+}
+
+/// True while the thread waits in an interruptible system call.
+pub fn is_sleeping(thread: libc::pid_t) -> bool {
+    std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"))
+        .ok()
+        .and_then(|stat| {
+            let (_, rest) = stat.rsplit_once(") ")?;
+            Some(rest.starts_with('S'))
+        })
+        .unwrap_or(false)
+}
+
+/// A set of everything that can leak, to be compared before and after.
+#[derive(Debug)]
+pub struct Holdings {
+    pub descriptors: Vec<(i32, PathBuf)>,
+    pub mappings: Vec<Area>,
+    pub threads: usize,
+    pub resident: usize,
+}
+
+impl Holdings {
+    pub fn now() -> Self {
+        Holdings {
+            descriptors: descriptors(),
+            mappings: mappings(),
+            threads: threads(),
+            resident: status("VmRSS"),
+        }
+    }
+
+    /// Fails if this process now holds more than then. A few mappings and megabytes belong to the allocator.
+    #[track_caller]
+    pub fn assert_nothing_left(&self, what: impl std::fmt::Display) {
+        let now = Holdings::now();
+        assert_eq!(now.descriptors, self.descriptors, "{what}: descriptors");
+        assert_eq!(now.threads, self.threads, "{what}: threads");
+        assert!(
+            now.mappings.len() <= self.mappings.len() + 8,
+            "{what}: {} mappings, {} before",
+            now.mappings.len(),
+            self.mappings.len()
+        );
+        assert!(
+            now.resident <= self.resident + (16 << 20),
+            "{what}: {} KiB resident, {} before",
+            now.resident / 1024,
+            self.resident / 1024
+        );
+    }
+}

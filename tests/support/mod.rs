@@ -1,0 +1,44 @@
+//! What the integration tests share: child processes, pipes, real file systems, and counts read from the kernel.
+#![allow(dead_code, unused_imports, unused_macros)] // each test binary uses a part of it
+#![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
+
+pub mod bytes;
+pub mod child;
+pub mod disk;
+pub mod kernel;
+pub mod pipe;
+pub mod pool;
+pub mod random;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Says why a test, or a part of one, did not run. Written to the real stderr, which libtest does not capture.
+pub fn skip(why: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// A directory that goes away with the value; every user may search it.
+pub fn temp_dir() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::Builder::new()
+        .prefix("folio-test-")
+        .tempdir()
+        .expect("make a temporary directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
+        .expect("open the temporary directory to all");
+    dir
+}
+
+/// Writes `bytes` to a new file `name` in `dir`.
+pub fn file_with(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).expect("write a test file");
+    path
+}
+
+/// True if this process may mount, make loop devices and change its user.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail and touches no memory.
+    unsafe { libc::geteuid() == 0 }
+}
