@@ -183,7 +183,7 @@ fn name(file: &File, place: &Place, create_new: bool) -> Result<()> {
         match publish::replace(file.as_fd(), dir, &passing, &place.name) {
             Ok(()) => return Ok(()),
             Err((Step::Link, e)) if e.raw_os_error() == Some(libc::EEXIST) => {
-                if !clear(place, &passing) {
+                if !clear(file, place, &passing) {
                     passing = passing_name(place, Some(&unique()));
                 }
             }
@@ -217,19 +217,22 @@ fn unique() -> String {
 
 /// Waits until the name in passing is free, and frees it if whoever used it is gone (by a loss of power, or killed
 /// with all that belongs to it): its lock is gone then. False if that cannot be done.
-fn clear(place: &Place, passing: &CStr) -> bool {
+fn clear(file: &File, place: &Place, passing: &CStr) -> bool {
     let dir = place.dir.as_fd();
+    let id = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).ok();
+    if write::entry(dir, passing).is_ok_and(|there| Some(there.id) == id(file)) {
+        // Ours: somebody killed the helper, and nobody but it.
+        return publish::unlink(dir, passing).is_ok();
+    }
     let other = match write::open_beside(dir, passing) {
         Ok(other) => other,
         Err(e) => return e.kind() == io::ErrorKind::NotFound,
     };
-    let Ok(other_id) = other.metadata().map(|m| (m.dev(), m.ino())) else {
-        return false;
-    };
+    let other_id = id(&other);
     for _ in 0..PATIENCE {
         let locked = write::try_lock(other.as_fd());
         match write::entry(dir, passing) {
-            Ok(there) if there.id == other_id => {}
+            Ok(there) if Some(there.id) == other_id => {}
             // It has moved on.
             _ => return true,
         }

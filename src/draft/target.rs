@@ -117,11 +117,11 @@ impl Place {
     fn of(path: &Path, real: &Path) -> Result<Self> {
         let (folder, name) = split(real);
         let path = path.to_path_buf();
-        if path.as_os_str().is_empty() {
+        if path.as_os_str().is_empty() || matches!(name.as_bytes(), b"." | b"..") {
             let source = io::Error::from_raw_os_error(libc::ENOENT);
             return Err(Error::os("open", Some(&path), source));
         }
-        if matches!(name.as_bytes(), b"" | b"." | b"..") {
+        if name.is_empty() {
             return Err(Error::IsDirectory { path: Some(path) });
         }
         let dir = write::open_directory(&folder);
