@@ -132,21 +132,26 @@ impl Draft {
     }
 
     fn over(options: DraftOptions, mut output: Output, len: usize) -> Result<Self> {
-        let sparse = options.sparse && matches!(output, Output::File(_));
-        if let (Output::File(pending), false) = (&mut output, sparse) {
-            pending.reserve(0, len)?;
-        }
-        let in_memory = options.fits_in_memory(len) || matches!(output, Output::Stream(_));
-        let store = match &output {
-            _ if sparse => Store::sparse(len)?,
-            Output::File(pending) if !in_memory => Store::mapped(pending.mappable(&options)?, len)?,
-            _ => Store::memory(len)?,
-        };
+        let made = Draft::store(&options, &mut output, len);
+        let store = made.map_err(|e| output.named(e))?;
         Ok(Draft {
             store,
             output,
             options,
         })
+    }
+
+    fn store(options: &DraftOptions, output: &mut Output, len: usize) -> Result<Store> {
+        let sparse = options.sparse && matches!(output, Output::File(_));
+        if let (Output::File(pending), false) = (&mut *output, sparse) {
+            pending.reserve(0, len)?;
+        }
+        let in_memory = options.fits_in_memory(len) || matches!(output, Output::Stream(_));
+        match output {
+            _ if sparse => Store::sparse(len),
+            Output::File(pending) if !in_memory => Store::mapped(pending.mappable(options)?, len),
+            _ => Store::memory(len),
+        }
     }
 
     /// Makes it longer or shorter. New bytes are zero.
@@ -164,6 +169,11 @@ impl Draft {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn resize(&mut self, len: usize) -> Result<()> {
+        let resized = self.change_len(len);
+        resized.map_err(|e| self.output.named(e))
+    }
+
+    fn change_len(&mut self, len: usize) -> Result<()> {
         let old = self.len();
         let Output::File(pending) = &mut self.output else {
             return self.store.resize(len);
@@ -215,6 +225,27 @@ impl Draft {
                 self.store.write_to(&pending, self.options.sync)?;
                 pending.publish(&self.options)
             }
+        }
+    }
+}
+
+impl Output {
+    fn path(&self) -> &Path {
+        match self {
+            Output::File(pending) => pending.path(),
+            Output::Stream(stream) => &stream.path,
+        }
+    }
+
+    /// A mapping knows no path; the draft does.
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Os {
+                call,
+                path: None,
+                source,
+            } => Error::os(call, Some(self.path()), source),
+            other => other,
         }
     }
 }
@@ -280,12 +311,8 @@ impl AsMut<[u8]> for Draft {
 /// Says how many bytes, not which.
 impl fmt::Debug for Draft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = match &self.output {
-            Output::File(pending) => pending.path(),
-            Output::Stream(stream) => &stream.path,
-        };
         f.debug_struct("Draft")
-            .field("path", &path)
+            .field("path", &self.output.path())
             .field("len", &self.len())
             .finish()
     }

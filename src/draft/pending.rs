@@ -183,7 +183,12 @@ fn name(file: &File, place: &Place, create_new: bool) -> Result<()> {
         match publish::replace(file.as_fd(), dir, &passing, &place.name) {
             Ok(()) => return Ok(()),
             Err((Step::Link, e)) if e.raw_os_error() == Some(libc::EEXIST) => {
-                if !clear(file, place, &passing) {
+                if id_of_name(place, &passing) == id(file) {
+                    // Ours: somebody killed the helper, and nobody but it.
+                    let renamed = publish::rename(dir, &passing, &place.name);
+                    return renamed.map_err(|e| place.error("renameat", e));
+                }
+                if !clear(place, &passing) {
                     passing = passing_name(place, Some(&unique()));
                 }
             }
@@ -217,24 +222,17 @@ fn unique() -> String {
 
 /// Waits until the name in passing is free, and frees it if whoever used it is gone (by a loss of power, or killed
 /// with all that belongs to it): its lock is gone then. False if that cannot be done.
-fn clear(file: &File, place: &Place, passing: &CStr) -> bool {
+fn clear(place: &Place, passing: &CStr) -> bool {
     let dir = place.dir.as_fd();
-    let id = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).ok();
-    if write::entry(dir, passing).is_ok_and(|there| Some(there.id) == id(file)) {
-        // Ours: somebody killed the helper, and nobody but it.
-        return publish::unlink(dir, passing).is_ok();
-    }
     let other = match write::open_beside(dir, passing) {
         Ok(other) => other,
         Err(e) => return e.kind() == io::ErrorKind::NotFound,
     };
-    let other_id = id(&other);
     for _ in 0..PATIENCE {
         let locked = write::try_lock(other.as_fd());
-        match write::entry(dir, passing) {
-            Ok(there) if Some(there.id) == other_id => {}
+        if id_of_name(place, passing) != id(&other) {
             // It has moved on.
-            _ => return true,
+            return true;
         }
         match locked {
             Ok(true) => return publish::unlink(dir, passing).is_ok(),
@@ -243,6 +241,16 @@ fn clear(file: &File, place: &Place, passing: &CStr) -> bool {
         }
     }
     false
+}
+
+/// What tells a file from all others; `None` is none of them.
+fn id(file: &File) -> Option<(u64, u64)> {
+    file.metadata().map(|m| (m.dev(), m.ino())).ok()
+}
+
+fn id_of_name(place: &Place, name: &CStr) -> Option<(u64, u64)> {
+    let entry = write::entry(place.dir.as_fd(), name);
+    entry.map(|entry| entry.id).ok()
 }
 
 fn rename(named: NamedTempFile, place: &Place, create_new: bool) -> Result<File> {

@@ -41,11 +41,9 @@ impl Store {
 
     /// The file has `len` bytes, and stores to them cannot fail.
     pub(super) fn mapped(file: &File, len: usize) -> Result<Self> {
-        let pages = whole_pages(len, page::size())?;
-        let region = match pages {
-            0 => Region::empty(),
-            pages => Region::shared(file.as_fd(), pages, Place::Anywhere)?,
-        };
+        // At least one page, though it may be behind the end: what is mapped can grow.
+        let pages = whole_pages(len.max(1), page::size())?;
+        let region = Region::shared(file.as_fd(), pages, Place::Anywhere)?;
         Ok(Store::Mapped { region, len })
     }
 
@@ -62,7 +60,7 @@ impl Store {
         match self {
             Store::Memory(memory) | Store::Sparse(memory) => memory.resize(new),
             Store::Mapped { region, len } => {
-                match region.resize(new, page::size()) {
+                match region.resize(new.max(1), page::size()) {
                     // What is behind the end of the file stays mapped, and is never touched.
                     Err(_) if new < *len => {}
                     resized => resized?,

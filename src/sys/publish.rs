@@ -124,6 +124,7 @@ enum State {
 impl Job<'_> {
     fn go_on(&self) {
         let (dir, passing) = (self.dir, self.passing.as_ptr());
+        let resumed = matches!(self.state.get(), State::Linked);
         if matches!(self.state.get(), State::Waiting) {
             let follow = libc::AT_SYMLINK_FOLLOW;
             // SAFETY: linkat(2) reads two C strings and touches no other memory of ours.
@@ -146,6 +147,8 @@ impl Job<'_> {
         let done = call(|| unsafe { libc::renameat(dir, passing, dir, self.target.as_ptr()) });
         self.state.set(match errno(&done) {
             None => State::Done,
+            // Whoever was killed had done it.
+            Some(libc::ENOENT) if resumed => State::Done,
             Some(errno) => {
                 // SAFETY: unlinkat(2) reads a C string and touches no other memory of ours.
                 let _ = call(|| unsafe { libc::unlinkat(dir, passing, 0) });

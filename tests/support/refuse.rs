@@ -8,8 +8,8 @@ use std::io;
 pub struct Refusal {
     pub call: libc::c_long,
     pub errno: i32,
-    /// Only if the argument of this number (from 0) has all of these bits.
-    pub argument: Option<(u32, u32)>,
+    /// Only if the argument of this number (from 0), masked, is this: (number, mask, value).
+    pub argument: Option<(u32, u32, u32)>,
 }
 
 /// Refuses one system call, always.
@@ -29,13 +29,13 @@ pub fn refuse_if(refusal: Refusal) {
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let line = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     // struct seccomp_data: nr at 0, arguments of 8 bytes from 16 on, low halves first.
-    let (argument, bits) = refusal.argument.unwrap_or((0, 0));
+    let (argument, mask, value) = refusal.argument.unwrap_or((0, 0, 0));
     let mut program = [
         line(LOAD, 0, 0, 0),
         line(EQUAL, refusal.call as u32, 0, 4),
         line(LOAD, 16 + 8 * argument, 0, 0),
-        line(AND, bits, 0, 0),
-        line(EQUAL, bits, 0, 1),
+        line(AND, mask, 0, 0),
+        line(EQUAL, value, 0, 1),
         line(RETURN, libc::SECCOMP_RET_ERRNO | refusal.errno as u32, 0, 0),
         line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];

@@ -91,6 +91,8 @@ impl Traced {
                     }
                     resume(self.main, libc::PTRACE_CONT);
                 }
+                // It may start another one.
+                Some((id, status)) if libc::WIFSTOPPED(status) => resume(id, libc::PTRACE_DETACH),
                 Some(_) => {}
                 None => panic!("the child is gone"),
             }
