@@ -267,7 +267,8 @@ impl Anonymous {
 
     /// Gives the RAM of a range back now; the bytes read as zero from here on, in every process that shares them.
     ///
-    /// Pages that lie in it only in part are zeroed and stay, as do pages that are locked.
+    /// Pages that lie in it only in part are zeroed and stay, as do pages that are locked, and those of
+    /// [`HugePages::Reserved`]: they are promised to this memory until it is dropped.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].
@@ -285,7 +286,9 @@ impl Anonymous {
         let range = region::check(range, self.len)?;
         let pages = self.pages_inside(&range);
         let shared = self.shared.is_some();
-        if pages.is_empty() || self.region.discard(pages.clone(), shared).is_err() {
+        // A page that went back to the pool may be somebody else's when it is touched again: a SIGBUS.
+        let reserved = self.huge_pages == HugePages::Reserved;
+        if reserved || pages.is_empty() || self.region.discard(pages.clone(), shared).is_err() {
             self[range].fill(0);
             return Ok(());
         }
@@ -314,7 +317,10 @@ impl Anonymous {
         }
         self.reach(pages)?;
         let region = match (&self.shared, self.huge_pages, place) {
-            (Some(memfd), _, _) => Region::shared(memfd.as_fd(), pages, place),
+            (Some(memfd), HugePages::Reserved, _) => {
+                Region::shared(memfd.as_fd(), pages, place, Pages::Reserved)
+            }
+            (Some(memfd), _, _) => Region::shared(memfd.as_fd(), pages, place, Pages::Zeroed),
             (None, HugePages::Reserved, _) => Region::placed(pages, place, Pages::Reserved),
             (None, HugePages::Transparent, Place::Anywhere) => Region::transparent(pages),
             (None, _, Place::Anywhere) => Region::anonymous(pages),

@@ -4,11 +4,18 @@
 use crate::error::{Error, Result};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes read are given out with this alignment at least.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Line(#[allow(dead_code, reason = "room")] [MaybeUninit<u8>; 64]);
+
+/// Bytes in all blocks that live, those too small to count aside.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Blocks up to this size are not counted, in bytes.
+const UNCOUNTED: usize = 32 << 10;
 
 /// Room for at least `capacity` bytes, aligned to 64.
 pub(crate) struct Block(Vec<Line>);
@@ -25,7 +32,12 @@ impl Block {
         let mut lines = Vec::new();
         let count = capacity.div_ceil(size_of::<Line>());
         match lines.try_reserve_exact(count) {
-            Ok(()) => Ok(Block(lines)),
+            Ok(()) => {
+                let block = Block(lines);
+                // A count that nothing else hangs on: no order is needed.
+                LIVE.fetch_add(block.counted(), Ordering::Relaxed);
+                Ok(block)
+            }
             Err(_) => {
                 let source = std::io::Error::from_raw_os_error(libc::ENOMEM);
                 Err(Error::os("malloc", None, source))
@@ -41,12 +53,30 @@ impl Block {
         self.0.capacity() * size_of::<Line>()
     }
 
+    /// Bytes in all blocks that live now; small ones aside.
+    pub(crate) fn live() -> usize {
+        LIVE.load(Ordering::Relaxed)
+    }
+
+    fn counted(&self) -> usize {
+        match self.capacity() {
+            small if small <= UNCOUNTED => 0,
+            large => large,
+        }
+    }
+
     /// Room to write to.
     pub(crate) fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
         let lines = self.0.spare_capacity_mut();
         let len = std::mem::size_of_val(lines);
         // SAFETY: the same memory, borrowed as long; MaybeUninit<u8> takes any byte and any alignment.
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(self.counted(), Ordering::Relaxed);
     }
 }
 

@@ -64,6 +64,14 @@ pub(crate) fn whole_pages(len: usize, page: usize) -> Result<usize> {
         })
 }
 
+/// What to call a failed mmap(2).
+fn mmap(pages: Pages) -> &'static str {
+    match pages {
+        Pages::Reserved => "mmap (huge pages)",
+        Pages::Zeroed | Pages::None => "mmap",
+    }
+}
+
 /// A mapping and its owner. `len` is a multiple of the page size; 0 means that nothing is mapped.
 #[derive(Debug)]
 pub(crate) struct Region {
@@ -104,21 +112,22 @@ impl Region {
 
     /// The same at a place of the caller's choice, or from the pool of huge pages (`len` is a multiple of theirs).
     pub(crate) fn placed(len: usize, place: Place, pages: Pages) -> Result<Self> {
-        let call = match pages {
-            Pages::Reserved => "mmap (huge pages)",
-            Pages::Zeroed | Pages::None => "mmap",
-        };
         let start = memory::map_anonymous(len, place, pages);
         Ok(Region::unowned(
-            start.map_err(|e| Error::os(call, None, e))?,
+            start.map_err(|e| Error::os(mmap(pages), None, e))?,
             len,
         ))
     }
 
     /// The front of a memfd, shared and writable.
-    pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, place: Place) -> Result<Self> {
+    pub(crate) fn shared(
+        fd: BorrowedFd<'_>,
+        len: usize,
+        place: Place,
+        pages: Pages,
+    ) -> Result<Self> {
         let start = memory::map_shared(fd, len, place);
-        let start = start.map_err(|e| Error::os("mmap", None, e))?;
+        let start = start.map_err(|e| Error::os(mmap(pages), None, e))?;
         Ok(Region::unowned(start, len))
     }
 

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open descriptor, ours or borrowed.
 pub(crate) struct Source<'a> {
@@ -16,7 +17,7 @@ pub(crate) struct Source<'a> {
 }
 
 enum Fd<'a> {
-    Owned(OwnedFd),
+    Owned(Arc<OwnedFd>),
     Borrowed(BorrowedFd<'a>),
 }
 
@@ -25,7 +26,7 @@ impl<'a> Source<'a> {
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
         let fd = file::open(path).map_err(|e| Error::os("open", Some(path), e))?;
         Ok(Source {
-            fd: Fd::Owned(fd),
+            fd: Fd::Owned(Arc::new(fd)),
             path: Some(path),
         })
     }
@@ -71,15 +72,23 @@ impl<'a> Source<'a> {
     }
 
     /// An open file description that nobody else has, open for reading: what a lease belongs to.
-    pub(crate) fn own_description(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn own_description(&self) -> io::Result<Arc<OwnedFd>> {
         match &self.fd {
-            Fd::Owned(fd) => fd.try_clone(),
-            Fd::Borrowed(fd) => file::reopen(*fd),
+            Fd::Owned(fd) => Ok(Arc::clone(fd)),
+            Fd::Borrowed(fd) => file::reopen(*fd).map(Arc::new),
+        }
+    }
+
+    /// Another descriptor to read the file by, if the caller's may be read in aligned pieces only.
+    pub(crate) fn without_direct(&self) -> Option<OwnedFd> {
+        match &self.fd {
+            Fd::Borrowed(fd) if file::is_direct(*fd) => file::reopen(*fd).ok(),
+            _ => None,
         }
     }
 
     pub(crate) fn stat(&self) -> Result<Stat> {
-        file::stat(self.fd()).map_err(|e| self.error("fstat", e))
+        file::stat(self.fd()).map_err(|e| self.error("statx", e))
     }
 
     /// The descriptor's offset; `None` for what has none: `lseek` fails with ESPIPE.

@@ -85,10 +85,13 @@ impl Deadline {
     }
 }
 
+/// What the keeper answers for.
+type List = Vec<Arc<dyn Holder>>;
+
 /// The thread of this process and what it watches.
 pub(crate) struct Keeper {
     thread: OnceLock<io::Result<i32>>,
-    list: Mutex<Vec<Arc<dyn Holder>>>,
+    list: Mutex<List>,
 }
 
 /// Where the keeper of this process is; null in a process that has none yet, also just after a fork.
@@ -162,7 +165,7 @@ impl Keeper {
         }
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Arc<dyn Holder>>> {
+    fn list(&self) -> MutexGuard<'_, List> {
         // Nothing panics while the lock is held.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,7 +214,7 @@ fn start_thread(keeper: &'static Keeper) -> io::Result<i32> {
 }
 
 /// The keeper held still, so that the process can be forked: no lease is listed, dropped or looked at meanwhile.
-pub(crate) struct Still(Option<(i32, MutexGuard<'static, Vec<Arc<dyn Holder>>>)>);
+pub(crate) struct Still(Option<(i32, MutexGuard<'static, List>)>);
 
 /// Holds the keeper still, if there is one.
 pub(crate) fn hold_still() -> Still {

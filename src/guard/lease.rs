@@ -23,19 +23,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A read lease that nothing is mapped under yet. Dropping it lets writers in.
 pub(crate) struct ReadLease {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     stat: Stat,
+    file_system: i64,
     keeper: &'static Keeper,
 }
 
 impl ReadLease {
     /// Takes one, or `None`: on a file system where a lease proves nothing, for a file that somebody has open for
     /// writing, for one of another owner (without CAP_LEASE).
-    pub(crate) fn take(source: &Source<'_>) -> Result<Option<Self>> {
-        let magic = match file::file_system(source.fd()) {
-            Ok(magic) if lease::is_trusted(magic) => magic,
-            _ => return Ok(None),
-        };
+    pub(crate) fn take(source: &Source<'_>, file_system: i64) -> Result<Option<Self>> {
+        if !lease::is_trusted(file_system) {
+            return Ok(None);
+        }
         let Some(keeper) = Keeper::get() else {
             return Ok(None);
         };
@@ -48,10 +48,15 @@ impl ReadLease {
         let stat = source.stat()?;
         // The kernel does not count the descriptor that memfd_create(2) gave as one open for writing, so a lease on a
         // memfd is granted while somebody can write to it. It looks like a file of a tmpfs that has no name.
-        if magic == libc::TMPFS_MAGIC && stat.links == 0 {
+        if file_system == libc::TMPFS_MAGIC && stat.links == 0 {
             return Ok(None);
         }
-        Ok(Some(ReadLease { file, stat, keeper }))
+        Ok(Some(ReadLease {
+            file,
+            stat,
+            file_system,
+            keeper,
+        }))
     }
 
     /// The file, as it is as long as the lease holds.
@@ -75,6 +80,7 @@ impl ReadLease {
             len: region.len(),
             offset: offset - delta as u64,
             stat: self.stat,
+            file_system: self.file_system,
             memory_limit,
             keeper: self.keeper,
             file: self.file,
@@ -137,9 +143,11 @@ struct Slot {
     offset: u64,
     /// The file when the lease was granted.
     stat: Stat,
+    /// Its magic number.
+    file_system: i64,
     memory_limit: Option<u64>,
     keeper: &'static Keeper,
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     /// Locked by the keeper as long as it copies.
     state: Mutex<State>,
     /// Tells the keeper to stop copying.
@@ -206,7 +214,7 @@ impl Slot {
     /// The bytes of the mapping in a clone, in memory, or in an unnamed file: the first that can be had.
     fn replica(&self, deadline: &Deadline) -> io::Result<(Region, Backing)> {
         let len = self.len;
-        if let Some(clone) = clone_of(self.file.as_fd()) {
+        if let Some(clone) = clone_of(self.file.as_fd(), self.file_system) {
             if let Ok((region, _)) = Region::file(clone.as_fd(), self.offset, len) {
                 return Ok((region, Backing::Cloned));
             }

@@ -1,5 +1,6 @@
 //! A copy of a window of a file: into memory, or to disk if it is too large for that.
 
+use super::fits_memory;
 use super::memory::Memory;
 use super::unnamed::copy_to_disk;
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use crate::source::{Source, Window};
 use crate::sys::file::{self, Stat};
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// A copy is tried again if the file changed meanwhile, unless so many bytes make that expensive.
 const RETRY_MAX: u64 = 64 << 20;
@@ -43,16 +44,18 @@ pub(crate) fn copy(
     source: &Source<'_>,
     window: &Window,
     mut before: Stat,
-    memory_limit: &mut dyn FnMut() -> u64,
+    memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<(Copy, bool)> {
+    let reopened = source.without_direct();
+    let fd = reopened.as_ref().map_or(source.fd(), AsFd::as_fd);
     let mut attempt = 1;
     loop {
         let range = window.of(before.size)?;
         let len = range.end - range.start;
-        let copy = match len <= Memory::SMALL || len <= memory_limit() {
-            true => Copy::Memory(into_memory(source, range.clone(), progress)?),
-            false => to_disk(source, range.clone(), progress)?,
+        let copy = match fits_memory(len, memory_limit) {
+            true => Copy::Memory(into_memory(source, fd, range.clone(), progress)?),
+            false => to_disk(source, fd, range.clone(), progress)?,
         };
         let after = source.stat()?;
         let intact = after.stamp == before.stamp;
@@ -68,6 +71,7 @@ pub(crate) fn copy(
 /// Reads a range, or less of it if the file ends before.
 pub(crate) fn into_memory(
     source: &Source<'_>,
+    fd: BorrowedFd<'_>,
     range: Range<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<Memory> {
@@ -77,7 +81,7 @@ pub(crate) fn into_memory(
     while memory.len() < len {
         let offset = range.start + memory.len() as u64;
         let most = len - memory.len();
-        let n = memory.read_from(most, |into| file::read_at(source.fd(), into, offset));
+        let n = memory.read_from(most, |into| file::read_at(fd, into, offset));
         if n.map_err(|e| source.error("pread", e))? == 0 {
             break;
         }
@@ -86,14 +90,19 @@ pub(crate) fn into_memory(
     memory.finish()
 }
 
-fn to_disk(source: &Source<'_>, range: Range<u64>, progress: &mut Progress<'_>) -> Result<Copy> {
+fn to_disk(
+    source: &Source<'_>,
+    fd: BorrowedFd<'_>,
+    range: Range<u64>,
+    progress: &mut Progress<'_>,
+) -> Result<Copy> {
     let failed = |call| move |e: io::Error| Error::os(call, None, e);
     let total = range.end - range.start;
     let mut step = |done| {
         progress(done, Some(total));
         Ok(())
     };
-    let copied = copy_to_disk(source.fd(), range.clone(), &mut step);
+    let copied = copy_to_disk(fd, range.clone(), &mut step);
     let (file, len) = copied.map_err(|e| source.error("copy to an unnamed file", e))?;
     if len == 0 {
         return Ok(Copy::Memory(Memory::with_capacity(0)?));

@@ -42,9 +42,6 @@ enum Place {
 }
 
 impl Memory {
-    /// So few bytes, reading them is cheaper than any way to avoid it.
-    pub(crate) const SMALL: u64 = 256 << 10;
-
     /// Room for `len` bytes.
     pub(crate) fn with_capacity(len: usize) -> Result<Self> {
         let place = match len {
@@ -57,6 +54,11 @@ impl Memory {
     /// Room for a stream whose length nobody knows.
     pub(crate) fn for_stream() -> Result<Self> {
         Memory::with_capacity(STREAM_BLOCK)
+    }
+
+    /// How many bytes are in heap blocks now, small blocks aside.
+    pub(crate) fn in_blocks() -> usize {
+        Block::live()
     }
 
     /// What an anonymous mapping holds, from here on read-only.

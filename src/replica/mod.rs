@@ -33,6 +33,17 @@ pub enum Backing {
     Unguarded,
 }
 
+/// So few bytes always fit, and nobody asks how much memory there is.
+const UNASKED: u64 = 1 << 20;
+
+/// True if so many bytes may be copied into memory: up to `limit`, or to the default.
+pub(crate) fn fits_memory(len: u64, limit: Option<u64>) -> bool {
+    match limit {
+        Some(limit) => len <= limit,
+        None => len <= UNASKED || len <= default_memory_limit(),
+    }
+}
+
 /// Half of the memory that is available now.
 pub(crate) fn default_memory_limit() -> u64 {
     limits::available_memory() / 2

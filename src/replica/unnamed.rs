@@ -13,8 +13,8 @@ const STEP: usize = 1 << 20;
 
 /// A reflink clone of a whole file (`FICLONE`, ioctl_ficlone(2)): its bytes of one moment, no matter how many. `None`
 /// where the file system has no clones, or gives us no place for one.
-pub(crate) fn clone_of(fd: BorrowedFd<'_>) -> Option<File> {
-    if !file::may_clone(fd) {
+pub(crate) fn clone_of(fd: BorrowedFd<'_>, file_system: i64) -> Option<File> {
+    if !file::may_clone(file_system) {
         return None;
     }
     folders(fd).iter().find_map(|folder| {

@@ -12,24 +12,43 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The first read of a file that nothing is known of yet, in bytes: most source files and configurations fit.
-const AT_ONCE: usize = 16 << 10;
+/// The first read of a file that nothing is known of yet, in bytes: many source files and configurations fit, and where
+/// it is in vain it costs little.
+const AT_ONCE: usize = 8 << 10;
 
-/// The short cut for small regular files: one read, then one fstat that says whether it was all. `started` is the
-/// time before the read: a file whose ctime is older was not written to while it was read. `None`: ask the ladder.
-pub(super) fn read_at_once(source: &Source<'_>, started: Time) -> Result<Option<Snapshot>> {
+/// A file of so many bytes is read, whatever else is held: its mapping costs more than its few page faults.
+const READ_ALWAYS: u64 = 32 << 10;
+
+/// A larger one, up to this size, is read only if memory is warm.
+const READ_WARM: u64 = 1 << 20;
+
+/// How many bytes in heap blocks may be held by snapshots before the heap is taken for cold. What was freed is given
+/// again without a page fault, so a program that drops each file before the next reads faster than it maps; one that
+/// keeps them all would fault every page in, and maps faster. See `docs/performance.md`.
+const WARM: usize = 4 << 20;
+
+/// What the short cut found.
+pub(super) enum AtOnce {
+    Done(Snapshot),
+    /// Not all was read; this is what it is.
+    Known(Stat),
+    Unknown,
+}
+
+/// The short cut for small regular files: one read, then one statx that says whether it was all. `started` is the time
+/// before the read: a file whose ctime is older was not written to while it was read.
+pub(super) fn read_at_once(source: &Source<'_>, started: Time) -> Result<AtOnce> {
     let mut bytes = [MaybeUninit::uninit(); AT_ONCE];
     // pread, not read: a pipe refuses it (ESPIPE) and loses no byte.
-    let Ok(n) = file::read_at(source.fd(), &mut bytes, 0) else {
-        return Ok(None);
+    let Ok(n @ 1..) = file::read_at(source.fd(), &mut bytes, 0) else {
+        return Ok(AtOnce::Unknown);
     };
-    if n == 0 || n == bytes.len() {
-        return Ok(None);
-    }
     let stat = source.stat()?;
-    let all = stat.kind == Kind::Regular && stat.size == n as u64 && stat.changed() < started;
-    if !all {
-        return Ok(None);
+    if stat.kind != Kind::Regular {
+        return Ok(AtOnce::Unknown);
+    }
+    if n == bytes.len() || stat.size != n as u64 || stat.changed() >= started {
+        return Ok(AtOnce::Known(stat));
     }
     let mut memory = Memory::with_capacity(n)?;
     let copied = memory.read_from(n, |into| {
@@ -37,7 +56,13 @@ pub(super) fn read_at_once(source: &Source<'_>, started: Time) -> Result<Option<
         Ok(n)
     });
     copied.map_err(|e| source.error("pread", e))?;
-    Ok(Some(Snapshot::memory(memory, true)))
+    Ok(AtOnce::Done(Snapshot::memory(memory, true)))
+}
+
+/// True if reading so many bytes costs less than mapping them.
+fn is_read_faster(len: u64) -> bool {
+    let warm = || Memory::in_blocks() as u64 + len <= WARM as u64;
+    len <= READ_ALWAYS || (len <= READ_WARM && warm())
 }
 
 /// The bytes of a regular file.
@@ -49,7 +74,7 @@ pub(super) fn take(
 ) -> Result<Snapshot> {
     let window = Window::new(source, position, options.offset, options.len);
     let range = window.of(stat.size)?;
-    let snapshot = match map(options, source, &window, range.clone())? {
+    let snapshot = match map(options, source, &window, stat, range.clone())? {
         Some(mapped) => mapped,
         None => copy(options, source, &window, stat)?,
     };
@@ -62,24 +87,26 @@ fn map(
     options: &SnapshotOptions<'_>,
     source: &Source<'_>,
     window: &Window,
+    stat: Stat,
     range: Range<u64>,
 ) -> Result<Option<Snapshot>> {
     let size = range.end - range.start;
-    if size == 0 || (size <= Memory::SMALL && !options.must_map) {
+    if size == 0 || (is_read_faster(size) && !options.must_map) {
         return Ok(None);
     }
     let fd = source.fd();
-    if file::is_sealed(fd) || file::is_verity(fd) {
+    let file_system = file::file_system(fd).map_err(|e| source.error("fstatfs", e))?;
+    if stat.verity || file::is_sealed(fd, file_system) {
         return map_range(options, source, fd, range, Backing::Sealed).map(Some);
     }
     if options.lease && !options.across_fork {
-        if let Some(leased) = lease(options, source, window)? {
+        if let Some(leased) = lease(options, source, window, file_system)? {
             return Ok(Some(leased));
         }
     }
-    if let Some(clone) = replica::clone_of(fd) {
+    if let Some(clone) = replica::clone_of(fd, file_system) {
         let fd = clone.as_fd();
-        let stat = file::stat(fd).map_err(|e| source.error("fstat", e))?;
+        let stat = file::stat(fd).map_err(|e| source.error("statx", e))?;
         // Its size is the one that the file had when it was cloned.
         let range = window.of(stat.size)?;
         if range.is_empty() {
@@ -101,8 +128,9 @@ fn lease(
     options: &SnapshotOptions<'_>,
     source: &Source<'_>,
     window: &Window,
+    file_system: i64,
 ) -> Result<Option<Snapshot>> {
-    let Some(lease) = ReadLease::take(source)? else {
+    let Some(lease) = ReadLease::take(source, file_system)? else {
         return Ok(None);
     };
     // Nobody can change the size now.
@@ -153,9 +181,8 @@ fn copy(
     stat: Stat,
 ) -> Result<Snapshot> {
     let limit = options.memory_limit;
-    let mut memory_limit = move || limit.unwrap_or_else(replica::default_memory_limit);
     let mut progress = |done, total| options.report(done, total);
-    let (copy, intact) = replica::copy(source, window, stat, &mut memory_limit, &mut progress)?;
+    let (copy, intact) = replica::copy(source, window, stat, limit, &mut progress)?;
     Ok(match copy {
         Copy::Memory(memory) => Snapshot::memory(memory, intact),
         Copy::Disk { region, delta, len } => Snapshot {

@@ -1,10 +1,11 @@
 //! Which bytes to take, and which rungs of the ladder may be used for it.
 
+use super::file::AtOnce;
 use super::{Snapshot, file, stream};
 use crate::error::{Error, Result};
 use crate::replica;
 use crate::source::Source;
-use crate::sys::file::Kind;
+use crate::sys::file::{Kind, Stat};
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -132,12 +133,15 @@ impl<'a> SnapshotOptions<'a> {
     pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
         let started = crate::sys::file::file_clock();
         let source = Source::open(path.as_ref())?;
-        if self.is_plain() {
-            if let Some(small) = file::read_at_once(&source, started)? {
-                return Ok(small);
-            }
+        let known = match self.is_plain() {
+            true => file::read_at_once(&source, started)?,
+            false => AtOnce::Unknown,
+        };
+        match known {
+            AtOnce::Done(snapshot) => Ok(snapshot),
+            AtOnce::Known(stat) => self.take(&source, stat),
+            AtOnce::Unknown => self.take(&source, source.stat()?),
         }
-        self.take(&source)
     }
 
     /// Takes standard input, as [`Snapshot::stdin`] does.
@@ -146,7 +150,8 @@ impl<'a> SnapshotOptions<'a> {
     /// As [`open`](SnapshotOptions::open).
     pub fn stdin(mut self) -> Result<Snapshot> {
         let stdin = std::io::stdin();
-        self.take(&Source::stdin(stdin.as_fd()))
+        let source = Source::stdin(stdin.as_fd());
+        self.take(&source, source.stat()?)
     }
 
     /// Takes an open descriptor, as [`Snapshot::from_fd`] does. After a window the descriptor's offset is the end of
@@ -155,21 +160,25 @@ impl<'a> SnapshotOptions<'a> {
     /// # Errors
     /// As [`open`](SnapshotOptions::open).
     pub fn from_fd<F: AsFd>(mut self, fd: F) -> Result<Snapshot> {
-        self.take(&Source::descriptor(fd.as_fd()))
+        let source = Source::descriptor(fd.as_fd());
+        self.take(&source, source.stat()?)
     }
 
     /// True if the whole file is wanted, by whatever rung: the short cut for small files may be tried.
     fn is_plain(&self) -> bool {
-        self.offset == 0 && self.len.is_none() && !self.must_map && self.progress.is_none()
+        let whole = self.offset == 0 && self.len.is_none();
+        whole && !self.must_map && self.memory_limit.is_none() && self.progress.is_none()
     }
 
     /// The first fork of the ladder: what has a size, and what has to be read to its end.
-    fn take(&mut self, source: &Source<'_>) -> Result<Snapshot> {
-        let stat = source.stat()?;
+    fn take(&mut self, source: &Source<'_>, stat: Stat) -> Result<Snapshot> {
         if stat.kind == Kind::Directory {
             return Err(Error::IsDirectory {
                 path: source.name(),
             });
+        }
+        if stat.kind == Kind::Regular && stat.size > 0 && !source.is_borrowed() {
+            return file::take(self, source, stat, 0);
         }
         let position = source.position()?;
         match (position, stat.kind) {

@@ -22,6 +22,13 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open(&proc_path(fd))
 }
 
+/// True for a descriptor that may be read in aligned pieces only (`O_DIRECT`, open(2)).
+pub(crate) fn is_direct(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
+    flags.is_ok_and(|flags| flags & libc::O_DIRECT != 0)
+}
+
 fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
@@ -44,8 +51,8 @@ pub(crate) enum Kind {
 /// What tells one moment of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    dev: u64,
-    ino: u64,
+    device: (u32, u32),
+    inode: u64,
     size: u64,
     modified: Time,
     changed: Time,
@@ -55,7 +62,7 @@ pub(crate) struct Stamp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(i64, i64);
 
-/// fstat(2).
+/// statx(2) of a descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     pub(crate) kind: Kind,
@@ -63,6 +70,8 @@ pub(crate) struct Stat {
     /// How many names it has: none after it was removed, and a memfd never has one.
     pub(crate) links: u64,
     pub(crate) stamp: Stamp,
+    /// Read-only for ever by fs-verity (`STATX_ATTR_VERITY`, Linux 5.5).
+    pub(crate) verity: bool,
 }
 
 impl Stat {
@@ -73,32 +82,32 @@ impl Stat {
 }
 
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: fstat(2) succeeded, so it is filled in.
+    let mut stat = MaybeUninit::<libc::statx>::uninit();
+    let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
+    let (flags, mask) = (libc::AT_EMPTY_PATH, libc::STATX_BASIC_STATS);
+    // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
+    call(|| unsafe { libc::statx(fd, empty, flags, mask, stat.as_mut_ptr()) })?;
+    // SAFETY: statx(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let time = |time: libc::statx_timestamp| Time(time.tv_sec, time.tv_nsec.into());
+    let verity = libc::STATX_ATTR_VERITY as u64;
     Ok(Stat {
-        kind: match stat.st_mode & libc::S_IFMT {
+        kind: match u32::from(stat.stx_mode) & libc::S_IFMT {
             libc::S_IFREG => Kind::Regular,
             libc::S_IFDIR => Kind::Directory,
             libc::S_IFBLK => Kind::Block,
             _ => Kind::Other,
         },
-        size,
-        #[allow(
-            clippy::useless_conversion,
-            reason = "as wide as this only on some architectures"
-        )]
-        links: u64::from(stat.st_nlink),
+        size: stat.stx_size,
+        links: stat.stx_nlink.into(),
         stamp: Stamp {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            size,
-            modified: Time(stat.st_mtime, stat.st_mtime_nsec),
-            changed: Time(stat.st_ctime, stat.st_ctime_nsec),
+            device: (stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            size: stat.stx_size,
+            modified: time(stat.stx_mtime),
+            changed: time(stat.stx_ctime),
         },
+        verity: stat.stx_attributes & verity != 0,
     })
 }
 
@@ -179,34 +188,20 @@ pub(crate) fn set_pipe_capacity(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<us
 }
 
 /// True if no process can ever again change or shorten what is in the memfd (memfd_create(2), Linux 3.17).
-pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>, file_system: i64) -> bool {
+    // Elsewhere there are no seals; and a sealed hugetlbfs file maps in huge pages only, so it is read instead.
+    if file_system != libc::TMPFS_MAGIC {
+        return false;
+    }
     let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
     let seals = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) });
-    // A sealed hugetlbfs file maps in huge pages only; it is read instead.
     seals.is_ok_and(|seals| seals & wanted == wanted)
-        && file_system(fd).is_ok_and(|magic| magic == libc::TMPFS_MAGIC)
-}
-
-/// True if the file is read-only for ever by fs-verity (statx(2), `STATX_ATTR_VERITY`, Linux 5.5).
-pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
-    let mut stat = MaybeUninit::<libc::statx>::zeroed();
-    let mask = libc::STATX_TYPE;
-    let (fd, empty, flags) = (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
-    // SAFETY: statx(2) writes one `struct statx`; the path is a C string.
-    let done = call(|| unsafe { libc::statx(fd, empty, flags, mask, stat.as_mut_ptr()) });
-    // SAFETY: zeroed is a valid `struct statx`.
-    let stat = unsafe { stat.assume_init() };
-    let verity = libc::STATX_ATTR_VERITY as u64;
-    done.is_ok() && stat.stx_attributes_mask & stat.stx_attributes & verity != 0
 }
 
 /// False on file systems that are known to have no reflinks, so that nobody tries.
-pub(crate) fn may_clone(fd: BorrowedFd<'_>) -> bool {
-    !matches!(
-        file_system(fd),
-        Ok(libc::EXT4_SUPER_MAGIC | libc::TMPFS_MAGIC) | Err(_)
-    )
+pub(crate) fn may_clone(file_system: i64) -> bool {
+    !matches!(file_system, libc::EXT4_SUPER_MAGIC | libc::TMPFS_MAGIC)
 }
 
 /// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.

@@ -11,6 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MOST: usize = 3 << 20;
 
+/// Stops the writer, also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `read` again and again while a writer makes the file shorter and longer; at every moment it holds a prefix of
 /// `whole`.
 fn while_it_changes(path: &Path, whole: &[u8], mut read: impl FnMut()) {
@@ -40,12 +49,12 @@ fn while_it_changes(path: &Path, whole: &[u8], mut read: impl FnMut()) {
                 turns.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let _stop = Stop(&stop);
         let mut reads = 0;
         while reads < 300 || turns.load(Ordering::Relaxed) < 100 {
             read();
             reads += 1;
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -116,6 +125,7 @@ fn overwritten_bytes_are_old_or_new_and_stay() {
                     file.write_all_at(&old, 0).unwrap();
                 }
             });
+            let _stop = Stop(&stop);
             for _ in 0..50 {
                 let snapshot = folio::open(&path).unwrap();
                 assert_eq!(snapshot.len(), size);
@@ -124,7 +134,6 @@ fn overwritten_bytes_are_old_or_new_and_stay() {
                 std::thread::yield_now();
                 assert_same(&snapshot, &first, "looked at twice");
             }
-            stop.store(true, Ordering::Relaxed);
         });
     }
 }
