@@ -18,6 +18,7 @@ mod draft;
 mod error;
 mod guard;
 pub mod page;
+mod private;
 mod region;
 mod replica;
 mod snapshot;
@@ -27,6 +28,7 @@ mod sys;
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use draft::{Draft, DraftOptions};
 pub use error::{Error, Result};
+pub use private::Private;
 pub use replica::Backing;
 pub use snapshot::{Snapshot, SnapshotOptions};
 

@@ -198,6 +198,20 @@ impl Region {
         Ok(Region::around(raw, offset, len))
     }
 
+    /// The same pages copy-on-write: what is stored there is ours alone (`MAP_PRIVATE`).
+    pub(crate) fn copy_on_write(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<(Self, usize)> {
+        #[expect(clippy::disallowed_types, reason = "this is the place")]
+        let mut options = memmap2::MmapOptions::new();
+        options.offset(offset).len(len);
+        // SAFETY: no reference is made here; whoever makes one answers for the file.
+        let map = unsafe { options.map_copy(fd.as_raw_fd()) }?;
+        Ok(Region::around(MmapRaw::from(map), offset, len))
+    }
+
     fn around(raw: MmapRaw, offset: u64, len: usize) -> (Self, usize) {
         let delta = (offset % page::size() as u64) as usize;
         // The kernel has mapped delta + len bytes, so rounding them up cannot overflow.

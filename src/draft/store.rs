@@ -8,7 +8,7 @@ use crate::anonymous::{Anonymous, HugePages};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::{Region, whole_pages};
-use crate::sys::memory::Place;
+use crate::sys::memory::{Pages, Place};
 use crate::sys::write;
 use std::fs::File;
 use std::ops::{Deref, DerefMut, Range};
@@ -43,7 +43,7 @@ impl Store {
     pub(super) fn mapped(file: &File, len: usize) -> Result<Self> {
         // At least one page, though it may be behind the end: what is mapped can grow.
         let pages = whole_pages(len.max(1), page::size())?;
-        let region = Region::shared(file.as_fd(), pages, Place::Anywhere)?;
+        let region = Region::shared(file.as_fd(), pages, Place::Anywhere, Pages::Zeroed)?;
         Ok(Store::Mapped { region, len })
     }
 
