@@ -79,7 +79,6 @@ impl Deadline {
     }
 
     /// True once `part` of `of` parts of the time have passed.
-    #[allow(dead_code, reason = "for write leases")]
     pub(crate) fn has_passed(&self, part: u32, of: u32) -> bool {
         self.broken.elapsed() >= self.time * part / of
     }

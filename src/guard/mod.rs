@@ -2,3 +2,4 @@
 
 pub(crate) mod keeper;
 pub(crate) mod lease;
+pub(crate) mod write_lease;

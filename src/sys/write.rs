@@ -115,6 +115,10 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<(
         // Rather than take all there is first.
         return Err(io::Error::from_raw_os_error(libc::ENOSPC));
     }
+    grant(fd, start, end)
+}
+
+fn grant(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
     let mut at = start;
     while at < end {
         let len = STEP.min(end - at);
@@ -126,6 +130,28 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<(
         at += len;
     }
     Ok(())
+}
+
+/// Grants disk blocks to all of the first `size` bytes of a file, holes and blocks shared with a clone: then a store
+/// into any of them needs no more space. Bytes stay.
+pub(crate) fn fill_holes(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    let (raw, len) = (fd.as_raw_fd(), signed(size)?);
+    let unshare = libc::FALLOC_FL_UNSHARE_RANGE;
+    // SAFETY: fallocate(2) touches no memory.
+    match call(|| unsafe { libc::fallocate(raw, unshare, 0, len) }) {
+        // A file system without clones.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {}
+        other => drop(other?),
+    }
+    // SAFETY: lseek(2) touches no memory.
+    let hole = call(|| unsafe { libc::lseek(raw, 0, libc::SEEK_HOLE) })?;
+    if hole >= len {
+        return Ok(());
+    }
+    grant(fd, 0, size)
 }
 
 /// Bytes that nobody has, fstatvfs(3); no limit where the file system has none.
