@@ -24,7 +24,9 @@ use std::ptr::NonNull;
 /// The kernel lets nobody wait for ever (`fs.lease-break-time`, 45 seconds). At three quarters of that time the bytes
 /// become memory, in place: the file keeps all stores made until then, whoever waits gets in, and later stores stay
 /// here; `flush`, `resize` and `close` say [`LeaseLost`](Error::LeaseLost) from then on. If there is no memory for
-/// that, the process is aborted with a message, rather than let others write under a `&mut [u8]`.
+/// that, the process is aborted with a message, rather than let others write under a `&mut [u8]`. (While it happens,
+/// threads that touch the bytes wait, up to some milliseconds per megabyte; a system call that is given them may fail
+/// with `EFAULT`, unless the process has `CAP_SYS_PTRACE`.)
 ///
 /// - Holes of the file get blocks when it is opened, so that a full disk is an error there, and no signal later.
 /// - ext2, ext3, ext4, xfs, tmpfs and f2fs will do, for the owner of the file or with `CAP_LEASE`; all others are
@@ -190,8 +192,8 @@ impl Exclusive {
         let range = region::check(range, self.len)?;
         match range == (0..self.len) {
             // Also where there are no pages: it tells of a new length, too.
-            true => self.leased("fdatasync", || self.editable.file().sync_data()),
-            false => self.leased("msync", || {
+            true => self.leased("fdatasync", File::sync_data),
+            false => self.leased("msync", |_| {
                 let first = page::round_down(range.start);
                 let start = self.start.as_ptr().wrapping_add(first);
                 let start = NonNull::new(start).unwrap_or(self.start);
@@ -218,10 +220,9 @@ impl Exclusive {
     #[doc(alias("sync_file_range", "MS_ASYNC"))]
     pub fn start_writeback<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
         let range = region::check(range, self.len)?;
-        let file = self.editable.file().as_fd();
-        self.leased("sync_file_range", || match range.len() {
+        self.leased("sync_file_range", |file| match range.len() {
             0 => Ok(()),
-            len => write::start_writeback(file, range.start as u64, len as u64),
+            len => write::start_writeback(file.as_fd(), range.start as u64, len as u64),
         })
     }
 
@@ -265,14 +266,13 @@ impl Exclusive {
 
     /// Runs a system call that makes sense only while stores go to the file. No lock is held meanwhile, since the disk
     /// may take its time: so the lease is looked at again afterwards.
-    fn leased(&self, call: &'static str, f: impl FnOnce() -> io::Result<()>) -> Result<()> {
-        if !self.editable.is_leased() {
-            return Err(self.lost());
-        }
-        f().map_err(|e| Error::os(call, Some(&self.path), e))?;
-        match self.editable.is_leased() {
-            true => Ok(()),
-            false => Err(self.lost()),
+    fn leased(&self, call: &'static str, f: impl FnOnce(&File) -> io::Result<()>) -> Result<()> {
+        let file = self.editable.file().ok_or_else(|| self.lost())?;
+        let done = f(&file);
+        drop(file);
+        match self.editable.file() {
+            None => Err(self.lost()),
+            Some(_) => done.map_err(|e| Error::os(call, Some(&self.path), e)),
         }
     }
 
@@ -294,7 +294,8 @@ fn refused(why: Refused, path: &Path) -> Error {
     match why {
         Refused::Busy => Error::Busy { path },
         Refused::Never(why) => Error::Unprotectable { path, why },
-        Refused::Failed(e) => Error::os("fcntl", path.as_deref(), e),
+        Refused::Failed(Error::Os { call, source, .. }) => Error::os(call, path.as_deref(), source),
+        Refused::Failed(other) => other,
     }
 }
 

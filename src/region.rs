@@ -302,17 +302,6 @@ impl Region {
         Ok(())
     }
 
-    /// Makes a shared mapping of the front of a file private, at the same address, in one step: stores go to the file
-    /// before, and to memory after.
-    ///
-    /// # Safety
-    /// It is a shared mapping of the front of this file, and nobody else changes the file until every page of it that
-    /// is ever used was stored to (`MADV_POPULATE_WRITE`).
-    pub(crate) unsafe fn make_private(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        // SAFETY: this mapping is owned by `self`; a private mapping shows what a shared one of the same file does.
-        unsafe { memory::map_private_over(fd, self.start, self.len) }
-    }
-
     /// Takes write access away, for good.
     pub(crate) fn protect_read_only(&mut self) -> Result<()> {
         if self.len == 0 {

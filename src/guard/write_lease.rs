@@ -1,25 +1,35 @@
 //! Write leases: a shared mapping of a file that nobody else has open, and its way out once somebody wants it.
 //!
 //! A write lease is granted only while nobody else has the file open, and whoever then opens it is held by the kernel
-//! until the lease is given back. At three quarters of the time that the kernel grants, the mapping is made private in
-//! place: the file keeps every store made until then, the mapping goes on with the same bytes, and the opener goes on
-//! with the file. Sources: fcntl(2), "Leases"; fs/locks.c.
+//! until the lease is given back. At three quarters of the time that the kernel grants, memory takes the place of the
+//! mapping while other threads go on storing to it:
+//!
+//! 1. Memory without pages, whose first touch waits (userfaultfd(2)), is moved over the mapping in one step. Every store
+//!    before that is in the file; every touch after it waits.
+//! 2. Page by page the bytes of the file are given to the memory, and whoever waits goes on.
+//! 3. The lease is given back, and the file closed.
+//!
+//! (A private mapping of the same file would not do: its pages are lost, also those that were stored to, when the file
+//! is truncated.) Sources: fcntl(2), "Leases"; fs/locks.c; ioctl_userfaultfd(2).
 #![allow(unsafe_code)]
 
 use super::keeper::{Answer, Deadline, Holder, Keeper, Place};
+use crate::error::{Error, Result};
+use crate::page;
 use crate::region::{Region, whole_pages};
 use crate::sys::file;
 use crate::sys::lease::{self, Lease};
 use crate::sys::memory as mapping;
-use crate::{error, page};
+use crate::sys::userfault::Userfault;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// Why there is no write lease.
 pub(crate) enum Refused {
@@ -27,7 +37,11 @@ pub(crate) enum Refused {
     Busy,
     /// Nobody can give one.
     Never(&'static str),
-    Failed(io::Error),
+    Failed(Error),
+}
+
+fn failed(call: &'static str) -> impl Fn(io::Error) -> Refused {
+    move |e| Refused::Failed(Error::os(call, None, e))
 }
 
 /// A file that nobody else has open; the mapping comes when its size is known to stay. Dropping it lets others in.
@@ -39,7 +53,7 @@ pub(crate) struct WriteLease {
 impl WriteLease {
     /// `file` is a description of our own, open for reading and writing.
     pub(crate) fn take(file: File) -> Result<Self, Refused> {
-        let system = file::file_system(file.as_fd()).map_err(Refused::Failed)?;
+        let system = file::file_system(file.as_fd()).map_err(failed("fstatfs"))?;
         if system == libc::BTRFS_SUPER_MAGIC {
             // Every store would need new space; a disk that has none would answer with a signal.
             return Err(Refused::Never(
@@ -49,8 +63,10 @@ impl WriteLease {
         if !lease::is_trusted(system) {
             return Err(Refused::Never("its file system has no leases to rely on"));
         }
-        if !mapping::knows_advice(libc::MADV_POPULATE_WRITE) {
-            return Err(Refused::Never("the kernel is older than Linux 5.14"));
+        if !Userfault::is_available() {
+            return Err(Refused::Never(
+                "this process may not use userfaultfd, and so could not let others in",
+            ));
         }
         let keeper = Keeper::get().ok_or(Refused::Never("no thread can watch over it"))?;
         if let Err(e) = keeper.take(file.as_fd(), Lease::Write) {
@@ -58,10 +74,10 @@ impl WriteLease {
                 Some(libc::EAGAIN) => Refused::Busy,
                 Some(libc::EACCES) => Refused::Never("it belongs to another user"),
                 Some(libc::EINVAL) => Refused::Never("leases are off (see fs.leases-enable)"),
-                _ => Refused::Failed(e),
+                _ => failed("fcntl")(e),
             });
         }
-        let stat = file::stat(file.as_fd()).map_err(Refused::Failed)?;
+        let stat = file::stat(file.as_fd()).map_err(failed("statx"))?;
         if system == libc::TMPFS_MAGIC && stat.links == 0 {
             // The kernel does not count the descriptor that memfd_create(2) gave as an open one.
             return Err(Refused::Never("it may be a memfd, and others may have it"));
@@ -75,11 +91,11 @@ impl WriteLease {
 
     /// Maps the first `len` bytes, which have blocks on the disk.
     pub(crate) fn map(self, len: usize) -> Result<Editable, Refused> {
-        let region = map(&self.file, len).map_err(|e| Refused::Failed(e.into()))?;
+        let region = map(&self.file, len).map_err(Refused::Failed)?;
         let slot = Arc::new(Slot {
             start: AtomicUsize::new(region.start().as_ptr().addr()),
             mapped: AtomicUsize::new(region.len()),
-            file: self.file,
+            file: Mutex::new(Some(Arc::new(self.file))),
             keeper: self.keeper,
             state: Mutex::new(State {
                 region,
@@ -99,18 +115,17 @@ impl WriteLease {
 }
 
 /// At least one page, though it may be behind the end of the file: what is mapped can grow.
-fn map(file: &File, len: usize) -> error::Result<Region> {
+fn map(file: &File, len: usize) -> Result<Region> {
     let pages = whole_pages(len.max(1), page::size())?;
     let anywhere = mapping::Place::Anywhere;
     let region = Region::shared(file.as_fd(), pages, anywhere, mapping::Pages::Zeroed)?;
     // A forked child could not keep the promise: the lease is answered for in this process only.
     let apart = region.advise(0..region.len(), libc::MADV_DONTFORK);
-    apart.map_err(|e| error::Error::os("madvise", None, e))?;
+    apart.map_err(|e| Error::os("madvise", None, e))?;
     Ok(region)
 }
 
-/// A shared mapping of a file that nobody else has open, for as long as [`Editable::is_leased`]; after that a private
-/// one, and nobody else sees what is stored.
+/// A shared mapping of a file that nobody else has open, until somebody had to be let in; then memory.
 pub(crate) struct Editable(Arc<Slot>);
 
 impl Editable {
@@ -119,30 +134,26 @@ impl Editable {
         self.0.state().region.start()
     }
 
-    pub(crate) fn file(&self) -> &File {
-        &self.0.file
+    /// The file, as long as stores go to it.
+    pub(crate) fn file(&self) -> Option<Arc<File>> {
+        self.0.file()
     }
 
     /// True if somebody waits for the file, or got it already.
     pub(crate) fn is_wanted(&self) -> bool {
-        !lease::is_held(self.0.file.as_fd(), Lease::Write)
-    }
-
-    /// True as long as stores go to the file.
-    pub(crate) fn is_leased(&self) -> bool {
-        self.0.state().hold == Hold::Leased
+        self.0.file().is_none_or(|file| !is_held(&file))
     }
 
     /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone.
     pub(crate) fn resize(
         &mut self,
         len: usize,
-        size: impl FnOnce(&File) -> error::Result<()>,
-    ) -> Option<error::Result<()>> {
+        size: impl FnOnce(&File) -> Result<()>,
+    ) -> Option<Result<()>> {
         let mut state = self.0.state();
-        match state.hold {
-            Hold::Leased => Some(self.0.resize(&mut state, len, size)),
-            Hold::Private | Hold::Detached => None,
+        match (&state.hold, self.0.file()) {
+            (Hold::Leased, Some(file)) => Some(self.0.resize(&mut state, len, &file, size)),
+            _ => None,
         }
     }
 
@@ -163,7 +174,8 @@ struct Slot {
     /// Where the mapping is, and how many bytes are mapped.
     start: AtomicUsize,
     mapped: AtomicUsize,
-    file: File,
+    /// Locked for a moment only.
+    file: Mutex<Option<Arc<File>>>,
     keeper: &'static Keeper,
     /// Locked while the mapping is changed.
     state: Mutex<State>,
@@ -179,13 +191,19 @@ struct State {
     hold: Hold,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
     Leased,
-    /// The mapping is private, but shows pages of the file; the lease is held still.
-    Private,
+    /// The mapping is memory, whose pages from `given` bytes on are waited for; the lease is held still.
+    Moving {
+        pages: Userfault,
+        given: usize,
+    },
     /// The mapping is memory.
     Detached,
+}
+
+fn is_held(file: &File) -> bool {
+    lease::is_held(file.as_fd(), Lease::Write)
 }
 
 impl Slot {
@@ -198,11 +216,12 @@ impl Slot {
         &self,
         state: &mut State,
         len: usize,
-        size: impl FnOnce(&File) -> error::Result<()>,
-    ) -> error::Result<()> {
+        file: &File,
+        size: impl FnOnce(&File) -> Result<()>,
+    ) -> Result<()> {
         whole_pages(len.max(1), page::size())?;
         let old = state.len;
-        size(&self.file)?;
+        size(file)?;
         let resized = state.region.resize(len.max(1), page::size());
         let region = &state.region;
         self.start
@@ -210,7 +229,7 @@ impl Slot {
         self.mapped.store(region.len(), Ordering::Relaxed);
         match resized {
             Err(error) if len > old => {
-                let _ = self.file.set_len(old as u64);
+                let _ = file.set_len(old as u64);
                 return Err(error);
             }
             // What is behind the end of the file stays mapped, and is never touched.
@@ -229,8 +248,8 @@ impl Slot {
             if let Ok(mut state) = self.state.try_lock() {
                 let region = std::mem::replace(&mut state.region, Region::empty());
                 match state.hold {
-                    Hold::Leased => std::mem::forget(region),
-                    Hold::Private | Hold::Detached => drop(region),
+                    Hold::Leased | Hold::Moving { .. } => std::mem::forget(region),
+                    Hold::Detached => drop(region),
                 }
             }
             return false;
@@ -238,42 +257,63 @@ impl Slot {
         self.keeper.forget(self);
         let mut state = self.state();
         state.region = Region::empty();
-        match state.hold {
-            Hold::Detached => false,
-            // Said, not left to the closing of the descriptor: a forked child may have it open still.
-            Hold::Leased => lease::release(self.file.as_fd()),
-            Hold::Private => {
-                lease::release(self.file.as_fd());
-                false
-            }
-        }
+        let stored = matches!(state.hold, Hold::Leased);
+        state.hold = Hold::Detached;
+        drop(state);
+        self.let_in() && stored
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        self.lock_file().clone()
+    }
+
+    fn lock_file(&self) -> MutexGuard<'_, Option<Arc<File>>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the lease back and closes the file. False if it was taken by force, or given back before.
+    fn let_in(&self) -> bool {
+        let file = self.lock_file().take();
+        // Said, not left to the closing of the descriptor: a forked child may have it open still.
+        file.is_some_and(|file| lease::release(file.as_fd()))
     }
 
     /// Makes the mapping memory, while others store to it.
-    fn detach(&self, state: &mut State) -> io::Result<()> {
-        if state.hold == Hold::Leased {
-            // SAFETY:
-            // - The region is a shared mapping of the front of this file.
-            // - The lease keeps others from the file until `release`, which comes after the pages were stored to.
-            unsafe { state.region.make_private(self.file.as_fd()) }?;
-            state.hold = Hold::Private;
+    fn detach(&self, state: &mut State, file: &File) -> io::Result<()> {
+        if let Hold::Leased = state.hold {
+            let pages = move_memory_over(&state.region)?;
+            state.hold = Hold::Moving { pages, given: 0 };
         }
-        let pages = self.pages(state);
-        if !pages.is_empty() {
-            state.region.advise(pages, libc::MADV_POPULATE_WRITE)?;
+        let start = state.region.start();
+        let end =
+            page::round_up(state.len).map_or(state.region.len(), |n| n.min(state.region.len()));
+        if let Hold::Moving { pages, given } = &mut state.hold {
+            let mut step = vec![0; STEP];
+            while *given < end {
+                let step = &mut step[..STEP.min(end - *given)];
+                let bytes = step.len().min(state.len - *given);
+                file.read_exact_at(&mut step[..bytes], *given as u64)?;
+                step[bytes..].fill(0);
+                // SAFETY: inside the mapping.
+                let to = unsafe { start.add(*given) };
+                // SAFETY: the memory is ours; nobody has touched these pages, and the file's bytes are those that
+                // the mapping had: the lease holds until all of them are given.
+                unsafe { pages.give(to, step) }?;
+                *given += step.len();
+            }
         }
+        // Closing the descriptor takes the memory for what it is now.
         state.hold = Hold::Detached;
+        // A forked child gets it like all other memory.
+        let _ = state
+            .region
+            .advise(0..state.region.len(), libc::MADV_DOFORK);
         Ok(())
     }
 
-    /// The pages that hold bytes of the file.
-    fn pages(&self, state: &State) -> Range<usize> {
-        0..page::round_up(state.len).map_or(state.region.len(), |end| end.min(state.region.len()))
-    }
-
     /// The last resort: no process at all rather than one that others write under.
-    fn give_up(&self) -> ! {
-        let name = file::name(self.file.as_fd()).unwrap_or_else(|| PathBuf::from("a file"));
+    fn give_up(file: &File) -> ! {
+        let name = file::name(file.as_fd()).unwrap_or_else(|| PathBuf::from("a file"));
         lease::abort(&format!(
             "folio: aborting: {} is about to be opened by another process while it is edited, and there is no memory \
              to go on without it (see fs.lease-break-time)\n",
@@ -282,9 +322,32 @@ impl Slot {
     }
 }
 
+/// One step of giving pages, in bytes.
+const STEP: usize = 1 << 20;
+
+/// Puts memory without pages over a mapping, in one step.
+fn move_memory_over(region: &Region) -> io::Result<Userfault> {
+    let memory = Region::anonymous(region.len()).map_err(io::Error::from)?;
+    memory.advise(0..memory.len(), libc::MADV_DONTFORK)?;
+    let pages = Userfault::new()?;
+    pages.register(memory.start(), memory.len())?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // The move waits until somebody has taken note of it.
+        let note = || pages.note_moves(&over);
+        let noting = thread::Builder::new().spawn_scoped(scope, note)?;
+        // SAFETY: whoever reads the mapping meanwhile waits for its pages, and is given the same bytes.
+        let moved = unsafe { region.replace_by(memory) };
+        over.store(true, Ordering::Relaxed);
+        let _ = noting.join();
+        moved
+    })?;
+    Ok(pages)
+}
+
 impl Holder for Slot {
     fn is_broken(&self) -> bool {
-        !self.over.load(Ordering::Acquire) && !lease::is_held(self.file.as_fd(), Lease::Write)
+        self.file().is_some_and(|file| !is_held(&file))
     }
 
     fn answer(&self, deadline: &Deadline) -> Answer {
@@ -298,15 +361,16 @@ impl Holder for Slot {
         let Ok(mut state) = self.state.try_lock() else {
             return Answer::Later;
         };
-        if self.over.load(Ordering::Acquire) || state.hold == Hold::Detached {
+        let (false, Some(file)) = (self.over.load(Ordering::Acquire), self.file()) else {
             return Answer::Done;
-        }
-        match self.detach(&mut state) {
+        };
+        match self.detach(&mut state, &file) {
             Ok(()) => {
-                lease::release(self.file.as_fd());
+                drop(file);
+                self.let_in();
                 Answer::Done
             }
-            Err(_) if deadline.is_near() => self.give_up(),
+            Err(_) if deadline.is_near() => Slot::give_up(&file),
             Err(_) => Answer::Later,
         }
     }

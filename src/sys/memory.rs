@@ -115,33 +115,11 @@ pub(crate) unsafe fn protect_read_only(start: NonNull<u8>, len: usize) -> io::Re
     call(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
 }
 
-/// Puts a private mapping of the front of a file over what is mapped at `start`, in one step (mmap(2), `MAP_FIXED`).
-///
-/// # Safety
-/// - `start..start+len` is owned by the caller.
-/// - Whoever uses it meanwhile finds the same bytes there: it is a shared mapping of the front of the same file.
-pub(crate) unsafe fn map_private_over(
-    fd: BorrowedFd<'_>,
-    start: NonNull<u8>,
-    len: usize,
-) -> io::Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
-    let start = start.as_ptr().cast();
-    // SAFETY: the caller owns the range, and its bytes stay the same.
-    checked(unsafe { libc::mmap(start, len, READ_WRITE, flags, fd.as_raw_fd(), 0) }).map(drop)
-}
-
 /// msync(2) with `MS_SYNC`: the stores to a shared mapping are on the disk when it returns. An address that is not
 /// mapped is `ENOMEM`.
 pub(crate) fn sync(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: msync(2) changes no byte of ours.
     call(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_SYNC) }).map(drop)
-}
-
-/// True if the kernel knows an advice.
-pub(crate) fn knows_advice(advice: i32) -> bool {
-    // SAFETY: no address, and no length.
-    call(|| unsafe { libc::madvise(ptr::null_mut(), 0, advice) }).is_ok()
 }
 
 /// madvise(2).

@@ -16,6 +16,7 @@ pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod publish;
+pub(crate) mod userfault;
 pub(crate) mod write;
 
 use std::io;

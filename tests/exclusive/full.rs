@@ -4,18 +4,19 @@ use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
 use folio::Exclusive;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// Takes all space that is left.
 fn fill(dir: &Path) {
-    let rest = File::create(dir.join("rest")).unwrap();
-    let block = vec![7_u8; 1 << 16];
-    while std::io::Write::write_all(&mut &rest, &block).is_ok() {}
-    let _ = rest.sync_all();
-    let mut small = File::create(dir.join("small")).unwrap();
-    while std::io::Write::write_all(&mut small, &block[..512]).is_ok() {}
-    let _ = small.sync_all();
+    for (name, step) in [("rest", 1 << 16), ("small", 512)] {
+        let Ok(mut file) = File::create(dir.join(name)) else {
+            return;
+        };
+        while file.write_all(&[7; 1 << 16][..step]).is_ok() {}
+        let _ = file.sync_all();
+    }
 }
 
 fn full_disk(kind: &str, size: u64) {
@@ -42,9 +43,7 @@ fn full_disk(kind: &str, size: u64) {
     assert!(fs::read(&path).unwrap() == vec![8; 8 << 20], "{kind}");
     // Without room it is not opened.
     fs::remove_file(&path).unwrap();
-    fs::remove_file(system.path().join("small")).unwrap();
-    File::create(&path).unwrap().set_len(64 << 20).unwrap();
-    fill(system.path());
+    File::create(&path).unwrap().set_len(size as _).unwrap();
     let error = Exclusive::open(&path).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
 }

@@ -18,13 +18,13 @@ fn a_file_that_somebody_has_open_is_busy() {
             "{kind}: a reader"
         );
         drop(reader);
-        let writer = File::options().append(true).open(&path).unwrap();
+        let writer = File::options().read(true).write(true).open(&path).unwrap();
         assert!(
             matches!(Exclusive::open(&path), Err(Error::Busy { .. })),
             "{kind}: a writer"
         );
         // A mapping alone keeps it open as well.
-        let map = unsafe_map(&writer);
+        let map = mapping_of(&writer);
         drop(writer);
         let error = Exclusive::open(&path).unwrap_err();
         assert_eq!(
@@ -37,7 +37,7 @@ fn a_file_that_somebody_has_open_is_busy() {
 }
 
 /// A shared mapping that outlives its descriptor.
-fn unsafe_map(file: &File) -> impl Drop {
+fn mapping_of(file: &File) -> impl Drop + use<> {
     struct Map(*mut libc::c_void);
     impl Drop for Map {
         fn drop(&mut self) {

@@ -155,9 +155,11 @@ fn nothing_is_lost_when_the_opener_is_the_same_thread() {
             let mut first = Exclusive::open(&path).unwrap();
             first.resize(9000).unwrap();
             first.fill(4);
-            let second = Exclusive::open(&path).unwrap();
+            let mut second = Exclusive::open(&path).unwrap();
             assert_eq!(&second[..], [4; 9000]);
+            second.fill(5);
             second.close().unwrap();
+            assert_eq!(&first[..], [4; 9000]);
         }
     })
     .succeed();
@@ -191,7 +193,7 @@ fn nothing_is_left_of_thousands() {
         let path = file_with(system.path(), "file", &[1; 5000]);
         let cycle = || {
             let mut file = Exclusive::open(&path).unwrap();
-            file[0] += 1;
+            file[0] ^= 1;
             file.resize(6000).unwrap();
             file.resize(5000).unwrap();
             drop(file);
