@@ -9,11 +9,14 @@ use crate::sys::memory;
 use crate::sys::write;
 use std::fmt;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::{Deref, DerefMut, RangeBounds};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::thread;
+use std::time::Duration;
 
 /// An existing file, edited in place: stores go to the file, and the kernel keeps everybody else out meanwhile.
 ///
@@ -77,7 +80,7 @@ impl Exclusive {
     /// `Exclusive`, a `Snapshot`) is told and waited for, as every open does.
     ///
     /// # Errors
-    /// [`Error::Busy`] if anybody has it open; [`Error::Unprotectable`] where there is no lease to be had;
+    /// [`Error::Busy`] if anybody has it open, and not just for some milliseconds; [`Error::Unprotectable`] where there is no lease to be had;
     /// [`Error::NotMappable`] for what is not a regular file; [`Error::IsDirectory`]; [`Error::Os`] for what the kernel
     /// refused: the open, or the blocks for the file's holes.
     ///
@@ -88,6 +91,20 @@ impl Exclusive {
     /// ```
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match Exclusive::try_open(path) {
+                Err(Error::Busy { .. }) if pause <= PAUSE_MAX => {
+                    // Closed meanwhile, and not for the same time as somebody else who does the same.
+                    thread::sleep(pause / 2 + pause * (random() % 16) / 16);
+                    pause *= 2;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self> {
         let fd = file::open_to_edit(path).map_err(|e| match e.raw_os_error() {
             Some(libc::EISDIR) => is_directory(path),
             _ => Error::os("open", Some(path), e),
@@ -281,6 +298,14 @@ impl Exclusive {
             path: Some(self.path.clone()),
         }
     }
+}
+
+/// The last pause before a file is said to be busy. For a moment others may have it open who know nothing of it: a
+/// process that another thread of ours has just forked, and that has not executed its program yet.
+const PAUSE_MAX: Duration = Duration::from_millis(16);
+
+fn random() -> u32 {
+    RandomState::new().build_hasher().finish() as u32
 }
 
 fn is_directory(path: &Path) -> Error {

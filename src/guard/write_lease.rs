@@ -92,6 +92,7 @@ impl WriteLease {
     /// Maps the first `len` bytes, which have blocks on the disk.
     pub(crate) fn map(self, len: usize) -> Result<Editable, Refused> {
         let region = map(&self.file, len).map_err(Refused::Failed)?;
+        split_folios(&region);
         let slot = Arc::new(Slot {
             start: AtomicUsize::new(region.start().as_ptr().addr()),
             mapped: AtomicUsize::new(region.len()),
@@ -123,6 +124,44 @@ fn map(file: &File, len: usize) -> Result<Region> {
     let apart = region.advise(0..region.len(), libc::MADV_DONTFORK);
     apart.map_err(|e| Error::os("madvise", None, e))?;
     Ok(region)
+}
+
+/// Files up to this size are worth it, in bytes.
+const SPLIT_MAX: usize = 256 << 20;
+
+/// Nearly every folio of more than one page has a page at a multiple of this.
+const SPLIT_STEP: usize = 16 << 10;
+
+/// The page cache keeps what was written in one go in large folios (up to 2 MiB, Linux 6.16 on ext4), and writes a folio
+/// as a whole, also if one byte of it was stored through a mapping. `MADV_COLD` for a part of a folio splits it into
+/// pages, so that a flush writes what was changed. Costs about 0.15 ms for each MiB that is cached, once.
+fn split_folios(region: &Region) {
+    if region.len() > SPLIT_MAX {
+        return;
+    }
+    let page = page::size();
+    let mut resident = vec![0; region.len() / page];
+    if mapping::resident(region.start(), region.len(), &mut resident).is_err() {
+        return;
+    }
+    // What is not cached stays on the disk; the last page may be behind the end of the file.
+    for run in resident.chunk_by(|a, b| a & 1 == b & 1).scan(0, |at, run| {
+        let start = *at;
+        *at += run.len();
+        Some((run[0] & 1 == 1).then_some(start * page..*at * page))
+    }) {
+        let Some(run) = run else { continue };
+        // Only folios that are in the page tables are split.
+        if region
+            .advise(run.clone(), libc::MADV_POPULATE_READ)
+            .is_err()
+        {
+            return;
+        }
+        for start in run.step_by(SPLIT_STEP) {
+            let _ = region.advise(start..start + page, libc::MADV_COLD);
+        }
+    }
 }
 
 /// A shared mapping of a file that nobody else has open, until somebody had to be let in; then memory.

@@ -1,5 +1,6 @@
 //! A full disk is an error of `open` or `resize`, and never a signal: holes and shared blocks get their own first.
 
+use crate::open;
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
 use folio::Exclusive;
@@ -28,7 +29,7 @@ fn full_disk(kind: &str, size: u64) {
     sparse.set_len(8 << 20).unwrap();
     drop(sparse);
     // With room, the holes get blocks, and then no store can fail.
-    let mut file = Exclusive::open(&path).unwrap();
+    let mut file = open(&path);
     fill(system.path());
     file.fill(9);
     let error = file.resize(16 << 20).unwrap_err();
@@ -77,7 +78,7 @@ fn blocks_that_a_clone_shares_get_a_copy_first() {
         let cloned = unsafe { libc::ioctl(clone.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
         assert_eq!(cloned, 0, "{}", std::io::Error::last_os_error());
         drop((from, clone));
-        let mut file = Exclusive::open(&path).unwrap();
+        let mut file = open(&path);
         fill(system.path());
         file.fill(2);
         file.close().unwrap();

@@ -10,6 +10,7 @@ mod refused;
 mod turns;
 mod wanted;
 
+use folio::{Error, Exclusive};
 use std::path::Path;
 use support::disk::LoopFs;
 use support::skip;
@@ -26,6 +27,22 @@ fn systems() -> Vec<(&'static str, LoopFs)> {
 /// A file system to test on where which one does not matter.
 fn any_system() -> Option<LoopFs> {
     LoopFs::new("ext4", 64 << 20)
+}
+
+/// Opens until nobody else has it: the other tests start processes, which have every file open for a moment.
+fn open(path: impl AsRef<Path>) -> Exclusive {
+    open_counting(path.as_ref(), &mut 0)
+}
+
+/// Opens until nobody else has it.
+fn open_counting(path: &Path, busy: &mut u64) -> Exclusive {
+    loop {
+        match Exclusive::open(path) {
+            Ok(file) => return file,
+            Err(Error::Busy { .. }) => *busy += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Lowers the time that the kernel gives to the holder of a broken lease, for all processes, until it is dropped.

@@ -4,7 +4,7 @@ use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
 use crate::support::refuse::refuse;
 use crate::support::{file_with, is_root, skip};
-use crate::{any_system, systems};
+use crate::{any_system, open, systems};
 use folio::{Error, Exclusive};
 use std::fs::{self, File};
 
@@ -32,7 +32,7 @@ fn a_file_that_somebody_has_open_is_busy() {
             format!("somebody else has it open: {}", path.display())
         );
         drop(map);
-        Exclusive::open(&path).unwrap().close().unwrap();
+        open(&path).close().unwrap();
     }
 }
 
@@ -129,7 +129,7 @@ fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
         let mut child = scenario!(|| {
             let path = std::path::PathBuf::from(argument("PATH"));
             // The keeper's thread is there before the filter, and not filtered.
-            drop(Exclusive::open(&path).unwrap());
+            drop(open(&path));
             let call = argument("CALL").to_str().unwrap().parse().unwrap();
             refuse(call, libc::EIO);
             let all_of_it = || {
@@ -151,6 +151,6 @@ fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
         assert!(reports[0].starts_with(&expected), "{name}: {reports:?}");
         assert!(reports[0].contains(" on /"), "{name}: {reports:?}");
         // Nobody has it open any more.
-        Exclusive::open(&path).unwrap().resize(10_000).unwrap();
+        open(&path).resize(10_000).unwrap();
     }
 }

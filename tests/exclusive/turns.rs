@@ -1,30 +1,18 @@
 //! Processes that take turns: nothing is lost, nothing is mixed.
 
-use crate::any_system;
 use crate::support::child::{fork, report, scenario};
 use crate::support::file_with;
-use folio::{Error, Exclusive};
+use crate::{any_system, open_counting};
 use std::fs;
 use std::path::Path;
 
 const ROUNDS: u64 = 1500;
 
-/// Opens until nobody else has it.
-fn open(path: &Path, busy: &mut u64) -> Exclusive {
-    loop {
-        match Exclusive::open(path) {
-            Ok(file) => return file,
-            Err(Error::Busy { .. }) => *busy += 1,
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
 /// Counts up in every page; whoever finds pages that disagree has met somebody else's stores.
 fn count(path: &Path) -> u64 {
     let mut busy = 0;
     for _ in 0..ROUNDS {
-        let mut file = open(path, &mut busy);
+        let mut file = open_counting(path, &mut busy);
         let first = u64::from_le_bytes(file[..8].try_into().unwrap());
         for page in file.chunks_mut(4096) {
             let number = u64::from_le_bytes(page[..8].try_into().unwrap());
@@ -43,7 +31,9 @@ fn two_processes_lose_and_mix_nothing_over_thousands_of_rounds() {
             return;
         };
         let path = file_with(system.path(), "file", &[0; 4 * 4096]);
-        let other = fork(|| drop(count(&path)));
+        let other = fork(|| {
+            count(&path);
+        });
         let busy = count(&path);
         other.succeed();
         report(format_args!("busy {busy} times"));
@@ -65,7 +55,7 @@ fn readers_and_writers_in_between_see_whole_rounds() {
     std::thread::scope(|scope| {
         let editor = scope.spawn(|| {
             for round in 1..=200_u8 {
-                let mut file = open(&path, &mut 0);
+                let mut file = open_counting(&path, &mut 0);
                 for byte in file.iter_mut() {
                     *byte = round;
                 }

@@ -3,7 +3,7 @@
 use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
 use crate::support::{file_with, kernel};
-use crate::{BreakTime, systems};
+use crate::{BreakTime, open, systems};
 use folio::{Error, Exclusive};
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -15,7 +15,7 @@ use std::thread;
 fn every_other_open_waits_or_fails_if_it_may_not_wait() {
     for (kind, system) in systems() {
         let path = file_with(system.path(), "file", b"old bytes");
-        let mut file = Exclusive::open(&path).unwrap();
+        let mut file = open(&path);
         assert!(!file.is_wanted());
         for (read, write) in [(true, false), (false, true), (true, true)] {
             let mut options = File::options();
@@ -41,7 +41,7 @@ fn every_other_open_waits_or_fails_if_it_may_not_wait() {
 fn names_may_change_meanwhile() {
     for (_, system) in systems() {
         let path = file_with(system.path(), "file", b"old");
-        let mut file = Exclusive::open(&path).unwrap();
+        let mut file = open(&path);
         fs::rename(&path, system.path().join("other")).unwrap();
         fs::write(&path, b"another file").unwrap();
         assert!(!file.is_wanted());
@@ -63,7 +63,7 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
         for (kind, system) in systems() {
             let pages = 2 * 512;
             let path = file_with(system.path(), "file", &vec![0; pages * 4096]);
-            let mut file = Exclusive::open(&path).unwrap();
+            let mut file = open(&path);
             let address = file.as_ptr();
             let stop = AtomicBool::new(false);
             let (left, right) = file.split_at_mut(pages / 2 * 4096);
@@ -144,7 +144,7 @@ fn nothing_is_lost_when_the_opener_is_the_same_thread() {
         };
         for (kind, system) in systems() {
             let path = file_with(system.path(), "file", &[1; 5000]);
-            let mut file = Exclusive::open(&path).unwrap();
+            let mut file = open(&path);
             file.fill(2);
             assert_eq!(fs::read(&path).unwrap(), [2; 5000], "{kind}");
             assert_eq!(&file[..], [2; 5000]);
@@ -152,10 +152,10 @@ fn nothing_is_lost_when_the_opener_is_the_same_thread() {
                 matches!(file.close(), Err(Error::LeaseLost { .. })),
                 "{kind}"
             );
-            let mut first = Exclusive::open(&path).unwrap();
+            let mut first = open(&path);
             first.resize(9000).unwrap();
             first.fill(4);
-            let mut second = Exclusive::open(&path).unwrap();
+            let mut second = open(&path);
             assert_eq!(&second[..], [4; 9000]);
             second.fill(5);
             second.close().unwrap();
@@ -173,7 +173,7 @@ fn an_empty_file_is_let_go_like_any_other() {
         };
         for (kind, system) in systems() {
             let path = file_with(system.path(), "file", b"");
-            let file = Exclusive::open(&path).unwrap();
+            let file = open(&path);
             assert_eq!(fs::read(&path).unwrap(), b"", "{kind}");
             assert!(
                 matches!(file.close(), Err(Error::LeaseLost { .. })),
@@ -192,7 +192,7 @@ fn nothing_is_left_of_thousands() {
         };
         let path = file_with(system.path(), "file", &[1; 5000]);
         let cycle = || {
-            let mut file = Exclusive::open(&path).unwrap();
+            let mut file = open(&path);
             file[0] ^= 1;
             file.resize(6000).unwrap();
             file.resize(5000).unwrap();
