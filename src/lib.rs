@@ -1,4 +1,89 @@
-//! Memory-mapped I/O in safe Rust.
+//! Memory-mapped I/O in safe Rust: any file, pipe or device as bytes that do not change, and memory to fill or to share.
+//!
+//! | you have | you want | use | it gives |
+//! |---|---|---|---|
+//! | a path, stdin, a pipe, any descriptor | its bytes, read-only | [`Snapshot`], or [`open`], [`stdin`], [`open_or_stdin`] | `&[u8]` |
+//! | nothing | zeroed memory: large, granted page by page, with huge pages if you like | [`Anonymous`] | `&mut [u8]` |
+//! | [`Anonymous::shared`] and work to split | forked children that fill parts of it | `fork::scope` | `&mut` parts, borrowed by children |
+//! | memory that others write, too | counters, tables, messages | `Shared<T>`, `shareable!` | `&T` of atomics |
+//!
+//! Planned and not there yet: `Private` (change the bytes, not the file), `Draft` (a new file, all or nothing), `Exclusive` (edit a file in
+//! place), `Mapping` (advice, prefetch, residency and locking on all types).
+//!
+//! # An example
+//!
+//! ```
+//! use folio::{Anonymous, Snapshot};
+//!
+//! // Any input: a file, `-` for standard input, a FIFO, a device, a file of /proc.
+//! let input = folio::open_or_stdin("Cargo.toml")?;
+//! assert!(input.starts_with(b"[package]"));
+//! println!("{} bytes, kept by {:?}", input.len(), input.backing());
+//!
+//! // A part of it; the range is checked against the file.
+//! let window = Snapshot::options().offset(1).len(7).open("Cargo.toml")?;
+//! assert_eq!(&window[..], b"package");
+//!
+//! // 1 GiB of addresses; RAM for what is touched.
+//! let mut table = Anonymous::new(1 << 30)?;
+//! table[..input.len()].copy_from_slice(&input);
+//! table.discard(..7)?; // reads as zero again
+//! assert_eq!(&table[..9], b"\0\0\0\0\0\0\0e]");
+//!
+//! // Read-only from here on, to keep or to send to other threads.
+//! let frozen: Snapshot = table.freeze()?;
+//! std::thread::scope(|scope| {
+//!     scope.spawn(|| assert_eq!(frozen[8], b']'));
+//! });
+//! # Ok::<(), folio::Error>(())
+//! ```
+//!
+//! # How it can be safe
+//!
+//! `&[u8]` promises that nobody changes the bytes, and a file is open to everybody. So a mapping of a file is `unsafe` in other crates, or safe
+//! with a warning. folio gives the reference only where something keeps the promise, and [`Snapshot::backing`] tells what it is:
+//!
+//! - [`Memory`](Backing::Memory): the bytes were read. So are pipes and all else that has no size, and small files, for which
+//!   reading is faster than mapping.
+//! - [`Sealed`](Backing::Sealed): the kernel refuses every change (memfd seals, fs-verity).
+//! - [`Leased`](Backing::Leased): the kernel holds back whoever opens the file for writing or truncates it, and tells folio, which
+//!   copies the bytes and puts the copy in place of the mapping, at the same addresses and in one step. Then the writer goes on.
+//! - [`Cloned`](Backing::Cloned): the bytes are in an unnamed file of ours, a reflink clone or a copy.
+//! - [`Unguarded`](Backing::Unguarded): you promised it yourself, in `unsafe`.
+//!
+//! # What it promises
+//!
+//! - Every input gives the bytes that `cat` would give, or an [`Error`] that names the call and the path, with the cause as its source.
+//! - The bytes of a `Snapshot` do not change and do not vanish, whoever writes to the file, truncates, renames or deletes it.
+//! - A writer is held no longer than the copy takes, and loses nothing.
+//! - Endless input does not exhaust memory: beyond [`limit`](SnapshotOptions::limit) it is [`Error::TooLarge`].
+//! - Memory, descriptors and leases are given back at once: on drop, and by a call that fails.
+//! - No signal handler, no signal mask and no thread of the program is touched; from the first lease on there is one thread more,
+//!   `folio-keeper`, which sleeps until a lease breaks, and looks four times in each lease-break-time (45 s) while there are leases.
+//!   (A `Shared` over a file installs a handler for SIGBUS and says so.)
+//!
+//! # What it does not promise
+//!
+//! - A device that fails under a mapped file is a SIGBUS of the kernel: bytes cannot be invented.
+//!   [`populate(true)`](SnapshotOptions::populate) makes it an error of the call.
+//! - A process that is stopped for longer than the kernel waits for a lease (45 s) can be overtaken; [`Snapshot::is_intact`] tells.
+//! - Two ways to truncate a file break no lease on Linux: `open(O_RDONLY | O_TRUNC)`, and truncate(2) through an overlay mount
+//!   above the file. Where you have to expect them, use [`lease(false)`](SnapshotOptions::lease).
+//! - If a writer comes and there is neither memory nor disk for a copy, the process ends with a message; the bytes do not change.
+//! - In a child of a raw fork(2) a leased snapshot is not mapped, unless [`across_fork(true)`](SnapshotOptions::across_fork) was asked for.
+//!
+//! Event by event and type by type: [`docs::safety`].
+//!
+//! # Ranges
+//!
+//! One rule for every call that takes a range, and one place that checks it: a range counts bytes from the start of the value, may be any
+//! [`RangeBounds<usize>`](std::ops::RangeBounds), and must lie inside `0..len`; an empty one inside `0..=len`. Anything else is
+//! [`Error::OutOfBounds`], which says what was asked for and what there is. Nothing is cut to fit, and nothing needs to be aligned.
+//! [`offset`](SnapshotOptions::offset) and [`len`](SnapshotOptions::len) of a snapshot follow the same rule, against the size of the file.
+//!
+//! # Platforms
+//!
+//! Linux; elsewhere it does not compile. Any length is allowed, 0 as well. Sizes, offsets and limits are bytes.
 #![deny(
     unsafe_code,
     missing_docs,
@@ -14,6 +99,7 @@
 
 mod anonymous;
 mod block;
+pub mod docs;
 mod draft;
 mod error;
 mod exclusive;
@@ -81,3 +167,8 @@ pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
         path => open(path),
     }
 }
+
+/// The code of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -185,7 +185,7 @@ fn read_to_end(source: &Source<'_>) -> Result<Memory> {
     let mut limit = None;
     loop {
         memory.make_room(usize::MAX)?;
-        let n = memory.read_from(usize::MAX, |into| source.read(into));
+        let n = memory.read_from(usize::MAX, |into| file::read(source.fd(), into));
         if n.map_err(|e| source.error("read", e))? == 0 {
             return memory.finish();
         }

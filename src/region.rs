@@ -10,12 +10,13 @@
 
 use crate::error::{Error, Result};
 use crate::page;
+use crate::sys::file;
 use crate::sys::memory::{self, Pages, Place};
 use memmap2::MmapRaw;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::ops::{Bound, Range, RangeBounds};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 /// The one range rule: a range must lie inside `0..size`; an empty one inside `0..=size`.
@@ -212,6 +213,12 @@ impl Region {
         Ok(Region::around(MmapRaw::from(map), offset, len))
     }
 
+    /// Pages of which none can be had: touching one is a SIGBUS, as it is where a file lost them.
+    pub(crate) fn lost(len: usize) -> io::Result<Self> {
+        let nothing = file::memfd(c"folio-lost", false)?;
+        Region::file(nothing.as_fd(), 0, len).map(|(region, _)| region)
+    }
+
     fn around(raw: MmapRaw, offset: u64, len: usize) -> (Self, usize) {
         let delta = (offset % page::size() as u64) as usize;
         // The kernel has mapped delta + len bytes, so rounding them up cannot overflow.
@@ -322,9 +329,9 @@ impl Region {
         unsafe { self.advise_any(pages, advice) }
     }
 
-    /// Faults every page in for reading; a device error is an `Err` here and would be a signal later.
-    pub(crate) fn populate(&self) -> io::Result<()> {
-        match self.advise(0..self.len, libc::MADV_POPULATE_READ) {
+    /// Faults pages in for reading; a device error is an `Err` here and would be a signal later.
+    pub(crate) fn populate(&self, pages: Range<usize>) -> io::Result<()> {
+        match self.advise(pages, libc::MADV_POPULATE_READ) {
             // Linux before 5.14: the pages come when they are touched.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
             other => other,

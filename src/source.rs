@@ -4,7 +4,6 @@ use crate::error::{Error, Result};
 use crate::region::check_window;
 use crate::sys::file::{self, Stat};
 use std::io;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -103,16 +102,6 @@ impl<'a> Source<'a> {
     pub(crate) fn set_position(&self, offset: u64) -> Result<()> {
         let done = file::set_position(self.fd(), offset);
         done.map(drop).map_err(|e| self.error("lseek", e))
-    }
-
-    /// The next bytes, at the descriptor's offset; waits for them also in non-blocking mode.
-    pub(crate) fn read(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-        loop {
-            match file::read(self.fd(), into) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => file::wait_readable(self.fd())?,
-                other => return other,
-            }
-        }
     }
 }
 

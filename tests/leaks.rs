@@ -61,7 +61,7 @@ fn a_hundred_thousand_mappings() {
         let mut sealed = sealed_memfd(1 << 20);
         assert_leaves_nothing(100_000, "a mapping", || {
             sealed.rewind().unwrap();
-            let options = Snapshot::options().offset(4097).len(1 << 19);
+            let options = Snapshot::options().offset(4097).len(1 << 19).must_map(true);
             let snapshot = options.from_fd(&sealed).unwrap();
             assert_eq!(
                 (snapshot.len(), snapshot.backing()),

@@ -12,14 +12,21 @@ use crate::region::Region;
 use crate::replica::{self, Backing, clone_of, copy_to_disk};
 use crate::source::Source;
 use crate::sys::file::{self, Stat};
-use crate::sys::lease::{self, Lease};
+use crate::sys::lease::{self, Lease, Released};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A file of so many bytes is copied faster than a thread is started for it.
+const QUICK: u64 = 4 << 20;
+
+/// How much is faulted in under the lock, in bytes.
+const POPULATE_STEP: usize = 32 << 20;
 
 /// A read lease that nothing is mapped under yet. Dropping it lets writers in.
 pub(crate) struct ReadLease {
@@ -83,11 +90,9 @@ impl ReadLease {
             file_system: self.file_system,
             memory_limit,
             keeper: self.keeper,
-            file: self.file,
-            state: Mutex::new(State {
-                region,
-                backing: Backing::Leased,
-            }),
+            file: Mutex::new(Some(self.file)),
+            region: Mutex::new(region),
+            frozen: OnceLock::new(),
             dropped: AtomicBool::new(false),
             torn: AtomicBool::new(false),
             place: Place::default(),
@@ -108,17 +113,24 @@ impl Guarded {
 
     /// What keeps the bytes now.
     pub(crate) fn backing(&self) -> Backing {
-        self.0.state().backing
+        *self.0.frozen.get().unwrap_or(&Backing::Leased)
     }
 
-    /// False if the lease was taken away by force, and the file touched.
+    /// False if the bytes are not those that the file had.
     pub(crate) fn is_intact(&self) -> bool {
-        !self.0.torn.load(Ordering::Acquire)
+        !self.0.is_cut() && !self.0.torn.load(Ordering::Acquire)
     }
 
     /// Faults everything in.
     pub(crate) fn populate(&self) -> io::Result<()> {
-        self.0.state().region.populate()
+        // In steps, so that a break is not kept waiting.
+        let mut done = 0;
+        while done < self.0.len {
+            let end = self.0.len.min(done + POPULATE_STEP);
+            lock(&self.0.region).populate(done..end)?;
+            done = end;
+        }
+        Ok(())
     }
 }
 
@@ -147,29 +159,42 @@ struct Slot {
     file_system: i64,
     memory_limit: Option<u64>,
     keeper: &'static Keeper,
-    file: Arc<OwnedFd>,
+    /// What the lease belongs to; `None` once it was given back. Locked for a moment only.
+    file: Mutex<Option<Arc<OwnedFd>>>,
     /// Locked by the keeper as long as it copies.
-    state: Mutex<State>,
+    region: Mutex<Region>,
+    /// What keeps the bytes since the lease was broken.
+    frozen: OnceLock<Backing>,
     /// Tells the keeper to stop copying.
     dropped: AtomicBool,
+    /// The bytes are not, or may not be, those that the file had.
     torn: AtomicBool,
     place: Place,
 }
 
-struct State {
-    region: Region,
-    backing: Backing,
-}
-
 // SAFETY: `start` is an address, and what is there is shared by `&[u8]` only.
 unsafe impl Send for Slot {}
-// SAFETY: as above; all that changes is behind atomics and a lock.
+// SAFETY: as above; all that changes is behind atomics and locks.
 unsafe impl Sync for Slot {}
 
+/// A panic while copying leaves all as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Slot {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while copying leaves the mapping as it was.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn file(&self) -> Option<Arc<OwnedFd>> {
+        lock(&self.file).clone()
+    }
+
+    /// True if the file is shorter or longer than it was, under a lease that nobody broke: `open(O_RDONLY|O_TRUNC)` does
+    /// that.
+    fn is_cut(&self) -> bool {
+        let size = |file: Arc<OwnedFd>| file::stat(file.as_fd()).ok().map(|stat| stat.size);
+        let is_leased = || self.frozen.get().is_none();
+        let cut = is_leased() && self.file().and_then(size) != Some(self.stat.size);
+        // Asked again: it may have been frozen, and a writer let in, before its size was seen.
+        cut && is_leased()
     }
 
     /// Unmaps and lets writers in.
@@ -179,11 +204,10 @@ impl Slot {
             return self.end_in_child();
         }
         self.keeper.forget(self);
-        let mut state = self.state();
-        state.region = Region::empty();
-        if state.backing == Backing::Leased {
+        *lock(&self.region) = Region::empty();
+        if let Some(file) = lock(&self.file).take() {
             // Said, not left to the closing of the descriptor: a forked child may have it open still.
-            lease::release(self.file.as_fd());
+            lease::release(file.as_fd());
         }
     }
 
@@ -191,115 +215,127 @@ impl Slot {
     /// parent's. The mapping is not there unless it was copied before the fork, and something else may be.
     fn end_in_child(&self) {
         // The keeper may have held the lock at the fork; then what it was copying is not known here, and is left.
-        if let Ok(mut state) = self.state.try_lock() {
-            let region = std::mem::replace(&mut state.region, Region::empty());
-            match state.backing {
-                Backing::Leased => std::mem::forget(region),
-                _ => drop(region),
+        if let Ok(mut region) = self.region.try_lock() {
+            let region = std::mem::replace(&mut *region, Region::empty());
+            match self.frozen.get() {
+                None => std::mem::forget(region),
+                Some(_) => drop(region),
             }
         }
     }
 
     /// Puts the bytes elsewhere, under the same addresses. What the file had is what `pread` gives as long as the lease
     /// holds.
-    fn freeze(&self, state: &mut State, deadline: &Deadline) -> io::Result<()> {
-        let (copy, backing) = self.replica(deadline)?;
-        // SAFETY: the file has not changed since the lease was granted, so readers find the same bytes in its copy; a
-        // lease that was lost in between is told by `is_intact`.
-        unsafe { state.region.replace_by(copy) }?;
-        state.backing = backing;
+    fn freeze(&self, file: &OwnedFd, region: &Region) -> io::Result<()> {
+        let (mut copy, backing) = self.replica(file)?;
+        if file::stat(file.as_fd())?.size != self.stat.size {
+            // Cut by `open(O_RDONLY|O_TRUNC)`, which breaks no lease, or after the kernel took the lease away: what is
+            // gone cannot be given, and no other bytes may be given for it.
+            copy = Region::lost(self.len)?;
+            self.torn.store(true, Ordering::Release);
+        }
+        // SAFETY: the file has not changed since the lease was granted, so readers find the same bytes in its copy, or
+        // none at all; a lease that was lost in between is told by `is_intact`.
+        unsafe { region.replace_by(copy) }?;
+        let _ = self.frozen.set(backing);
         Ok(())
     }
 
     /// The bytes of the mapping in a clone, in memory, or in an unnamed file: the first that can be had.
-    fn replica(&self, deadline: &Deadline) -> io::Result<(Region, Backing)> {
-        let len = self.len;
-        if let Some(clone) = clone_of(self.file.as_fd(), self.file_system) {
-            if let Ok((region, _)) = Region::file(clone.as_fd(), self.offset, len) {
+    fn replica(&self, file: &OwnedFd) -> io::Result<(Region, Backing)> {
+        let end = (self.offset + self.len as u64).min(self.stat.size);
+        let range = self.offset..end;
+        if let Some(clone) = clone_of(file.as_fd(), self.file_system) {
+            if let Ok((region, _)) = Region::file(clone.as_fd(), self.offset, self.len) {
                 return Ok((region, Backing::Cloned));
             }
         }
-        let limit = self
-            .memory_limit
-            .unwrap_or_else(replica::default_memory_limit);
-        if len as u64 <= limit {
-            match self.copy_to_memory(deadline) {
+        if replica::fits_memory(self.len as u64, self.memory_limit) {
+            match self.copy_to_memory(file, range.clone()) {
                 Ok(region) => return Ok((region, Backing::Memory)),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
                 Err(_) => {}
             }
         }
-        let end = (self.offset + len as u64).min(self.stat.size);
-        let mut step = |_| self.go_on(deadline);
-        let (copy, _) = copy_to_disk(self.file.as_fd(), self.offset..end, &mut step)?;
-        let (region, _) = Region::file(copy.as_fd(), 0, len)?;
+        let mut step = |_| self.go_on();
+        let (copy, _) = copy_to_disk(file.as_fd(), range, &mut step)?;
+        let (region, _) = Region::file(copy.as_fd(), 0, self.len)?;
         Ok((region, Backing::Cloned))
     }
 
-    fn copy_to_memory(&self, deadline: &Deadline) -> io::Result<Region> {
+    fn copy_to_memory(&self, file: &OwnedFd, range: Range<u64>) -> io::Result<Region> {
         let mut region = Region::transparent_like(self.start, self.len)?;
-        let end = (self.offset + self.len as u64).min(self.stat.size);
-        let mut step = || self.go_on(deadline);
-        replica::fill(&mut region, self.file.as_fd(), self.offset..end, &mut step)?;
+        replica::fill(&mut region, file.as_fd(), range, &mut || self.go_on())?;
         Ok(region)
     }
 
     /// Asked between the steps of a copy: an error stops it.
-    fn go_on(&self, deadline: &Deadline) -> io::Result<()> {
-        if self.dropped.load(Ordering::Acquire) {
-            return Err(io::ErrorKind::Interrupted.into());
+    fn go_on(&self) -> io::Result<()> {
+        match self.dropped.load(Ordering::Acquire) {
+            true => Err(io::ErrorKind::Interrupted.into()),
+            false => Ok(()),
         }
-        if deadline.is_near() {
-            self.give_up();
-        }
-        Ok(())
     }
 
-    fn see_if_torn(&self) {
-        let now = file::stat(self.file.as_fd()).ok().map(|stat| stat.stamp);
+    /// Lets writers in, after the bytes were put elsewhere.
+    fn let_go(&self, file: &OwnedFd) {
+        if lease::release(file.as_fd()) != Released::Given {
+            self.see_if_torn(file);
+        }
+        // The last descriptor takes a lease with it that could not be given back.
+        *lock(&self.file) = None;
+    }
+
+    /// For a lease that was, or may have been, taken away by force: the stamp tells whether the file was touched.
+    fn see_if_torn(&self, file: &OwnedFd) {
+        let now = file::stat(file.as_fd()).ok().map(|stat| stat.stamp);
         if now != Some(self.stat.stamp) {
             self.torn.store(true, Ordering::Release);
         }
-    }
-
-    /// The last resort: no process at all rather than one whose bytes change.
-    fn give_up(&self) -> ! {
-        let name = file::name(self.file.as_fd()).unwrap_or_else(|| PathBuf::from("a file"));
-        lease::abort(&format!(
-            "folio: aborting: {} is about to be changed by another process while its bytes are in use, and they could \
-             not be copied in time, to memory or to disk (see fs.lease-break-time)\n",
-            name.display()
-        ))
     }
 }
 
 impl Holder for Slot {
     fn is_broken(&self) -> bool {
-        !lease::is_held(self.file.as_fd(), Lease::Read)
+        let broken = |file: &OwnedFd| !lease::is_held(file.as_fd(), Lease::Read);
+        lock(&self.file).as_deref().is_some_and(broken)
     }
 
     fn answer(&self, deadline: &Deadline) -> Answer {
-        let mut state = self.state();
-        if self.dropped.load(Ordering::Acquire) || state.backing != Backing::Leased {
+        let region = lock(&self.region);
+        let Some(file) = self.file() else {
+            return Answer::Done;
+        };
+        if self.dropped.load(Ordering::Acquire) {
             return Answer::Done;
         }
-        let frozen = self.freeze(&mut state, deadline);
-        match frozen {
-            Ok(()) if lease::release(self.file.as_fd()) => Answer::Done,
-            // Taken away by force: then the stamp tells whether the file was touched meanwhile.
+        match self.freeze(&file, &region) {
             Ok(()) => {
-                self.see_if_torn();
+                self.let_go(&file);
                 Answer::Done
             }
-            Err(_) if self.dropped.load(Ordering::Acquire) => Answer::Done,
-            Err(_) if deadline.is_near() => self.give_up(),
             Err(_) => {
                 if deadline.is_over() {
-                    self.see_if_torn();
+                    self.see_if_torn(&file);
                 }
                 Answer::Later
             }
         }
+    }
+
+    fn is_quick(&self) -> bool {
+        self.stat.size <= QUICK
+    }
+
+    /// No process at all rather than one whose bytes change.
+    fn give_up(&self) {
+        let name = self.file().and_then(|file| file::name(file.as_fd()));
+        let name = name.unwrap_or_else(|| PathBuf::from("a file"));
+        lease::abort(&format!(
+            "folio: aborting: {} is about to be changed by another process while its bytes are in use, and they could \
+             not be copied in time, to memory or to disk (see fs.lease-break-time)\n",
+            name.display()
+        ))
     }
 
     fn place(&self) -> &Place {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::page;
 use crate::region::{Region, whole_pages};
 use crate::sys::file;
-use crate::sys::lease::{self, Lease};
+use crate::sys::lease::{self, Lease, Released};
 use crate::sys::memory as mapping;
 use crate::sys::userfault::Userfault;
 use std::fs::File;
@@ -104,6 +104,7 @@ impl WriteLease {
                 hold: Hold::Leased,
             }),
             over: AtomicBool::new(false),
+            due: AtomicBool::new(false),
             place: Place::default(),
         });
         let editable = Editable(slot);
@@ -220,6 +221,8 @@ struct Slot {
     state: Mutex<State>,
     /// There is nothing to answer for any more.
     over: AtomicBool,
+    /// Somebody has waited for long enough.
+    due: AtomicBool,
     place: Place,
 }
 
@@ -314,7 +317,7 @@ impl Slot {
     fn let_in(&self) -> bool {
         let file = self.lock_file().take();
         // Said, not left to the closing of the descriptor: a forked child may have it open still.
-        file.is_some_and(|file| lease::release(file.as_fd()))
+        file.is_some_and(|file| lease::release(file.as_fd()) != Released::Taken)
     }
 
     /// Makes the mapping memory, while others store to it.
@@ -349,17 +352,10 @@ impl Slot {
             .advise(0..state.region.len(), libc::MADV_DOFORK);
         Ok(())
     }
-
-    /// The last resort: no process at all rather than one that others write under.
-    fn give_up(file: &File) -> ! {
-        let name = file::name(file.as_fd()).unwrap_or_else(|| PathBuf::from("a file"));
-        lease::abort(&format!(
-            "folio: aborting: {} is about to be opened by another process while it is edited, and there is no memory \
-             to go on without it (see fs.lease-break-time)\n",
-            name.display()
-        ))
-    }
 }
+
+/// So many bytes are moved in less time than others would notice.
+const QUICK: usize = 4 << 20;
 
 /// One step of giving pages, in bytes.
 const STEP: usize = 1 << 20;
@@ -396,6 +392,10 @@ impl Holder for Slot {
         if !deadline.has_passed(3, 4) {
             return Answer::Later;
         }
+        if !self.due.swap(true, Ordering::AcqRel) && self.mapped.load(Ordering::Relaxed) > QUICK {
+            // The next time, on a thread of its own.
+            return Answer::Later;
+        }
         // Never waited for: others need their answers, too.
         let Ok(mut state) = self.state.try_lock() else {
             return Answer::Later;
@@ -409,9 +409,23 @@ impl Holder for Slot {
                 self.let_in();
                 Answer::Done
             }
-            Err(_) if deadline.is_near() => Slot::give_up(&file),
             Err(_) => Answer::Later,
         }
+    }
+
+    fn is_quick(&self) -> bool {
+        !self.due.load(Ordering::Acquire) || self.mapped.load(Ordering::Relaxed) <= QUICK
+    }
+
+    /// No process at all rather than one that others write under.
+    fn give_up(&self) {
+        let Some(file) = self.file() else { return };
+        let name = file::name(file.as_fd()).unwrap_or_else(|| PathBuf::from("a file"));
+        lease::abort(&format!(
+            "folio: aborting: {} is about to be opened by another process while it is edited, and there was no memory \
+             to go on without it (see fs.lease-break-time)\n",
+            name.display()
+        ))
     }
 
     fn place(&self) -> &Place {

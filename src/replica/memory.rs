@@ -135,19 +135,17 @@ impl Memory {
         }
     }
 
-    /// One call of `read`, which fills the front of what it is given and says how much; at most `most` bytes.
-    /// Gives 0 at the end, or if there is no room.
+    /// One call of `read`, which fills the front of what it is given and gives that back; at most `most` bytes. Gives
+    /// their number, or 0 at the end, or if there is no room.
     pub(crate) fn read_from<F>(&mut self, most: usize, read: F) -> io::Result<usize>
     where
-        F: FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+        F: FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<&mut [u8]>,
     {
         let spare = self.spare(most);
         if spare.is_empty() {
             return Ok(0);
         }
-        let room = spare.len();
-        let n = read(spare)?;
-        assert!(n <= room, "a read of {n} bytes into {room}");
+        let n = read(spare)?.len();
         self.len += n;
         Ok(n)
     }
@@ -204,7 +202,7 @@ pub(crate) fn fill(
         let end = len.min(done + STEP);
         // SAFETY: the caller gives private anonymous memory of ours.
         let spare = unsafe { region.spare(done..end) };
-        let n = file::read_at(fd, spare, range.start + done as u64)?;
+        let n = file::read_at(fd, spare, range.start + done as u64)?.len();
         if n == 0 {
             break;
         }
@@ -236,7 +234,8 @@ mod tests {
                     model.push(next);
                     next = next.wrapping_mul(5).wrapping_add(1);
                 }
-                Ok(spare.len())
+                // SAFETY: written above.
+                Ok(unsafe { &mut *(std::ptr::from_mut(spare) as *mut [u8]) })
             });
             assert!(n.unwrap() > 0);
         }

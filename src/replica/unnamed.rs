@@ -1,11 +1,12 @@
 //! Files without a name: nobody else can open them, and they go with their last mapping.
 
-use super::memory::Memory;
 use crate::sys::file;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// One step of a copy, in bytes.
@@ -46,23 +47,50 @@ pub(crate) fn copy_to_disk(
 fn copy_into(
     fd: BorrowedFd<'_>,
     range: Range<u64>,
-    mut to: File,
+    to: File,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
-    let mut buffer = Memory::with_capacity(STEP)?;
-    let mut done = 0;
-    while range.start + done < range.end {
-        let left = usize::try_from(range.end - range.start - done).unwrap_or(usize::MAX);
-        buffer.clear();
-        let n = buffer.read_from(left, |into| file::read_at(fd, into, range.start + done))?;
-        if n == 0 {
+    let mut offset = range.start;
+    'copy: while offset < range.end {
+        // Holes stay holes: a sparse file may be larger than any disk.
+        let Some((start, end)) = file::next_data(fd, offset)? else {
+            offset = range.end.min(file::stat(fd)?.size).max(range.start);
             break;
+        };
+        offset = start;
+        while offset < end.min(range.end) {
+            let left = usize::try_from(end.min(range.end) - offset).unwrap_or(STEP);
+            let n = move_bytes(fd, &to, (offset, offset - range.start), left.min(STEP))?;
+            if n == 0 {
+                // It ends here, whatever it says: files of /sys do that.
+                break 'copy;
+            }
+            offset += n as u64;
+            step(offset - range.start)?;
         }
-        to.write_all(buffer.bytes())?;
-        done += n as u64;
-        step(done)?;
     }
-    Ok((to, done))
+    let len = offset.min(range.end) - range.start;
+    to.set_len(len)?;
+    Ok((to, len))
+}
+
+/// Copies up to `most` bytes, from one offset to the other. In the kernel if it can: this may run because there is no
+/// memory.
+fn move_bytes(
+    fd: BorrowedFd<'_>,
+    to: &File,
+    offsets: (u64, u64),
+    most: usize,
+) -> io::Result<usize> {
+    match file::copy_range(fd, to.as_fd(), offsets, most) {
+        Err(e) if file::cannot_copy_range(&e) => {}
+        other => return other,
+    }
+    let mut buffer = [MaybeUninit::uninit(); 64 << 10];
+    let room = buffer.len().min(most);
+    let bytes = file::read_at(fd, &mut buffer[..room], offsets.0)?;
+    to.write_all_at(bytes, offsets.1)?;
+    Ok(bytes.len())
 }
 
 /// Where an unnamed file may be put, best first: beside the file, as that is where files of its size go; then the

@@ -7,14 +7,10 @@ use crate::guard::lease::ReadLease;
 use crate::region::Region;
 use crate::replica::{self, Backing, Copy, Memory};
 use crate::source::{Source, Window};
-use crate::sys::file::{self, Kind, Stat, Time};
-use std::mem::MaybeUninit;
+use crate::sys::file::{self, Kind, Stat};
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-
-/// The first read of a file that nothing is known of yet, in bytes: many source files and configurations fit, and where
-/// it is in vain it costs little.
-const AT_ONCE: usize = 8 << 10;
 
 /// A file of so many bytes is read, whatever else is held: its mapping costs more than its few page faults.
 const READ_ALWAYS: u64 = 32 << 10;
@@ -24,40 +20,8 @@ const READ_WARM: u64 = 1 << 20;
 
 /// How many bytes in heap blocks may be held by snapshots before the heap is taken for cold. What was freed is given
 /// again without a page fault, so a program that drops each file before the next reads faster than it maps; one that
-/// keeps them all would fault every page in, and maps faster. See `docs/performance.md`.
+/// keeps them all would fault every page in, and maps faster.
 const WARM: usize = 4 << 20;
-
-/// What the short cut found.
-pub(super) enum AtOnce {
-    Done(Snapshot),
-    /// Not all was read; this is what it is.
-    Known(Stat),
-    Unknown,
-}
-
-/// The short cut for small regular files: one read, then one statx that says whether it was all. `started` is the time
-/// before the read: a file whose ctime is older was not written to while it was read.
-pub(super) fn read_at_once(source: &Source<'_>, started: Time) -> Result<AtOnce> {
-    let mut bytes = [MaybeUninit::uninit(); AT_ONCE];
-    // pread, not read: a pipe refuses it (ESPIPE) and loses no byte.
-    let Ok(n @ 1..) = file::read_at(source.fd(), &mut bytes, 0) else {
-        return Ok(AtOnce::Unknown);
-    };
-    let stat = source.stat()?;
-    if stat.kind != Kind::Regular {
-        return Ok(AtOnce::Unknown);
-    }
-    if n == bytes.len() || stat.size != n as u64 || stat.changed() >= started {
-        return Ok(AtOnce::Known(stat));
-    }
-    let mut memory = Memory::with_capacity(n)?;
-    let copied = memory.read_from(n, |into| {
-        into[..n].copy_from_slice(&bytes[..n]);
-        Ok(n)
-    });
-    copied.map_err(|e| source.error("pread", e))?;
-    Ok(AtOnce::Done(Snapshot::memory(memory, true)))
-}
 
 /// True if reading so many bytes costs less than mapping them.
 fn is_read_faster(len: u64) -> bool {
@@ -97,7 +61,7 @@ fn map(
     let fd = source.fd();
     let file_system = file::file_system(fd).map_err(|e| source.error("fstatfs", e))?;
     if stat.verity || file::is_sealed(fd, file_system) {
-        return map_range(options, source, fd, range, Backing::Sealed).map(Some);
+        return map_range(options, source, fd, range, Backing::Sealed);
     }
     if options.lease && !options.across_fork {
         if let Some(leased) = lease(options, source, window, file_system)? {
@@ -109,10 +73,7 @@ fn map(
         let stat = file::stat(fd).map_err(|e| source.error("statx", e))?;
         // Its size is the one that the file had when it was cloned.
         let range = window.of(stat.size)?;
-        if range.is_empty() {
-            return Ok(None);
-        }
-        return map_range(options, source, fd, range, Backing::Cloned).map(Some);
+        return map_range(options, source, fd, range, Backing::Cloned);
     }
     match options.must_map {
         true => Err(Error::NotMappable {
@@ -120,6 +81,19 @@ fn map(
             what: "nothing would keep its bytes from changing",
         }),
         false => Ok(None),
+    }
+}
+
+/// What becomes of a mapping that failed (no address space, vm.max_map_count): the bytes can be read still.
+fn mapped_or_read<T>(
+    options: &SnapshotOptions<'_>,
+    source: &Source<'_>,
+    mapped: io::Result<T>,
+) -> Result<Option<T>> {
+    match mapped {
+        Ok(mapped) => Ok(Some(mapped)),
+        Err(e) if options.must_map => Err(source.error("mmap", e)),
+        Err(_) => Ok(None),
     }
 }
 
@@ -140,7 +114,7 @@ fn lease(
     }
     let len = addressable(source, &range)?;
     let mapped = lease.map(range.start, len, options.memory_limit);
-    let Some((guarded, delta)) = mapped.map_err(|e| source.error("mmap", e))? else {
+    let Some(Some((guarded, delta))) = mapped_or_read(options, source, mapped)? else {
         return Ok(None);
     };
     if options.populate {
@@ -156,21 +130,27 @@ fn addressable(source: &Source<'_>, range: &Range<u64>) -> Result<usize> {
     })
 }
 
-/// Maps a range of a file that cannot change, or that the caller answers for.
+/// Maps a range of a file that cannot change, or that the caller answers for. `None` if it has to be read.
 fn map_range(
     options: &SnapshotOptions<'_>,
     source: &Source<'_>,
     fd: BorrowedFd<'_>,
     range: Range<u64>,
     backing: Backing,
-) -> Result<Snapshot> {
+) -> Result<Option<Snapshot>> {
     let len = addressable(source, &range)?;
-    let mapped = Region::file(fd, range.start, len);
-    let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
-    if options.populate {
-        region.populate().map_err(|e| source.error("madvise", e))?;
+    if len == 0 {
+        return Ok(Some(Snapshot::mapped(Region::empty(), 0, 0, backing)));
     }
-    Ok(Snapshot::mapped(region, delta, len, backing))
+    let mapped = Region::file(fd, range.start, len);
+    let Some((region, delta)) = mapped_or_read(options, source, mapped)? else {
+        return Ok(None);
+    };
+    if options.populate {
+        let populated = region.populate(0..region.len());
+        populated.map_err(|e| source.error("madvise", e))?;
+    }
+    Ok(Some(Snapshot::mapped(region, delta, len, backing)))
 }
 
 /// The last rung.
@@ -230,19 +210,19 @@ pub(super) fn map_unguarded(source: &Source<'_>) -> Result<Snapshot> {
         Kind::Directory => Err(Error::IsDirectory {
             path: source.name(),
         }),
-        Kind::Regular if stat.size == 0 => {
-            let nothing = Region::empty();
-            Ok(Snapshot::mapped(nothing, 0, 0, Backing::Unguarded))
-        }
         Kind::Regular => {
-            let options = SnapshotOptions::default();
-            map_range(
+            let options = SnapshotOptions::default().must_map(true);
+            let mapped = map_range(
                 &options,
                 source,
                 source.fd(),
                 0..stat.size,
                 Backing::Unguarded,
-            )
+            )?;
+            mapped.ok_or_else(|| Error::NotMappable {
+                path: source.name(),
+                what: "it has no pages",
+            })
         }
         _ => Err(Error::NotMappable {
             path: source.name(),

@@ -31,12 +31,18 @@ use std::ptr::NonNull;
 ///
 /// 1. What has no offsets (`lseek` fails: pipe, FIFO, socket, terminal), a character device, and a file of size 0
 ///    (as those of `/proc` say they are) is read to its end.
-/// 2. A small file is read: faster than mapping it.
+/// 2. A small file is read: up to 32 KiB always; up to 1 MiB while snapshots hold no more than 4 MiB in the heap, since
+///    memory that was used before is filled faster than a mapping is made.
 /// 3. A memfd sealed against writing and shrinking, or a file under fs-verity, is mapped.
-/// 4. Anything else is copied.
+/// 4. On ext2/3/4, xfs, btrfs, tmpfs and f2fs a file that nobody has open for writing is mapped under a read lease: a
+///    writer that comes is held by the kernel until the bytes have been put elsewhere, which takes as long as copying
+///    them. It takes an open descriptor as long as it lives, and the file must be the user's own (or CAP_LEASE be held).
+/// 5. Where the file system can clone files (xfs, btrfs), a clone is mapped.
+/// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///
-/// The bytes start at a multiple of 64, and at a page where a mapping starts at a page-aligned offset.
-/// Dropping it gives everything back at once.
+/// What was read into memory starts at a multiple of 64; a mapping, at the file's offset modulo the page size.
+/// Dropping it gives everything back at once. After a raw `fork` a leased snapshot is not in the child; see
+/// [`across_fork`](SnapshotOptions::across_fork). Sources: fcntl(2) on leases, ioctl_ficlone(2), memfd_create(2).
 ///
 /// # Examples
 /// ```
@@ -111,10 +117,10 @@ impl Snapshot {
     /// # Examples
     /// ```
     /// use std::io::Write;
-    /// let (reader, mut writer) = std::io::pipe()?;
-    /// writer.write_all(b"through a pipe")?;
+    /// let (reader, mut writer) = std::os::unix::net::UnixStream::pair()?;
+    /// writer.write_all(b"through a socket")?;
     /// drop(writer);
-    /// assert_eq!(&folio::Snapshot::from_fd(reader)?[..], b"through a pipe");
+    /// assert_eq!(&folio::Snapshot::from_fd(reader)?[..], b"through a socket");
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
@@ -149,7 +155,8 @@ impl Snapshot {
     }
 
     /// True if the bytes are one moment of the file; false if it changed while it was copied, as far as its size,
-    /// mtime and ctime tell. What was read from a stream is always intact.
+    /// mtime and ctime tell, or if the kernel took the lease away from a process that was stopped for longer than
+    /// `fs.lease-break-time`, and the file was touched. What was read from a stream is always intact.
     ///
     /// # Examples
     /// ```

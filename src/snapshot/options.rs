@@ -1,11 +1,10 @@
 //! Which bytes to take, and which rungs of the ladder may be used for it.
 
-use super::file::AtOnce;
 use super::{Snapshot, file, stream};
 use crate::error::{Error, Result};
 use crate::replica;
 use crate::source::Source;
-use crate::sys::file::{Kind, Stat};
+use crate::sys::file::Kind;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -89,7 +88,9 @@ impl<'a> SnapshotOptions<'a> {
         self
     }
 
-    /// The most bytes to copy into memory. The default is half of what is available, control groups counted.
+    /// The most bytes to copy into memory, now or when a lease is broken; a file above it is copied to an unnamed file on
+    /// disk, and a stream or device above it is [`Error::TooLarge`](crate::Error::TooLarge). The default is half of what
+    /// is available, control groups counted.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self
@@ -131,17 +132,7 @@ impl<'a> SnapshotOptions<'a> {
     /// As [`Snapshot::open`], and [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not lie
     /// inside the input.
     pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
-        let started = crate::sys::file::file_clock();
-        let source = Source::open(path.as_ref())?;
-        let known = match self.is_plain() {
-            true => file::read_at_once(&source, started)?,
-            false => AtOnce::Unknown,
-        };
-        match known {
-            AtOnce::Done(snapshot) => Ok(snapshot),
-            AtOnce::Known(stat) => self.take(&source, stat),
-            AtOnce::Unknown => self.take(&source, source.stat()?),
-        }
+        self.take(&Source::open(path.as_ref())?)
     }
 
     /// Takes standard input, as [`Snapshot::stdin`] does.
@@ -150,8 +141,7 @@ impl<'a> SnapshotOptions<'a> {
     /// As [`open`](SnapshotOptions::open).
     pub fn stdin(mut self) -> Result<Snapshot> {
         let stdin = std::io::stdin();
-        let source = Source::stdin(stdin.as_fd());
-        self.take(&source, source.stat()?)
+        self.take(&Source::stdin(stdin.as_fd()))
     }
 
     /// Takes an open descriptor, as [`Snapshot::from_fd`] does. After a window the descriptor's offset is the end of
@@ -160,18 +150,12 @@ impl<'a> SnapshotOptions<'a> {
     /// # Errors
     /// As [`open`](SnapshotOptions::open).
     pub fn from_fd<F: AsFd>(mut self, fd: F) -> Result<Snapshot> {
-        let source = Source::descriptor(fd.as_fd());
-        self.take(&source, source.stat()?)
-    }
-
-    /// True if the whole file is wanted, by whatever rung: the short cut for small files may be tried.
-    fn is_plain(&self) -> bool {
-        let whole = self.offset == 0 && self.len.is_none();
-        whole && !self.must_map && self.memory_limit.is_none() && self.progress.is_none()
+        self.take(&Source::descriptor(fd.as_fd()))
     }
 
     /// The first fork of the ladder: what has a size, and what has to be read to its end.
-    fn take(&mut self, source: &Source<'_>, stat: Stat) -> Result<Snapshot> {
+    fn take(&mut self, source: &Source<'_>) -> Result<Snapshot> {
+        let stat = source.stat()?;
         if stat.kind == Kind::Directory {
             return Err(Error::IsDirectory {
                 path: source.name(),

@@ -38,7 +38,7 @@ pub(super) fn take(
         // Never cut to the limit: what keeps messages or records apart is read whole or not at all.
         let most = wanted.map_or(usize::MAX, |wanted| wanted - memory.len());
         memory.make_room(most)?;
-        let n = memory.read_from(most, |into| source.read(into));
+        let n = memory.read_from(most, |into| file::read(source.fd(), into));
         let n = n.map_err(|e| source.error("read", e))?;
         if n == 0 {
             break;
@@ -70,7 +70,7 @@ fn skip(options: &SnapshotOptions<'_>, source: &Source<'_>, position: Option<u64
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX);
         scratch.clear();
-        let n = scratch.read_from(most, |into| source.read(into));
+        let n = scratch.read_from(most, |into| file::read(source.fd(), into));
         let n = n.map_err(|e| source.error("read", e))? as u64;
         if n == 0 {
             return Err(Error::OutOfBounds {

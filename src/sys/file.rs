@@ -81,13 +81,6 @@ pub(crate) struct Stat {
     pub(crate) verity: bool,
 }
 
-impl Stat {
-    /// When the file was last changed in any way: the kernel sets it, no program can.
-    pub(crate) fn changed(&self) -> Time {
-        self.stamp.changed
-    }
-}
-
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
@@ -118,35 +111,79 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     })
 }
 
-/// The clock that file systems stamp changes with (`CLOCK_REALTIME_COARSE`, clock_gettime(2)).
-pub(crate) fn file_clock() -> Time {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: clock_gettime(2) writes one `struct timespec`. It cannot fail for this clock; a zero says "long ago".
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut time) };
-    Time(time.tv_sec, time.tv_nsec)
-}
-
-/// read(2) at the descriptor's offset; 0 is the end.
-pub(crate) fn read(fd: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-    // SAFETY: read(2) writes at most `into.len()` bytes to `into`.
-    call(|| unsafe { libc::read(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) })
-        .map(isize::unsigned_abs)
-}
-
-/// pread(2): read at an offset, the descriptor's own stays; `ESPIPE` where there are no offsets.
-pub(crate) fn read_at(
+/// read(2) at the descriptor's offset: what was read, the front of `into`; nothing is the end. Waits for bytes also where
+/// the descriptor is in non-blocking mode.
+pub(crate) fn read<'m>(
     fd: BorrowedFd<'_>,
-    into: &mut [MaybeUninit<u8>],
+    into: &'m mut [MaybeUninit<u8>],
+) -> io::Result<&'m mut [u8]> {
+    let start = into.as_mut_ptr().cast();
+    loop {
+        // SAFETY: read(2) writes at most `into.len()` bytes to `into`.
+        match call(|| unsafe { libc::read(fd.as_raw_fd(), start, into.len()) }) {
+            Ok(n) => return Ok(filled(into, n)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_readable(fd)?,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// pread(2): the same at an offset, the descriptor's own stays; `ESPIPE` where there are no offsets.
+pub(crate) fn read_at<'m>(
+    fd: BorrowedFd<'_>,
+    into: &'m mut [MaybeUninit<u8>],
     offset: u64,
-) -> io::Result<usize> {
+) -> io::Result<&'m mut [u8]> {
     let offset = file_offset(offset)?;
     let start = into.as_mut_ptr().cast();
     // SAFETY: pread(2) writes at most `into.len()` bytes to `into`.
-    call(|| unsafe { libc::pread(fd.as_raw_fd(), start, into.len(), offset) })
+    let n = call(|| unsafe { libc::pread(fd.as_raw_fd(), start, into.len(), offset) })?;
+    Ok(filled(into, n))
+}
+
+/// The first `n` bytes, which a system call has written.
+fn filled(into: &mut [MaybeUninit<u8>], n: isize) -> &mut [u8] {
+    let filled = &mut into[..n.unsigned_abs()];
+    let (start, len) = (filled.as_mut_ptr().cast(), filled.len());
+    // SAFETY: the same memory, borrowed as long, and the kernel has written every byte of it.
+    unsafe { std::slice::from_raw_parts_mut(start, len) }
+}
+
+/// copy_file_range(2): up to `most` bytes at an offset of one file to the same offset of another, inside the kernel.
+pub(crate) fn copy_range(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    offsets: (u64, u64),
+    most: usize,
+) -> io::Result<usize> {
+    let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+    let (mut out, mut into) = (file_offset(offsets.0)?, file_offset(offsets.1)?);
+    // SAFETY: copy_file_range(2) reads and writes the two offsets.
+    call(|| unsafe { libc::copy_file_range(from, &mut out, to, &mut into, most, 0) })
         .map(isize::unsigned_abs)
+}
+
+/// The next bytes from `offset` on that are no hole, lseek(2) with SEEK_DATA and SEEK_HOLE: where they start and end.
+/// `None` if there are none. The descriptor's own offset stays.
+pub(crate) fn next_data(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u64, u64)>> {
+    let before = position(fd)?;
+    let start = seek(fd, file_offset(offset)?, libc::SEEK_DATA);
+    let found = match start {
+        Ok(start) => seek(fd, file_offset(start)?, libc::SEEK_HOLE).map(|end| Some((start, end))),
+        // Nothing but a hole up to the end.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(e) => Err(e),
+    };
+    set_position(fd, before)?;
+    found
+}
+
+/// True if [`copy_range`] is not for these files or this kernel (before Linux 5.3: for two file systems).
+pub(crate) fn cannot_copy_range(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EXDEV | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM)
+    )
 }
 
 fn file_offset(offset: u64) -> io::Result<i64> {
@@ -154,7 +191,7 @@ fn file_offset(offset: u64) -> io::Result<i64> {
 }
 
 /// Waits until a descriptor in non-blocking mode has bytes, or its end.
-pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
+fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut poll = libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLIN,

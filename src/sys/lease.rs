@@ -72,10 +72,26 @@ pub(crate) fn is_held(fd: BorrowedFd<'_>, lease: Lease) -> bool {
     held.is_ok_and(|held| held == lease as i32)
 }
 
-/// Gives a lease back. False if the kernel had taken it away by force before.
-pub(crate) fn release(fd: BorrowedFd<'_>) -> bool {
+/// What came of giving a lease back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// It held until now.
+    Given,
+    /// The kernel had taken it away by force before.
+    Taken,
+    /// It is still there: the process has changed its user since. It goes with its last descriptor.
+    Stuck,
+}
+
+/// Gives a lease back.
+pub(crate) fn release(fd: BorrowedFd<'_>) -> Released {
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) }).is_ok()
+    let done = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) });
+    match done.map_err(|e| e.raw_os_error()) {
+        Ok(_) => Released::Given,
+        Err(Some(libc::EACCES)) => Released::Stuck,
+        Err(_) => Released::Taken,
+    }
 }
 
 /// How long a break may take before the kernel takes the lease away: `/proc/sys/fs/lease-break-time`.
@@ -116,8 +132,9 @@ fn set_mask(set: &libc::sigset_t) -> SignalMask {
     SignalMask(unsafe { old.assume_init() })
 }
 
-/// Waits until a lease of this thread is broken, or for as long as `timeout` says. Every signal must be blocked.
-pub(crate) fn wait_for_break(timeout: Option<Duration>) {
+/// Waits until a lease of this thread is broken, or for as long as `timeout` says: true if the kernel told of a break.
+/// Every signal must be blocked.
+pub(crate) fn wait_for_break(timeout: Option<Duration>) -> bool {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset(3) initialises the set.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
@@ -129,7 +146,14 @@ pub(crate) fn wait_for_break(timeout: Option<Duration>) {
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: the set is initialised; the timeout is null or one `struct timespec`; no siginfo is asked for.
-    unsafe { libc::sigtimedwait(set.as_ptr(), ptr::null_mut(), timeout) };
+    unsafe { libc::sigtimedwait(set.as_ptr(), ptr::null_mut(), timeout) == SIGNAL }
+}
+
+/// Lets a thread that waits for a break look for one.
+pub(crate) fn wake(thread: i32) {
+    let process = std::process::id();
+    // SAFETY: tgkill(2) touches no memory of ours; the signal is one that the thread waits for.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL) };
 }
 
 /// A place for a pointer that a process forked from this one, however it was forked, finds to be null again; `None` where

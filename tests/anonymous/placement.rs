@@ -97,6 +97,7 @@ fn at_addresses_that_nobody_can_have_is_an_error() {
             for len in [1, page, 3 * page] {
                 let result = options.at(address).allocate(len);
                 assert!(result.is_err(), "{address:#x} {len}: {result:?}");
+                assert_eq!(mapping_at(address), None);
             }
         }
     }

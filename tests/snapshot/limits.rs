@@ -145,7 +145,7 @@ fn a_process_without_memory_gets_an_error() {
 #[test]
 fn files_over_the_memory_limit_are_not_copied_into_memory() {
     let dir = temp_dir();
-    for size in [700_000, 5 << 20] {
+    for size in [10_000, 700_000, 5 << 20] {
         let bytes = pattern(4, size);
         let path = file_with(dir.path(), "file", &bytes);
         let options = || Snapshot::options().lease(false);

@@ -80,7 +80,7 @@ fn no_permission() {
     let dir = temp_dir();
     let path = file_with(dir.path(), "secret", &[b'x'; 3 << 20]);
     let open = File::open(&path).unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o0)).unwrap();
     child.stdin(open).argument("FILE", &path).succeed();
 }
 

@@ -7,7 +7,7 @@ use crate::support::{file_with, temp_dir};
 use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Sizes around each power of two where a page, a heap block, a pipe, a step or a huge page may end.
 pub fn interesting_sizes() -> Vec<usize> {
@@ -150,8 +150,11 @@ fn a_snapshot_outlives_its_path_and_crosses_threads() {
     assert!(text.len() < 200, "Debug says how much, not what: {text}");
 }
 
+/// Where in a file which bytes are.
+type Islands = Vec<(u64, Vec<u8>)>;
+
 /// 5 GiB with a few islands of data; `None` where the file system has no room for holes.
-fn sparse(dir: &Path) -> Option<(std::path::PathBuf, Vec<(u64, Vec<u8>)>)> {
+fn sparse(dir: &Path) -> Option<(PathBuf, Islands)> {
     let path = dir.join("sparse");
     let mut file = File::create(&path).unwrap();
     let size: u64 = 5 << 30;
@@ -216,5 +219,36 @@ fn a_sparse_file_of_5_gib_beyond_the_memory_limit() {
             matches!(error, Error::TooLarge { limit, .. } if limit == 64 << 20),
             "{error:?}"
         ),
+    }
+}
+
+/// Offsets are 64-bit: nothing wraps around next to the largest one.
+#[test]
+fn windows_next_to_the_largest_offset() {
+    use crate::sealed::{memfd, seal};
+    let most = i64::MAX as u64;
+    for sealed in [false, true] {
+        let file = memfd(b"", libc::MFD_ALLOW_SEALING);
+        file.set_len(most).unwrap();
+        if sealed {
+            seal(&file, libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK);
+        }
+        let open = |offset: u64, len: usize| {
+            (&file).rewind().unwrap();
+            Snapshot::options().offset(offset).len(len).from_fd(&file)
+        };
+        for (before_end, len) in [(10, 10), (4095, 4095), (5000, 100), (4 << 20, 3 << 20)] {
+            let window = open(most - before_end, len).unwrap();
+            assert_same(&window, &vec![0; len], before_end);
+        }
+        for (offset, len) in [
+            (most, 1),
+            (most - 1, 2),
+            (most + 1, 0),
+            (u64::MAX, usize::MAX),
+        ] {
+            let error = open(offset, len).unwrap_err();
+            assert!(matches!(error, Error::OutOfBounds { .. }), "{error:?}");
+        }
     }
 }

@@ -38,12 +38,13 @@ fn redirected_from_a_file_at_an_offset() {
 
 #[test]
 fn a_pipe_by_every_door() {
-    for door in ["stdin", "options", "dash", "dash option"] {
+    for door in ["stdin", "options", "dash", "path", "dash option"] {
         let mut child = scenario!(|| {
             let snapshot = match argument("DOOR").as_bytes() {
                 b"stdin" => folio::stdin(),
                 b"options" => Snapshot::options().limit(1 << 30).stdin(),
                 b"dash" => folio::open_or_stdin("-"),
+                b"path" => folio::open("/dev/stdin"),
                 _ => folio::open_or_stdin(argument("DASH")),
             };
             assert_same(&snapshot.unwrap(), &pattern(2, 300_000), "stdin");

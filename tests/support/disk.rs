@@ -252,18 +252,19 @@ fn unmount(dir: &Path) {
     }
 }
 
-/// Takes down what a killed run left mounted. The directory's name holds the process it belonged to.
+/// Takes down what a killed run left. The directory's name holds the process it belonged to.
 fn remove_leftovers() {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for point in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
-        let point = Path::new(point);
-        let Some(dir) = point.parent() else { continue };
-        let owner = dir
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.split('-').next());
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
         if owner.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
-            unmount(point);
-            let _ = std::fs::remove_dir_all(dir);
+            unmount(&entry.path().join("mount"));
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -1,0 +1,36 @@
+//! Every workload against its peers and its limit, in one run: `cargo bench --bench scoreboard`.
+#![allow(clippy::disallowed_methods)]
+
+#[path = "../inputs/files.rs"]
+mod files;
+#[path = "../inputs/noise.rs"]
+mod noise;
+#[path = "../inputs/pipe.rs"]
+mod pipe;
+#[path = "../inputs/scan.rs"]
+mod scan;
+#[path = "../inputs/size.rs"]
+mod size;
+#[path = "../inputs/touch.rs"]
+mod touch;
+
+mod bare;
+mod machine;
+mod measure;
+mod run;
+mod table;
+
+mod anonymous;
+mod open;
+mod stream;
+
+use clap::Parser;
+
+fn main() -> std::io::Result<()> {
+    pipe::write_if_asked();
+    run::run(run::Args::parse(), |board| {
+        open::measure(board, |workload, _| workload)?;
+        stream::measure(board)?;
+        anonymous::measure(board, |workload, _, _| workload)
+    })
+}

@@ -1,0 +1,191 @@
+//! Maps a file while another process truncates and rewrites it in a loop: the bytes stay, and the writer gets through.
+//! Then the same with memmap2, in a child, which does not survive it.
+//!
+//! `cargo run --release --example survive -- --rounds 200 --mib 8`
+
+use clap::Parser;
+use folio::{Backing, Snapshot};
+use indicatif::ProgressBar;
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+#[command(about = "Keeps a mapped file's bytes while another process destroys the file")]
+struct Args {
+    /// How often the file is truncated and rewritten
+    #[arg(long, default_value_t = 200)]
+    rounds: u32,
+    /// Size of the file, in MiB
+    #[arg(long, default_value_t = 8)]
+    mib: usize,
+    /// Where the file is made
+    #[arg(long, default_value = ".")]
+    folder: PathBuf,
+    /// Runs as the process that writes (used by this program itself)
+    #[arg(long, hide = true)]
+    writer: Option<PathBuf>,
+    /// Runs as the process that maps with memmap2 (used by this program itself)
+    #[arg(long, hide = true)]
+    unguarded: Option<PathBuf>,
+}
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match (&args.writer, &args.unguarded) {
+        (Some(path), _) => write_when_told(path),
+        (_, Some(path)) => map_with_memmap2(path),
+        _ => survive(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("survive: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn survive(args: &Args) -> Outcome<()> {
+    let folder = tempfile::tempdir_in(&args.folder)?;
+    let path = folder.path().join("file");
+    let size = args.mib << 20;
+
+    let mut writer = Writer::start(&path)?;
+    let mut waited = Vec::new();
+    let mut backing = Backing::Memory;
+    let bar = ProgressBar::new(args.rounds.into());
+    for round in 0..args.rounds {
+        let byte = round as u8;
+        fs::write(&path, vec![byte; size])?;
+        // A file of 1 MiB or less would be read at once; a mapping is what is tried here.
+        let bytes = Snapshot::options().must_map(true).open(&path)?;
+        writer.tell()?;
+        // All of it while the writer is at work, and again after it got through.
+        check(&bytes, byte)?;
+        waited.push(writer.wait()?);
+        check(&bytes, byte)?;
+        if !bytes.is_intact() || fs::read(&path)? != NEW {
+            return Err("the snapshot is not intact, or the writer's bytes are lost".into());
+        }
+        backing = bytes.backing();
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    waited.sort();
+    println!(
+        "folio: {} times truncated and rewritten, {} MiB each time",
+        args.rounds, args.mib
+    );
+    println!("  bytes changed under the reader: 0, writes lost: 0, signals: 0");
+    println!("  the bytes were leased, and are now in: {backing:?}");
+    if let Some(median) = waited.get(waited.len() / 2) {
+        println!(
+            "  the writer waited {median:.1?} in the middle, the copy of {} MiB included",
+            args.mib
+        );
+    }
+
+    fs::write(&path, vec![1; size])?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("--unguarded")
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().ok_or("no pipe to the child")?;
+    let stdout = child.stdout.take().ok_or("no pipe from the child")?;
+    // It has mapped the file and read it once.
+    BufReader::new(stdout).read_line(&mut String::new())?;
+    writer.tell()?;
+    writer.wait()?;
+    writeln!(stdin)?;
+    let status = child.wait()?;
+    match status.signal() {
+        Some(signal) => println!("memmap2: killed by signal {signal} (7 is SIGBUS) in round 1"),
+        None => println!("memmap2: {status}"),
+    }
+    Ok(())
+}
+
+fn check(bytes: &[u8], byte: u8) -> Outcome<()> {
+    // From the end, where a truncated file has lost its pages.
+    match bytes.iter().rev().all(|&found| found == byte) {
+        true => Ok(()),
+        false => Err("a byte changed under the reader".into()),
+    }
+}
+
+const NEW: &[u8] = b"rewritten";
+
+/// The other process.
+struct Writer {
+    process: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Writer {
+    fn start(path: &Path) -> Outcome<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg("--writer")
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = process.stdin.take().ok_or("no pipe to the writer")?;
+        let stdout = process.stdout.take().ok_or("no pipe from the writer")?;
+        Ok(Writer {
+            process,
+            stdin,
+            stdout: BufReader::new(stdout),
+        })
+    }
+
+    fn tell(&mut self) -> Outcome<()> {
+        Ok(writeln!(self.stdin)?)
+    }
+
+    /// How long it waited for the kernel to let it open the file.
+    fn wait(&mut self) -> Outcome<Duration> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        Ok(Duration::from_nanos(line.trim().parse()?))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn write_when_told(path: &Path) -> Outcome<()> {
+    for line in std::io::stdin().lines() {
+        line?;
+        let start = Instant::now();
+        let mut file = File::create(path)?; // O_TRUNC: all bytes are gone
+        let waited = start.elapsed();
+        file.write_all(NEW)?;
+        println!("{}", waited.as_nanos());
+    }
+    Ok(())
+}
+
+fn map_with_memmap2(path: &Path) -> Outcome<()> {
+    let file = File::open(path)?;
+    // SAFETY: none is to be had, and that is the point: the file is truncated under the mapping.
+    #[allow(unsafe_code)]
+    let bytes = unsafe { memmap2::Mmap::map(&file) }?;
+    check(&bytes, 1)?;
+    println!("mapped");
+    std::io::stdin().read_line(&mut String::new())?;
+    check(&bytes, 1)
+}

@@ -1,0 +1,216 @@
+//! Breaks of every kind, one at a time and many together.
+
+use super::storm::{BLOWS, Blow, Competitor, serve, storm};
+use super::support::child::scenario;
+use super::support::random;
+use super::{Disk, leased};
+use folio::{Backing, Snapshot};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Barrier;
+use std::thread;
+
+const SERVER: &str = "breaking::the_competitor";
+
+#[test]
+fn the_competitor() {
+    serve();
+}
+
+#[test]
+fn nothing_changes_under_a_reader() {
+    let seed = random::seed();
+    for disk in Disk::all() {
+        let survived = storm(disk.path(), SERVER, seed, |survived| survived.blows < 400);
+        println!("{}: {survived:?}", disk.name);
+        assert!(survived.breaks > 200);
+    }
+}
+
+#[test]
+fn a_broken_lease_becomes_a_clone_or_memory() {
+    for disk in Disk::all() {
+        let folder = tempfile::tempdir_in(disk.path()).unwrap();
+        let path = folder.path().join("file");
+        let bytes = vec![7; 3 << 20];
+        fs::write(&path, &bytes).unwrap();
+        let snapshot = leased(|| folio::open(&path));
+        let mut competitor = Competitor::start(SERVER);
+        competitor.tell(Blow::Rewrite, &path);
+        competitor.wait();
+        let expected = match disk.has_clones() {
+            true => Backing::Cloned,
+            false => Backing::Memory,
+        };
+        assert_eq!(snapshot.backing(), expected, "{}", disk.name);
+        assert!(snapshot[..] == bytes);
+        assert_eq!(fs::read(&path).unwrap(), b"rewritten");
+    }
+}
+
+#[test]
+fn the_same_thread_may_write_to_its_own_file() {
+    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+    let path = folder.path().join("file");
+    let bytes = vec![3; 2 << 20];
+    fs::write(&path, &bytes).unwrap();
+    let many: Vec<Snapshot> = (0..20).map(|_| leased(|| folio::open(&path))).collect();
+    fs::write(&path, b"x").unwrap();
+    assert!(many.iter().all(|snapshot| snapshot[..] == bytes));
+}
+
+#[test]
+fn a_writer_that_does_not_wait_is_refused_at_first_and_let_in_later() {
+    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+    let path = folder.path().join("file");
+    let bytes = vec![3; 8 << 20];
+    fs::write(&path, &bytes).unwrap();
+    let snapshot = leased(|| folio::open(&path));
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK);
+    let refused = options.open(&path).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
+    while options.open(&path).is_err() {
+        thread::yield_now();
+    }
+    assert_eq!(snapshot.backing(), Backing::Memory);
+    assert!(snapshot[..] == bytes);
+}
+
+/// More than the real-time signal queue of a process need hold, on one signal that does not queue.
+#[test]
+fn hundreds_of_files_are_broken_together() {
+    for disk in Disk::all() {
+        let folder = tempfile::tempdir_in(disk.path()).unwrap();
+        let open = |i: usize| {
+            let path = folder.path().join(i.to_string());
+            let bytes = vec![i as u8; 40_000 + i];
+            fs::write(&path, &bytes).unwrap();
+            let snapshot = leased(|| Snapshot::options().must_map(true).open(&path));
+            (path, bytes, snapshot)
+        };
+        let files: Vec<_> = (0..600).map(open).collect();
+        let writers = 8;
+        let start = Barrier::new(writers);
+        thread::scope(|scope| {
+            for part in files.chunks(files.len() / writers) {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    part.iter()
+                        .for_each(|(path, ..)| fs::write(path, b"new").unwrap());
+                });
+            }
+        });
+        for (path, bytes, snapshot) in &files {
+            assert!(snapshot[..] == bytes[..], "{}", disk.name);
+            assert_ne!(snapshot.backing(), Backing::Leased);
+            assert_eq!(fs::read(path).unwrap(), b"new");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_may_go_at_the_very_moment_of_a_break() {
+    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+    let path = folder.path().join("file");
+    let mut competitor = Competitor::start(SERVER);
+    for round in 0..1500 {
+        fs::write(&path, vec![round as u8; 50_000]).unwrap();
+        let snapshot = leased(|| Snapshot::options().must_map(true).open(&path));
+        competitor.tell(Blow::Append, &path);
+        // From at once to after it was answered.
+        for _ in 0..round % 50 {
+            assert_eq!(snapshot[0], round as u8);
+            thread::yield_now();
+        }
+        drop(snapshot);
+        competitor.wait();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 50_004);
+    }
+}
+
+#[test]
+fn the_program_keeps_its_signals() {
+    scenario!(|| {
+        let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, vec![1; 2 << 20]).unwrap();
+        let before = signals();
+        let snapshot = folio::open(&path).unwrap();
+        fs::write(&path, b"new").unwrap();
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert_eq!(signals(), before);
+    })
+    .succeed();
+
+    /// The masks and dispositions of this thread and process, proc(5).
+    fn signals() -> Vec<String> {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let lines = status
+            .lines()
+            .filter(|line| line.starts_with("Sig") && !line.starts_with("SigQ"));
+        lines.map(String::from).collect()
+    }
+}
+
+#[test]
+fn every_blow_is_told_apart() {
+    // The storm draws from all of them.
+    assert_eq!(BLOWS.iter().filter(|blow| blow.breaks()).count(), 9);
+}
+
+/// Linux lets `open(O_RDONLY|O_TRUNC)` cut a file without breaking its lease (POSIX leaves that combination
+/// undefined). The bytes are gone then: reading them is a SIGBUS, and never other bytes, also after the next writer.
+#[test]
+fn bytes_that_are_gone_are_never_replaced_by_others() {
+    for writes in [false, true] {
+        let outcome = scenario!(|| {
+            let writes = super::support::child::argument("WRITES") == "true";
+            let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+            let path = folder.path().join("file");
+            fs::write(&path, vec![5; 2 << 20]).unwrap();
+            let snapshot = folio::open(&path).unwrap();
+            assert!(snapshot.is_intact());
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_TRUNC);
+            drop(options.open(&path).unwrap());
+            assert!(!snapshot.is_intact());
+            if writes {
+                fs::write(&path, vec![6; 3 << 20]).unwrap();
+                assert!(!snapshot.is_intact());
+            }
+            drop(folder);
+            super::support::child::report("reads");
+            let sum: u64 = snapshot.iter().map(|&byte| u64::from(byte)).sum();
+            super::support::child::report(sum);
+        })
+        .argument("WRITES", writes.to_string())
+        .run();
+        assert_eq!(outcome.reports(), ["reads"]);
+        assert_eq!(outcome.signal(), Some(libc::SIGBUS));
+    }
+}
+
+/// The process may change its user between taking a lease and answering for it.
+#[test]
+fn a_writer_gets_through_after_the_process_changed_its_user() {
+    if !super::support::is_root() {
+        return super::support::skip("changing the user needs root");
+    }
+    scenario!(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 2 << 20]).unwrap();
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), Backing::Leased);
+        let mut competitor = Competitor::start(SERVER);
+        // SAFETY: takes numbers; every thread changes its user.
+        assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+        competitor.tell(Blow::Rewrite, &path);
+        competitor.wait();
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(snapshot.iter().all(|&byte| byte == 5));
+    })
+    .succeed();
+}

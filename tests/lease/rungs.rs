@@ -1,0 +1,203 @@
+//! The right rung for each file, and the right bytes on each.
+
+use super::support::child::scenario;
+use super::support::disk::LoopFs;
+use super::support::{file_with, is_root, skip, temp_dir};
+use super::{Disk, leased};
+use folio::{Backing, Error, Snapshot};
+use std::fs::{self, File, OpenOptions};
+
+const LEN: usize = 3 << 20;
+
+fn bytes() -> Vec<u8> {
+    (0..LEN).map(|i| (i % 251) as u8).collect()
+}
+
+/// Where files can be cloned they are; elsewhere they are copied.
+fn without_lease(disk: &Disk) -> Backing {
+    match disk.has_clones() {
+        true => Backing::Cloned,
+        false => Backing::Memory,
+    }
+}
+
+#[test]
+fn a_file_that_nobody_writes_to_is_leased() {
+    for disk in Disk::all() {
+        let path = file_with(disk.path(), "quiet", &bytes());
+        let snapshot = leased(|| folio::open(&path));
+        assert!(snapshot[..] == bytes());
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_file_with_a_live_writer_is_cloned_or_copied() {
+    for disk in Disk::all() {
+        let path = file_with(disk.path(), "written", &bytes());
+        let writer = OpenOptions::new().append(true).open(&path).unwrap();
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), without_lease(&disk), "{}", disk.name);
+        drop(writer);
+        assert!(snapshot[..] == bytes());
+        assert!(snapshot.is_intact());
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_mapping_counts_as_a_writer_after_its_descriptor_is_closed() {
+    for disk in Disk::all() {
+        let path = file_with(disk.path(), "mapped", &bytes());
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        // SAFETY: the mapping is written to below, through itself only.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+        drop(file);
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), without_lease(&disk), "{}", disk.name);
+        map[0] = 99;
+        map.flush().unwrap();
+        assert_eq!(snapshot[0], 0);
+        drop(map);
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_clone_stays_when_the_file_is_overwritten() {
+    for disk in ["xfs", "btrfs"].into_iter().filter_map(Disk::mounted) {
+        let path = file_with(disk.path(), "cloned", &bytes());
+        let clone = Snapshot::options().lease(false).open(&path).unwrap();
+        let window = Snapshot::options()
+            .across_fork(true)
+            .offset(5000)
+            .len(2 << 20)
+            .open(&path)
+            .unwrap();
+        assert_eq!(clone.backing(), Backing::Cloned);
+        assert_eq!(window.backing(), Backing::Cloned);
+        fs::write(&path, vec![9; LEN]).unwrap();
+        assert!(clone[..] == bytes());
+        assert!(window[..] == bytes()[5000..5000 + (2 << 20)]);
+    }
+}
+
+#[test]
+fn where_a_lease_proves_nothing_there_is_none() {
+    if let Some(overlay) = LoopFs::new("overlay", 64 << 20) {
+        let path = file_with(overlay.path(), "file", &bytes());
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(snapshot[..] == bytes());
+    }
+    if let Some(squashed) = LoopFs::squashfs(&[("file", &bytes())]) {
+        let snapshot = folio::open(squashed.path().join("file")).unwrap();
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(snapshot[..] == bytes());
+    }
+    for path in [
+        "/proc/self/status",
+        "/proc/kallsyms",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+    ] {
+        if File::open(path).is_ok() {
+            let snapshot = folio::open(path).unwrap();
+            assert_eq!(snapshot.backing(), Backing::Memory, "{path}");
+            assert!(!snapshot.is_empty(), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
+    if !is_root() {
+        return skip("becoming another user needs root");
+    }
+    let folder = temp_dir();
+    let path = file_with(folder.path(), "of-root", &bytes());
+    scenario!(|| {
+        // SAFETY: takes a number; this process has no other purpose.
+        assert_eq!(unsafe { libc::setuid(65534) }, 0);
+        let path = super::support::child::argument("PATH");
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(snapshot[..] == bytes());
+    })
+    .argument("PATH", &path)
+    .succeed();
+}
+
+#[test]
+fn options_choose_the_rung() {
+    let disk = Disk::of_the_build();
+    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let path = file_with(folder.path(), "file", &bytes());
+    let backing = |options: folio::SnapshotOptions<'_>| {
+        let snapshot = options.open(&path).unwrap();
+        assert!(snapshot[..] == bytes());
+        snapshot.backing()
+    };
+    let options = Snapshot::options;
+    leased(|| folio::open(&path));
+    leased(|| options().populate(true).open(&path));
+    assert_ne!(backing(options().lease(false)), Backing::Leased);
+    assert_ne!(backing(options().across_fork(true)), Backing::Leased);
+    assert_eq!(
+        backing(options().lease(false).memory_limit(0)),
+        Backing::Cloned
+    );
+}
+
+#[test]
+fn must_map_fails_rather_than_copy() {
+    let Some(disk) = Disk::mounted("ext4") else {
+        return;
+    };
+    let path = file_with(disk.path(), "file", &bytes());
+    let options = || Snapshot::options().must_map(true);
+    leased(|| options().open(&path));
+    let error = options().lease(false).open(&path).unwrap_err();
+    assert!(
+        matches!(&error, Error::NotMappable { path: Some(p), .. } if *p == path),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_copy_on_disk_goes_with_its_snapshot() {
+    let disk = Disk::of_the_build();
+    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let path = file_with(folder.path(), "file", &bytes());
+    let copy = Snapshot::options()
+        .lease(false)
+        .memory_limit(1000)
+        .open(&path)
+        .unwrap();
+    fs::write(&path, b"new").unwrap();
+    assert!(copy[..] == bytes());
+    let names = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names, 1, "the copy has no name");
+}
+
+#[test]
+fn holes_stay_holes_in_a_copy_on_disk() {
+    use std::os::unix::fs::FileExt;
+    let disk = Disk::of_the_build();
+    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let path = folder.path().join("sparse");
+    let file = File::create(&path).unwrap();
+    // More than any disk here has room for, and more than anybody waits for.
+    let len = 8_u64 << 40;
+    file.set_len(len).unwrap();
+    file.write_all_at(b"middle", len / 2).unwrap();
+    let options = Snapshot::options().lease(false).memory_limit(1 << 20);
+    let copy = options.open(&path).unwrap();
+    assert_eq!((copy.len() as u64, copy.backing()), (len, Backing::Cloned));
+    let middle = len as usize / 2;
+    assert_eq!(&copy[middle..middle + 7], b"middle\0");
+    assert_eq!((copy[0], copy[len as usize - 1]), (0, 0));
+}

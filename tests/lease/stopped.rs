@@ -1,0 +1,113 @@
+//! A process that is stopped for longer than the kernel waits for it: what it is told afterwards.
+
+use super::Disk;
+use super::support::{is_root, skip};
+use folio::Backing;
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// A shorter time for the kernel to wait, put back when dropped. One test at a time.
+pub struct BreakTime {
+    before: String,
+    _alone: MutexGuard<'static, ()>,
+}
+
+const BREAK_TIME: &str = "/proc/sys/fs/lease-break-time";
+static ALONE: Mutex<()> = Mutex::new(());
+
+impl BreakTime {
+    pub fn of_seconds(seconds: u32) -> Option<Self> {
+        if !is_root() {
+            skip("setting fs.lease-break-time needs root");
+            return None;
+        }
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = fs::read_to_string(BREAK_TIME).unwrap();
+        if let Err(error) = fs::write(BREAK_TIME, seconds.to_string()) {
+            skip(format_args!("setting fs.lease-break-time: {error}"));
+            return None;
+        }
+        Some(BreakTime {
+            before,
+            _alone: alone,
+        })
+    }
+}
+
+impl Drop for BreakTime {
+    fn drop(&mut self) {
+        let _ = fs::write(BREAK_TIME, self.before.trim());
+    }
+}
+
+const SERVE: &str = "FOLIO_TEST_STOPPED";
+
+/// The process that is stopped: holds a snapshot, and says what became of it when it is asked.
+#[test]
+fn the_stopped_process() {
+    let Some(path) = std::env::var_os(SERVE) else {
+        return;
+    };
+    let snapshot = folio::open(path).unwrap();
+    println!("\nbacking: {:?}", snapshot.backing());
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    while snapshot.backing() == Backing::Leased {
+        thread::yield_now();
+    }
+    println!("\nintact: {}", snapshot.is_intact());
+    std::process::exit(0);
+}
+
+fn is_intact_after(write: impl FnOnce(&Path)) -> String {
+    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, vec![5; 2 << 20]).unwrap();
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "stopped::the_stopped_process", "--nocapture"])
+        .env(SERVE, &path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut answer = |name: &str| {
+        let found = lines.find_map(|line| Some(line.unwrap().strip_prefix(name)?.to_string()));
+        found.unwrap()
+    };
+    assert_eq!(answer("backing: "), "Leased");
+    let id = process.id() as libc::pid_t;
+    // SAFETY: our own child, not waited for yet.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGSTOP) }, 0);
+    // Waits until the kernel loses its patience.
+    write(&path);
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGCONT) }, 0);
+    stdin.write_all(b"\n").unwrap();
+    let intact = answer("intact: ");
+    assert!(process.wait().unwrap().success());
+    intact
+}
+
+#[test]
+fn a_file_that_was_written_to_meanwhile_is_not_intact() {
+    let Some(_time) = BreakTime::of_seconds(1) else {
+        return;
+    };
+    let intact = is_intact_after(|path| fs::write(path, vec![6; 2 << 20]).unwrap());
+    assert_eq!(intact, "false");
+}
+
+#[test]
+fn a_file_that_was_only_opened_meanwhile_is_intact() {
+    let Some(_time) = BreakTime::of_seconds(1) else {
+        return;
+    };
+    let intact = is_intact_after(|path| drop(OpenOptions::new().write(true).open(path).unwrap()));
+    assert_eq!(intact, "true");
+}
