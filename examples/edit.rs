@@ -49,6 +49,8 @@ fn main() -> ExitCode {
 fn run(how: &How) -> folio::Result<()> {
     let (How::Upper { file: path } | How::Patch { file: path, .. }) = how;
     let mut file = Exclusive::open(path)?;
+    // What was stored before is not to be counted.
+    file.flush()?;
     let (before, start) = (written(), Instant::now());
     let changed = match how {
         How::Upper { .. } => upper(&mut file),
