@@ -21,7 +21,10 @@ mod run;
 mod table;
 
 mod anonymous;
+mod draft;
+mod exclusive;
 mod open;
+mod private;
 mod stream;
 
 use clap::Parser;
@@ -31,6 +34,9 @@ fn main() -> std::io::Result<()> {
     run::run(run::Args::parse(), |board| {
         open::measure(board, |workload, _| workload)?;
         stream::measure(board)?;
-        anonymous::measure(board, |workload, _, _| workload)
+        anonymous::measure(board, |workload, _, _| workload)?;
+        draft::measure(board)?;
+        exclusive::measure(board)?;
+        private::measure(board)
     })
 }
