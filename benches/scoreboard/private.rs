@@ -34,8 +34,10 @@ fn open(name: String, files: &Files) -> Workload<'_> {
         .peer("memmap2 map_copy (unsound)", move || {
             Sample::of(1, || {
                 let file = std::fs::File::open(path).expect("open");
+                #[expect(clippy::disallowed_types, reason = "memmap2 has no other way to it")]
+                let options = memmap2::MmapOptions::new();
                 // SAFETY: nobody writes to the file.
-                store(&mut unsafe { memmap2::MmapOptions::new().map_copy(&file) }.expect("map"))
+                store(&mut unsafe { options.map_copy(&file) }.expect("map"))
             })
         })
         .claim(1.0, "std::fs::read")

@@ -130,12 +130,13 @@ fn map(file: &File, len: usize) -> Result<Region> {
 /// Files up to this size are worth it, in bytes.
 const SPLIT_MAX: usize = 256 << 20;
 
-/// Nearly every folio of more than one page has a page at a multiple of this.
-const SPLIT_STEP: usize = 16 << 10;
+/// Folios start at multiples of their size, so every one of this size or more has a page at a multiple of it.
+const SPLIT_STEP: usize = 64 << 10;
 
 /// The page cache keeps what was written in one go in large folios (up to 2 MiB, Linux 6.16 on ext4), and writes a folio
 /// as a whole, also if one byte of it was stored through a mapping. `MADV_COLD` for a part of a folio splits it into
-/// pages, so that a flush writes what was changed. Costs about 0.15 ms for each MiB that is cached, once.
+/// pages, so that a flush writes what was changed. Costs about 0.15 ms for each MiB that is cached, and 0.02 ms
+/// when it was done before.
 fn split_folios(region: &Region) {
     if region.len() > SPLIT_MAX {
         return;
@@ -145,22 +146,18 @@ fn split_folios(region: &Region) {
     if mapping::resident(region.start(), region.len(), &mut resident).is_err() {
         return;
     }
-    // What is not cached stays on the disk; the last page may be behind the end of the file.
-    for run in resident.chunk_by(|a, b| a & 1 == b & 1).scan(0, |at, run| {
-        let start = *at;
-        *at += run.len();
-        Some((run[0] & 1 == 1).then_some(start * page..*at * page))
-    }) {
-        let Some(run) = run else { continue };
-        // Only folios that are in the page tables are split.
-        if region
-            .advise(run.clone(), libc::MADV_POPULATE_READ)
-            .is_err()
-        {
-            return;
+    for (number, _) in resident.iter().enumerate().step_by(SPLIT_STEP / page) {
+        // What is not cached stays on the disk.
+        if resident[number] & 1 == 0 {
+            continue;
         }
-        for start in run.step_by(SPLIT_STEP) {
-            let _ = region.advise(start..start + page, libc::MADV_COLD);
+        let here = number * page..(number + 1) * page;
+        // Only what is in the page tables is split. The last page may be behind the end of the file.
+        if region
+            .advise(here.clone(), libc::MADV_POPULATE_READ)
+            .is_ok()
+        {
+            let _ = region.advise(here, libc::MADV_COLD);
         }
     }
 }

@@ -133,9 +133,7 @@ fn commit_over(path: &Path, old: Option<&str>) -> libc::pid_t {
         draft.copy_from_slice(b"new");
         draft.commit().unwrap();
     });
-    let id = child.id();
-    std::mem::forget(child);
-    id
+    child.id()
 }
 
 #[test]
