@@ -105,7 +105,7 @@ impl Exclusive {
     }
 
     fn try_open(path: &Path) -> Result<Self> {
-        let fd = file::open_to_edit(path).map_err(|e| match e.raw_os_error() {
+        let fd = file::open_read_write(path).map_err(|e| match e.raw_os_error() {
             Some(libc::EISDIR) => is_directory(path),
             _ => Error::os("open", Some(path), e),
         })?;

@@ -50,6 +50,16 @@ pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<R
     }
 }
 
+/// The same rule for `len` bytes from `offset` on, where every nanosecond counts.
+#[inline]
+pub(crate) fn check_bytes(offset: usize, len: usize, size: usize) -> Result<()> {
+    match offset <= size && len <= size - offset {
+        true => Ok(()),
+        false => Err(out_of_bounds(offset as u64, len as u64, size as u64)),
+    }
+}
+
+#[cold]
 fn out_of_bounds(offset: u64, len: u64, size: u64) -> Error {
     Error::OutOfBounds { offset, len, size }
 }
@@ -445,6 +455,20 @@ mod tests {
                         fits,
                         "{offset} {len:?} {size}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_inside_or_an_error() {
+        let numbers = [0, 1, 9, 10, 11, usize::MAX - 1, usize::MAX];
+        for offset in numbers {
+            for len in numbers {
+                for size in [0, 1, 10, usize::MAX] {
+                    let fits = offset as u128 + len as u128 <= size as u128;
+                    let found = check_bytes(offset, len, size);
+                    assert_eq!(found.is_ok(), fits, "{offset} {len} {size}");
                 }
             }
         }

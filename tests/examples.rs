@@ -514,3 +514,80 @@ fn readable_within(screen: &mut File, milliseconds: i32) -> Vec<u8> {
     bytes.truncate(n);
     bytes
 }
+
+/// Collatz steps, one by one.
+fn steps(mut n: u64) -> u64 {
+    let mut steps = 0;
+    while n > 1 {
+        n = if n % 2 == 0 { n / 2 } else { 3 * n + 1 };
+        steps += 1;
+    }
+    steps
+}
+
+#[test]
+fn workers_agree_with_one_and_replace_the_dead() {
+    let below = 20_000;
+    let sum: u64 = (0..below).map(steps).sum();
+    let most = (0..below).map(steps).max().expect("numbers");
+    let number = (0..below).find(|&n| steps(n) == most).expect("it");
+    for workers in ["1", "3", "7"] {
+        let mut command = example("workers");
+        command.args(["--below", &below.to_string(), "--workers", workers]);
+        let output = command.output().expect("run");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!(
+                "{number} takes {most} steps, more than any other number below {below}\n\
+                 {workers} workers, 0 lost and replaced, {below} numbers and {sum} steps counted\n"
+            )
+        );
+        assert!(output.status.success() && output.stderr.is_empty());
+        let output = command.arg("--kill").output().expect("run");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.starts_with(&format!("{number} takes {most} steps")));
+        assert!(text.contains("1 lost and replaced"), "{text}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("signal: 9"));
+        assert!(output.status.success());
+    }
+}
+
+#[test]
+fn counters_at_once_lose_nothing() {
+    let dir = Dir::new();
+    let path = dir.0.path().join("counter");
+    let mut command = example("counter");
+    command.arg(&path).args(["--add", "100000"]);
+    command.stdout(Stdio::null());
+    let children: Vec<_> = (0..5).map(|_| command.spawn().expect("run")).collect();
+    for mut child in children {
+        assert!(child.wait().expect("wait").success());
+    }
+    let output = example("counter").arg(&path).output().expect("run");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "visit 6: from 500000 to 500001\n"
+    );
+    let refused = example("counter").arg(dir.0.path()).output().expect("run");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is a directory"));
+}
+
+#[test]
+fn a_handoff_arrives_sealed() {
+    let dir = Dir::new();
+    let bytes = text(100_000, 7);
+    let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
+    let input = File::open(dir.file("input", &bytes)).expect("open");
+    let output = example("handoff").stdin(input).output().expect("run");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], "giver:    100000 bytes, Sealed");
+    assert_eq!(
+        lines[1],
+        format!("receiver: 100000 bytes, Sealed, sum {sum}")
+    );
+    assert!(lines[2].contains("sealed against writing"), "{text}");
+    assert!(output.status.success());
+}

@@ -53,6 +53,8 @@ const UNSAFE: &[&str] = &[
     "src/guard/",
     "src/anonymous.rs",
     "src/snapshot/mod.rs",
+    "src/fork.rs",
+    "src/shared/",
 ];
 
 /// Names that say nothing about what is inside.

@@ -23,8 +23,10 @@ mod table;
 mod anonymous;
 mod draft;
 mod exclusive;
+mod lease;
 mod open;
 mod private;
+mod shared;
 mod stream;
 
 use clap::Parser;
@@ -33,10 +35,12 @@ fn main() -> std::io::Result<()> {
     pipe::write_if_asked();
     run::run(run::Args::parse(), |board| {
         open::measure(board, |workload, _| workload)?;
+        lease::measure(board)?;
         stream::measure(board)?;
         anonymous::measure(board, |workload, _, _| workload)?;
         draft::measure(board)?;
         exclusive::measure(board)?;
-        private::measure(board)
+        private::measure(board)?;
+        shared::measure(board)
     })
 }

@@ -265,7 +265,7 @@ impl Slot {
 
     fn copy_to_memory(&self, file: &OwnedFd, range: Range<u64>) -> io::Result<Region> {
         let mut region = Region::transparent_like(self.start, self.len)?;
-        replica::fill(&mut region, file.as_fd(), range, &mut || self.go_on())?;
+        replica::fill_region(&mut region, file.as_fd(), range, &mut |_| self.go_on())?;
         Ok(region)
     }
 

@@ -2,4 +2,5 @@
 
 pub(crate) mod keeper;
 pub(crate) mod lease;
+pub(crate) mod sigbus;
 pub(crate) mod write_lease;

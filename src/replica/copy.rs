@@ -6,7 +6,7 @@ use super::unnamed::copy_to_disk;
 use crate::error::{Error, Result};
 use crate::region::Region;
 use crate::source::{Source, Window};
-use crate::sys::file::{self, Stat};
+use crate::sys::file::Stat;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -78,15 +78,12 @@ pub(crate) fn into_memory(
     let total = range.end - range.start;
     let len = usize::try_from(total).unwrap_or(usize::MAX);
     let mut memory = Memory::with_capacity(len)?;
-    while memory.len() < len {
-        let offset = range.start + memory.len() as u64;
-        let most = len - memory.len();
-        let n = memory.read_from(most, |into| file::read_at(fd, into, offset));
-        if n.map_err(|e| source.error("pread", e))? == 0 {
-            break;
-        }
-        progress(memory.len() as u64, Some(total));
-    }
+    let mut step = |done| {
+        progress(done as u64, Some(total));
+        Ok(())
+    };
+    let filled = memory.fill(fd, range.start, len, &mut step);
+    filled.map_err(|e| source.error("pread", e))?;
     memory.finish()
 }
 

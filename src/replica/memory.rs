@@ -4,11 +4,11 @@
 //! them. Below a huge page the heap is better: what it gave before, it gives again without a fault.
 #![allow(unsafe_code)]
 
+use super::fill::{Step, fill};
 use crate::block::Block;
 use crate::error::Result;
 use crate::page;
 use crate::region::Region;
-use crate::sys::file;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -150,6 +150,25 @@ impl Memory {
         Ok(n)
     }
 
+    /// Reads a file from `offset` on, `most` bytes or up to its end, into memory that is empty yet; with two threads if
+    /// that is much.
+    pub(crate) fn fill(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        most: usize,
+        step: &mut Step<'_>,
+    ) -> io::Result<()> {
+        let end = self.capacity().min(most);
+        let into = match &mut self.place {
+            Place::Block(block) => &mut block.spare()[..end],
+            // SAFETY: as in `spare`.
+            Place::Region(region) => unsafe { region.spare(0..end) },
+        };
+        self.len = fill(into, fd, offset, step)?;
+        Ok(())
+    }
+
     /// Makes room for a message, or for `most` bytes if that is less.
     pub(crate) fn make_room(&mut self, most: usize) -> Result<()> {
         if self.capacity() - self.len >= most.min(MESSAGE) {
@@ -189,27 +208,17 @@ impl Memory {
 }
 
 /// Reads a range of a file into the front of private memory; what a file that is too short does not fill stays zero.
-/// `step` is asked between the reads and may stop it.
-pub(crate) fn fill(
+/// `step` may stop it.
+pub(crate) fn fill_region(
     region: &mut Region,
     fd: BorrowedFd<'_>,
     range: Range<u64>,
-    step: &mut dyn FnMut() -> io::Result<()>,
+    step: &mut Step<'_>,
 ) -> io::Result<()> {
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    let mut done = 0;
-    while done < len {
-        let end = len.min(done + STEP);
-        // SAFETY: the caller gives private anonymous memory of ours.
-        let spare = unsafe { region.spare(done..end) };
-        let n = file::read_at(fd, spare, range.start + done as u64)?.len();
-        if n == 0 {
-            break;
-        }
-        done += n;
-        step()?;
-    }
-    Ok(())
+    // SAFETY: the caller gives private anonymous memory of ours.
+    let into = unsafe { region.spare(0..len) };
+    fill(into, fd, range.start, step).map(drop)
 }
 
 fn whole_huge_pages(len: usize) -> usize {

@@ -1,11 +1,12 @@
 //! Bytes of a file where nobody can change them: in memory, in a clone of the file, or in an unnamed file.
 
 mod copy;
+mod fill;
 mod memory;
 mod unnamed;
 
 pub(crate) use copy::{Copy, copy};
-pub(crate) use memory::{Memory, fill};
+pub(crate) use memory::{Memory, fill_region};
 pub(crate) use unnamed::{clone_of, copy_to_disk};
 
 use crate::sys::limits;

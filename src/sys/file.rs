@@ -17,8 +17,8 @@ pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
     options.open(path).map(OwnedFd::from)
 }
 
-/// open(2) for reading and writing, close-on-exec. Whoever holds a lease on the file is told, and waited for.
-pub(crate) fn open_to_edit(path: &Path) -> io::Result<OwnedFd> {
+/// open(2) for reading and writing, close-on-exec; the file has to be there.
+pub(crate) fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NOCTTY);
     options.open(path).map(OwnedFd::from)

@@ -15,7 +15,10 @@ pub(crate) mod file;
 pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod memory;
+pub(crate) mod process;
 pub(crate) mod publish;
+pub(crate) mod shared;
+pub(crate) mod signal;
 pub(crate) mod userfault;
 pub(crate) mod write;
 

@@ -1,0 +1,95 @@
+//! Bulk bytes in and out, at the speed of memcpy, beside writers that do not wait.
+
+use super::Shared;
+use crate::error::Result;
+use crate::region;
+use crate::sys;
+use std::sync::atomic::{AtomicU8, Ordering, fence};
+
+impl Shared<[AtomicU8]> {
+    /// Copies `buf.len()` bytes out, from `offset` on.
+    ///
+    /// Each byte is one that was there at some time during the call; if others write meanwhile, the bytes need not be
+    /// of one moment. What a writer wrote before it stored to an atomic with `Release` is there after a load of it with
+    /// `Acquire`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`]; [`Error::Faulted`], and `buf` then holds anything.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::AtomicU8;
+    /// let memory = folio::Shared::<[AtomicU8]>::anonymous_slice(4096)?;
+    /// memory.write_at(4090, b"folio")?;
+    /// let mut bytes = [0; 6];
+    /// memory.read_at(4090, &mut bytes)?;
+    /// assert_eq!(&bytes, b"folio\0");
+    /// assert!(memory.read_at(4091, &mut bytes).is_err());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    #[inline]
+    pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<()> {
+        let from = self.range(offset, buf.len())?;
+        // SAFETY:
+        // - `range` checked that the bytes are in the mapping; this process uses them through `AtomicU8` only.
+        // - `buf` is exclusively ours, and no `&mut [u8]` is ever made of the mapping.
+        #[allow(unsafe_code)]
+        unsafe {
+            sys::shared::copy_out(from, buf.as_mut_ptr(), buf.len());
+        }
+        // A fault is marked before its zeros can be read; the mark must not be read before the bytes.
+        fence(Ordering::Acquire);
+        self.check_fault()
+    }
+
+    /// Copies `data` in, from `offset` on.
+    ///
+    /// Others see the bytes change one by one, in any order; store to an atomic with `Release` to say that they are
+    /// complete.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`], and nothing was written; [`Error::Faulted`], and whatever was written is lost.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::Shared;
+    /// use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+    ///
+    /// let message = Shared::<[AtomicU8]>::anonymous_slice(100)?;
+    /// let length = Shared::<AtomicU64>::anonymous()?;
+    /// folio::fork::scope(|s| {
+    ///     s.spawn(|| {
+    ///         message.write_at(0, b"done").unwrap();
+    ///         length.store(4, Ordering::Release);
+    ///     })?;
+    ///     while length.load(Ordering::Acquire) == 0 {
+    ///         std::thread::yield_now();
+    ///     }
+    ///     let mut text = [0; 4];
+    ///     message.read_at(0, &mut text)?;
+    ///     assert_eq!(&text, b"done");
+    ///     Ok::<(), folio::Error>(())
+    /// })??;
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    #[inline]
+    pub fn write_at(&self, offset: usize, data: &[u8]) -> Result<()> {
+        let to = self.range(offset, data.len())?;
+        // SAFETY:
+        // - `range` checked that the bytes are in the mapping; this process uses them through `AtomicU8` only.
+        // - `data` does not change, as it is a `&[u8]`, so it is not in the mapping.
+        #[allow(unsafe_code)]
+        unsafe {
+            sys::shared::copy_in(data.as_ptr(), to, data.len());
+        }
+        fence(Ordering::Acquire);
+        self.check_fault()
+    }
+
+    /// Where `len` bytes from `offset` on are.
+    #[inline]
+    fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {
+        region::check_bytes(offset, len, self.len())?;
+        Ok(self.value.as_ptr().cast::<u8>().wrapping_add(offset))
+    }
+}

@@ -1,0 +1,140 @@
+//! Making a file for several processes at once: whole and allocated, or not there.
+//!
+//! A new file gets its space while it has no name, and its name by link(2), which only one of several can win; the
+//! others open the winner's. So nobody ever sees one that is too short, and a full disk leaves nothing behind.
+
+use super::open::refused;
+use crate::error::{Error, Result};
+use crate::sys::file;
+use crate::sys::file::Kind;
+use crate::sys::shared::{allocate, has_room, link, unnamed};
+use std::fs::{File, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Somebody made the file, or removed it, between two of our looks. More often than this is no coincidence.
+const ROUNDS: u32 = 100;
+
+/// The file at `path`, open for reading and writing, with at least `len` bytes, all on the disk.
+pub(super) fn file(path: &Path, len: u64) -> Result<OwnedFd> {
+    let mut target = path.to_path_buf();
+    for _ in 0..ROUNDS {
+        match file::open_read_write(&target) {
+            Ok(fd) => return extend(fd, path, len),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(refused(path, e)),
+            Err(_) => {}
+        }
+        // A symbolic link to nothing: the file is made where it leads.
+        if let Ok(leads) = std::fs::read_link(&target) {
+            target = directory(&target).join(leads);
+        } else if let Some(fd) = make(&target, path, len)? {
+            return Ok(fd);
+        }
+    }
+    let source = io::Error::from_raw_os_error(libc::ELOOP);
+    Err(Error::os("open", Some(path), source))
+}
+
+/// Allocates a file that is there; it becomes longer, if it must, by one step and last.
+fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
+    let stat = file::stat(fd.as_fd()).map_err(|e| Error::os("fstat", Some(path), e))?;
+    if stat.kind != Kind::Regular || len == 0 {
+        return Ok(fd);
+    }
+    let room = match has_room(fd.as_fd(), len) {
+        Ok(false) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        // An answer that cannot be had is no obstacle.
+        _ => Ok(()),
+    };
+    let room = room.and_then(|()| allocate(fd.as_fd(), len, false));
+    let done = room.and_then(|()| match stat.size < len {
+        true => allocate(fd.as_fd(), len, true),
+        false => Ok(()),
+    });
+    match done {
+        // As good as `open`: a hole that finds no space later is a fault, which is answered.
+        Err(e) if cannot_allocate(&e) && stat.size >= len => Ok(fd),
+        Err(e) => Err(Error::os("fallocate", Some(path), e)),
+        Ok(()) => Ok(fd),
+    }
+}
+
+/// Makes a new file; `None` if somebody was faster.
+fn make(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
+    let fd = match unnamed(directory(target)) {
+        Ok(fd) => fd,
+        // The file system has no unnamed files.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            return make_named(target, path, len);
+        }
+        Err(e) => return Err(refused(path, e)),
+    };
+    let fd = fill(fd, path, len)?;
+    match link(fd.as_fd(), target) {
+        Ok(()) => Ok(Some(fd)),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(None),
+        Err(e) => Err(Error::os("linkat", Some(path), e)),
+    }
+}
+
+/// The same by way of a temporary name, which goes if anything fails.
+fn make_named(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(Permissions::from_mode(0o666));
+    let temporary = builder.tempfile_in(directory(target));
+    let temporary = temporary.map_err(|e| refused(path, e))?;
+    let fd = temporary.as_file().try_clone();
+    let fd = fd.map_err(|e| Error::os("fcntl", Some(path), e))?;
+    let fd = fill(fd.into(), path, len)?;
+    match temporary.persist_noclobber(target) {
+        Ok(_) => Ok(Some(fd)),
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Ok(None),
+        Err(e) => Err(Error::os("linkat", Some(path), e.error)),
+    }
+}
+
+/// Gives a file that nobody else has its bytes.
+fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
+    if len == 0 {
+        return Ok(fd);
+    }
+    match allocate(fd.as_fd(), len, true) {
+        Ok(()) => Ok(fd),
+        Err(e) if cannot_allocate(&e) => {
+            let file = File::from(fd);
+            write_zeros(&file, len).map_err(|e| Error::os("write", Some(path), e))?;
+            Ok(file.into())
+        }
+        Err(e) => Err(Error::os("fallocate", Some(path), e)),
+    }
+}
+
+/// Where there is no fallocate(2), bytes that were written have their space.
+fn write_zeros(mut file: &File, len: u64) -> io::Result<()> {
+    let zeros = [0; 64 << 10];
+    let mut left = len;
+    while left > 0 {
+        let step = left.min(zeros.len() as u64) as usize;
+        file.write_all(&zeros[..step])?;
+        left -= step as u64;
+    }
+    // Delayed allocation would find out about a full disk too late.
+    file.sync_data()
+}
+
+fn cannot_allocate(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV)
+    )
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}

@@ -1,0 +1,296 @@
+//! Memory that other threads and processes read and write at the same time, as atomics.
+
+mod bytes;
+mod create;
+mod open;
+mod shareable;
+
+pub use shareable::Shareable;
+
+use crate::error::{Error, Result};
+use crate::guard::sigbus::Guarded;
+use crate::region::Region;
+use crate::sys;
+use std::fmt;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::ptr::NonNull;
+
+/// A `T` of atomics in memory that forked children, and processes that open the same file or receive the same
+/// descriptor, share.
+///
+/// ```text
+///   this process        Shared<T> --+
+///   a forked child      Shared<T> --+--> one value, in a memfd, a file, or memory without a name
+///   somebody else       Shared<T> --+
+/// ```
+/// It derefs to `&T`, and `T` is made of atomics only ([`Shareable`]): there is no promise about the bytes that
+/// anybody could break. Zero bytes are what is there at first. Publish with `Release` and look with `Acquire`, as
+/// between threads.
+///
+/// ## Files that lose pages
+/// A file can be truncated by others, its device can fail, and a disk can fill up. Touching a page that is gone raises
+/// SIGBUS. The first `Shared` of a file installs a handler (`SA_SIGINFO|SA_ONSTACK`) that answers such a fault:
+/// the whole mapping, in this process, becomes zeroed private memory, and from then on
+/// [`check`](Shared::check), [`read_at`](Shared::read_at), [`write_at`](Shared::write_at), [`flush`](Shared::flush) and
+/// [`start_writeback`](Shared::start_writeback) say [`Error::Faulted`] on every thread. Loads and stores through `&T` go
+/// on, on that memory. A process forked before the fault finds out on its own.
+///
+/// - Signals that are not about a `Shared` go to the handler that was there before, as if ours were not.
+/// - A handler that the program installs later has to pass on what is not its own; if it does not, ours comes to the
+///   front again when the next file is opened.
+/// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers there are (sigaction(2)).
+/// - Memory of this type without a name, and memfds that cannot shrink (`F_SEAL_SHRINK`), lose no pages and need no
+///   handler. Compiling with `--cfg folio_no_sigbus` leaves it out for files too; then a truncated file kills.
+///
+/// # Examples
+/// ```
+/// use folio::Shared;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// let counter = Shared::<AtomicU64>::anonymous()?;
+/// folio::fork::scope(|s| {
+///     for _ in 0..4 {
+///         s.spawn(|| {
+///             counter.fetch_add(1, Ordering::Relaxed);
+///         })?;
+///     }
+///     Ok::<(), folio::Error>(())
+/// })??;
+/// assert_eq!(counter.load(Ordering::Relaxed), 4);
+/// # Ok::<(), folio::Error>(())
+/// ```
+/// It gives no slice of plain bytes:
+/// ```compile_fail,E0308
+/// let memory = folio::Shared::<[std::sync::atomic::AtomicU8]>::anonymous_slice(16).unwrap();
+/// let bytes: &[u8] = &memory;
+/// ```
+/// ```
+/// let memory = folio::Shared::<[std::sync::atomic::AtomicU8]>::anonymous_slice(16).unwrap();
+/// let bytes: &[std::sync::atomic::AtomicU8] = &memory;
+/// # assert_eq!(bytes.len(), 16);
+/// ```
+/// and nothing exclusive:
+/// ```compile_fail,E0596
+/// let mut counter = folio::Shared::<std::sync::atomic::AtomicU64>::anonymous().unwrap();
+/// let alone: &mut u64 = counter.get_mut();
+/// ```
+/// ```
+/// let counter = folio::Shared::<std::sync::atomic::AtomicU64>::anonymous().unwrap();
+/// let now: u64 = counter.load(std::sync::atomic::Ordering::Relaxed);
+/// # assert_eq!(now, 0);
+/// ```
+#[doc(alias = "MAP_SHARED")]
+pub struct Shared<T: ?Sized + Shareable> {
+    value: NonNull<T>,
+    memory: Memory,
+    fd: Option<OwnedFd>,
+    path: Option<PathBuf>,
+}
+
+/// Who owns the mapping.
+enum Memory {
+    /// Of a memfd that cannot shrink: no page is ever lost.
+    Steady(Region),
+    Guarded(Guarded),
+}
+
+// SAFETY: it gives `&T` only, whichever thread holds it, and `Shareable` types are `Sync`; it never drops a `T`.
+#[allow(unsafe_code)]
+unsafe impl<T: ?Sized + Shareable> Send for Shared<T> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<T: ?Sized + Shareable> Sync for Shared<T> {}
+
+impl<T: ?Sized + Shareable> Shared<T> {
+    /// Writes the changes to the device and waits for it (`MS_SYNC`). For memory without a file there is nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::Faulted`]; [`Error::Os`] if the device refused.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("counter");
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// let counter = folio::Shared::<AtomicU64>::create(&path)?;
+    /// counter.fetch_add(1, Ordering::Relaxed);
+    /// counter.flush()?;
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    ///
+    /// Source: msync(2).
+    #[doc(alias = "msync")]
+    pub fn flush(&self) -> Result<()> {
+        self.check()?;
+        let region = self.region();
+        if region.len() > 0 {
+            // SAFETY: the whole mapping, owned by this value.
+            #[allow(unsafe_code)]
+            let done = unsafe { sys::shared::flush(region.start(), region.len()) };
+            done.map_err(|e| self.error("msync", e))?;
+        }
+        // What was lost meanwhile did not reach the device.
+        self.check()
+    }
+
+    /// Starts writing the changes to the device, and does not wait for it. For memory without a file there is nothing
+    /// to do.
+    ///
+    /// # Errors
+    /// As [`flush`](Shared::flush).
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("counter");
+    /// let counter = folio::Shared::<std::sync::atomic::AtomicU64>::create(&path)?;
+    /// counter.start_writeback()?;
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    ///
+    /// Source: sync_file_range(2) with `SYNC_FILE_RANGE_WRITE`.
+    #[doc(alias = "sync_file_range")]
+    pub fn start_writeback(&self) -> Result<()> {
+        self.check()?;
+        match &self.fd {
+            Some(fd) if self.region().len() > 0 => {
+                let started = sys::shared::start_writeback(fd.as_fd(), self.size());
+                started.map_err(|e| self.error("sync_file_range", e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the memory is still that of the file.
+    ///
+    /// It notices a file that is now too short also if nobody touched the missing pages yet (fstat(2)), and treats it
+    /// as if somebody had. A file that was truncated and has grown again in between is its old length of zeros, and no
+    /// fault.
+    ///
+    /// # Errors
+    /// [`Error::Faulted`] for ever, once the file has lost pages: truncation, a device error, a full disk under a sparse
+    /// file.
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("counter");
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// let counter = folio::Shared::<AtomicU64>::create(&path)?;
+    /// std::fs::File::create(&path).unwrap(); // truncates it
+    /// assert_eq!(counter.load(Ordering::Relaxed), 0); // no signal
+    /// assert!(matches!(counter.check(), Err(folio::Error::Faulted { .. })));
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        let (Memory::Guarded(guarded), Some(fd)) = (&self.memory, &self.fd) else {
+            return Ok(());
+        };
+        if !guarded.is_faulted() {
+            let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("fstat", e))?;
+            if stat.size >= self.size() as u64 {
+                return self.check_fault();
+            }
+            guarded.fault();
+        }
+        Err(self.faulted())
+    }
+
+    /// The descriptor of the memfd or file, to send or to inherit; `None` for memory without a name.
+    ///
+    /// # Examples
+    /// ```
+    /// let memory = folio::Shared::<std::sync::atomic::AtomicU64>::memfd("example")?;
+    /// let to_send = memory.as_fd().unwrap().try_clone_to_owned()?;
+    /// # drop(to_send);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The mapping, for advice on it.
+    pub(crate) fn region(&self) -> &Region {
+        self.memory.region()
+    }
+
+    /// Bytes of the value.
+    pub(crate) fn size(&self) -> usize {
+        size_of_val::<T>(self)
+    }
+
+    /// Ends the mapping and leaves the descriptor.
+    pub(crate) fn into_fd(self) -> (Option<OwnedFd>, Option<PathBuf>) {
+        (self.fd, self.path)
+    }
+
+    /// The fault flag alone: no system call.
+    #[inline]
+    fn check_fault(&self) -> Result<()> {
+        match &self.memory {
+            Memory::Guarded(guarded) if guarded.is_faulted() => Err(self.faulted()),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn faulted(&self) -> Error {
+        Error::Faulted { path: self.name() }
+    }
+
+    fn error(&self, call: &'static str, source: std::io::Error) -> Error {
+        Error::os(call, self.name().as_deref(), source)
+    }
+
+    /// What to call it: the caller's path, or the kernel's.
+    fn name(&self) -> Option<PathBuf> {
+        let kernels = || sys::file::name(self.fd.as_ref()?.as_fd());
+        self.path.clone().or_else(kernels)
+    }
+}
+
+impl Memory {
+    fn region(&self) -> &Region {
+        match self {
+            Memory::Steady(region) => region,
+            Memory::Guarded(guarded) => guarded.region(),
+        }
+    }
+}
+
+impl<T: ?Sized + Shareable> Deref for Shared<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY:
+        // - The mapping is readable and writable, as large as the value and aligned for it, and lives as long as
+        //   `self`; in its place there is never anything but zeroed memory.
+        // - Every bit pattern is a valid `T`, and all who have the memory mapped may change any byte at any time:
+        //   `T` is made of atomics, which count on that.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.value.as_ref()
+        }
+    }
+}
+
+impl<T: ?Sized + Shareable> AsRef<T> for Shared<T> {
+    #[inline]
+    fn as_ref(&self) -> &T {
+        self
+    }
+}
+
+/// Says how many bytes and of what, not which.
+impl<T: ?Sized + Shareable> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("size", &self.size())
+            .field("path", &self.name())
+            .field("faulted", &self.check_fault().is_err())
+            .finish()
+    }
+}

@@ -1,0 +1,170 @@
+//! System calls on processes: fork, wait, pidfds, and which threads there are.
+
+use super::call;
+use std::fs;
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+/// What fork(2) gives to each side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Side {
+    Parent { child: i32 },
+    Child,
+}
+
+/// fork(2).
+///
+/// # Safety
+/// - No other thread of the process holds a lock, or memory half changed, that the child will use.
+/// - What only this process may own is not used by the child: it has a copy of every value.
+pub(crate) unsafe fn fork() -> io::Result<Side> {
+    // SAFETY: the caller's promise.
+    match call(|| unsafe { libc::fork() })? {
+        0 => Ok(Side::Child),
+        child => Ok(Side::Parent { child }),
+    }
+}
+
+/// _exit(2): no atexit(3) handlers, no destructors, nothing flushed.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process, and with it all that could notice.
+    unsafe { libc::_exit(code) }
+}
+
+/// getpid(2).
+pub(crate) fn id() -> i32 {
+    // SAFETY: touches no memory.
+    unsafe { libc::getpid() }
+}
+
+/// Has the kernel kill this process when the thread that forked it ends (`PR_SET_PDEATHSIG`, prctl(2)). False if that
+/// has happened already.
+pub(crate) fn die_with(parent: i32) -> bool {
+    // SAFETY: this prctl(2) takes an integer. It fails for no valid signal.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: touches no memory.
+    let now = unsafe { libc::getppid() };
+    // 0: the parent is in an outer PID namespace and cannot be seen, pid_namespaces(7).
+    now == parent || now == 0
+}
+
+/// pipe2(2), close-on-exec: the end to read from, the end to write to.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    // SAFETY: pipe2(2) writes two integers.
+    call(|| unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    let reader = unsafe { OwnedFd::from_raw_fd(ends[0]) };
+    // SAFETY: as above.
+    let writer = unsafe { OwnedFd::from_raw_fd(ends[1]) };
+    Ok((reader, writer))
+}
+
+/// How many threads the process has beside this one and `known`, by `/proc/self/task`. One that has left user space
+/// for good is none: `pthread_join` returns a moment before it is gone from there.
+pub(crate) fn other_threads(known: Option<i32>) -> io::Result<usize> {
+    const PF_EXITING: u64 = 4;
+    let us = super::lease::thread_id();
+    let mut others = 0;
+    for task in fs::read_dir("/proc/self/task")? {
+        let id = task?.file_name();
+        let id = id.to_str().and_then(|id| id.parse().ok());
+        let Some(id) = id.filter(|&id: &i32| id != us && Some(id) != known) else {
+            continue;
+        };
+        let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat"));
+        // Flags are the seventh field behind the name in parentheses, proc_pid_stat(5).
+        let flags = stat.ok().and_then(|stat| {
+            let (_, behind) = stat.rsplit_once(')')?;
+            behind.split_whitespace().nth(6)?.parse::<u64>().ok()
+        });
+        // None: it is gone.
+        if flags.is_some_and(|flags| flags & PF_EXITING == 0) {
+            others += 1;
+        }
+    }
+    Ok(others)
+}
+
+/// A child of ours.
+#[derive(Debug)]
+pub(crate) struct ChildId {
+    pid: i32,
+    /// Stands for it even if somebody else reaps it and its number is given away again (Linux 5.3).
+    pidfd: Option<OwnedFd>,
+}
+
+impl ChildId {
+    /// For a child that was forked just now.
+    pub(crate) fn new(pid: i32) -> Self {
+        // SAFETY: pidfd_open(2) takes two integers.
+        let fd = call(|| unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) });
+        let pidfd = fd.ok().map(|fd| {
+            // SAFETY: the kernel just gave us this descriptor (close-on-exec), and nobody else has it.
+            unsafe { OwnedFd::from_raw_fd(fd as i32) }
+        });
+        ChildId { pid, pidfd }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits until it ends, however long it is stopped, and reaps it. `ECHILD` if somebody else did, or SIGCHLD is
+    /// ignored, and the kernel does not remember how it ended (it does since Linux 6.15).
+    pub(crate) fn wait(&self) -> io::Result<ExitStatus> {
+        let (kind, id) = match &self.pidfd {
+            Some(fd) => (libc::P_PIDFD, fd.as_raw_fd()),
+            None => (libc::P_PID, self.pid),
+        };
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let wait = || {
+            // SAFETY: waitid(2) writes one siginfo_t.
+            unsafe { libc::waitid(kind, id as libc::id_t, info.as_mut_ptr(), libc::WEXITED) }
+        };
+        match call(wait) {
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => self.remembered().ok_or(e),
+            Err(e) => Err(e),
+            Ok(_) => {
+                // SAFETY: zeroed, then filled in by waitid(2).
+                let info = unsafe { info.assume_init() };
+                // SAFETY: for a child that ended the kernel sets si_status.
+                let status = unsafe { info.si_status() };
+                Ok(ExitStatus::from_raw(match info.si_code {
+                    libc::CLD_EXITED => (status & 0xff) << 8,
+                    libc::CLD_DUMPED => status | 0x80,
+                    _ => status,
+                }))
+            }
+        }
+    }
+
+    /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: how it ended, though somebody else reaped it.
+    fn remembered(&self) -> Option<ExitStatus> {
+        const EXIT: u64 = 1 << 3;
+        /// `struct pidfd_info` of linux/pidfd.h, first version.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Info {
+            mask: u64,
+            cgroup: u64,
+            ids: [u32; 11],
+            exit_code: i32,
+        }
+        // _IOWR(0xFF, 11, struct pidfd_info), ioctl(2).
+        const GET_INFO: u64 =
+            (3 << 30) | ((mem::size_of::<Info>() as u64) << 16) | (0xff << 8) | 11;
+        let fd = self.pidfd.as_ref()?.as_fd();
+        let mut info = Info {
+            mask: EXIT,
+            ..Info::default()
+        };
+        // SAFETY: this ioctl(2) reads and writes one `struct pidfd_info` of the size that is part of its number.
+        let done = call(|| unsafe { libc::ioctl(fd.as_raw_fd(), GET_INFO as _, &raw mut info) });
+        let known = done.is_ok() && info.mask & EXIT != 0;
+        known.then(|| ExitStatus::from_raw(info.exit_code))
+    }
+}

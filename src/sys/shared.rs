@@ -1,0 +1,281 @@
+//! Memory that others change while we look: disk space, write-back, and bulk copies.
+
+use super::call;
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// What a descriptor lets one do (`F_GETFL`, fcntl(2)).
+pub(crate) fn is_read_write(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    Ok(flags & (libc::O_ACCMODE | libc::O_PATH) == libc::O_RDWR)
+}
+
+/// The seals of a memfd; none for what cannot have any.
+pub(crate) fn seals(fd: BorrowedFd<'_>) -> i32 {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }).unwrap_or(0)
+}
+
+/// Disk space for the first `len` bytes (fallocate(2)); holes are filled with zeros, what is there stays.
+/// The file grows to `len` if it is shorter and `grow` says so; it never shrinks.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64, grow: bool) -> io::Result<()> {
+    let mode = if grow { 0 } else { libc::FALLOC_FL_KEEP_SIZE };
+    let len = i64::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: fallocate(2) touches no memory of ours.
+    call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, 0, len) }).map(drop)
+}
+
+/// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
+/// An allocation that fails half-way may keep what it got.
+pub(crate) fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: zeroed, then filled in by fstat(2).
+    let taken = unsafe { stat.assume_init() }.st_blocks;
+    let mut disk = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), disk.as_mut_ptr()) })?;
+    // SAFETY: zeroed, then filled in by fstatvfs(3).
+    let disk = unsafe { disk.assume_init() };
+    // SAFETY: geteuid(2) touches no memory.
+    let free = match unsafe { libc::geteuid() } {
+        0 => disk.f_bfree,
+        _ => disk.f_bavail,
+    };
+    let room = free.saturating_mul(disk.f_frsize);
+    // A disk of size 0 does not count (ramfs).
+    Ok(disk.f_blocks == 0 || len.saturating_sub(taken.unsigned_abs() * 512) <= room)
+}
+
+/// An unnamed file in a directory (`O_TMPFILE`, Linux 3.11), with the mode that a new file gets.
+pub(crate) fn unnamed(directory: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(directory.as_os_str().as_bytes())?;
+    let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
+    // SAFETY: the path is a C string.
+    let fd = call(|| unsafe { libc::open(path.as_ptr(), flags, 0o666) })?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives an unnamed file its name (linkat(2)); `EEXIST` if that is taken.
+pub(crate) fn link(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let from = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let to = CString::new(path.as_os_str().as_bytes())?;
+    let (cwd, follow) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
+    // SAFETY: both paths are C strings.
+    call(|| unsafe { libc::linkat(cwd, from.as_ptr(), cwd, to.as_ptr(), follow) }).map(drop)
+}
+
+/// msync(2) with `MS_SYNC`: the pages and what is needed to find them are on the device.
+///
+/// # Safety
+/// The range is mapped, and owned by the caller.
+pub(crate) unsafe fn flush(start: NonNull<u8>, len: usize) -> io::Result<()> {
+    // SAFETY: msync(2) changes no byte of the mapping.
+    call(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_SYNC) }).map(drop)
+}
+
+/// sync_file_range(2) with `SYNC_FILE_RANGE_WRITE`: starts writing the file's dirty pages, and does not wait.
+pub(crate) fn start_writeback(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    let len = i64::try_from(len).unwrap_or(i64::MAX);
+    let flags = libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: touches no memory of ours.
+    call(|| unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, len, flags) }).map(drop)
+}
+
+/// Puts private zeroed memory in the place of a mapping, in one step. Async-signal-safe.
+///
+/// # Safety
+/// - The range is mapped and owned by the caller.
+/// - Whoever has a reference into it counts on any byte to change at any time: it is made of atomics.
+pub(crate) unsafe fn replace_by_zeros(start: NonNull<u8>, len: usize) -> io::Result<()> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: the caller owns the range, see above.
+    let at = unsafe { libc::mmap(start.as_ptr().cast(), len, protection, flags, -1, 0) };
+    match at == libc::MAP_FAILED {
+        true => Err(io::Error::last_os_error()),
+        false => Ok(()),
+    }
+}
+
+/// Copies out of memory that others may be writing to.
+///
+/// # Safety
+/// - `from..from+len` is mapped; all who use it while this runs do so through `AtomicU8`, or from other processes.
+/// - `to..to+len` is writable, exclusively ours, and apart from the other range.
+#[inline]
+pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: passed on.
+    unsafe { machine::copy_out(from, to, len) }
+}
+
+/// Copies into memory that others may be reading and writing.
+///
+/// # Safety
+/// - `to..to+len` is mapped; all who use it while this runs do so through `AtomicU8`, or from other processes.
+/// - `from..from+len` is initialised, not written to by anybody, and apart from the other range.
+#[inline]
+pub(crate) unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: passed on.
+    unsafe { machine::copy_in(from, to, len) }
+}
+
+/// The C library's memcpy, called from assembly.
+///
+/// A plain copy of bytes that another thread writes is a data race, undefined in Rust and in C. An assembly block is
+/// not: it has to behave as *some* Rust code could, and this one behaves as a loop of relaxed `AtomicU8` loads and
+/// stores in an order of its own choice. The processor's moves, of whatever width and however often repeated, give for
+/// each byte a value that was there at some time; memcpy moves values and never looks at them. The compiler sees only
+/// an assembly block that reads and writes memory: it can neither turn it into a plain copy nor move atomics over it.
+#[cfg(all(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(any(miri, folio_portable_copy))
+))]
+mod machine {
+    use std::arch::asm;
+
+    pub(super) unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: the caller's promise is that of `copy`.
+        unsafe { copy(from, to, len) }
+    }
+
+    pub(super) unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: the caller's promise is that of `copy`.
+        unsafe { copy(from, to, len) }
+    }
+
+    /// # Safety
+    /// Both ranges are mapped and apart from each other; nobody but atomics touches them, or nobody at all.
+    #[inline]
+    unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+        type Memcpy = unsafe extern "C" fn(
+            *mut libc::c_void,
+            *const libc::c_void,
+            usize,
+        ) -> *mut libc::c_void;
+        let memcpy: Memcpy = libc::memcpy;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: memcpy(3) by the System V calling convention; the stack is aligned for a call, as `nostack` is not
+        // given; all registers that a call may change are given up.
+        unsafe {
+            asm!(
+                "call {memcpy}",
+                memcpy = in(reg) memcpy,
+                inout("rdi") to => _,
+                inout("rsi") from => _,
+                inout("rdx") len => _,
+                clobber_abi("C"),
+            );
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: memcpy(3) by the AArch64 calling convention; as above.
+        unsafe {
+            asm!(
+                "blr {memcpy}",
+                memcpy = in(reg) memcpy,
+                inout("x0") to => _,
+                inout("x1") from => _,
+                inout("x2") len => _,
+                clobber_abi("C"),
+            );
+        }
+    }
+}
+
+/// Byte by byte through relaxed atomics. Words would be faster, but atomic accesses of different widths that race
+/// are undefined in Rust, and others use `AtomicU8`.
+#[cfg(not(all(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(any(miri, folio_portable_copy))
+)))]
+mod machine {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    pub(super) unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) {
+        for i in 0..len {
+            // SAFETY: in the range that the caller promised.
+            let from = unsafe { from.add(i) };
+            // SAFETY: mapped and used by atomics only.
+            let from = unsafe { AtomicU8::from_ptr(from.cast_mut()) };
+            // SAFETY: in the range that the caller promised.
+            let to = unsafe { to.add(i) };
+            // SAFETY: writable and ours.
+            unsafe { to.write(from.load(Ordering::Relaxed)) };
+        }
+    }
+
+    pub(super) unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) {
+        for i in 0..len {
+            // SAFETY: in the range that the caller promised.
+            let to = unsafe { to.add(i) };
+            // SAFETY: mapped and used by atomics only.
+            let to = unsafe { AtomicU8::from_ptr(to) };
+            // SAFETY: in the range that the caller promised.
+            let from = unsafe { from.add(i) };
+            // SAFETY: initialised, and nobody writes to it.
+            to.store(unsafe { from.read() }, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+    fn zeros(len: usize) -> Vec<AtomicU8> {
+        (0..len).map(|_| AtomicU8::new(0)).collect()
+    }
+
+    #[test]
+    fn copies_are_equal_at_every_length_and_offset() {
+        let memory = zeros(300);
+        let few = if cfg!(miri) { 10 } else { 70 };
+        for len in (0..few).chain([63, 255, 256, 257]) {
+            for offset in 0..8 {
+                let data: Vec<u8> = (0..len).map(|i| (i * 7 + offset + 1) as u8).collect();
+                let at = memory.as_ptr().cast::<u8>().cast_mut().wrapping_add(offset);
+                // SAFETY: `offset + len` is at most 300.
+                unsafe { copy_in(data.as_ptr(), at, len) };
+                let mut back = vec![0; len];
+                // SAFETY: as above.
+                unsafe { copy_out(at, back.as_mut_ptr(), len) };
+                assert_eq!(back, data);
+                assert_eq!(memory[offset + len].swap(0, Ordering::Relaxed), 0);
+                memory.iter().for_each(|b| b.store(0, Ordering::Relaxed));
+            }
+        }
+    }
+
+    #[test]
+    fn copies_may_race() {
+        let (memory, ready) = (zeros(100), AtomicBool::new(false));
+        let at = || memory.as_ptr().cast::<u8>().cast_mut();
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                // SAFETY: all 100 bytes; the others use atomics, or these functions.
+                unsafe { copy_in([1; 100].as_ptr(), at(), 100) };
+                ready.store(true, Ordering::Release);
+            });
+            s.spawn(|| memory[50].store(1, Ordering::Relaxed));
+            let mut buf = [9; 100];
+            // SAFETY: as above.
+            unsafe { copy_out(at(), buf.as_mut_ptr(), 100) };
+            assert!(buf.iter().all(|&byte| byte <= 1));
+            while !ready.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            // SAFETY: as above.
+            unsafe { copy_out(at(), buf.as_mut_ptr(), 100) };
+            assert_eq!(buf, [1; 100]);
+        });
+    }
+}

@@ -1,0 +1,210 @@
+//! The SIGBUS handler: one for the process, put in front of whatever handler is there.
+//!
+//! ```text
+//!   fault --> our layer 1 --not ours--> the program's later handler --chains--> our layer 0 --> the first handler
+//! ```
+//! A layer knows the one handler it was put in front of, and never any other, so a program that chains to us cannot
+//! send a signal round in circles.
+
+use super::call;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Says whether the fault at an address was answered, so that the access can be tried again.
+/// Runs in a signal handler, with all signals blocked: it may not allocate, lock or panic.
+pub(crate) type Answer = fn(address: usize, lost: Lost) -> bool;
+
+/// What went wrong with the memory, sigaction(2) on `si_code`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// There is nothing behind the address: the file was truncated, its device failed, or its disk is full.
+    Page,
+    /// The machine found the RAM itself to be broken.
+    Ram,
+}
+
+/// One installation of the handler.
+struct Layer {
+    /// The handler that it was put in front of. Reading a `OnceLock` is one atomic load, fit for a signal handler.
+    before: OnceLock<libc::sigaction>,
+    /// A handler with `SA_RESETHAND` gets one signal.
+    spent: AtomicBool,
+}
+
+impl Layer {
+    const fn new() -> Self {
+        Layer {
+            before: OnceLock::new(),
+            spent: AtomicBool::new(false),
+        }
+    }
+}
+
+static LAYERS: [Layer; 8] = [const { Layer::new() }; 8];
+static ANSWER: OnceLock<Answer> = OnceLock::new();
+
+type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+
+const HANDLERS: [Handler; 8] = [
+    handle::<0>,
+    handle::<1>,
+    handle::<2>,
+    handle::<3>,
+    handle::<4>,
+    handle::<5>,
+    handle::<6>,
+    handle::<7>,
+];
+
+/// Puts the handler in front, unless it is there already. A program that keeps replacing it wins after eight times.
+pub(crate) fn guard_sigbus(answer: Answer) -> io::Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    ANSWER.get_or_init(|| answer);
+    let front = action(None)?;
+    if HANDLERS.iter().any(|&h| address(h) == front.sa_sigaction) {
+        return Ok(());
+    }
+    for (layer, &handler) in LAYERS.iter().zip(&HANDLERS) {
+        // Known before the handler can run: a fault in between finds where to go.
+        if layer.before.set(front).is_ok() {
+            let mut ours = default();
+            ours.sa_sigaction = address(handler);
+            ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+            // Nothing interrupts us, so a mapping that is half replaced is never seen by our own thread.
+            // SAFETY: sigfillset(3) writes one sigset_t.
+            unsafe { libc::sigfillset(&mut ours.sa_mask) };
+            return action(Some(&ours)).map(drop);
+        }
+    }
+    Ok(())
+}
+
+fn address(handler: Handler) -> usize {
+    handler as *const () as usize
+}
+
+/// No handler: `SIG_DFL`, no flags, nothing blocked.
+fn default() -> libc::sigaction {
+    // SAFETY: zero bits are a valid `struct sigaction`: SIG_DFL is 0, and so are no flags and an empty set.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+/// sigaction(2) for SIGBUS: sets, if there is something to set, and gives what was there.
+fn action(new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
+    let new = new.map_or(ptr::null(), ptr::from_ref);
+    let mut old = default();
+    // SAFETY: both pointers are null or one `struct sigaction`; a handler set here is one of `HANDLERS` or SIG_DFL.
+    call(|| unsafe { libc::sigaction(libc::SIGBUS, new, &mut old) })?;
+    Ok(old)
+}
+
+/// The handler itself. Everything it does is async-signal-safe (signal-safety(7)).
+extern "C" fn handle<const LAYER: usize>(
+    signal: i32,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel gives every thread its errno, and __errno_location(3) its address.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let saved = unsafe { errno.read() };
+    // SAFETY: with SA_SIGINFO the kernel gives one siginfo_t.
+    let code = unsafe { (*info).si_code };
+    let lost = match code {
+        libc::BUS_ADRERR | libc::BUS_OBJERR => Some(Lost::Page),
+        libc::BUS_MCEERR_AR | libc::BUS_MCEERR_AO => Some(Lost::Ram),
+        // Sent by a process, where the address means nothing, or a misaligned access.
+        _ => None,
+    };
+    let answered = lost.is_some_and(|lost| {
+        // SAFETY: as above.
+        let info = unsafe { &*info };
+        // SAFETY: these codes come with an address.
+        let at = unsafe { info.si_addr() };
+        ANSWER.get().is_some_and(|answer| answer(at.addr(), lost))
+    });
+    if !answered {
+        // SAFETY: what the kernel gave us is passed on as it is.
+        unsafe { pass_on(&LAYERS[LAYER], signal, code, info, context) };
+    }
+    // SAFETY: as above.
+    unsafe { errno.write(saved) };
+}
+
+/// Does what would have happened without us.
+///
+/// # Safety
+/// Called from the handler, with its arguments.
+unsafe fn pass_on(
+    layer: &Layer,
+    signal: i32,
+    code: i32,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // The kernel's own signals have positive codes. It does not let a fault be ignored.
+    let fault = code > 0;
+    let before = layer.before.get().copied().unwrap_or_else(default);
+    let once = before.sa_flags & libc::SA_RESETHAND != 0;
+    match before.sa_sigaction {
+        libc::SIG_IGN if !fault => {}
+        libc::SIG_DFL | libc::SIG_IGN => die(fault),
+        _ if once && layer.spent.swap(true, Ordering::Relaxed) => die(fault),
+        handler => {
+            // SAFETY: `context` is the ucontext_t of this signal.
+            unsafe { block_as_for(&before, context) };
+            if before.sa_flags & libc::SA_SIGINFO != 0 {
+                // SAFETY: a handler that was installed with SA_SIGINFO has this type.
+                let handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
+                handler(signal, info, context);
+            } else {
+                // SAFETY: a handler that was installed without it has this one.
+                let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(i32)>(handler) };
+                handler(signal);
+            }
+        }
+    }
+}
+
+/// The default action. A fault comes again when the handler returns; a signal that was sent has to be sent again.
+fn die(fault: bool) {
+    let _ = action(Some(&default()));
+    if !fault {
+        // SAFETY: raise(3) touches no memory. SIGBUS is blocked in here and comes as the handler returns.
+        unsafe { libc::raise(libc::SIGBUS) };
+    }
+}
+
+/// Blocks what the kernel would have blocked for that handler; it may leave by siglongjmp(3) and count on it.
+///
+/// # Safety
+/// `context` is the ucontext_t that the kernel gave to the handler.
+unsafe fn block_as_for(before: &libc::sigaction, context: *mut libc::c_void) {
+    let context = context.cast::<libc::ucontext_t>();
+    // SAFETY: in bounds of the ucontext_t. Only the kernel's 64 signals are in it, so no reference to the whole.
+    let interrupted = unsafe { &raw const (*context).uc_sigmask };
+    let mut blocked = before.sa_mask;
+    for signal in 1..=64 {
+        // SAFETY: sigismember(3) reads the word that has the signal.
+        if unsafe { libc::sigismember(interrupted, signal) } == 1 {
+            // SAFETY: sigaddset(3) changes the set.
+            unsafe { libc::sigaddset(&mut blocked, signal) };
+        }
+    }
+    if before.sa_flags & libc::SA_NODEFER == 0 {
+        // SAFETY: as above.
+        unsafe { libc::sigaddset(&mut blocked, libc::SIGBUS) };
+    }
+    // SAFETY: pthread_sigmask(3) reads one set.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, ptr::null_mut()) };
+}
+
+/// sched_yield(2): lets others go first.
+pub(crate) fn yield_now() {
+    // SAFETY: touches no memory.
+    unsafe { libc::sched_yield() };
+}

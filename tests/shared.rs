@@ -1,0 +1,623 @@
+//! `Shared`: every way to get one, what it refuses, bulk bytes against a model, counters that lose nothing.
+#![allow(clippy::disallowed_methods)]
+
+mod support;
+
+use folio::{Backing, Error, Shareable, Shared, Snapshot, fork};
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering,
+};
+use support::child::scenario;
+use support::disk::LoopFs;
+use support::pipe::pipe;
+use support::temp_dir;
+
+folio::shareable! {
+    /// Documentation and derives go through.
+    #[derive(Debug, Default)]
+    pub struct Counters {
+        /// Attempts.
+        tried: AtomicU64,
+        #[allow(dead_code)]
+        by_kind: [AtomicU32; 6],
+        pub done: AtomicI64,
+    }
+
+    struct Line { counters: Counters, rest: [AtomicU8; 24] }
+}
+
+fn duplicate<T: ?Sized + Shareable>(shared: &Shared<T>) -> OwnedFd {
+    shared.as_fd().unwrap().try_clone_to_owned().unwrap()
+}
+
+fn bytes(shared: &Shared<[AtomicU8]>) -> Vec<u8> {
+    shared.iter().map(|b| b.load(Ordering::Relaxed)).collect()
+}
+
+#[test]
+fn it_can_cross_threads_and_shows_no_bytes() {
+    fn crosses<T: Send + Sync + 'static>() {}
+    crosses::<Shared<Counters>>();
+    crosses::<Shared<[AtomicU8]>>();
+    let shared = Shared::<AtomicU64>::anonymous().unwrap();
+    shared.store(123_456_789, Ordering::Relaxed);
+    let text = format!("{shared:?}");
+    assert!(
+        text.contains("size: 8") && !text.contains("123456789"),
+        "{text}"
+    );
+}
+
+#[test]
+fn own_structs_have_the_layout_that_they_show() {
+    assert_eq!(size_of::<Counters>(), 40);
+    assert_eq!(size_of::<Line>(), 64);
+    let dir = temp_dir();
+    let path = dir.path().join("line");
+    let line = Shared::<Line>::create(&path).unwrap();
+    line.counters.tried.store(1, Ordering::Relaxed);
+    line.counters.by_kind[5].store(2, Ordering::Relaxed);
+    line.counters.done.store(-3, Ordering::Relaxed);
+    line.rest[23].store(4, Ordering::Relaxed);
+    let mut expected = [0; 64];
+    expected[..8].copy_from_slice(&1_u64.to_ne_bytes());
+    expected[28..32].copy_from_slice(&2_u32.to_ne_bytes());
+    expected[32..40].copy_from_slice(&(-3_i64).to_ne_bytes());
+    expected[63] = 4;
+    assert_eq!(std::fs::read(&path).unwrap(), expected);
+}
+
+#[test]
+fn every_way_gives_zeros_and_one_memory() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    let made = [
+        Shared::<[AtomicU8]>::anonymous_slice(10_000).unwrap(),
+        Shared::<[AtomicU8]>::memfd_slice("test", 10_000).unwrap(),
+        Shared::<[AtomicU8]>::create_slice(&path, 10_000).unwrap(),
+    ];
+    for shared in &made {
+        assert_eq!(bytes(shared), vec![0; 10_000]);
+        shared.flush().unwrap();
+        shared.start_writeback().unwrap();
+        shared.check().unwrap();
+    }
+    assert!(made[0].as_fd().is_none());
+    let again = Shared::<[AtomicU8]>::from_fd_slice(duplicate(&made[1])).unwrap();
+    made[1][9_999].store(1, Ordering::Relaxed);
+    assert_eq!(again[9_999].load(Ordering::Relaxed), 1);
+    let again = Shared::<[AtomicU8]>::open_slice(&path).unwrap();
+    made[2][9_999].store(1, Ordering::Relaxed);
+    assert_eq!(again[9_999].load(Ordering::Relaxed), 1);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes(&again));
+    // What is written past the mapping is seen by the file, and the other way round.
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all_at(&[5], 77)
+        .unwrap();
+    assert_eq!(made[2][77].load(Ordering::Relaxed), 5);
+}
+
+#[test]
+fn nothing_is_a_length_too() {
+    let dir = temp_dir();
+    let path = dir.path().join("empty");
+    let made = [
+        Shared::<[AtomicU64]>::anonymous_slice(0).unwrap(),
+        Shared::<[AtomicU64]>::memfd_slice("test", 0).unwrap(),
+        Shared::<[AtomicU64]>::create_slice(&path, 0).unwrap(),
+        Shared::<[AtomicU64]>::open_slice(&path).unwrap(),
+    ];
+    for shared in made {
+        assert!(shared.is_empty());
+        shared.flush().unwrap();
+        shared.start_writeback().unwrap();
+        shared.check().unwrap();
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    let sealed = Shared::<[AtomicU8]>::memfd_slice("test", 0).unwrap().seal();
+    assert!(sealed.unwrap().is_empty());
+    let bytes = Shared::<[AtomicU8]>::anonymous_slice(0).unwrap();
+    bytes.read_at(0, &mut []).unwrap();
+    assert!(bytes.read_at(0, &mut [0]).is_err());
+}
+
+#[test]
+fn a_file_of_the_wrong_size_is_refused_with_both_sizes() {
+    let dir = temp_dir();
+    let path = support::file_with(dir.path(), "file", &[0; 39]);
+    let error = Shared::<Counters>::open(&path).unwrap_err();
+    assert!(matches!(
+        &error,
+        Error::TooSmall {
+            needed: 40,
+            size: 39,
+            ..
+        }
+    ));
+    assert!(error.to_string().contains("file"), "{error}");
+    let fd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    let error = Shared::<Counters>::from_fd(fd.into()).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::TooSmall {
+            needed: 40,
+            size: 39,
+            ..
+        }
+    ));
+    let error = Shared::<[AtomicU16]>::open_slice(&path).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::Misaligned {
+            value: 39,
+            align: 2
+        }
+    ));
+    // And left as it is.
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 39);
+}
+
+#[test]
+fn lengths_beyond_any_address_space_are_errors() {
+    for len in [usize::MAX, usize::MAX / 8, isize::MAX as usize] {
+        let refused = [
+            Shared::<[AtomicU64]>::anonymous_slice(len),
+            Shared::<[AtomicU64]>::memfd_slice("test", len),
+            Shared::<[AtomicU64]>::create_slice("/nonexistent", len),
+        ];
+        for result in refused {
+            assert!(matches!(result, Err(Error::TooLarge { .. })), "{result:?}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_shared_is_refused() {
+    let dir = temp_dir();
+    let open = |path: &Path| Shared::<AtomicU8>::open(path).unwrap_err();
+    let received = |fd: OwnedFd| Shared::<AtomicU8>::from_fd(fd).unwrap_err();
+    for error in [
+        open(dir.path()),
+        Shared::<AtomicU8>::create(dir.path()).unwrap_err(),
+        received(File::open(dir.path()).unwrap().into()),
+    ] {
+        assert!(matches!(error, Error::IsDirectory { .. }), "{error}");
+    }
+    let fifo = dir.path().join("fifo");
+    support::pipe::make_fifo(&fifo);
+    let (reader, writer) = pipe();
+    let file = support::file_with(dir.path(), "file", b"bytes");
+    let memfd = Shared::<AtomicU8>::memfd("test").unwrap();
+    let sealed = duplicate(&memfd);
+    memfd.seal().unwrap();
+    for error in [
+        open(&fifo),
+        open(Path::new("/dev/zero")),
+        Shared::<AtomicU8>::create("/dev/null").unwrap_err(),
+        received(reader),
+        received(writer),
+        received(File::open(&file).unwrap().into()),
+        received(OpenOptions::new().write(true).open(&file).unwrap().into()),
+        received(sealed),
+    ] {
+        assert!(matches!(error, Error::NotMappable { .. }), "{error}");
+    }
+    let missing = open(&dir.path().join("missing"));
+    assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+    let missing = Shared::<AtomicU8>::create(dir.path().join("missing/file")).unwrap_err();
+    assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+    assert!(Shared::<AtomicU8>::memfd("a\0b").is_err());
+}
+
+#[test]
+fn more_alignment_than_a_page_is_refused_or_given() {
+    folio::shareable! {
+        #[repr(align(1048576))]
+        struct Wide { all: [[AtomicU64; 1024]; 128] }
+    }
+    for _ in 0..8 {
+        match Shared::<Wide>::anonymous() {
+            Ok(wide) => assert_eq!(&raw const wide.all as usize % 1048576, 0),
+            Err(error) => assert!(matches!(error, Error::Misaligned { align: 1048576, .. })),
+        }
+    }
+}
+
+#[test]
+fn create_extends_with_zeros_and_never_shortens() {
+    let dir = temp_dir();
+    let path = support::file_with(dir.path(), "file", &[7; 5000]);
+    let shared = Shared::<[AtomicU8]>::create_slice(&path, 100).unwrap();
+    assert_eq!(bytes(&shared), [7; 100]);
+    assert_eq!(std::fs::read(&path).unwrap(), [7; 5000]);
+    let shared = Shared::<[AtomicU8]>::create_slice(&path, 9000).unwrap();
+    assert_eq!(bytes(&shared), [vec![7; 5000], vec![0; 4000]].concat());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 9000);
+}
+
+#[test]
+fn create_allocates_the_whole_file() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (new, holes) = (dir.path().join("new"), dir.path().join("holes"));
+    File::create(&holes).unwrap().set_len(2 << 20).unwrap();
+    for path in [new, holes] {
+        let shared = Shared::<[AtomicU8]>::create_slice(&path, 1 << 20).unwrap();
+        let meta = std::fs::metadata(&path).unwrap();
+        assert!(meta.blocks() * 512 >= 1 << 20, "{}", path.display());
+        assert_eq!(bytes(&shared), vec![0; 1 << 20]);
+    }
+}
+
+#[test]
+fn create_makes_files_as_everybody_does() {
+    scenario!(|| {
+        let dir = temp_dir();
+        // SAFETY: sets the umask of this process.
+        unsafe { libc::umask(0o027) };
+        let path = dir.path().join("file");
+        drop(Shared::<AtomicU8>::create(&path).unwrap());
+        drop(File::create(dir.path().join("oracle")).unwrap());
+        let mode = |name: &str| {
+            let meta = std::fs::metadata(dir.path().join(name)).unwrap();
+            meta.permissions().mode()
+        };
+        assert_eq!(mode("file"), mode("oracle"));
+        // By a link, to nothing yet; and from the current directory.
+        std::os::unix::fs::symlink("target", dir.path().join("link")).unwrap();
+        drop(Shared::<AtomicU64>::create(dir.path().join("link")).unwrap());
+        assert_eq!(
+            std::fs::metadata(dir.path().join("target")).unwrap().len(),
+            8
+        );
+        std::os::unix::fs::symlink("circle", dir.path().join("circle")).unwrap();
+        let circle = Shared::<AtomicU64>::create(dir.path().join("circle"));
+        assert_eq!(circle.unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        std::env::set_current_dir(dir.path()).unwrap();
+        drop(Shared::<AtomicU64>::create("here").unwrap());
+        let names: BTreeSet<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let expected = ["circle", "file", "here", "link", "oracle", "target"];
+        assert_eq!(names, expected.map(String::from).into());
+    })
+    .succeed();
+}
+
+#[test]
+fn all_who_create_at_once_get_one_file() {
+    scenario!(|| {
+        let dir = temp_dir();
+        for round in 0..100 {
+            let path = dir.path().join(round.to_string());
+            let (start, hold) = pipe();
+            fork::scope(|s| {
+                for child in 0..6_usize {
+                    let (path, start) = (&path, &start);
+                    s.spawn(move || {
+                        let start = File::from(start.try_clone().unwrap());
+                        (&start).read_exact(&mut [0]).unwrap();
+                        let len = 1000 * (1 + child % 3);
+                        let shared = Shared::<[AtomicU64]>::create_slice(path, len).unwrap();
+                        shared[999].fetch_add(1, Ordering::Relaxed);
+                    })
+                    .unwrap();
+                }
+                File::from(hold).write_all(&[0; 6]).unwrap();
+            })
+            .unwrap();
+            let shared = Shared::<[AtomicU64]>::open_slice(&path).unwrap();
+            assert_eq!(shared.len(), 3000);
+            assert_eq!(shared[999].load(Ordering::Relaxed), 6, "round {round}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 100);
+    })
+    .succeed();
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_leaves_nothing() {
+    for kind in ["tmpfs", "ext4", "xfs", "btrfs"] {
+        let Some(disk) = LoopFs::new(kind, 64 << 10) else {
+            continue;
+        };
+        let before = std::fs::read_dir(disk.path()).unwrap().count();
+        let path = disk.path().join("new");
+        let full = Shared::<[AtomicU8]>::create_slice(&path, 400 << 20).unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC), "{kind}: {full}");
+        assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), before);
+        // One that is there keeps its length and its bytes.
+        std::fs::write(&path, [7; 1000]).unwrap();
+        let full = Shared::<[AtomicU8]>::create_slice(&path, 400 << 20).unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC), "{kind}: {full}");
+        assert_eq!(std::fs::read(&path).unwrap(), [7; 1000], "{kind}");
+        // What there is room for can be made, and written to its end.
+        let small = disk.path().join("small");
+        let shared = Shared::<[AtomicU8]>::create_slice(&small, 16 << 10).unwrap();
+        shared.write_at(0, &[1; 16 << 10]).unwrap();
+        shared.flush().unwrap();
+        assert_eq!(std::fs::read(&small).unwrap(), [1; 16 << 10], "{kind}");
+    }
+}
+
+#[test]
+fn a_disk_filled_by_others_after_create_changes_nothing() {
+    let Some(disk) = LoopFs::new("tmpfs", 64 << 10) else {
+        return;
+    };
+    let shared = Shared::<[AtomicU8]>::create_slice(disk.path().join("file"), 32 << 10).unwrap();
+    let filled = std::fs::write(disk.path().join("more"), [1; 64 << 10]);
+    assert_eq!(filled.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    shared.write_at(0, &[1; 32 << 10]).unwrap();
+    shared.check().unwrap();
+}
+
+#[test]
+fn bulk_bytes_agree_with_a_model() {
+    const SIZE: usize = 20_000;
+    let shared = Shared::<[AtomicU8]>::anonymous_slice(SIZE).unwrap();
+    let mut model = vec![0_u8; SIZE];
+    let mut random = support::random::seed();
+    let mut next = |bound: usize| {
+        // xorshift64*
+        random |= 1;
+        random ^= random >> 12;
+        random ^= random << 25;
+        random ^= random >> 27;
+        (random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    };
+    for turn in 0..20_000_u32 {
+        let near = [0, 1, SIZE - 1, SIZE, SIZE + 1, usize::MAX, usize::MAX - 99];
+        let offset = match next(4) {
+            0 => near[next(near.len())],
+            _ => next(SIZE),
+        };
+        let len = match next(3) {
+            0 => next(130),
+            1 => next(9000),
+            _ => next(20),
+        };
+        let inside = offset as u128 + len as u128 <= SIZE as u128;
+        if next(2) == 0 {
+            let data: Vec<u8> = (0..len).map(|i| (turn as usize + i * 7) as u8).collect();
+            let done = shared.write_at(offset, &data);
+            assert_eq!(done.is_ok(), inside, "write {offset}+{len}");
+            if inside {
+                model[offset..offset + len].copy_from_slice(&data);
+            }
+        } else {
+            let mut buf = vec![0xAA; len];
+            let done = shared.read_at(offset, &mut buf);
+            assert_eq!(done.is_ok(), inside, "read {offset}+{len}");
+            match inside {
+                true => assert!(buf == model[offset..offset + len]),
+                false => assert!(matches!(done, Err(Error::OutOfBounds { .. }))),
+            }
+        }
+    }
+    assert_eq!(bytes(&shared), model);
+}
+
+#[test]
+fn a_read_beside_a_writer_gives_bytes_that_were_there() {
+    let rounds = if cfg!(miri) { 20 } else { 2000 };
+    let shared = Shared::<[AtomicU8]>::anonymous_slice(3000).unwrap();
+    shared.write_at(0, &[1; 3000]).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for value in [2, 4, 1] {
+                    shared.write_at(0, &[value; 3000]).unwrap();
+                    shared[1500].store(8, Ordering::Relaxed);
+                }
+            }
+        });
+        let mut buf = [0; 2999];
+        for _ in 0..rounds {
+            shared.read_at(1, &mut buf).unwrap();
+            let known = buf.iter().all(|byte| matches!(byte, 1 | 2 | 4 | 8));
+            assert!(known);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn what_was_written_before_a_release_is_read_after_an_acquire() {
+    let rounds: u64 = if cfg!(miri) { 20 } else { 20_000 };
+    let message = Shared::<[AtomicU8]>::anonymous_slice(1000).unwrap();
+    let turn = Shared::<AtomicU64>::anonymous().unwrap();
+    let start = Barrier::new(2);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            start.wait();
+            for round in 0..rounds {
+                while turn.load(Ordering::Acquire) != 2 * round {
+                    std::thread::yield_now();
+                }
+                message.write_at(0, &[round as u8; 1000]).unwrap();
+                turn.store(2 * round + 1, Ordering::Release);
+            }
+        });
+        start.wait();
+        let mut buf = [0; 1000];
+        for round in 0..rounds {
+            while turn.load(Ordering::Acquire) != 2 * round + 1 {
+                std::thread::yield_now();
+            }
+            message.read_at(0, &mut buf).unwrap();
+            assert_eq!(buf, [round as u8; 1000], "round {round}");
+            turn.store(2 * round + 2, Ordering::Release);
+        }
+    });
+}
+
+#[test]
+fn sealed_bytes_are_final() {
+    let shared = Shared::<[AtomicU8]>::memfd_slice("test", 5000).unwrap();
+    shared.write_at(0, &[7; 5000]).unwrap();
+    let fd = duplicate(&shared);
+    let sealed = shared.seal().unwrap();
+    assert_eq!(sealed.backing(), Backing::Sealed);
+    assert!(sealed[..] == [7; 5000]);
+    let file = File::from(fd);
+    assert!(file.write_all_at(&[1], 0).is_err());
+    assert!(file.set_len(0).is_err());
+    assert!(file.set_len(10_000).is_err());
+    assert!(Shared::<AtomicU8>::from_fd(file.try_clone().unwrap().into()).is_err());
+    let received = Snapshot::options().must_map(true).from_fd(&file).unwrap();
+    assert_eq!(received.backing(), Backing::Sealed);
+    assert!(received[..] == [7; 5000]);
+}
+
+#[test]
+fn what_others_have_mapped_is_not_sealed() {
+    scenario!(|| {
+        let shared = Shared::<[AtomicU8]>::memfd_slice("test", 5000).unwrap();
+        let other = Shared::<[AtomicU8]>::from_fd_slice(duplicate(&shared)).unwrap();
+        let fd = duplicate(&shared);
+        let busy = shared.seal();
+        assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
+        // The others have it as it was.
+        other.write_at(0, b"still here").unwrap();
+        drop(other);
+        let (end, hold) = pipe();
+        let (ready, say) = pipe();
+        let shared = Shared::<[AtomicU8]>::from_fd_slice(fd).unwrap();
+        let fd = duplicate(&shared);
+        fork::scope(|s| {
+            // A child holds it, though it does nothing with it.
+            s.spawn(|| {
+                File::from(say).write_all(b"!").unwrap();
+                File::from(end).read_exact(&mut [0]).unwrap();
+            })
+            .unwrap();
+            File::from(ready).read_exact(&mut [0]).unwrap();
+            assert!(matches!(shared.seal(), Err(Error::Busy { .. })));
+            File::from(hold).write_all(b"!").unwrap();
+        })
+        .unwrap();
+        let shared = Shared::<[AtomicU8]>::from_fd_slice(fd).unwrap();
+        assert!(shared.seal().unwrap().starts_with(b"still here"));
+    })
+    .succeed();
+}
+
+#[test]
+fn only_memfds_that_take_seals_are_sealed() {
+    let dir = temp_dir();
+    let file = Shared::<AtomicU8>::create(dir.path().join("file")).unwrap();
+    let anonymous = Shared::<AtomicU8>::anonymous().unwrap();
+    // SAFETY: the name is a C string, and the descriptor is new.
+    let fixed = unsafe {
+        let fd = libc::memfd_create(c"fixed".as_ptr(), libc::MFD_CLOEXEC);
+        File::from_raw_fd(fd)
+    };
+    fixed.set_len(1).unwrap();
+    let fixed = Shared::<AtomicU8>::from_fd(fixed.into()).unwrap();
+    for shared in [file, anonymous, fixed] {
+        let refused = shared.seal().unwrap_err();
+        assert!(matches!(refused, Error::Unprotectable { .. }), "{refused}");
+    }
+}
+
+#[test]
+fn a_memfd_never_shrinks() {
+    let shared = Shared::<[AtomicU8]>::memfd_slice("test", 5000).unwrap();
+    let file = File::from(duplicate(&shared));
+    assert!(file.set_len(4999).is_err());
+    file.set_len(10_000).unwrap();
+    assert_eq!(shared.len(), 5000);
+}
+
+#[test]
+fn children_lose_no_count_wherever_it_is() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let counters = [
+            Shared::<AtomicU64>::anonymous().unwrap(),
+            Shared::<AtomicU64>::memfd("test").unwrap(),
+            Shared::<AtomicU64>::create(dir.path().join("file")).unwrap(),
+        ];
+        fork::scope(|s| {
+            for _ in 0..64 {
+                s.spawn(|| {
+                    for _ in 0..100_000 {
+                        for counter in &counters {
+                            counter.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                })
+                .unwrap();
+            }
+        })
+        .unwrap();
+        for counter in &counters {
+            assert_eq!(counter.load(Ordering::Relaxed), 6_400_000);
+        }
+    })
+    .succeed();
+}
+
+/// A process that has nothing in common with this one but a path.
+fn stranger(test: &str, path: &Path, task: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env("FOLIO_TEST_STRANGER", task)
+        .env("FOLIO_TEST_PATH", path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn unrelated_processes_lose_no_count_and_survive_one_another() {
+    if let Some(task) = std::env::var_os("FOLIO_TEST_STRANGER") {
+        let path = support::child::argument("PATH");
+        let counters = Shared::<[AtomicU64; 2]>::create(path).unwrap();
+        if task == "count" {
+            for _ in 0..100_000 {
+                counters[0].fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        loop {
+            counters[1].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let dir = temp_dir();
+    let path = dir.path().join("counters");
+    let test = "unrelated_processes_lose_no_count_and_survive_one_another";
+    let mut counting: Vec<_> = (0..8).map(|_| stranger(test, &path, "count")).collect();
+    let mut killed = stranger(test, &path, "be killed");
+    let counters = Shared::<[AtomicU64; 2]>::create(&path).unwrap();
+    // In the middle of it.
+    while counters[1].load(Ordering::Relaxed) < 1000 {
+        std::thread::yield_now();
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    for child in &mut counting {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(counters[0].load(Ordering::Relaxed), 800_000);
+    let left = counters[1].load(Ordering::Relaxed);
+    counters[1].fetch_add(1, Ordering::Relaxed);
+    assert_eq!(counters[1].load(Ordering::Relaxed), left + 1);
+}

@@ -1,0 +1,628 @@
+//! A file that loses pages under a `Shared`: an error on every thread, and no signal that kills anybody.
+#![allow(clippy::disallowed_methods)]
+
+mod support;
+
+use folio::{Error, Shared, fork};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use support::child::{report, scenario};
+use support::disk::LoopFs;
+use support::pipe::pipe;
+use support::{kernel, temp_dir};
+
+const PAGE: usize = 4096;
+
+fn is_faulted(result: Result<(), Error>) -> bool {
+    match result {
+        Ok(()) => false,
+        Err(Error::Faulted { .. }) => true,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn created(path: &Path, pages: usize) -> Shared<[AtomicU8]> {
+    let shared = Shared::<[AtomicU8]>::create_slice(path, pages * PAGE).unwrap();
+    shared.write_at(0, &vec![7; pages * PAGE]).unwrap();
+    shared
+}
+
+fn set_len(path: &Path, len: u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(len).unwrap();
+}
+
+/// Another process, forked before there are threads, that truncates on command.
+struct Other {
+    say: File,
+    hear: BufReader<File>,
+}
+
+impl Other {
+    fn new() -> Self {
+        let (commands, say) = pipe();
+        let (hear, answers) = pipe();
+        let (say, hear) = (File::from(say), BufReader::new(File::from(hear)));
+        let other = Other { say, hear };
+        // It ends when the pipe is closed.
+        let _ = support::child::fork(|| {
+            // SAFETY: the copy of our end, which nobody uses there.
+            unsafe { libc::close(other.say.as_raw_fd()) };
+            for line in BufReader::new(File::from(commands)).lines() {
+                let line = line.unwrap();
+                let (len, path) = line.split_once(' ').unwrap();
+                set_len(Path::new(path), len.parse().unwrap());
+                writeln!(&File::from(answers.try_clone().unwrap())).unwrap();
+            }
+        });
+        other
+    }
+
+    fn truncate(&mut self, path: &Path, len: usize) {
+        writeln!(self.say, "{len} {}", path.display()).unwrap();
+        self.hear.read_line(&mut String::new()).unwrap();
+    }
+}
+
+/// A mapping that this test made by itself, of a file without bytes: touching it is a fault that is none of folio's.
+struct Foreign {
+    start: *mut u8,
+    _file: File,
+}
+
+static FOREIGN: AtomicUsize = AtomicUsize::new(0);
+
+impl Foreign {
+    fn new(path: &Path) -> Self {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .unwrap();
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping where nothing is.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE,
+                access,
+                flags,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(start, libc::MAP_FAILED);
+        FOREIGN.store(start as usize, Ordering::Relaxed);
+        Foreign {
+            start: start.cast(),
+            _file: file,
+        }
+    }
+
+    fn touch(&self) -> u8 {
+        // SAFETY: mapped; the fault is what is wanted.
+        unsafe { self.start.read_volatile() }
+    }
+}
+
+static OWN_FAULTS: AtomicU32 = AtomicU32::new(0);
+static CHAIN: AtomicUsize = AtomicUsize::new(0);
+
+/// A program's own handler: repairs its own mapping; passes the rest on, if it knows to whom, and else dies.
+extern "C" fn own(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel gives one siginfo_t, with an address.
+    let address = unsafe { (*info).si_addr() } as usize;
+    let foreign = FOREIGN.load(Ordering::Relaxed);
+    if address.wrapping_sub(foreign) < PAGE {
+        OWN_FAULTS.fetch_add(1, Ordering::Relaxed);
+        let (access, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        // SAFETY: our own mapping, which is one page.
+        unsafe { libc::mmap(foreign as *mut _, PAGE, access, flags, -1, 0) };
+        return;
+    }
+    match CHAIN.load(Ordering::Relaxed) {
+        // SAFETY: ends the process.
+        0 => unsafe { libc::_exit(42) },
+        // SAFETY: what sigaction gave for a handler with SA_SIGINFO.
+        next => unsafe {
+            std::mem::transmute::<usize, extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void)>(
+                next,
+            )(signal, info, context)
+        },
+    }
+}
+
+fn install(handler: usize, flags: i32) -> libc::sigaction {
+    // SAFETY: zero is a valid sigaction; the handlers of this file are async-signal-safe.
+    unsafe {
+        let mut new: libc::sigaction = std::mem::zeroed();
+        let mut old: libc::sigaction = std::mem::zeroed();
+        new.sa_sigaction = handler;
+        new.sa_flags = flags;
+        assert_eq!(libc::sigaction(libc::SIGBUS, &new, &mut old), 0);
+        old
+    }
+}
+
+fn installed() -> libc::sigaction {
+    // SAFETY: zero is a valid sigaction; nothing is set.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        let null = std::ptr::null();
+        assert_eq!(libc::sigaction(libc::SIGBUS, null, &mut old), 0);
+        old
+    }
+}
+
+fn own_handler() -> usize {
+    own as *const () as usize
+}
+
+/// Opens a file and has it lose its pages: no signal gets through, and all say so.
+fn lose_a_file(path: &Path) {
+    let shared = created(path, 2);
+    set_len(path, 0);
+    assert_eq!(shared[PAGE].load(Ordering::Relaxed), 0);
+    assert!(is_faulted(shared.check()));
+}
+
+#[test]
+fn truncated_under_threads_that_read_and_write() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let mut other = Other::new();
+        let untouched = created(&dir.path().join("untouched"), 4);
+        let mut before = None;
+        for round in 0..2000_usize {
+            if round == 100 {
+                // The allocator and the threads have what they keep.
+                before = Some(kernel::Holdings::now());
+            }
+            let path = dir.path().join("file");
+            let pages = 1 + round % 7;
+            let shared = created(&path, pages);
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|s| {
+                for thread in 0..3_usize {
+                    let (shared, stop) = (&shared, &stop);
+                    s.spawn(move || {
+                        let mut buf = vec![0; 100];
+                        for turn in thread.. {
+                            let at = turn * 997 % (shared.len() - buf.len());
+                            let done = match thread {
+                                0 => shared.read_at(at, &mut buf),
+                                1 => shared.write_at(at, &[7; 100]),
+                                _ => {
+                                    shared[at].fetch_or(1, Ordering::Relaxed);
+                                    shared[shared.len() - 1 - at].load(Ordering::Relaxed);
+                                    shared.read_at(at, &mut [])
+                                }
+                            };
+                            if is_faulted(done) || stop.load(Ordering::Relaxed) {
+                                break;
+                            }
+                        }
+                    });
+                }
+                // To nothing; to a part of a page; to nothing and back, which need not be noticed.
+                match round % 3 {
+                    0 => other.truncate(&path, 0),
+                    1 => other.truncate(&path, pages * PAGE - 1),
+                    _ => {
+                        other.truncate(&path, 0);
+                        other.truncate(&path, pages * PAGE);
+                    }
+                }
+                let noticed = is_faulted(shared.check());
+                assert!(noticed || round % 3 == 2, "round {round}");
+                stop.store(!noticed, Ordering::Relaxed);
+                if noticed {
+                    // For good, and on every thread: the readers and writers end by themselves.
+                    set_len(&path, 1 << 20);
+                    let on_another = s.spawn(|| {
+                        let mut buf = [0; 1];
+                        assert!(is_faulted(shared.read_at(0, &mut buf)));
+                        assert!(is_faulted(shared.write_at(0, &buf)));
+                        assert!(is_faulted(shared.flush()));
+                        assert!(is_faulted(shared.start_writeback()));
+                        assert!(is_faulted(shared.check()));
+                    });
+                    on_another.join().unwrap();
+                }
+            });
+            if !is_faulted(shared.check()) {
+                // Then it is still the file.
+                shared.write_at(0, &[9]).unwrap();
+                assert_eq!(std::fs::read(&path).unwrap()[0], 9);
+            }
+            drop(shared);
+            std::fs::remove_file(&path).unwrap();
+        }
+        let mut bytes = vec![0; 4 * PAGE];
+        untouched.read_at(0, &mut bytes).unwrap();
+        assert_eq!(bytes, vec![7; 4 * PAGE]);
+        before
+            .unwrap()
+            .assert_nothing_left("after 2000 truncated files");
+    })
+    .succeed();
+}
+
+#[test]
+fn memory_of_a_lost_file_comes_back_with_the_drop() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = dir.path().join("file");
+        let shared = created(&path, 4096);
+        set_len(&path, 0);
+        for byte in shared.iter().step_by(PAGE) {
+            byte.store(1, Ordering::Relaxed);
+        }
+        let start = shared.as_ptr() as usize;
+        let private = kernel::smaps(start..start + shared.len(), "Anonymous");
+        assert_eq!(private, 4096 * PAGE);
+        drop(shared);
+        assert_eq!(kernel::mapping_at(start), None);
+    })
+    .succeed();
+}
+
+#[test]
+fn a_file_that_is_too_short_is_noticed_before_it_is_touched() {
+    scenario!(|| {
+        let dir = temp_dir();
+        for (number, len) in [0, 1, PAGE, 2 * PAGE - 1].into_iter().enumerate() {
+            let path = dir.path().join(number.to_string());
+            let shared = created(&path, 2);
+            shared.check().unwrap();
+            set_len(&path, len as u64);
+            // Nothing was touched, and a blocked SIGBUS would kill.
+            let mask = block_sigbus();
+            assert!(is_faulted(shared.flush()), "{len}");
+            unblock(mask);
+            // For ever, though the file is long enough again.
+            set_len(&path, 1 << 20);
+            assert!(is_faulted(shared.read_at(0, &mut [0])));
+            assert_eq!(shared[0].load(Ordering::Relaxed), 0);
+        }
+    })
+    .succeed();
+}
+
+fn block_sigbus() -> libc::sigset_t {
+    // SAFETY: zero is a valid set for these calls, which change it and the mask of this thread.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&mut set, libc::SIGBUS);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut old);
+        old
+    }
+}
+
+fn unblock(mask: libc::sigset_t) {
+    // SAFETY: a set that came from the same call.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut()) };
+}
+
+#[test]
+fn a_thread_that_blocks_sigbus_is_killed_by_the_kernel() {
+    // Nobody can help that (sigaction(2)); the documentation says so.
+    let outcome = scenario!(|| {
+        let dir = temp_dir();
+        let path = dir.path().join("file");
+        let shared = created(&path, 1);
+        set_len(&path, 0);
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        block_sigbus();
+        shared[0].load(Ordering::Relaxed);
+    })
+    .run();
+    assert_eq!(outcome.signal(), Some(libc::SIGBUS));
+}
+
+#[test]
+fn a_handler_from_before_gets_its_own_faults() {
+    for flags in [
+        libc::SA_SIGINFO,
+        libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK,
+    ] {
+        scenario!(|| {
+            let dir = temp_dir();
+            let foreign = Foreign::new(&dir.path().join("foreign"));
+            let flags = support::child::argument("FLAGS");
+            install(own_handler(), flags.to_str().unwrap().parse().unwrap());
+            lose_a_file(&dir.path().join("file"));
+            assert_eq!(OWN_FAULTS.load(Ordering::Relaxed), 0);
+            assert_eq!(foreign.touch(), 0);
+            assert_eq!(OWN_FAULTS.load(Ordering::Relaxed), 1);
+            lose_a_file(&dir.path().join("file"));
+            assert_eq!(OWN_FAULTS.load(Ordering::Relaxed), 1);
+        })
+        .argument("FLAGS", flags.to_string())
+        .succeed();
+    }
+}
+
+#[test]
+fn a_later_handler_that_passes_on_gets_its_own_faults() {
+    scenario!(|| {
+        let dir = temp_dir();
+        lose_a_file(&dir.path().join("file"));
+        let shared = created(&dir.path().join("other"), 2);
+        let foreign = Foreign::new(&dir.path().join("foreign"));
+        let before = install(own_handler(), libc::SA_SIGINFO);
+        CHAIN.store(before.sa_sigaction, Ordering::Relaxed);
+        assert_eq!(foreign.touch(), 0);
+        assert_eq!(OWN_FAULTS.load(Ordering::Relaxed), 1);
+        // Ours behind it.
+        set_len(&dir.path().join("other"), 0);
+        assert_eq!(shared[PAGE].load(Ordering::Relaxed), 0);
+        assert!(is_faulted(shared.read_at(0, &mut [0])));
+        // Ours in front of it again, and behind it: no circle.
+        lose_a_file(&dir.path().join("file"));
+        let foreign = Foreign::new(&dir.path().join("foreign"));
+        assert_eq!(foreign.touch(), 0);
+        assert_eq!(OWN_FAULTS.load(Ordering::Relaxed), 2);
+    })
+    .succeed();
+}
+
+#[test]
+fn a_later_handler_that_passes_nothing_on_is_overtaken_by_the_next_file() {
+    scenario!(|| {
+        let dir = temp_dir();
+        lose_a_file(&dir.path().join("file"));
+        install(own_handler(), libc::SA_SIGINFO);
+        lose_a_file(&dir.path().join("file"));
+        let foreign = Foreign::new(&dir.path().join("foreign"));
+        assert_eq!(foreign.touch(), 0);
+        assert_eq!(OWN_FAULTS.load(Ordering::Relaxed), 1);
+    })
+    .succeed();
+}
+
+#[test]
+fn handlers_in_a_circle_end() {
+    let outcome = scenario!(|| {
+        let dir = temp_dir();
+        drop(created(&dir.path().join("file"), 1));
+        let before = install(own_handler(), libc::SA_SIGINFO);
+        CHAIN.store(before.sa_sigaction, Ordering::Relaxed);
+        // Ours is in front of one that passes on to ours.
+        drop(created(&dir.path().join("file"), 1));
+        let foreign = Foreign::new(&dir.path().join("foreign"));
+        FOREIGN.store(0, Ordering::Relaxed);
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        foreign.touch();
+    })
+    .run();
+    assert_eq!(outcome.signal(), Some(libc::SIGBUS), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_one_shot_handler_gets_one_signal() {
+    extern "C" fn note(_: i32) {
+        OWN_FAULTS.fetch_add(1, Ordering::Relaxed);
+    }
+    let outcome = scenario!(|| {
+        let dir = temp_dir();
+        install(note as *const () as usize, libc::SA_RESETHAND);
+        drop(created(&dir.path().join("file"), 1));
+        drop(dir);
+        // SAFETY: sends a signal to this thread.
+        unsafe { libc::raise(libc::SIGBUS) };
+        report(OWN_FAULTS.load(Ordering::Relaxed));
+        // SAFETY: as above.
+        unsafe { libc::raise(libc::SIGBUS) };
+        report("alive");
+    })
+    .run();
+    assert_eq!(outcome.reports(), ["1"]);
+    assert_eq!(outcome.signal(), Some(libc::SIGBUS));
+}
+
+#[test]
+fn a_fault_that_is_nobodys_kills_as_ever() {
+    for handler in [None, Some(libc::SIG_DFL), Some(libc::SIG_IGN)] {
+        let mut scenario = scenario!(|| {
+            let dir = temp_dir();
+            let handler = support::child::argument("HANDLER");
+            if let Ok(handler) = handler.to_str().unwrap().parse() {
+                install(handler, 0);
+            }
+            lose_a_file(&dir.path().join("file"));
+            let foreign = Foreign::new(&dir.path().join("foreign"));
+            std::fs::remove_dir_all(dir.path()).unwrap();
+            foreign.touch();
+        });
+        let name = handler.map_or("Rust's".to_owned(), |handler| handler.to_string());
+        let outcome = scenario.argument("HANDLER", &name).run();
+        assert_eq!(outcome.signal(), Some(libc::SIGBUS), "{name}");
+    }
+}
+
+#[test]
+fn a_signal_that_was_sent_does_what_it_would_have_done() {
+    for (handler, killed) in [(libc::SIG_DFL, true), (libc::SIG_IGN, false)] {
+        let mut scenario = scenario!(|| {
+            let dir = temp_dir();
+            let handler = support::child::argument("HANDLER");
+            install(handler.to_str().unwrap().parse().unwrap(), 0);
+            let shared = created(&dir.path().join("file"), 1);
+            let start = shared.as_ptr();
+            drop(dir);
+            // SAFETY: sends a signal to this thread.
+            unsafe { libc::raise(libc::SIGBUS) };
+            assert_eq!(shared.as_ptr(), start);
+            shared.read_at(0, &mut [0]).unwrap();
+        });
+        let outcome = scenario.argument("HANDLER", handler.to_string()).run();
+        assert_eq!(outcome.signal().is_some(), killed, "{}", outcome.stderr);
+        assert_eq!(outcome.status.success(), !killed);
+    }
+}
+
+#[test]
+fn rust_still_reports_a_stack_overflow() {
+    #[allow(unconditional_recursion)]
+    fn deep(n: &mut [u8; 4096]) -> u8 {
+        let mut more = [n[0].wrapping_add(1); 4096];
+        deep(std::hint::black_box(&mut more)).wrapping_add(more[7])
+    }
+    let outcome = scenario!(|| {
+        let dir = temp_dir();
+        lose_a_file(&dir.path().join("file"));
+        drop(dir);
+        std::thread::spawn(|| deep(&mut [0; 4096])).join().unwrap();
+    })
+    .run();
+    assert_eq!(outcome.signal(), Some(libc::SIGABRT));
+    assert!(outcome.stderr.contains("overflowed its stack"));
+}
+
+#[test]
+fn only_files_need_the_handler() {
+    scenario!(|| {
+        let before = installed().sa_sigaction;
+        drop(Shared::<AtomicU32>::anonymous().unwrap());
+        let memfd = Shared::<AtomicU32>::memfd("test").unwrap();
+        let fd = memfd.as_fd().unwrap().try_clone_to_owned().unwrap();
+        drop(Shared::<AtomicU32>::from_fd(fd).unwrap());
+        assert_eq!(installed().sa_sigaction, before);
+        let dir = temp_dir();
+        drop(created(&dir.path().join("file"), 1));
+        let ours = installed();
+        assert_ne!(ours.sa_sigaction, before);
+        let wanted = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        assert_eq!(ours.sa_flags & wanted, wanted);
+    })
+    .succeed();
+}
+
+#[test]
+fn each_of_many_mappings_is_found() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = |n: usize| dir.path().join(n.to_string());
+        let all: Vec<_> = (0..200).map(|n| created(&path(n), 2)).collect();
+        for n in (0..200).step_by(3) {
+            set_len(&path(n), 0);
+            all[n][PAGE].store(1, Ordering::Relaxed);
+        }
+        for (n, shared) in all.iter().enumerate() {
+            let mut byte = [0];
+            let read = shared.read_at(0, &mut byte);
+            assert_eq!(is_faulted(read), n % 3 == 0, "{n}");
+            assert_eq!(byte[0], if n % 3 == 0 { 0 } else { 7 }, "{n}");
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn faults_beside_mappings_that_come_and_go_touch_nobody_else() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let files: Vec<PathBuf> = (0..3).map(|n| dir.path().join(n.to_string())).collect();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            // Memory of others that comes to lie where a mapping just was: it must never be replaced.
+            s.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut theirs = memmap2::MmapMut::map_anon(2 * PAGE).unwrap();
+                    theirs.fill(5);
+                    std::thread::yield_now();
+                    assert!(theirs.iter().all(|&byte| byte == 5));
+                }
+            });
+            let faulting: Vec<_> = files
+                .iter()
+                .map(|path| {
+                    s.spawn(move || {
+                        for _ in 0..2000 {
+                            lose_a_file(path);
+                            drop(created(path, 2));
+                        }
+                    })
+                })
+                .collect();
+            let results: Vec<_> = faulting.into_iter().map(|t| t.join()).collect();
+            stop.store(true, Ordering::Relaxed);
+            assert!(results.iter().all(Result::is_ok));
+        });
+    })
+    .succeed();
+}
+
+#[test]
+fn a_fault_in_a_child_is_the_childs_alone() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = dir.path().join("file");
+        let shared = created(&path, 2);
+        fork::scope(|s| {
+            let child = s
+                .spawn(|| {
+                    set_len(&path, 0);
+                    assert_eq!(shared[0].load(Ordering::Relaxed), 0);
+                    assert!(is_faulted(shared.read_at(0, &mut [0])));
+                    set_len(&path, 2 * PAGE as u64);
+                })
+                .unwrap();
+            assert!(child.wait().unwrap().success());
+            // The file is whole again, and we never missed a page.
+            let mut byte = [1];
+            shared.read_at(0, &mut byte).unwrap();
+            assert_eq!(byte, [0]);
+            shared.write_at(0, &[3]).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap()[0], 3);
+        })
+        .unwrap();
+    })
+    .succeed();
+}
+
+#[test]
+fn a_disk_that_fills_up_under_a_sparse_file_is_a_fault() {
+    let Some(disk) = LoopFs::new("tmpfs", 64 << 10) else {
+        return;
+    };
+    scenario!(|| {
+        let dir = PathBuf::from(support::child::argument("DIR"));
+        let path = dir.join("sparse");
+        File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        let shared = Shared::<[AtomicU8]>::open_slice(&path).unwrap();
+        shared.write_at(0, &[1; PAGE]).unwrap();
+        assert!(is_faulted(shared.write_at(0, &vec![1; 1 << 20])));
+    })
+    .argument("DIR", disk.path())
+    .succeed();
+}
+
+#[test]
+fn a_received_memfd_that_can_shrink_is_guarded() {
+    scenario!(|| {
+        // SAFETY: the name is a C string, and the descriptor is new.
+        let theirs: OwnedFd = unsafe {
+            let fd = libc::memfd_create(c"theirs".as_ptr(), libc::MFD_CLOEXEC);
+            std::os::fd::FromRawFd::from_raw_fd(fd)
+        };
+        let theirs = File::from(theirs);
+        theirs.set_len(2 * PAGE as u64).unwrap();
+        let received = theirs.try_clone().unwrap();
+        let shared = Shared::<[AtomicU8]>::from_fd_slice(received.into()).unwrap();
+        shared.write_at(0, &vec![1; 2 * PAGE]).unwrap();
+        theirs.set_len(0).unwrap();
+        assert!(is_faulted(shared.read_at(PAGE, &mut [0])));
+    })
+    .succeed();
+}
