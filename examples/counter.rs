@@ -1,4 +1,5 @@
 //! Unrelated processes count in one file, and lose nothing: run it twice at the same time.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! Forked workers fill one mapping in place and count into shared memory; one that dies is replaced.
+#![forbid(unsafe_code)]
 
 use std::num::NonZeroUsize;
 use std::process::{Command, ExitCode};

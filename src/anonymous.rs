@@ -1,5 +1,7 @@
 //! Memory with no file behind it, zeroed, granted page by page as it is touched.
 
+use crate::control::Mapping;
+use crate::control::sealed::{HasPages, Pages as PagesOf};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::{self, Region, whole_pages};
@@ -9,6 +11,7 @@ use std::fmt;
 use std::fs::File;
 use std::ops::{Deref, DerefMut, Range, RangeBounds};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 /// Zeroed memory of any length: address space at once, RAM at the first touch of each page, and RAM back at once when
 /// it is discarded or dropped.
@@ -35,6 +38,8 @@ pub struct Anonymous {
     /// mapping of it; and unlike `MAP_SHARED|MAP_ANONYMOUS` it can grow.
     shared: Option<File>,
     huge_pages: HugePages,
+    /// What the length of the mapping is a multiple of, in bytes.
+    granule: usize,
 }
 
 /// Which pages to use.
@@ -117,7 +122,7 @@ impl AnonymousOptions {
     /// [`Error::TooLarge`] if no address space could hold it; [`Error::AddressTaken`] and [`Error::Misaligned`] for
     /// [`at`](AnonymousOptions::at); [`Error::Os`] for what the kernel refused.
     pub fn allocate(self, len: usize) -> Result<Anonymous> {
-        let granule = self.huge_pages.granule();
+        let granule = self.huge_pages.granule()?;
         if let Place::At(address) = self.place {
             if address == 0 {
                 // The null page is nobody's to have.
@@ -139,11 +144,12 @@ impl AnonymousOptions {
             len: 0,
             shared,
             huge_pages: self.huge_pages,
+            granule,
         };
         memory.region = memory.map(len, self.place)?;
         memory.len = len;
         if self.populate {
-            memory.populate()?;
+            memory.grant()?;
         }
         Ok(memory)
     }
@@ -151,10 +157,11 @@ impl AnonymousOptions {
 
 impl HugePages {
     /// What lengths and addresses are multiples of, in bytes.
-    fn granule(self) -> usize {
+    fn granule(self) -> Result<usize> {
         match self {
-            HugePages::Reserved => limits::reserved_page_size().unwrap_or(page::size()),
-            _ => page::size(),
+            HugePages::Reserved => limits::reserved_page_size()
+                .map_err(|e| Error::os("open", Some(Path::new("/proc/meminfo")), e)),
+            _ => Ok(page::size()),
         }
     }
 }
@@ -229,7 +236,7 @@ impl Anonymous {
     /// ```
     #[doc(alias = "mremap")]
     pub fn resize(&mut self, len: usize) -> Result<()> {
-        let granule = self.huge_pages.granule();
+        let granule = self.granule;
         let pages = whole_pages(len, granule)?;
         if len < self.len {
             // What is cut off must read as zero when it comes back.
@@ -300,7 +307,7 @@ impl Anonymous {
 
     /// The pages that hold bytes of the range and no others; the rest of the last page counts as nobody's.
     fn pages_inside(&self, range: &Range<usize>) -> Range<usize> {
-        let granule = self.huge_pages.granule();
+        let granule = self.granule;
         let start = range.start.next_multiple_of(granule);
         let end = match range.end == self.len {
             true => range.end.next_multiple_of(granule),
@@ -311,7 +318,7 @@ impl Anonymous {
 
     /// A mapping of `len` bytes in the way of this value.
     fn map(&self, len: usize, place: Place) -> Result<Region> {
-        let pages = whole_pages(len, self.huge_pages.granule())?;
+        let pages = whole_pages(len, self.granule)?;
         if pages == 0 {
             return Ok(Region::empty());
         }
@@ -358,7 +365,8 @@ impl Anonymous {
         }
     }
 
-    fn populate(&mut self) -> Result<()> {
+    /// Faults every page in.
+    fn grant(&mut self) -> Result<()> {
         let all = 0..self.region.len();
         match self.region.advise(all, libc::MADV_POPULATE_WRITE) {
             // Linux before 5.14: touch every page.
@@ -430,6 +438,14 @@ impl DerefMut for Anonymous {
         }
     }
 }
+
+impl HasPages for Anonymous {
+    fn pages(&self) -> PagesOf<'_> {
+        PagesOf::memory(&self[..], self.granule)
+    }
+}
+
+impl Mapping for Anonymous {}
 
 impl AsRef<[u8]> for Anonymous {
     fn as_ref(&self) -> &[u8] {

@@ -1,5 +1,7 @@
 //! A file that nobody else has open, to be edited in place.
 
+use crate::control::Mapping;
+use crate::control::sealed::{HasPages, Pages};
 use crate::error::{Error, Result};
 use crate::guard::write_lease::{Editable, Refused, WriteLease};
 use crate::page;
@@ -32,7 +34,7 @@ use std::time::Duration;
 /// with `EFAULT`, unless the process has `CAP_SYS_PTRACE`.)
 ///
 /// - Holes of the file get blocks when it is opened, so that a full disk is an error there, and no signal later.
-/// - ext2, ext3, ext4, xfs, tmpfs and f2fs will do, for the owner of the file or with `CAP_LEASE`; all others are
+/// - ext2, ext3, ext4, xfs and f2fs will do, for the owner of the file or with `CAP_LEASE`; all others are
 ///   [`Unprotectable`](Error::Unprotectable), among them btrfs: it writes every page to a new place, for which a full
 ///   disk has no room.
 /// - A forked child does not get the bytes; touching them there ends it.
@@ -360,6 +362,14 @@ impl DerefMut for Exclusive {
         }
     }
 }
+
+impl HasPages for Exclusive {
+    fn pages(&self) -> Pages<'_> {
+        Pages::own(&self[..]).named(Some(&self.path))
+    }
+}
+
+impl Mapping for Exclusive {}
 
 impl AsRef<[u8]> for Exclusive {
     fn as_ref(&self) -> &[u8] {

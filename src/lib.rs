@@ -6,9 +6,10 @@
 //! | nothing | zeroed memory: large, granted page by page, with huge pages if you like | [`Anonymous`] | `&mut [u8]` |
 //! | [`Anonymous::shared`] and work to split | forked children that fill parts of it | `fork::scope` | `&mut` parts, borrowed by children |
 //! | memory that others write, too | counters, tables, messages | `Shared<T>`, `shareable!` | `&T` of atomics |
+//! | any of these | pages in RAM, or out of it; a look at them | [`Mapping`], [`faults`] | advice, prefetch, locks, residency |
 //!
 //! Planned and not there yet: `Private` (change the bytes, not the file), `Draft` (a new file, all or nothing), `Exclusive` (edit a file in
-//! place), `Mapping` (advice, prefetch, residency and locking on all types).
+//! place).
 //!
 //! # An example
 //!
@@ -99,10 +100,12 @@
 
 mod anonymous;
 mod block;
+mod control;
 pub mod docs;
 mod draft;
 mod error;
 mod exclusive;
+pub mod faults;
 pub mod fork;
 mod guard;
 pub mod page;
@@ -115,6 +118,7 @@ mod source;
 mod sys;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
+pub use control::{Advice, Locked, Mapping, Residency};
 pub use draft::{Draft, DraftOptions};
 pub use error::{Error, Result};
 pub use exclusive::Exclusive;

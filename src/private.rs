@@ -3,6 +3,8 @@
 //! A copy-on-write mapping of a live file would not do: pages that were not written to yet show what others write, and
 //! truncation takes even those that were. So what is mapped is sealed, or a file of our own.
 
+use crate::control::Mapping;
+use crate::control::sealed::{HasPages, Pages};
 use crate::error::{Error, Result};
 use crate::region::Region;
 use crate::replica::{self, Backing, Copy, Memory, clone_of, copy, copy_to_disk, fits_memory};
@@ -240,6 +242,21 @@ impl DerefMut for Private {
         }
     }
 }
+
+impl HasPages for Private {
+    fn pages(&self) -> Pages<'_> {
+        match &self.store {
+            Store::Memory(memory) if memory.is_block() => Pages::heap(&self[..]),
+            Store::Mapped {
+                backing: Backing::Sealed,
+                ..
+            } => Pages::file(&self[..]),
+            Store::Memory(_) | Store::Mapped { .. } => Pages::own(&self[..]),
+        }
+    }
+}
+
+impl Mapping for Private {}
 
 impl AsRef<[u8]> for Private {
     fn as_ref(&self) -> &[u8] {

@@ -11,6 +11,7 @@
 use crate::error::{Error, Result};
 use crate::page;
 use crate::sys::file;
+use crate::sys::lock;
 use crate::sys::memory::{self, Pages, Place};
 use memmap2::MmapRaw;
 use std::io;
@@ -263,6 +264,12 @@ impl Region {
         self.len
     }
 
+    /// Where it is mapped, for calls that take addresses.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        let start = self.start.as_ptr().addr();
+        start..start + self.len
+    }
+
     /// Changes how much is mapped; the pages that stay keep their bytes, and the start may move.
     /// For memory made by this type only: a file does not grow by it.
     pub(crate) fn resize(&mut self, len: usize, granule: usize) -> Result<()> {
@@ -274,6 +281,7 @@ impl Region {
             *self = Region::empty();
             return Ok(());
         }
+        lock::forget(self.addresses());
         // SAFETY:
         // - The range is one mapping, owned by this value.
         // - `&mut self` proves that no reference into it is left.
@@ -287,6 +295,7 @@ impl Region {
     /// their page tables and never split.
     pub(crate) fn grow_transparent(&mut self, len: usize) -> Result<()> {
         let target = Region::congruent(len, self.start, Pages::None)?;
+        lock::forget(self.addresses());
         // SAFETY:
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
         // - The target was mapped just now, without access: nobody can have a reference into it.
@@ -316,6 +325,7 @@ impl Region {
         // - This mapping is owned by `self`, and the caller promises equal bytes to its readers.
         unsafe { memory::remap_onto(other.start, other.len, self.start, self.len) }?;
         mem::forget(other);
+        lock::renew(self.addresses());
         Ok(())
     }
 
@@ -391,6 +401,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        lock::forget(self.addresses());
         if self.raw.is_none() && self.len > 0 {
             // SAFETY: the mapping is owned by this value, and it ends here.
             let _ = unsafe { memory::unmap(self.start, self.len) };

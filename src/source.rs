@@ -99,9 +99,9 @@ impl<'a> Source<'a> {
         }
     }
 
-    pub(crate) fn set_position(&self, offset: u64) -> Result<()> {
-        let done = file::set_position(self.fd(), offset);
-        done.map(drop).map_err(|e| self.error("lseek", e))
+    /// Sets the descriptor's offset, and gives what it is then: some devices leave it alone.
+    pub(crate) fn set_position(&self, offset: u64) -> Result<u64> {
+        file::set_position(self.fd(), offset).map_err(|e| self.error("lseek", e))
     }
 }
 
@@ -146,7 +146,7 @@ impl Window {
     /// Leaves the caller's descriptor behind the bytes that were taken.
     pub(crate) fn leave(&self, source: &Source<'_>, end: u64) -> Result<()> {
         match source.is_borrowed() {
-            true => source.set_position(end),
+            true => source.set_position(end).map(drop),
             false => Ok(()),
         }
     }

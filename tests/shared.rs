@@ -355,6 +355,48 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     }
 }
 
+/// A file system without fallocate(2), mounted as long as the value lives.
+struct Ramfs(tempfile::TempDir);
+
+impl Ramfs {
+    fn new() -> Option<Self> {
+        let dir = temp_dir();
+        let mounted = Command::new("mount")
+            .args(["-t", "ramfs", "folio-test"])
+            .arg(dir.path())
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Ramfs(dir)),
+            other => {
+                support::skip(format_args!("no ramfs: {other:?}"));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn where_nothing_can_be_allocated_new_files_are_written() {
+    let Some(ramfs) = Ramfs::new() else {
+        return;
+    };
+    let path = ramfs.0.path().join("file");
+    let shared = Shared::<[AtomicU8]>::create_slice(&path, 100_000).unwrap();
+    assert_eq!(bytes(&shared), vec![0; 100_000]);
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 100_000);
+    // One that is long enough is as good as opened; one that is too short could not be guarded from a full disk.
+    drop(Shared::<[AtomicU8]>::create_slice(&path, 1000).unwrap());
+    let refused = Shared::<[AtomicU8]>::create_slice(&path, 100_001).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP), "{refused}");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 100_000);
+}
+
 #[test]
 fn a_disk_filled_by_others_after_create_changes_nothing() {
     let Some(disk) = LoopFs::new("tmpfs", 64 << 10) else {

@@ -157,7 +157,7 @@ fn scan_direct(path: &Path, size: u64, threads: usize, step: usize) -> u64 {
     };
     thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(&read);
+            scope.spawn(read);
         }
     });
     sum.into_inner()

@@ -92,6 +92,16 @@ pub fn file_system(path: &Path) -> Option<String> {
         .map(|(_, kind)| kind.to_owned())
 }
 
+/// How far the kernel reads ahead on the device of `directory`, in bytes.
+#[allow(dead_code, reason = "not in every scoreboard")]
+pub fn readahead(directory: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let device = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let kib = fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb")).ok()?;
+    Some(kib.trim().parse::<u64>().ok()? << 10)
+}
+
 /// Runs `work` and says by how much the process grew at most, mapped page cache included.
 pub fn peak_rss_of<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
     give_back_free_memory();

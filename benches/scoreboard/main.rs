@@ -21,6 +21,7 @@ mod run;
 mod table;
 
 mod anonymous;
+mod control;
 mod draft;
 mod exclusive;
 mod lease;
@@ -41,6 +42,7 @@ fn main() -> std::io::Result<()> {
         draft::measure(board)?;
         exclusive::measure(board)?;
         private::measure(board)?;
-        shared::measure(board)
+        shared::measure(board)?;
+        control::measure(board)
     })
 }

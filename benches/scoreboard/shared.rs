@@ -64,18 +64,20 @@ fn read_at(name: String, size: usize, times: f64) -> io::Result<Workload<'static
     let n = copies(size);
     Ok(Workload::new(ROOM, name, Unit::Rate(size as u64))
         .folio("read_at", move || {
+            let (shared, mine) = (&shared, &mut mine[..]);
             Sample::of(n, || {
                 for _ in 0..n {
-                    let done = shared.read_at(black_box(0), black_box(&mut mine[..]));
+                    let done = shared.read_at(black_box(0), black_box(&mut *mine));
                     done.expect("read_at");
                 }
                 u64::from(mine[size - 1])
             })
         })
         .limit("memcpy", move || {
+            let (theirs, source) = (&mut theirs[..], &source[..]);
             Sample::of(n, || {
                 for _ in 0..n {
-                    black_box(&mut theirs[..]).copy_from_slice(black_box(&source[..]));
+                    black_box(&mut *theirs).copy_from_slice(black_box(source));
                 }
                 u64::from(theirs[size - 1])
             })
@@ -89,18 +91,20 @@ fn write_at(name: String, size: usize, times: f64) -> io::Result<Workload<'stati
     let n = copies(size);
     Ok(Workload::new(ROOM, name, Unit::Rate(size as u64))
         .folio("write_at", move || {
+            let (shared, mine) = (&shared, &mine[..]);
             Sample::of(n, || {
                 for _ in 0..n {
-                    let done = shared.write_at(black_box(0), black_box(&mine[..]));
+                    let done = shared.write_at(black_box(0), black_box(mine));
                     done.expect("write_at");
                 }
                 u64::from(shared[size - 1].load(Ordering::Relaxed))
             })
         })
         .limit("memcpy", move || {
+            let (theirs, source) = (&mut theirs[..], &source[..]);
             Sample::of(n, || {
                 for _ in 0..n {
-                    black_box(&mut theirs[..]).copy_from_slice(black_box(&source[..]));
+                    black_box(&mut *theirs).copy_from_slice(black_box(source));
                 }
                 u64::from(theirs[size - 1])
             })

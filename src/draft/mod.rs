@@ -7,6 +7,8 @@ mod target;
 
 pub use options::DraftOptions;
 
+use crate::control::Mapping;
+use crate::control::sealed::{HasPages, Pages};
 use crate::error::{Error, Result};
 use pending::Pending;
 use std::fmt;
@@ -295,6 +297,18 @@ impl DerefMut for Draft {
         &mut self.store
     }
 }
+
+impl HasPages for Draft {
+    fn pages(&self) -> Pages<'_> {
+        let pages = match &self.store {
+            Store::Memory(memory) | Store::Sparse(memory) => memory.pages(),
+            Store::Mapped { .. } => Pages::own(&self[..]),
+        };
+        pages.named(Some(self.output.path()))
+    }
+}
+
+impl Mapping for Draft {}
 
 impl AsRef<[u8]> for Draft {
     fn as_ref(&self) -> &[u8] {

@@ -8,8 +8,9 @@
 //!
 //! Rules, because a writer that is held may be a thread of this very process:
 //! - No lock of this room is held while a file is opened for writing, and none is ever waited for by such an open.
-//! - The lock of the list is held for a moment only. An answer, which may take seconds, is given without it; one that
-//!   does take long, on a thread of its own, so that the keeper sees the others' deadlines.
+//! - The lock of the list is held for a moment only. An answer, which may take seconds, is given without it, and by
+//!   another thread, so that whatever it waits for the keeper sees the deadlines. Such threads end when nothing is
+//!   broken any more.
 //!
 //! A forked process has the list in its memory, but neither the thread nor a right to the leases. It finds no keeper
 //! (`MADV_WIPEONFORK`), and makes one of its own at its first lease.
@@ -17,14 +18,21 @@
 use crate::region::Region;
 use crate::sys::lease::{self, Lease};
 use crate::sys::memory::{self as mapping, Pages};
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often to look while something is broken and not answered.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// A signal that was there already is given at once; one that was waited for takes longer than this to come.
+const WAITED: Duration = Duration::from_micros(200);
+
+/// The most threads that give answers: enough for a few that wait for a disk.
+const ANSWERERS: usize = 4;
 
 /// The keeper looks so many times in each lease-break-time, signal or not.
 const LOOKS: u32 = 4;
@@ -34,11 +42,13 @@ pub(crate) trait Holder: Send + Sync {
     /// True if somebody waits for the file and was not answered yet.
     fn is_broken(&self) -> bool;
 
+    /// False as long as whoever waits may be left waiting.
+    fn is_due(&self, _deadline: &Deadline) -> bool {
+        true
+    }
+
     /// Makes the holder independent of the file and gives the lease back.
     fn answer(&self, deadline: &Deadline) -> Answer;
-
-    /// True if an answer takes no longer than starting a thread for it would matter.
-    fn is_quick(&self) -> bool;
 
     /// The kernel will take the lease away in a moment, and no answer was possible.
     fn give_up(&self);
@@ -100,24 +110,28 @@ struct List {
 pub(crate) struct Keeper {
     thread: OnceLock<io::Result<i32>>,
     list: Mutex<List>,
-    /// Answers that are being given on threads of their own.
-    answering: Mutex<usize>,
+    /// Breaks that wait for an answer, and those who give them.
+    open: Mutex<Open>,
     answered: Condvar,
+}
+
+#[derive(Default)]
+struct Open {
+    breaks: VecDeque<Arc<Break>>,
+    answerers: usize,
 }
 
 /// A break that was seen.
 struct Break {
     holder: Arc<dyn Holder>,
     deadline: Deadline,
-    progress: Arc<Mutex<Progress>>,
+    /// One of the constants below.
+    progress: AtomicU8,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Open,
-    Answering,
-    Done,
-}
+const OPEN: u8 = 0;
+const QUEUED: u8 = 1;
+const DONE: u8 = 2;
 
 /// Where the keeper of this process is; null in a process that has none yet, also just after a fork.
 static KEEPER: OnceLock<Option<&'static AtomicPtr<Keeper>>> = OnceLock::new();
@@ -131,7 +145,7 @@ impl Keeper {
             let new = Box::into_raw(Box::new(Keeper {
                 thread: OnceLock::new(),
                 list: Mutex::default(),
-                answering: Mutex::new(0),
+                open: Mutex::default(),
                 answered: Condvar::new(),
             }));
             // Of two threads that come at once one is too late; what it made is a few words, once in a process.
@@ -212,25 +226,28 @@ impl Keeper {
 
     /// The keeper's thread.
     fn run(&'static self) {
-        let mut open: Vec<Break> = Vec::new();
+        let mut seen: Vec<Arc<Break>> = Vec::new();
         let mut time = lease::break_time();
         let mut looked = Instant::now();
         loop {
-            let told = lease::wait_for_break(self.patience(&open, time));
+            let before = Instant::now();
+            let told = lease::wait_for_break(self.patience(&seen, time));
             if told {
                 time = lease::break_time();
             }
-            // A break that no signal told of came at any time since the last look.
-            let broken = if told { Instant::now() } else { looked };
+            // A signal that was waited for came now; one that was there already, or a break that no signal told of, at
+            // any time since the last look.
+            let waited = told && before.elapsed() > WAITED;
+            let broken = if waited { Instant::now() } else { looked };
             looked = Instant::now();
-            self.collect_broken(&mut open, Deadline { broken, time });
-            open.retain(|broken| self.pursue(broken));
+            self.collect_broken(&mut seen, Deadline { broken, time });
+            seen.retain(|broken| self.pursue(broken));
         }
     }
 
     /// How long to wait for a signal.
-    fn patience(&self, open: &[Break], time: Duration) -> Option<Duration> {
-        if !open.is_empty() {
+    fn patience(&self, seen: &[Arc<Break>], time: Duration) -> Option<Duration> {
+        if !seen.is_empty() {
             return Some(AGAIN);
         }
         let mut list = lock(&self.list);
@@ -239,64 +256,71 @@ impl Keeper {
     }
 
     /// Adds what was broken since the last look.
-    fn collect_broken(&self, open: &mut Vec<Break>, deadline: Deadline) {
+    fn collect_broken(&self, seen: &mut Vec<Arc<Break>>, deadline: Deadline) {
+        // By address: of hundreds, each is looked for among hundreds.
+        let address = |holder: &Arc<dyn Holder>| Arc::as_ptr(holder).cast::<()>().addr();
+        let known: HashSet<usize> = seen.iter().map(|known| address(&known.holder)).collect();
         for holder in &lock(&self.list).holders {
-            let known = open.iter().any(|known| Arc::ptr_eq(&known.holder, holder));
-            if !known && holder.is_broken() {
-                open.push(Break {
+            if !known.contains(&address(holder)) && holder.is_broken() {
+                seen.push(Arc::new(Break {
                     holder: Arc::clone(holder),
                     deadline,
-                    progress: Arc::new(Mutex::new(Progress::Open)),
-                });
+                    progress: AtomicU8::new(OPEN),
+                }));
             }
         }
     }
 
-    /// Gives the answer, has it given, or sees whether it was. False once all is done.
-    fn pursue(&'static self, broken: &Break) -> bool {
-        let progress = *lock(&broken.progress);
-        if progress != Progress::Done && broken.deadline.is_near() {
-            broken.holder.give_up();
+    /// Has the answer given, or sees whether it was. False once all is done.
+    fn pursue(&'static self, broken: &Arc<Break>) -> bool {
+        match broken.progress.load(Ordering::Acquire) {
+            DONE => return false,
+            _ if broken.deadline.is_near() => broken.holder.give_up(),
+            OPEN if broken.holder.is_due(&broken.deadline) => self.have_answered(broken),
+            _ => {}
         }
-        if progress == Progress::Open {
-            *lock(&broken.progress) = Progress::Answering;
-            if broken.holder.is_quick() || !self.answer_aside(broken) {
-                self.answer(&broken.holder, &broken.deadline, &broken.progress);
+        true
+    }
+
+    /// Leaves it to another thread, or answers here if there is none to be had.
+    fn have_answered(&'static self, broken: &Arc<Break>) {
+        broken.progress.store(QUEUED, Ordering::Relaxed);
+        let mut open = lock(&self.open);
+        open.breaks.push_back(Arc::clone(broken));
+        if open.answerers == ANSWERERS {
+            return;
+        }
+        open.answerers += 1;
+        let first = open.answerers == 1;
+        drop(open);
+        if start_thread(|| self.give_answers()).is_err() {
+            match first {
+                true => self.give_answers(),
+                false => lock(&self.open).answerers -= 1,
             }
         }
-        *lock(&broken.progress) != Progress::Done
     }
 
-    /// Gives the answer on a thread of its own. False if no thread is to be had.
-    fn answer_aside(&'static self, broken: &Break) -> bool {
-        let holder = Arc::clone(&broken.holder);
-        let progress = Arc::clone(&broken.progress);
-        let deadline = broken.deadline;
-        *lock(&self.answering) += 1;
-        let started = start_thread(move || {
-            self.answer(&holder, &deadline, &progress);
-            self.end_aside();
-        });
-        if started.is_err() {
-            self.end_aside();
+    /// Answers as long as something is open.
+    fn give_answers(&self) {
+        loop {
+            let mut open = lock(&self.open);
+            let Some(broken) = open.breaks.pop_front() else {
+                open.answerers -= 1;
+                self.answered.notify_all();
+                return;
+            };
+            drop(open);
+            let answer = broken.holder.answer(&broken.deadline);
+            if answer == Answer::Done {
+                self.forget(broken.holder.as_ref());
+            }
+            let progress = match answer {
+                Answer::Done => DONE,
+                Answer::Later => OPEN,
+            };
+            broken.progress.store(progress, Ordering::Release);
         }
-        started.is_ok()
-    }
-
-    fn end_aside(&self) {
-        *lock(&self.answering) -= 1;
-        self.answered.notify_all();
-    }
-
-    fn answer(&self, holder: &Arc<dyn Holder>, deadline: &Deadline, progress: &Mutex<Progress>) {
-        let answer = holder.answer(deadline);
-        if answer == Answer::Done {
-            self.forget(holder.as_ref());
-        }
-        *lock(progress) = match answer {
-            Answer::Done => Progress::Done,
-            Answer::Later => Progress::Open,
-        };
     }
 }
 
@@ -321,8 +345,8 @@ pub(crate) struct Still(Option<Held>);
 struct Held {
     thread: i32,
     list: MutexGuard<'static, List>,
-    /// No answer starts on a thread of its own.
-    _answering: MutexGuard<'static, usize>,
+    /// No answer starts.
+    _open: MutexGuard<'static, Open>,
 }
 
 /// Holds the keeper still, if there is one.
@@ -333,13 +357,11 @@ pub(crate) fn hold_still() -> Still {
     #[allow(unsafe_code)]
     let keeper: Option<&'static Keeper> = unsafe { found.as_ref() };
     Still(keeper.and_then(|keeper| {
-        let answering = lock(&keeper.answering);
-        let none = keeper
-            .answered
-            .wait_while(answering, |answering| *answering > 0);
+        let open = lock(&keeper.open);
+        let none = keeper.answered.wait_while(open, |open| open.answerers > 0);
         Some(Held {
             thread: keeper.thread()?,
-            _answering: none.unwrap_or_else(PoisonError::into_inner),
+            _open: none.unwrap_or_else(PoisonError::into_inner),
             list: lock(&keeper.list),
         })
     }))

@@ -22,18 +22,37 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A file of so many bytes is copied faster than a thread is started for it.
+/// A file of so many bytes is copied into memory even where it could be cloned: that waits for nothing but memory.
 const QUICK: u64 = 4 << 20;
 
 /// How much is faulted in under the lock, in bytes.
-const POPULATE_STEP: usize = 32 << 20;
+const POPULATE_STEP: usize = 2 << 20;
 
-/// A read lease that nothing is mapped under yet. Dropping it lets writers in.
+/// A read lease that nothing is mapped under yet.
 pub(crate) struct ReadLease {
-    file: Arc<OwnedFd>,
+    taken: Taken,
     stat: Stat,
     file_system: i64,
     keeper: &'static Keeper,
+}
+
+/// A descriptor with a lease on it, which is given back on drop.
+struct Taken(Option<Arc<OwnedFd>>);
+
+impl Taken {
+    /// The lease is somebody else's to give back.
+    fn keep(mut self) -> Option<Arc<OwnedFd>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Said: the caller may have the descriptor open still.
+        if let Some(file) = &self.0 {
+            lease::release(file.as_fd());
+        }
+    }
 }
 
 impl ReadLease {
@@ -49,18 +68,16 @@ impl ReadLease {
         let Ok(file) = source.own_description() else {
             return Ok(None);
         };
-        if keeper.take(file.as_fd(), Lease::Read).is_err() {
+        // Asked again of the descriptor that the lease is on: the caller's may have been replaced meanwhile.
+        let same = file::file_system(file.as_fd()).is_ok_and(|again| again == file_system);
+        if !same || keeper.take(file.as_fd(), Lease::Read).is_err() {
             return Ok(None);
         }
-        let stat = source.stat()?;
-        // The kernel does not count the descriptor that memfd_create(2) gave as one open for writing, so a lease on a
-        // memfd is granted while somebody can write to it. It looks like a file of a tmpfs that has no name.
-        if file_system == libc::TMPFS_MAGIC && stat.links == 0 {
-            return Ok(None);
-        }
+        let stat = file::stat(file.as_fd());
+        let taken = Taken(Some(file));
         Ok(Some(ReadLease {
-            file,
-            stat,
+            stat: stat.map_err(|e| source.error("statx", e))?,
+            taken,
             file_system,
             keeper,
         }))
@@ -79,7 +96,10 @@ impl ReadLease {
         len: usize,
         memory_limit: Option<u64>,
     ) -> io::Result<Option<(Guarded, usize)>> {
-        let (region, delta) = Region::file(self.file.as_fd(), offset, len)?;
+        let Some(file) = &self.taken.0 else {
+            return Ok(None);
+        };
+        let (region, delta) = Region::file(file.as_fd(), offset, len)?;
         // A forked child could not keep the promise: the lease is answered for in this process only.
         region.advise(0..region.len(), libc::MADV_DONTFORK)?;
         let slot = Arc::new(Slot {
@@ -90,7 +110,7 @@ impl ReadLease {
             file_system: self.file_system,
             memory_limit,
             keeper: self.keeper,
-            file: Mutex::new(Some(self.file)),
+            file: Mutex::new(self.taken.keep()),
             region: Mutex::new(region),
             frozen: OnceLock::new(),
             dropped: AtomicBool::new(false),
@@ -123,9 +143,9 @@ impl Guarded {
 
     /// Faults everything in.
     pub(crate) fn populate(&self) -> io::Result<()> {
-        // In steps, so that a break is not kept waiting.
+        // In steps, so that a break is not kept waiting; what is copied is there anyway.
         let mut done = 0;
-        while done < self.0.len {
+        while done < self.0.len && !self.0.is_broken() {
             let end = self.0.len.min(done + POPULATE_STEP);
             lock(&self.0.region).populate(done..end)?;
             done = end;
@@ -191,7 +211,8 @@ impl Slot {
     /// that.
     fn is_cut(&self) -> bool {
         let size = |file: Arc<OwnedFd>| file::stat(file.as_fd()).ok().map(|stat| stat.size);
-        let is_leased = || self.frozen.get().is_none();
+        // In a forked child the locks are as they were at the fork.
+        let is_leased = || self.frozen.get().is_none() && self.keeper.is_of_this_process();
         let cut = is_leased() && self.file().and_then(size) != Some(self.stat.size);
         // Asked again: it may have been frozen, and a writer let in, before its size was seen.
         cut && is_leased()
@@ -211,9 +232,13 @@ impl Slot {
         }
     }
 
-    /// What a forked process inherited: the descriptor, which closes by itself, and not the lease, which is its
+    /// What a forked process inherited: the descriptor, and not the lease, which is its
     /// parent's. The mapping is not there unless it was copied before the fork, and something else may be.
     fn end_in_child(&self) {
+        // The list that was inherited holds this value for ever.
+        if let Ok(mut file) = self.file.try_lock() {
+            *file = None;
+        }
         // The keeper may have held the lock at the fork; then what it was copying is not known here, and is left.
         if let Ok(mut region) = self.region.try_lock() {
             let region = std::mem::replace(&mut *region, Region::empty());
@@ -245,7 +270,8 @@ impl Slot {
     fn replica(&self, file: &OwnedFd) -> io::Result<(Region, Backing)> {
         let end = (self.offset + self.len as u64).min(self.stat.size);
         let range = self.offset..end;
-        if let Some(clone) = clone_of(file.as_fd(), self.file_system) {
+        let clone = || clone_of(file.as_fd(), self.file_system);
+        if let Some(clone) = (self.stat.size > QUICK).then(clone).flatten() {
             if let Ok((region, _)) = Region::file(clone.as_fd(), self.offset, self.len) {
                 return Ok((region, Backing::Cloned));
             }
@@ -323,12 +349,11 @@ impl Holder for Slot {
         }
     }
 
-    fn is_quick(&self) -> bool {
-        self.stat.size <= QUICK
-    }
-
     /// No process at all rather than one whose bytes change.
     fn give_up(&self) {
+        if self.dropped.load(Ordering::Acquire) {
+            return;
+        }
         let name = self.file().and_then(|file| file::name(file.as_fd()));
         let name = name.unwrap_or_else(|| PathBuf::from("a file"));
         lease::abort(&format!(

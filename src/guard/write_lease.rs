@@ -77,11 +77,6 @@ impl WriteLease {
                 _ => failed("fcntl")(e),
             });
         }
-        let stat = file::stat(file.as_fd()).map_err(failed("statx"))?;
-        if system == libc::TMPFS_MAGIC && stat.links == 0 {
-            // The kernel does not count the descriptor that memfd_create(2) gave as an open one.
-            return Err(Refused::Never("it may be a memfd, and others may have it"));
-        }
         Ok(WriteLease { file, keeper })
     }
 
@@ -104,7 +99,6 @@ impl WriteLease {
                 hold: Hold::Leased,
             }),
             over: AtomicBool::new(false),
-            due: AtomicBool::new(false),
             place: Place::default(),
         });
         let editable = Editable(slot);
@@ -218,8 +212,6 @@ struct Slot {
     state: Mutex<State>,
     /// There is nothing to answer for any more.
     over: AtomicBool,
-    /// Somebody has waited for long enough.
-    due: AtomicBool,
     place: Place,
 }
 
@@ -351,9 +343,6 @@ impl Slot {
     }
 }
 
-/// So many bytes are moved in less time than others would notice.
-const QUICK: usize = 4 << 20;
-
 /// One step of giving pages, in bytes.
 const STEP: usize = 1 << 20;
 
@@ -382,16 +371,13 @@ impl Holder for Slot {
         self.file().is_some_and(|file| !is_held(&file))
     }
 
-    fn answer(&self, deadline: &Deadline) -> Answer {
+    fn is_due(&self, deadline: &Deadline) -> bool {
+        deadline.has_passed(3, 4)
+    }
+
+    fn answer(&self, _: &Deadline) -> Answer {
         if self.over.load(Ordering::Acquire) {
             return Answer::Done;
-        }
-        if !deadline.has_passed(3, 4) {
-            return Answer::Later;
-        }
-        if !self.due.swap(true, Ordering::AcqRel) && self.mapped.load(Ordering::Relaxed) > QUICK {
-            // The next time, on a thread of its own.
-            return Answer::Later;
         }
         // Never waited for: others need their answers, too.
         let Ok(mut state) = self.state.try_lock() else {
@@ -408,10 +394,6 @@ impl Holder for Slot {
             }
             Err(_) => Answer::Later,
         }
-    }
-
-    fn is_quick(&self) -> bool {
-        !self.due.load(Ordering::Acquire) || self.mapped.load(Ordering::Relaxed) <= QUICK
     }
 
     /// No process at all rather than one that others write under.

@@ -99,6 +99,9 @@ fn to_disk(
         progress(done, Some(total));
         Ok(())
     };
+    // Looking for holes moves the offset, which the caller's description shares with others.
+    let own = source.own_description().ok();
+    let fd = own.as_ref().map_or(fd, |own| own.as_fd());
     let copied = copy_to_disk(fd, range.clone(), &mut step);
     let (file, len) = copied.map_err(|e| source.error("copy to an unnamed file", e))?;
     if len == 0 {

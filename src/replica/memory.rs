@@ -118,6 +118,11 @@ impl Memory {
         }
     }
 
+    /// Whether it is a block of the heap, and no mapping.
+    pub(crate) fn is_block(&self) -> bool {
+        matches!(self.place, Place::Block(_))
+    }
+
     fn capacity(&self) -> usize {
         match &self.place {
             Place::Block(block) => block.capacity(),
@@ -200,7 +205,8 @@ impl Memory {
             Place::Block(_) => Ok(self),
             Place::Region(region) => {
                 // Whole huge pages only: cutting through one would split it and free nothing.
-                region.resize(whole_huge_pages(len).min(region.len()), page::size())?;
+                // Should that fail (vm.max_map_count), the rest stays mapped, untouched.
+                let _ = region.resize(whole_huge_pages(len).min(region.len()), page::size());
                 Ok(self)
             }
         }

@@ -19,7 +19,7 @@ pub(crate) fn clone_of(fd: BorrowedFd<'_>, file_system: i64) -> Option<File> {
         return None;
     }
     folders(fd).iter().find_map(|folder| {
-        let clone = tempfile::tempfile_in(folder).ok()?;
+        let clone = local_file(folder).ok()?;
         file::clone_into(fd, clone.as_fd()).ok()?;
         Some(clone)
     })
@@ -33,8 +33,7 @@ pub(crate) fn copy_to_disk(
 ) -> io::Result<(File, u64)> {
     let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
     for folder in folders(fd) {
-        let copied =
-            tempfile::tempfile_in(folder).and_then(|file| copy_into(fd, range.clone(), file, step));
+        let copied = local_file(&folder).and_then(|file| copy_into(fd, range.clone(), file, step));
         match copied {
             Ok(copied) => return Ok(copied),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
@@ -50,6 +49,10 @@ fn copy_into(
     to: File,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
+    if file::file_system(to.as_fd())? == libc::TMPFS_MAGIC {
+        // There a hole takes a page when it is read, and is a SIGBUS if there is none.
+        file::allocate(to.as_fd(), range.end - range.start)?;
+    }
     let mut offset = range.start;
     'copy: while offset < range.end {
         // Holes stay holes: a sparse file may be larger than any disk.
@@ -91,6 +94,15 @@ fn move_bytes(
     let bytes = file::read_at(fd, &mut buffer[..room], offsets.0)?;
     to.write_all_at(bytes, offsets.1)?;
     Ok(bytes.len())
+}
+
+/// An unnamed file where no server and no other program has the bytes.
+fn local_file(folder: &Path) -> io::Result<File> {
+    let file = tempfile::tempfile_in(folder)?;
+    match file::is_local(file::file_system(file.as_fd())?) {
+        true => Ok(file),
+        false => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
 /// Where an unnamed file may be put, best first: beside the file, as that is where files of its size go; then the

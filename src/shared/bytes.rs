@@ -14,7 +14,8 @@ impl Shared<[AtomicU8]> {
     /// `Acquire`.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`]; [`Error::Faulted`], and `buf` then holds anything.
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Faulted`](crate::Error::Faulted), and `buf` then
+    /// holds anything.
     ///
     /// # Examples
     /// ```
@@ -48,7 +49,8 @@ impl Shared<[AtomicU8]> {
     /// complete.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`], and nothing was written; [`Error::Faulted`], and whatever was written is lost.
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds), and nothing was written;
+    /// [`Error::Faulted`](crate::Error::Faulted), and whatever was written is lost.
     ///
     /// # Examples
     /// ```

@@ -138,3 +138,26 @@ fn directory(path: &Path) -> &Path {
         None => path,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Where there are no unnamed files; no file system at hand is like that.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no fallocate")]
+    fn a_temporary_name_does_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        assert!(make_named(&path, &path, 10_000).unwrap().is_some());
+        let made = std::fs::metadata(&path).unwrap();
+        assert_eq!(made.len(), 10_000);
+        assert!(made.blocks() * 512 >= 10_000);
+        // Somebody was faster.
+        assert!(make_named(&path, &path, 20_000).unwrap().is_none());
+        assert_eq!(std::fs::metadata(&path).unwrap().ino(), made.ino());
+        assert!(make_named(&path, &path, u64::MAX / 4).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod create;
+mod mapping;
 mod open;
 mod shareable;
 

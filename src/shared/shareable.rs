@@ -7,7 +7,8 @@ use std::sync::atomic::{
 
 /// Types that may lie in memory that other threads and processes change at any moment.
 ///
-/// Implemented for the integer atomics, arrays and slices of them, and structs made by [`shareable!`](crate::shareable!).
+/// Implemented for the integer atomics, arrays and slices of them, and structs made by
+/// [`shareable!`](crate::shareable!).
 ///
 /// # Safety
 /// The type promises that
@@ -68,7 +69,8 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 ///
 /// Every field has to be [`Shareable`](trait@crate::Shareable); the compiler checks it. The struct gets `repr(C)`, so
 /// that programs compiled apart agree on where its fields are; documentation, derives and other attributes are passed
-/// through. It has no generic parameters and no padding: what is between the fields has to be named.
+/// through. It has no generic parameters and no padding: what is between the fields has to be named. A crate that
+/// forbids `unsafe_code` can use it.
 ///
 /// # Examples
 /// ```

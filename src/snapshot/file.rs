@@ -61,6 +61,8 @@ fn map(
     let fd = source.fd();
     let file_system = file::file_system(fd).map_err(|e| source.error("fstatfs", e))?;
     if stat.verity || file::is_sealed(fd, file_system) {
+        // The size that was seen before the seal may have been cut until it was set.
+        let range = window.of(source.stat()?.size)?;
         return map_range(options, source, fd, range, Backing::Sealed);
     }
     if options.lease && !options.across_fork {

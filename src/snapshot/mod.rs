@@ -2,6 +2,7 @@
 
 mod file;
 mod freeze;
+mod mapping;
 mod options;
 mod stream;
 
@@ -34,7 +35,7 @@ use std::ptr::NonNull;
 /// 2. A small file is read: up to 32 KiB always; up to 1 MiB while snapshots hold no more than 4 MiB in the heap, since
 ///    memory that was used before is filled faster than a mapping is made.
 /// 3. A memfd sealed against writing and shrinking, or a file under fs-verity, is mapped.
-/// 4. On ext2/3/4, xfs, btrfs, tmpfs and f2fs a file that nobody has open for writing is mapped under a read lease: a
+/// 4. On ext2/3/4, xfs, btrfs and f2fs a file that nobody has open for writing is mapped under a read lease: a
 ///    writer that comes is held by the kernel until the bytes have been put elsewhere, which takes as long as copying
 ///    them. It takes an open descriptor as long as it lives, and the file must be the user's own (or CAP_LEASE be held).
 /// 5. Where the file system can clone files (xfs, btrfs), a clone is mapped.
@@ -59,7 +60,7 @@ pub struct Snapshot {
 
 /// Who owns the bytes.
 enum Store {
-    Memory(#[allow(dead_code, reason = "held for its drop")] Memory),
+    Memory(Memory),
     Mapped(
         #[allow(dead_code, reason = "held for its drop")] Region,
         Backing,

@@ -63,7 +63,10 @@ fn skip(options: &SnapshotOptions<'_>, source: &Source<'_>, position: Option<u64
         return Ok(());
     }
     if let Some(position) = position {
-        return source.set_position(position.saturating_add(offset));
+        let wanted = position.saturating_add(offset);
+        if source.set_position(wanted)? == wanted {
+            return Ok(());
+        }
     }
     let mut scratch = Memory::for_stream()?;
     let mut left = offset;

@@ -74,8 +74,6 @@ pub(crate) struct Time(i64, i64);
 pub(crate) struct Stat {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
-    /// How many names it has: none after it was removed, and a memfd never has one.
-    pub(crate) links: u64,
     pub(crate) stamp: Stamp,
     /// Read-only for ever by fs-verity (`STATX_ATTR_VERITY`, Linux 5.5).
     pub(crate) verity: bool,
@@ -99,7 +97,6 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
             _ => Kind::Other,
         },
         size: stat.stx_size,
-        links: stat.stx_nlink.into(),
         stamp: Stamp {
             device: (stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,
@@ -170,6 +167,8 @@ pub(crate) fn next_data(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u
     let start = seek(fd, file_offset(offset)?, libc::SEEK_DATA);
     let found = match start {
         Ok(start) => seek(fd, file_offset(start)?, libc::SEEK_HOLE).map(|end| Some((start, end))),
+        // A device has no holes.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(Some((offset, u64::MAX))),
         // Nothing but a hole up to the end.
         Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
         Err(e) => Err(e),
@@ -243,9 +242,29 @@ pub(crate) fn is_sealed(fd: BorrowedFd<'_>, file_system: i64) -> bool {
     seals.is_ok_and(|seals| seals & wanted == wanted)
 }
 
-/// False on file systems that are known to have no reflinks, so that nobody tries.
+/// True for file systems with reflinks whose files nobody but this kernel can reach.
 pub(crate) fn may_clone(file_system: i64) -> bool {
-    !matches!(file_system, libc::EXT4_SUPER_MAGIC | libc::TMPFS_MAGIC)
+    matches!(file_system, libc::XFS_SUPER_MAGIC | libc::BTRFS_SUPER_MAGIC)
+}
+
+/// True for file systems where an unnamed file is ours alone: none that is served by a network or another program.
+pub(crate) fn is_local(file_system: i64) -> bool {
+    matches!(
+        file_system,
+        libc::EXT4_SUPER_MAGIC
+            | libc::XFS_SUPER_MAGIC
+            | libc::BTRFS_SUPER_MAGIC
+            | libc::F2FS_SUPER_MAGIC
+            | libc::TMPFS_MAGIC
+            | libc::OVERLAYFS_SUPER_MAGIC
+    )
+}
+
+/// fallocate(2): space for so many bytes from the start on, so that writing to it does not fail.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    let len = file_offset(len)?;
+    // SAFETY: takes integers and touches no memory of ours.
+    call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) }).map(drop)
 }
 
 /// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.

@@ -24,13 +24,14 @@ pub(crate) enum Lease {
 }
 
 /// True for file systems where a lease means what it says: every way to the bytes passes through it. Not among them:
-/// overlayfs (the file below can be written to), procfs and sysfs (no file is behind them), FUSE, network file systems.
+/// overlayfs (the file below can be written to), procfs and sysfs (no file is behind them), FUSE, network file systems;
+/// and tmpfs, where io_uring writes to pages that it was given before (`IORING_REGISTER_BUFFERS`) whoever holds a lease,
+/// and where a hole of a file is a SIGBUS once there is no space.
 pub(crate) fn is_trusted(magic: i64) -> bool {
-    const TRUSTED: [i64; 5] = [
+    const TRUSTED: [i64; 4] = [
         libc::EXT4_SUPER_MAGIC, // ext2 and ext3, too
         libc::XFS_SUPER_MAGIC,
         libc::BTRFS_SUPER_MAGIC,
-        libc::TMPFS_MAGIC,
         libc::F2FS_SUPER_MAGIC,
     ];
     TRUSTED.contains(&magic)
@@ -51,7 +52,11 @@ pub(crate) fn take(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<
     };
     // After the lease: F_SETLEASE makes the process the owner.
     // SAFETY: this fcntl(2) reads one `struct f_owner_ex`.
-    call(|| unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) }).map(drop)
+    let owned = call(|| unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) });
+    owned.map(drop).inspect_err(|_| {
+        // SAFETY: as above.
+        let _ = call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) });
+    })
 }
 
 const F_SETSIG: i32 = 10;
@@ -96,8 +101,15 @@ pub(crate) fn release(fd: BorrowedFd<'_>) -> Released {
 
 /// How long a break may take before the kernel takes the lease away: `/proc/sys/fs/lease-break-time`.
 pub(crate) fn break_time() -> Duration {
+    const NEVER: u64 = 24 * 60 * 60;
     let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
-    Duration::from_secs(text.trim().parse().unwrap_or(45))
+    // fs/locks.c: 0 or less is no limit.
+    match text.trim().parse::<i64>() {
+        Ok(seconds) => Duration::from_secs(
+            u64::try_from(seconds).map_or(NEVER, |s| if s == 0 { NEVER } else { s }),
+        ),
+        Err(_) => Duration::from_secs(45),
+    }
 }
 
 /// The calling thread's id, gettid(2).
@@ -145,8 +157,26 @@ pub(crate) fn wait_for_break(timeout: Option<Duration>) -> bool {
         tv_nsec: timeout.subsec_nanos().into(),
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: the set is initialised; the timeout is null or one `struct timespec`; no siginfo is asked for.
-    unsafe { libc::sigtimedwait(set.as_ptr(), ptr::null_mut(), timeout) == SIGNAL }
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the set is initialised; the timeout is null or one `struct timespec`; one siginfo is written.
+    let signal = unsafe { libc::sigtimedwait(set.as_ptr(), info.as_mut_ptr(), timeout) };
+    if signal != SIGNAL {
+        return false;
+    }
+    // SAFETY: zeroed is a valid siginfo, and the call filled it.
+    let info = unsafe { info.assume_init() };
+    if matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE) {
+        give_to_main_thread(&info);
+    }
+    true
+}
+
+/// Somebody sent the process a signal of this number, which every other thread had blocked: it is not for us.
+fn give_to_main_thread(info: &libc::siginfo_t) {
+    let process = std::process::id();
+    let call = libc::SYS_rt_tgsigqueueinfo;
+    // SAFETY: rt_tgsigqueueinfo(2) reads one siginfo.
+    unsafe { libc::syscall(call, process, process, SIGNAL, ptr::from_ref(info)) };
 }
 
 /// Lets a thread that waits for a break look for one.
@@ -173,7 +203,7 @@ pub(crate) fn process_local<T>() -> Option<&'static AtomicPtr<T>> {
     Some(unsafe { start.cast().as_ref() })
 }
 
-/// Ends the process with a message, allocating nothing.
+/// Ends the process with a message.
 pub(crate) fn abort(message: &str) -> ! {
     // SAFETY: write(2) reads the message.
     let _ = unsafe { libc::write(2, message.as_ptr().cast(), message.len()) };

@@ -1,6 +1,7 @@
 //! How much memory there is to take.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Bytes of memory that can be taken without swapping or being killed: `MemAvailable` of proc_meminfo(5),
@@ -16,12 +17,12 @@ pub(crate) fn available_memory() -> u64 {
 }
 
 /// The size of a page in the pool of reserved huge pages, in bytes: `Hugepagesize` of proc_meminfo(5).
-pub(crate) fn reserved_page_size() -> Option<usize> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let bytes = field(&meminfo, "Hugepagesize:")? << 10;
-    usize::try_from(bytes)
-        .ok()
-        .filter(|size| size.is_power_of_two())
+pub(crate) fn reserved_page_size() -> io::Result<usize> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let bytes = field(&meminfo, "Hugepagesize:").map(|kib| kib << 10);
+    let size = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    size.filter(|size| size.is_power_of_two())
+        .ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// The number behind `name` on a line of its own.

@@ -14,7 +14,9 @@ compile_error!("folio runs on Linux only: it relies on file leases, sealed memfd
 pub(crate) mod file;
 pub(crate) mod lease;
 pub(crate) mod limits;
+pub(crate) mod lock;
 pub(crate) mod memory;
+pub(crate) mod pages;
 pub(crate) mod process;
 pub(crate) mod publish;
 pub(crate) mod shared;

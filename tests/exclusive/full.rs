@@ -55,11 +55,6 @@ fn of_ext4() {
 }
 
 #[test]
-fn of_tmpfs() {
-    scenario!(|| full_disk("tmpfs", 48 << 20)).succeed();
-}
-
-#[test]
 fn of_xfs() {
     scenario!(|| full_disk("xfs", 300 << 20)).succeed();
 }

@@ -17,7 +17,7 @@ use support::skip;
 
 /// The file systems that it works on, each new and empty.
 fn systems() -> Vec<(&'static str, LoopFs)> {
-    let sizes = [("ext4", 64 << 20), ("xfs", 300 << 20), ("tmpfs", 64 << 20)];
+    let sizes = [("ext4", 64 << 20), ("xfs", 300 << 20)];
     sizes
         .into_iter()
         .filter_map(|(kind, size)| Some((kind, LoopFs::new(kind, size)?)))

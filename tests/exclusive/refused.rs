@@ -68,7 +68,11 @@ fn what_cannot_be_protected_is_refused_with_the_reason() {
         other => panic!("{}: {other:?}", path.display()),
     };
     assert!(why("/proc/self/comm".as_ref()).contains("file system"));
-    for (kind, word) in [("btrfs", "btrfs"), ("overlay", "file system")] {
+    for (kind, word) in [
+        ("btrfs", "btrfs"),
+        ("overlay", "file system"),
+        ("tmpfs", "file system"),
+    ] {
         if let Some(system) = LoopFs::new(kind, 128 << 20) {
             let path = file_with(system.path(), "file", b"x");
             assert!(why(&path).contains(word), "{kind}: {}", why(&path));

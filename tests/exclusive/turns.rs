@@ -27,7 +27,7 @@ fn count(path: &Path) -> u64 {
 #[test]
 fn two_processes_lose_and_mix_nothing_over_thousands_of_rounds() {
     scenario!(|| {
-        let Some(system) = crate::support::disk::LoopFs::new("tmpfs", 16 << 20) else {
+        let Some(system) = any_system() else {
             return;
         };
         let path = file_with(system.path(), "file", &[0; 4 * 4096]);

@@ -32,7 +32,8 @@ fn a_broken_lease_becomes_a_clone_or_memory() {
     for disk in Disk::all() {
         let folder = tempfile::tempdir_in(disk.path()).unwrap();
         let path = folder.path().join("file");
-        let bytes = vec![7; 3 << 20];
+        // Above 4 MiB, where it may be cloned.
+        let bytes = vec![7; 5 << 20];
         fs::write(&path, &bytes).unwrap();
         let snapshot = leased(|| folio::open(&path));
         let mut competitor = Competitor::start(SERVER);
@@ -211,6 +212,30 @@ fn a_writer_gets_through_after_the_process_changed_its_user() {
         competitor.wait();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert!(snapshot.iter().all(|&byte| byte == 5));
+    })
+    .succeed();
+}
+
+/// A writer that comes while everything is faulted in waits for the copy, and not for the faults.
+#[test]
+fn faulting_in_gives_way_to_a_writer() {
+    scenario!(|| {
+        let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+        let path = folder.path().join("file");
+        fs::File::create(&path).unwrap().set_len(256 << 20).unwrap();
+        let opened = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                opened.wait();
+                fs::write(&path, b"new").unwrap();
+            });
+            opened.wait();
+            for _ in 0..20 {
+                let snapshot = Snapshot::options().populate(true).open(&path).unwrap();
+                assert!(snapshot.is_intact());
+                assert!(snapshot.iter().step_by(4096).all(|&b| b == 0 || b == b'n'));
+            }
+        });
     })
     .succeed();
 }

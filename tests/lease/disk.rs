@@ -26,7 +26,7 @@ impl Disk {
     /// Those that leases can be had on: the one of the build, and each of the others that can be mounted here.
     pub fn all() -> Vec<Disk> {
         let mut disks = vec![Disk::of_the_build()];
-        for name in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        for name in ["ext4", "xfs", "btrfs"] {
             disks.extend(Disk::mounted(name));
         }
         disks
@@ -41,7 +41,11 @@ impl Disk {
     }
 
     pub fn mounted(name: &'static str) -> Option<Disk> {
-        let mounted = LoopFs::new(name, 512 << 20)?;
+        Disk::mounted_with_size(name, 512 << 20)
+    }
+
+    pub fn mounted_with_size(name: &'static str, size: u64) -> Option<Disk> {
+        let mounted = LoopFs::new(name, size)?;
         Some(Disk {
             name,
             path: mounted.path().to_path_buf(),

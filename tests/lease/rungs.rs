@@ -94,6 +94,12 @@ fn where_a_lease_proves_nothing_there_is_none() {
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert!(snapshot[..] == bytes());
     }
+    if let Some(memory) = LoopFs::new("tmpfs", 64 << 20) {
+        let path = file_with(memory.path(), "file", &bytes());
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(snapshot[..] == bytes());
+    }
     if let Some(squashed) = LoopFs::squashfs(&[("file", &bytes())]) {
         let snapshot = folio::open(squashed.path().join("file")).unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
@@ -200,4 +206,19 @@ fn holes_stay_holes_in_a_copy_on_disk() {
     let middle = len as usize / 2;
     assert_eq!(&copy[middle..middle + 7], b"middle\0");
     assert_eq!((copy[0], copy[len as usize - 1]), (0, 0));
+}
+
+/// A hole of a tmpfs takes a page when it is read, and there may be none.
+#[test]
+fn a_full_tmpfs_is_no_signal() {
+    let Some(disk) = Disk::mounted_with_size("tmpfs", 4 << 20) else {
+        return;
+    };
+    let path = disk.path().join("sparse");
+    File::create(&path).unwrap().set_len(8 << 20).unwrap();
+    let leased = folio::open(&path).unwrap();
+    let copied = Snapshot::options().memory_limit(0).open(&path).unwrap();
+    // Fills what is left.
+    assert!(fs::write(disk.path().join("full"), vec![1; 8 << 20]).is_err());
+    assert!(leased.iter().chain(copied.iter()).all(|&byte| byte == 0));
 }

@@ -1,0 +1,170 @@
+//! Pages at will: which are in RAM, faulting them in, and reading a cold file ahead.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Instant;
+
+use folio::{Anonymous, HugePages, Mapping, Snapshot};
+
+use crate::bare::Bare;
+use crate::files::{self, Files};
+use crate::machine;
+use crate::measure::{Board, Sample, Unit, Workload};
+use crate::scan::scan;
+use crate::size;
+
+const ROOM: &str = "control";
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const BARE: &str = "bare mincore loop";
+const PLAIN: &str = "memmap2 map";
+
+pub fn measure(board: &mut Board) -> io::Result<()> {
+    for size in [MIB, GIB] {
+        let in_cache = format!("residency of a file of {}", size::name(size));
+        if board.wants(ROOM, &in_cache, size) {
+            let files = Files::create(size, 1)?;
+            let file = File::open(&files.paths()[0])?;
+            // SAFETY: nobody else knows the file.
+            let snapshot = unsafe { Snapshot::map_unguarded(&file) }?;
+            board.measure(residency(in_cache, size, &snapshot));
+        }
+        let granted = format!("residency of {}, small pages", size::name(size));
+        if board.wants(ROOM, &granted, size) {
+            let options = Anonymous::options().huge_pages(HugePages::Never);
+            let memory = options.populate(true).allocate(size as usize)?;
+            board.measure(residency(granted, size, &memory));
+        }
+    }
+    for size in [MIB, 256 * MIB] {
+        let name = format!("populate {}, small pages", size::name(size));
+        if board.wants(ROOM, &name, size) {
+            board.measure(populate(name, size as usize));
+        }
+    }
+    for size in [MIB, 256 * MIB] {
+        let ahead = machine::readahead(&files::directory()?);
+        let named = ahead.map_or_else(|| "unknown".to_owned(), size::name);
+        let name = format!("scan a cold {}, readahead {named}", size::name(size));
+        if board.wants(ROOM, &name, size) {
+            let files = Files::create(size, 1)?;
+            let workload = cold_scan(name, size, &files.paths()[0]);
+            // More of it keeps a device busy by itself, and leaves nothing to win.
+            let room = size > MIB && ahead.is_some_and(|ahead| ahead <= MIB / 2);
+            board.measure(match room {
+                true => workload.claim(1.3, PLAIN),
+                false => workload,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The check is the number of pages found.
+fn residency<'a>(
+    name: String,
+    size: u64,
+    mapping: &'a (impl Mapping + AsRef<[u8]>),
+) -> Workload<'a> {
+    let bytes = mapping.as_ref();
+    let workload = Workload::new(ROOM, name, Unit::Rate(size))
+        .folio("residency", move || {
+            Sample::of(1, || {
+                mapping.residency().expect("residency").resident() as u64
+            })
+        })
+        .limit(BARE, move || Sample::of(1, || count_in_core(bytes)));
+    match size {
+        GIB.. => workload.claim(1.0 / 1.3, BARE),
+        _ => workload,
+    }
+}
+
+/// mincore(2) into one buffer, and a count.
+fn count_in_core(bytes: &[u8]) -> u64 {
+    let page = folio::page::size();
+    let mut answers = vec![0_u8; 64 << 10];
+    let mut count = 0;
+    for part in bytes.chunks(answers.len() * page) {
+        let (start, len) = (part.as_ptr().cast_mut().cast(), part.len());
+        // SAFETY: one answer for each page of the part, and there is room for so many.
+        let done = unsafe { libc::mincore(start, len, answers.as_mut_ptr()) };
+        assert_eq!(done, 0, "mincore");
+        let answers = &answers[..len.div_ceil(page)];
+        count += answers
+            .iter()
+            .map(|answer| u64::from(answer & 1))
+            .sum::<u64>();
+    }
+    count
+}
+
+fn populate(name: String, size: usize) -> Workload<'static> {
+    const BARE: &str = "bare MADV_POPULATE_WRITE";
+    Workload::new(ROOM, name, Unit::Rate(size as u64))
+        .folio("populate", move || {
+            let options = Anonymous::options().huge_pages(HugePages::Never);
+            let start = Instant::now();
+            let memory = options.allocate(size).expect("allocate");
+            memory.populate(..).expect("populate");
+            Sample::new(start.elapsed(), 1)
+        })
+        .limit(BARE, move || {
+            let start = Instant::now();
+            let memory = Bare::map(size, false);
+            let address = memory.as_ptr().cast_mut().cast();
+            // SAFETY: the mapping made above; this advice leaves the bytes alone.
+            let done = unsafe { libc::madvise(address, size, libc::MADV_POPULATE_WRITE) };
+            assert_eq!(done, 0, "madvise");
+            Sample::new(start.elapsed(), 1)
+        })
+        .claim(0.9, BARE)
+}
+
+fn cold_scan(name: String, size: u64, path: &Path) -> Workload<'_> {
+    let open = move || folio::open(path).expect("open");
+    let map = move || {
+        let file = File::open(path).expect("open");
+        // SAFETY: nobody else knows the file.
+        unsafe { memmap2::Mmap::map(&file) }.expect("map")
+    };
+    Workload::new(ROOM, name, Unit::Rate(size))
+        .folio("folio::open, prefetch", move || {
+            evict(path);
+            Sample::of(1, || {
+                let bytes = open();
+                bytes.prefetch(..).expect("prefetch");
+                scan(&bytes)
+            })
+        })
+        .peer("folio::open alone", move || {
+            evict(path);
+            Sample::of(1, || scan(&open()))
+        })
+        .peer(PLAIN, move || {
+            evict(path);
+            Sample::of(1, || scan(&map()))
+        })
+        .peer("memmap2 map, Sequential", move || {
+            evict(path);
+            Sample::of(1, || {
+                let bytes = map();
+                bytes.advise(memmap2::Advice::Sequential).expect("advise");
+                scan(&bytes)
+            })
+        })
+        .peer("std::fs::read", move || {
+            evict(path);
+            Sample::of(1, || scan(&std::fs::read(path).expect("read")))
+        })
+}
+
+/// Out of RAM; it was written back when it was made.
+fn evict(path: &Path) {
+    let file = File::open(path).expect("open");
+    // SAFETY: takes numbers.
+    let done = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    assert_eq!(done, 0, "posix_fadvise");
+}

@@ -1,0 +1,111 @@
+//! How much is mapped by huge pages.
+
+use crate::error::{Error, Result};
+use crate::sys;
+use std::fs;
+use std::ops::Range;
+
+/// Bytes of whole pages that are mapped by huge pages now.
+pub(super) fn bytes(pages: Range<usize>) -> Result<usize> {
+    match sys::pages::huge_bytes(pages.clone()) {
+        Ok(bytes) => Ok(bytes),
+        // Linux before 6.7.
+        Err(_) => {
+            let smaps = "/proc/self/smaps";
+            let text = fs::read_to_string(smaps)
+                .map_err(|e| Error::os("read", Some(smaps.as_ref()), e))?;
+            Ok(bytes_in_smaps(&text, &pages))
+        }
+    }
+}
+
+/// The fields of proc_pid_smaps(5) that count huge pages.
+const FIELDS: [&str; 5] = [
+    "AnonHugePages:",
+    "ShmemPmdMapped:",
+    "FilePmdMapped:",
+    "Shared_Hugetlb:",
+    "Private_Hugetlb:",
+];
+
+/// The kernel counts for a whole area, which can reach past the pages where it was merged with its neighbours: of such
+/// a one no more is counted than the part that lies inside.
+fn bytes_in_smaps(smaps: &str, pages: &Range<usize>) -> usize {
+    let mut inside = 0;
+    let mut of_area = 0;
+    let mut bytes = 0;
+    for line in smaps.lines() {
+        if let Some(area) = area(line) {
+            bytes += inside.min(of_area);
+            inside = area
+                .end
+                .min(pages.end)
+                .saturating_sub(area.start.max(pages.start));
+            of_area = 0;
+        } else if inside > 0 {
+            of_area += FIELDS
+                .iter()
+                .find_map(|field| kibibytes(line, field))
+                .unwrap_or(0)
+                << 10;
+        }
+    }
+    bytes + inside.min(of_area)
+}
+
+/// The addresses at the head of an area: `7f00-7f40 r--p ...`.
+fn area(line: &str) -> Option<Range<usize>> {
+    let (range, _) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    Some(address(start)?..address(end)?)
+}
+
+fn kibibytes(line: &str, field: &str) -> Option<usize> {
+    line.strip_prefix(field)?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page;
+    use crate::region::Region;
+
+    #[test]
+    fn an_area_counts_as_far_as_it_lies_inside() {
+        let smaps = "\
+00400000-00800000 rw-p 00000000 00:00 0 \n\
+AnonHugePages:      4096 kB\n\
+VmFlags: rd wr\n\
+00a00000-00c00000 rw-p 00000000 00:00 0 [heap]\n\
+AnonHugePages:         0 kB\n\
+FilePmdMapped:      2048 kB\n";
+        assert_eq!(bytes_in_smaps(smaps, &(0x400000..0x800000)), 4 << 20);
+        assert_eq!(bytes_in_smaps(smaps, &(0x600000..0xa00000)), 2 << 20);
+        assert_eq!(bytes_in_smaps(smaps, &(0x400000..0xc00000)), 6 << 20);
+        assert_eq!(bytes_in_smaps(smaps, &(0x800000..0xa00000)), 0);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no huge pages")]
+    fn both_ways_of_counting_agree() {
+        let Some(huge) = page::huge_size() else {
+            eprintln!("skipped: no huge pages");
+            return;
+        };
+        let region = Region::transparent(8 * huge).unwrap();
+        let pages = region.addresses();
+        // Half of it, so that counting everything or nothing is wrong.
+        let half = pages.start..pages.start + 4 * huge;
+        sys::pages::advise(half, libc::MADV_POPULATE_WRITE).unwrap();
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        match sys::pages::huge_bytes(pages.clone()) {
+            Ok(bytes) => assert_eq!(bytes, bytes_in_smaps(&smaps, &pages)),
+            Err(e) => eprintln!("skipped: PAGEMAP_SCAN: {e}"),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Advice, residency and locks on a snapshot, whatever holds its bytes.
+
+use super::{Snapshot, Store};
+use crate::control::Mapping;
+use crate::control::sealed::{HasPages, Pages};
+use crate::replica::Backing;
+
+impl HasPages for Snapshot {
+    fn pages(&self) -> Pages<'_> {
+        let bytes = &self[..];
+        match &self.store {
+            Store::Memory(memory) if memory.is_block() => Pages::heap(bytes),
+            Store::Memory(_) => Pages::own(bytes),
+            Store::Mapped(_, Backing::Cloned) => Pages::own(bytes),
+            Store::Mapped(..) => Pages::file(bytes),
+            Store::Leased(guarded) => match guarded.backing() {
+                Backing::Memory | Backing::Cloned => Pages::own(bytes),
+                _ => Pages::file(bytes),
+            },
+        }
+    }
+}
+
+impl Mapping for Snapshot {}

@@ -1,0 +1,16 @@
+//! `Mapping`, the same on every type: ranges, residency, populate, locks, huge pages; and page faults.
+#![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod flags;
+mod kinds;
+
+mod faults;
+mod huge;
+mod lock;
+mod populate;
+mod ranges;
+mod residency;
+mod swapped;
