@@ -385,6 +385,11 @@ impl Anonymous {
         self.shared.is_some()
     }
 
+    /// The memfd behind shared memory.
+    pub(crate) fn memfd(&self) -> Option<&File> {
+        self.shared.as_ref()
+    }
+
     pub(crate) fn into_region(self) -> (Region, usize) {
         (self.region, self.len)
     }

@@ -210,6 +210,20 @@ impl Region {
         Ok(Region::around(raw, offset, len))
     }
 
+    /// The same pages copy-on-write: what is stored there is ours alone (`MAP_PRIVATE`).
+    pub(crate) fn copy_on_write(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<(Self, usize)> {
+        #[expect(clippy::disallowed_types, reason = "this is the place")]
+        let mut options = memmap2::MmapOptions::new();
+        options.offset(offset).len(len);
+        // SAFETY: no reference is made here; whoever makes one answers for the file.
+        let map = unsafe { options.map_copy(fd.as_raw_fd()) }?;
+        Ok(Region::around(MmapRaw::from(map), offset, len))
+    }
+
     /// Pages of which none can be had: touching one is a SIGBUS, as it is where a file lost them.
     pub(crate) fn lost(len: usize) -> io::Result<Self> {
         let nothing = file::memfd(c"folio-lost", false)?;

@@ -45,6 +45,9 @@ const UNSAFE: &[&str] = &[
     "src/guard/",
     "src/anonymous.rs",
     "src/snapshot/mod.rs",
+    "src/draft/store.rs",
+    "src/private.rs",
+    "src/exclusive.rs",
     "src/fork.rs",
     "src/shared/",
 ];

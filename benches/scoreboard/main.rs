@@ -22,8 +22,11 @@ mod table;
 
 mod anonymous;
 mod control;
+mod draft;
+mod exclusive;
 mod lease;
 mod open;
+mod private;
 mod shared;
 mod stream;
 
@@ -36,6 +39,9 @@ fn main() -> std::io::Result<()> {
         lease::measure(board)?;
         stream::measure(board)?;
         anonymous::measure(board, |workload, _, _| workload)?;
+        draft::measure(board)?;
+        exclusive::measure(board)?;
+        private::measure(board)?;
         shared::measure(board)?;
         control::measure(board)
     })

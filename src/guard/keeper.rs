@@ -42,6 +42,11 @@ pub(crate) trait Holder: Send + Sync {
     /// True if somebody waits for the file and was not answered yet.
     fn is_broken(&self) -> bool;
 
+    /// False as long as whoever waits may be left waiting.
+    fn is_due(&self, _deadline: &Deadline) -> bool {
+        true
+    }
+
     /// Makes the holder independent of the file and gives the lease back.
     fn answer(&self, deadline: &Deadline) -> Answer;
 
@@ -85,6 +90,11 @@ impl Deadline {
     /// True once the kernel has taken the lease away.
     pub(crate) fn is_over(&self) -> bool {
         self.broken.elapsed() >= self.time
+    }
+
+    /// True once `part` of `of` parts of the time have passed.
+    pub(crate) fn has_passed(&self, part: u32, of: u32) -> bool {
+        self.broken.elapsed() >= self.time * part / of
     }
 }
 
@@ -266,7 +276,7 @@ impl Keeper {
         match broken.progress.load(Ordering::Acquire) {
             DONE => return false,
             _ if broken.deadline.is_near() => broken.holder.give_up(),
-            OPEN => self.have_answered(broken),
+            OPEN if broken.holder.is_due(&broken.deadline) => self.have_answered(broken),
             _ => {}
         }
         true

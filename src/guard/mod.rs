@@ -3,3 +3,4 @@
 pub(crate) mod keeper;
 pub(crate) mod lease;
 pub(crate) mod sigbus;
+pub(crate) mod write_lease;

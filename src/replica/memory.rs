@@ -90,6 +90,17 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 
+    /// The same, to be changed: for memory that was read, not for what `from_region` made read-only.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let bytes = match &mut self.place {
+            Place::Block(block) => &mut block.spare()[..self.len],
+            // SAFETY: a region in `Memory` is private anonymous memory of ours.
+            Place::Region(region) => unsafe { region.spare(0..self.len) },
+        };
+        // SAFETY: `read_from` counts bytes that are there; the borrow is the same.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) }
+    }
+
     /// Forgets what was read.
     pub(crate) fn clear(&mut self) {
         self.len = 0;

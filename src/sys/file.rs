@@ -74,8 +74,6 @@ pub(crate) struct Time(i64, i64);
 pub(crate) struct Stat {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
-    /// How many names it has: none after it was removed, and a memfd never has one.
-    pub(crate) links: u64,
     pub(crate) stamp: Stamp,
     /// Read-only for ever by fs-verity (`STATX_ATTR_VERITY`, Linux 5.5).
     pub(crate) verity: bool,
@@ -99,7 +97,6 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
             _ => Kind::Other,
         },
         size: stat.stx_size,
-        links: stat.stx_nlink.into(),
         stamp: Stamp {
             device: (stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,

@@ -19,6 +19,8 @@ const SIGNAL: i32 = libc::SIGURG;
 pub(crate) enum Lease {
     /// Opens for writing, and truncations.
     Read = libc::F_RDLCK,
+    /// Every open, and truncations.
+    Write = libc::F_WRLCK,
 }
 
 /// True for file systems where a lease means what it says: every way to the bytes passes through it. Not among them:

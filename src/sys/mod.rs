@@ -18,8 +18,11 @@ pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod pages;
 pub(crate) mod process;
+pub(crate) mod publish;
 pub(crate) mod shared;
 pub(crate) mod signal;
+pub(crate) mod userfault;
+pub(crate) mod write;
 
 use std::io;
 

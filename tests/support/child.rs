@@ -186,6 +186,16 @@ pub struct Forked {
 }
 
 impl Forked {
+    pub fn id(&self) -> libc::pid_t {
+        self.id
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        // SAFETY: our own child, not waited for yet, so the number is still its.
+        unsafe { libc::kill(self.id, libc::SIGKILL) };
+    }
+
     pub fn wait(self) -> ExitStatus {
         let mut status = 0;
         // SAFETY: `status` is a valid place for the answer.

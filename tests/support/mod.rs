@@ -9,6 +9,8 @@ pub mod kernel;
 pub mod pipe;
 pub mod pool;
 pub mod random;
+pub mod refuse;
+pub mod trace;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

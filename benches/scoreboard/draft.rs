@@ -1,0 +1,111 @@
+//! A new file, produced in memory, durable and visible under its name.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use folio::Draft;
+
+use crate::measure::{Board, Sample, Unit, Workload};
+use crate::{files, size};
+
+const ROOM: &str = "draft";
+
+pub fn measure(board: &mut Board) -> io::Result<()> {
+    for len in [1 << 20, 256 << 20] {
+        let name = format!("create {} durably", size::name(len as u64));
+        if board.wants(ROOM, &name, len as u64) {
+            board.measure(create(name, len)?);
+        }
+    }
+    Ok(())
+}
+
+fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
+    let dir = tempfile::tempdir_in(files::directory()?)?;
+    let place = |name: &str| {
+        (
+            dir.path().join(name),
+            dir.path().join(format!("{name}.new")),
+        )
+    };
+    let (ours, vec, map, bare) = (place("ours"), place("vec"), place("map"), place("bare"));
+    let ready = {
+        let mut bytes = vec![0; len];
+        fill(&mut bytes);
+        bytes
+    };
+    // The last contender holds the directory.
+    Ok(Workload::new(ROOM, name, Unit::Rate(len as u64))
+        .folio("Draft", move || {
+            Sample::of(1, || {
+                let mut draft = Draft::create(&ours.0, len).expect("create");
+                fill(&mut draft);
+                draft.commit().expect("commit");
+                length(&ours.0)
+            })
+        })
+        .peer("Vec, write, fsync, rename", move || {
+            Sample::of(1, || {
+                let mut bytes = vec![0; len];
+                fill(&mut bytes);
+                let mut file = File::create(&vec.1).expect("create");
+                file.write_all(&bytes).expect("write");
+                publish(&file, &vec.1, &vec.0);
+                length(&vec.0)
+            })
+        })
+        .peer("memmap2, flush, rename", move || {
+            Sample::of(1, || {
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .open(&map.1)
+                    .expect("create");
+                file.set_len(len as u64).expect("set_len");
+                // SAFETY: nobody else knows the file.
+                let mut bytes = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("map");
+                fill(&mut bytes);
+                bytes.flush().expect("flush");
+                publish(&file, &map.1, &map.0);
+                length(&map.0)
+            })
+        })
+        .limit("ready bytes, write, fsync, rename", move || {
+            let _ = &dir;
+            Sample::of(1, || {
+                let mut file = File::create(&bare.1).expect("create");
+                file.write_all(&ready).expect("write");
+                publish(&file, &bare.1, &bare.0);
+                length(&bare.0)
+            })
+        })
+        .claim(1.0, "Vec, write, fsync, rename")
+        .claim(1.0, "memmap2, flush, rename"))
+}
+
+/// What each produces: words that are all different.
+fn fill(bytes: &mut [u8]) {
+    for (number, word) in bytes.chunks_exact_mut(8).enumerate() {
+        word.copy_from_slice(
+            &(number as u64)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_le_bytes(),
+        );
+    }
+}
+
+fn publish(file: &File, from: &Path, to: &Path) {
+    file.sync_all().expect("fsync");
+    fs::rename(from, to).expect("rename");
+    let dir = File::open(to.parent().expect("a directory")).expect("open");
+    // SAFETY: no pointer is involved.
+    assert_eq!(unsafe { libc::fsync(dir.as_raw_fd()) }, 0);
+}
+
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).expect("the file").len()
+}

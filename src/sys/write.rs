@@ -1,0 +1,310 @@
+//! System calls that make, fill and sync files: O_TMPFILE, fallocate, sync_file_range, flock, writes without SIGPIPE.
+
+use super::call;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+/// A C string, or `EINVAL` for one with a NUL in it, as [`std::fs`] says it.
+pub(crate) fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn open_at(dir: i32, path: &CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
+    // SAFETY: openat(2) reads a C string and touches no other memory of ours.
+    let fd = call(|| unsafe { libc::openat(dir, path.as_ptr(), flags | libc::O_CLOEXEC, mode) })?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A directory, to name files in it and to sync it; where it may be searched but not listed, only to name files in it.
+pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_string(path.as_os_str())?;
+    let open = |flags| open_at(libc::AT_FDCWD, &path, flags | libc::O_DIRECTORY, 0);
+    match open(libc::O_RDONLY) {
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open(libc::O_PATH),
+        other => other,
+    }
+}
+
+/// A file without a name on the file system of `dir`, open(2) `O_TMPFILE` (Linux 3.11). The umask counts.
+pub(crate) fn unnamed(dir: BorrowedFd<'_>, mode: u32) -> io::Result<File> {
+    let flags = libc::O_TMPFILE | libc::O_RDWR;
+    open_at(dir.as_raw_fd(), c".", flags, mode).map(File::from)
+}
+
+/// True if `O_TMPFILE` was refused because the file system or the kernel does not know it.
+pub(crate) fn is_unnamed_unknown(error: &io::Error) -> bool {
+    // EISDIR: a kernel that does not know the flag. ENOENT: some file systems of old kernels.
+    let unknown = [
+        libc::EOPNOTSUPP,
+        libc::EISDIR,
+        libc::ENOENT,
+        libc::EINVAL,
+        libc::ENOSYS,
+    ];
+    error.raw_os_error().is_some_and(|e| unknown.contains(&e))
+}
+
+/// Opens a name in `dir` for reading, without following a link and without waiting for anybody.
+pub(crate) fn open_beside(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
+    let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    open_at(dir.as_raw_fd(), name, flags, 0).map(File::from)
+}
+
+/// Who owns a file and what may be done with it, fstatat(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) id: (u64, u64),
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// What a name in `dir` stands for; a link is not followed.
+pub(crate) fn entry(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Entry> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: fstatat(2) reads a C string and writes one `struct stat` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstatat(dir.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), flags) })?;
+    // SAFETY: fstatat(2) succeeded, so it is filled in.
+    let stat = unsafe { stat.assume_init() };
+    Ok(Entry {
+        id: (stat.st_dev, stat.st_ino),
+        mode: stat.st_mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    })
+}
+
+/// `EACCES` or `EROFS` if this process may not write to a name in `dir`, faccessat(2).
+pub(crate) fn may_write(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let (dir, mode, flags) = (dir.as_raw_fd(), libc::W_OK, libc::AT_EACCESS);
+    // SAFETY: faccessat(2) reads a C string and touches no other memory of ours.
+    call(|| unsafe { libc::faccessat(dir, name.as_ptr(), mode, flags) }).map(drop)
+}
+
+/// A second descriptor, close-on-exec, for the same open file as the number stands for.
+pub(crate) fn duplicate(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    let fd = call(|| unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The access mode a descriptor was opened with is enough to write to it, fcntl(2) `F_GETFL`.
+pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    Ok(flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0)
+}
+
+/// One fallocate(2) reserves so many bytes. An interrupted call may undo what it did (tmpfs does), so no signal is let
+/// in while it runs, and it must not run for long.
+const STEP: u64 = 64 << 20;
+
+/// Grants disk blocks to `start..end`, and makes the file at least `end` bytes long: writing there cannot fail for
+/// lack of space. Bytes that were there stay.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
+    if end.saturating_sub(start) > free_space(fd)? {
+        // Rather than take all there is first.
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    grant(fd, start, end)
+}
+
+fn grant(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
+    let mut at = start;
+    while at < end {
+        let len = STEP.min(end - at);
+        // Over RLIMIT_FSIZE there is an error and a signal; the error is enough.
+        let _blocked = Blocked::all(Some(libc::SIGXFSZ));
+        let (offset, step) = (signed(at)?, signed(len)?);
+        // SAFETY: fallocate(2) touches no memory.
+        call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, offset, step) })?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// Grants disk blocks to all of the first `size` bytes of a file, holes and blocks shared with a clone: then a store
+/// into any of them needs no more space. Bytes stay.
+pub(crate) fn fill_holes(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    let (raw, len) = (fd.as_raw_fd(), signed(size)?);
+    let unshare = libc::FALLOC_FL_UNSHARE_RANGE;
+    // SAFETY: fallocate(2) touches no memory.
+    match call(|| unsafe { libc::fallocate(raw, unshare, 0, len) }) {
+        // A file system without clones.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {}
+        other => drop(other?),
+    }
+    // SAFETY: lseek(2) touches no memory.
+    let hole = call(|| unsafe { libc::lseek(raw, 0, libc::SEEK_HOLE) })?;
+    if hole >= len {
+        return Ok(());
+    }
+    grant(fd, 0, size)
+}
+
+/// Bytes that nobody has, fstatvfs(3); no limit where the file system has none.
+fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstatvfs(3) succeeded, so it is filled in.
+    let stat = unsafe { stat.assume_init() };
+    Ok(match stat.f_blocks {
+        0 => u64::MAX,
+        _ => stat.f_bfree.saturating_mul(stat.f_frsize),
+    })
+}
+
+fn signed(n: u64) -> io::Result<i64> {
+    i64::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+/// Starts to write a range to the disk and does not wait: sync_file_range(2). A length of 0 is the rest of the file.
+/// It promises nothing, so a file system that does not know it is no error.
+pub(crate) fn start_writeback(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    let (offset, len) = (signed(offset)?, signed(len)?);
+    let flags = libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: sync_file_range(2) touches no memory.
+    call(|| unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) }).map(drop)
+}
+
+/// The names in a directory: fsync(2) of it.
+pub(crate) fn sync_directory(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: fsync(2) touches no memory.
+    call(|| unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
+}
+
+/// Everything of the file system that holds `fd`: syncfs(2).
+pub(crate) fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: syncfs(2) touches no memory.
+    call(|| unsafe { libc::syncfs(fd.as_raw_fd()) }).map(drop)
+}
+
+/// The next range of a file that is not a hole, lseek(2) with `SEEK_DATA` and `SEEK_HOLE`; `None` at the end.
+pub(crate) fn next_data(fd: BorrowedFd<'_>, from: u64) -> io::Result<Option<(u64, u64)>> {
+    let seek = |at: u64, whence| {
+        let at = signed(at)?;
+        // SAFETY: lseek(2) touches no memory.
+        call(|| unsafe { libc::lseek(fd.as_raw_fd(), at, whence) }).map(i64::unsigned_abs)
+    };
+    match seek(from, libc::SEEK_DATA) {
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(e) => Err(e),
+        Ok(start) => Ok(Some((start, seek(start, libc::SEEK_HOLE)?))),
+    }
+}
+
+/// flock(2), exclusive; false if somebody else has it.
+pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: flock(2) touches no memory.
+    match call(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes all bytes at the descriptor's offset, waiting where it is in non-blocking mode. A reader that went away is
+/// `EPIPE`, never a signal.
+pub(crate) fn write_all(mut to: &File, bytes: &[u8]) -> io::Result<()> {
+    let _quiet = Blocked::one(libc::SIGPIPE);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match to.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => rest = &rest[n..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_writable(to)?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn wait_writable(to: &File) -> io::Result<()> {
+    let mut poll = libc::pollfd {
+        fd: to.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
+    call(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
+}
+
+/// Signals that are held back from this thread until it is dropped.
+pub(super) struct Blocked {
+    before: libc::sigset_t,
+    /// A signal that our own system call may raise, and that is taken away then; none if it waited before.
+    raised: Option<i32>,
+}
+
+impl Blocked {
+    pub(super) fn all(raised: Option<i32>) -> Self {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: sigfillset(3) writes one set to the pointer, which has room for it.
+        unsafe { libc::sigfillset(set.as_mut_ptr()) };
+        // SAFETY: filled in above.
+        Blocked::set(&unsafe { set.assume_init() }, raised)
+    }
+
+    fn one(raised: i32) -> Self {
+        Blocked::set(&only(raised), Some(raised))
+    }
+
+    fn set(set: &libc::sigset_t, raised: Option<i32>) -> Self {
+        let mut before = MaybeUninit::zeroed();
+        // SAFETY: pthread_sigmask(3) reads one set and writes the other; both pointers are good.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set, before.as_mut_ptr()) };
+        Blocked {
+            // SAFETY: filled in above; it cannot fail for SIG_BLOCK, and zeroed would be the empty set.
+            before: unsafe { before.assume_init() },
+            raised: raised.filter(|&signal| !is_waiting(signal)),
+        }
+    }
+}
+
+fn is_waiting(signal: i32) -> bool {
+    let mut waiting = MaybeUninit::zeroed();
+    // SAFETY: sigpending(2) writes one set to the pointer, which has room for it.
+    unsafe { libc::sigpending(waiting.as_mut_ptr()) };
+    // SAFETY: filled in above; zeroed is the empty set.
+    unsafe { libc::sigismember(waiting.as_ptr(), signal) == 1 }
+}
+
+fn only(signal: i32) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset(3) writes one set to the pointer, which has room for it.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set was filled in above.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    // SAFETY: as above.
+    unsafe { set.assume_init() }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        if let Some(signal) = self.raised {
+            let now = libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            let set = only(signal);
+            // SAFETY: sigtimedwait(2) reads a set and a time; it does not wait, and gives no information.
+            unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &now) };
+        }
+        // SAFETY: pthread_sigmask(3) reads one set, filled in by `set`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, ptr::null_mut()) };
+    }
+}

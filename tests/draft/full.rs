@@ -1,0 +1,107 @@
+//! A full disk is an error of `create` or `resize`: never a signal, never a trace.
+
+use crate::support::child::scenario;
+use crate::support::disk::LoopFs;
+use crate::{draft_of, names, stores};
+use folio::Draft;
+use std::fs;
+use std::path::Path;
+
+/// Fills a file system until nothing goes in any more, and leaves `free` bytes.
+fn fill(dir: &Path, free: u64) {
+    let ballast = fs::File::create(dir.join("ballast")).unwrap();
+    let mut len = 0;
+    let mut step = 1 << 20;
+    while step >= 4096 {
+        // SAFETY: plain numbers.
+        let done =
+            unsafe { libc::fallocate(std::os::fd::AsRawFd::as_raw_fd(&ballast), 0, len, step) };
+        match done {
+            0 => len += step,
+            _ => step /= 2,
+        }
+    }
+    ballast.set_len(len as u64 - free).unwrap();
+    ballast.sync_all().unwrap();
+}
+
+fn full_disk(kind: &str) {
+    let Some(disk) = LoopFs::new(kind, 64 << 20) else {
+        return;
+    };
+    let path = disk.path().join("file");
+    fs::write(&path, b"old").unwrap();
+    fill(disk.path(), 4 << 20);
+    let before = names(disk.path());
+    let [memory, mapped, sparse] = stores();
+    for options in [memory, mapped] {
+        let error = Draft::create(&path, 64 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+        assert_eq!(
+            error.to_string(),
+            format!("fallocate failed on {}", path.display())
+        );
+        let mut draft = match options.create(&path, 1 << 20) {
+            Err(folio::Error::TooLarge { limit: 0, .. }) if kind == "btrfs" => continue,
+            draft => draft.unwrap(),
+        };
+        draft.fill(7);
+        let error = draft.resize(32 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+        assert_eq!(draft.len(), 1 << 20);
+        // What was granted stays granted, also when somebody takes all the rest.
+        let rest = fs::File::create(disk.path().join("rest")).unwrap();
+        let block = vec![0_u8; 64 << 10];
+        while std::io::Write::write_all(&mut &rest, &block).is_ok() {}
+        let _ = rest.sync_all();
+        draft.fill(9);
+        let committed = draft.commit();
+        fs::remove_file(disk.path().join("rest")).unwrap();
+        committed.unwrap_or_else(|e| panic!("{kind}: {e}"));
+        assert_eq!(fs::read(&path).unwrap(), vec![9; 1 << 20], "{kind}");
+        assert_eq!(names(disk.path()), before);
+        fs::write(&path, b"old").unwrap();
+    }
+    let draft = draft_of(sparse, &path, &vec![7; 32 << 20]).unwrap();
+    let error = draft.commit().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(names(disk.path()), before);
+}
+
+#[test]
+fn of_ext4() {
+    scenario!(|| full_disk("ext4")).succeed();
+}
+
+#[test]
+fn of_xfs() {
+    scenario!(|| full_disk("xfs")).succeed();
+}
+
+#[test]
+fn of_btrfs() {
+    scenario!(|| full_disk("btrfs")).succeed();
+}
+
+#[test]
+fn of_tmpfs() {
+    scenario!(|| full_disk("tmpfs")).succeed();
+}
+
+#[test]
+fn the_limit_on_file_sizes_is_an_error_too() {
+    scenario!(|| {
+        let limit = libc::rlimit {
+            rlim_cur: 1 << 20,
+            rlim_max: 1 << 20,
+        };
+        // SAFETY: reads one struct; SIGXFSZ keeps its default action, which is to kill.
+        unsafe { assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0) };
+        let dir = crate::support::temp_dir();
+        let error = Draft::create(dir.path().join("file"), 2 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
+        assert!(names(dir.path()).is_empty());
+    })
+    .succeed();
+}

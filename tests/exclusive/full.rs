@@ -1,0 +1,84 @@
+//! A full disk is an error of `open` or `resize`, and never a signal: holes and shared blocks get their own first.
+
+use crate::open;
+use crate::support::child::scenario;
+use crate::support::disk::LoopFs;
+use folio::Exclusive;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// Takes all space that is left.
+fn fill(dir: &Path) {
+    for (name, step) in [("rest", 1 << 16), ("small", 512)] {
+        let Ok(mut file) = File::create(dir.join(name)) else {
+            return;
+        };
+        while file.write_all(&[7; 1 << 16][..step]).is_ok() {}
+        let _ = file.sync_all();
+    }
+}
+
+fn full_disk(kind: &str, size: u64) {
+    let Some(system) = LoopFs::new(kind, size) else {
+        return;
+    };
+    let path = system.path().join("sparse");
+    let sparse = File::create(&path).unwrap();
+    sparse.set_len(8 << 20).unwrap();
+    drop(sparse);
+    // With room, the holes get blocks, and then no store can fail.
+    let mut file = open(&path);
+    fill(system.path());
+    file.fill(9);
+    let error = file.resize(16 << 20).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+    assert_eq!(
+        error.to_string(),
+        format!("fallocate failed on {}", path.display())
+    );
+    assert_eq!(file.len(), 8 << 20);
+    file.fill(8);
+    file.close().unwrap_or_else(|e| panic!("{kind}: {e}"));
+    assert!(fs::read(&path).unwrap() == vec![8; 8 << 20], "{kind}");
+    // Without room it is not opened.
+    fs::remove_file(&path).unwrap();
+    File::create(&path).unwrap().set_len(size as _).unwrap();
+    let error = Exclusive::open(&path).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+}
+
+#[test]
+fn of_ext4() {
+    scenario!(|| full_disk("ext4", 48 << 20)).succeed();
+}
+
+#[test]
+fn of_xfs() {
+    scenario!(|| full_disk("xfs", 300 << 20)).succeed();
+}
+
+#[test]
+fn blocks_that_a_clone_shares_get_a_copy_first() {
+    scenario!(|| {
+        let Some(system) = LoopFs::new("xfs", 300 << 20) else {
+            return;
+        };
+        let path = system.path().join("file");
+        fs::write(&path, vec![1; 8 << 20]).unwrap();
+        let (from, to) = (File::open(&path).unwrap(), system.path().join("clone"));
+        let clone = File::create(&to).unwrap();
+        // SAFETY: takes plain numbers.
+        let cloned = unsafe { libc::ioctl(clone.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
+        assert_eq!(cloned, 0, "{}", std::io::Error::last_os_error());
+        drop((from, clone));
+        let mut file = open(&path);
+        fill(system.path());
+        file.fill(2);
+        file.close().unwrap();
+        assert!(fs::read(&path).unwrap() == vec![2; 8 << 20]);
+        assert!(fs::read(&to).unwrap() == vec![1; 8 << 20]);
+    })
+    .succeed();
+}

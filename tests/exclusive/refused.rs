@@ -1,0 +1,160 @@
+//! Where an `Exclusive` cannot be had, and why.
+
+use crate::support::child::{argument, scenario};
+use crate::support::disk::LoopFs;
+use crate::support::refuse::refuse;
+use crate::support::{file_with, is_root, skip};
+use crate::{any_system, open, systems};
+use folio::{Error, Exclusive};
+use std::fs::{self, File};
+
+#[test]
+fn a_file_that_somebody_has_open_is_busy() {
+    for (kind, system) in systems() {
+        let path = file_with(system.path(), "file", b"bytes");
+        let reader = File::open(&path).unwrap();
+        assert!(
+            matches!(Exclusive::open(&path), Err(Error::Busy { .. })),
+            "{kind}: a reader"
+        );
+        drop(reader);
+        let writer = File::options().read(true).write(true).open(&path).unwrap();
+        assert!(
+            matches!(Exclusive::open(&path), Err(Error::Busy { .. })),
+            "{kind}: a writer"
+        );
+        // A mapping alone keeps it open as well.
+        let map = mapping_of(&writer);
+        drop(writer);
+        let error = Exclusive::open(&path).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("somebody else has it open: {}", path.display())
+        );
+        drop(map);
+        open(&path).close().unwrap();
+    }
+}
+
+/// A shared mapping that outlives its descriptor.
+fn mapping_of(file: &File) -> impl Drop + use<> {
+    struct Map(*mut libc::c_void);
+    impl Drop for Map {
+        fn drop(&mut self) {
+            // SAFETY: mapped below, and nobody refers to it.
+            unsafe { libc::munmap(self.0, 4096) };
+        }
+    }
+    // SAFETY: no address asked for; nothing is replaced.
+    let start = unsafe {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(file);
+        libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_NONE,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        )
+    };
+    assert_ne!(start, libc::MAP_FAILED);
+    Map(start)
+}
+
+#[test]
+fn what_cannot_be_protected_is_refused_with_the_reason() {
+    let why = |path: &std::path::Path| match Exclusive::open(path) {
+        Err(Error::Unprotectable { why, path: Some(p) }) if p == path => why,
+        other => panic!("{}: {other:?}", path.display()),
+    };
+    assert!(why("/proc/self/comm".as_ref()).contains("file system"));
+    for (kind, word) in [
+        ("btrfs", "btrfs"),
+        ("overlay", "file system"),
+        ("tmpfs", "file system"),
+    ] {
+        if let Some(system) = LoopFs::new(kind, 128 << 20) {
+            let path = file_with(system.path(), "file", b"x");
+            assert!(why(&path).contains(word), "{kind}: {}", why(&path));
+            assert_eq!(fs::read(&path).unwrap(), b"x");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_another_user_is_refused() {
+    if !is_root() {
+        return skip("changing users needs root");
+    }
+    let Some(system) = any_system() else { return };
+    let path = file_with(system.path(), "file", b"x");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    fs::set_permissions(&path, mode).unwrap();
+    let above = path.ancestors().nth(2).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(above, mode).unwrap();
+    let mut child = scenario!(|| {
+        // SAFETY: plain numbers.
+        unsafe { assert_eq!((libc::setgid(65534), libc::setuid(65534)), (0, 0)) };
+        let error = Exclusive::open(argument("PATH")).unwrap_err();
+        let expected = matches!(&error, Error::Unprotectable { why, .. } if why.contains("user"));
+        assert!(expected, "{error}");
+    });
+    child.argument("PATH", &path).succeed();
+}
+
+#[test]
+fn what_is_no_file_is_an_error() {
+    assert!(matches!(
+        Exclusive::open("/"),
+        Err(Error::IsDirectory { .. })
+    ));
+    assert!(matches!(
+        Exclusive::open("/dev/null"),
+        Err(Error::NotMappable { .. })
+    ));
+    let error = Exclusive::open("/no/such/file").unwrap_err();
+    assert_eq!(error.to_string(), "open failed on /no/such/file");
+}
+
+#[test]
+fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
+    const CALLS: [(libc::c_long, &str); 6] = [
+        (libc::SYS_openat, "open"),
+        (libc::SYS_fcntl, "fcntl"),
+        (libc::SYS_mmap, "mmap"),
+        (libc::SYS_ftruncate, "ftruncate"),
+        (libc::SYS_fdatasync, "fdatasync"),
+        (libc::SYS_sync_file_range, "sync_file_range"),
+    ];
+    let Some(system) = any_system() else { return };
+    let path = file_with(system.path(), "file", &[1; 10_000]);
+    for (call, name) in CALLS {
+        let mut child = scenario!(|| {
+            let path = std::path::PathBuf::from(argument("PATH"));
+            // The keeper's thread is there before the filter, and not filtered.
+            drop(open(&path));
+            let call = argument("CALL").to_str().unwrap().parse().unwrap();
+            refuse(call, libc::EIO);
+            let all_of_it = || {
+                let mut file = Exclusive::open(&path)?;
+                file[0] = 2;
+                file.start_writeback(..)?;
+                file.resize(9000)?;
+                file.close()
+            };
+            let error = all_of_it().unwrap_err();
+            crate::support::child::report(format_args!("{:?} {error}", error.raw_os_error()));
+        });
+        let outcome = child
+            .argument("PATH", &path)
+            .argument("CALL", call.to_string())
+            .succeed();
+        let expected = format!("Some(5) {name} failed");
+        let reports = outcome.reports();
+        assert!(reports[0].starts_with(&expected), "{name}: {reports:?}");
+        assert!(reports[0].contains(" on /"), "{name}: {reports:?}");
+        // Nobody has it open any more.
+        open(&path).resize(10_000).unwrap();
+    }
+}

@@ -1,0 +1,53 @@
+//! Makes the kernel refuse system calls of this process with an errno of our choice: a seccomp filter, seccomp(2).
+//! It cannot be taken back, so it belongs into a scenario's child.
+
+use std::io;
+
+/// One system call to refuse.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    pub call: libc::c_long,
+    pub errno: i32,
+    /// Only if the argument of this number (from 0), masked, is this: (number, mask, value).
+    pub argument: Option<(u32, u32, u32)>,
+}
+
+/// Refuses one system call, always.
+pub fn refuse(call: libc::c_long, errno: i32) {
+    refuse_if(Refusal {
+        call,
+        errno,
+        argument: None,
+    });
+}
+
+/// Refuses a system call if its argument says so.
+pub fn refuse_if(refusal: Refusal) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let line = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    // struct seccomp_data: nr at 0, arguments of 8 bytes from 16 on, low halves first.
+    let (argument, mask, value) = refusal.argument.unwrap_or((0, 0, 0));
+    let mut program = [
+        line(LOAD, 0, 0, 0),
+        line(EQUAL, refusal.call as u32, 0, 4),
+        line(LOAD, 16 + 8 * argument, 0, 0),
+        line(AND, mask, 0, 0),
+        line(EQUAL, value, 0, 1),
+        line(RETURN, libc::SECCOMP_RET_ERRNO | refusal.errno as u32, 0, 0),
+        line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: plain numbers.
+    let first = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(first, 0, "{}", io::Error::last_os_error());
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: a program of the length it says; the kernel copies it.
+    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &filter) };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
