@@ -3,15 +3,13 @@
 #![allow(clippy::disallowed_methods)]
 #![allow(dead_code)] // a part of what it shares with tests/lease is used
 
-#[path = "lease/disk.rs"]
-mod disk;
 #[path = "lease/storm.rs"]
 mod storm;
 #[path = "support/mod.rs"]
 mod support;
 
-use disk::{Disk, leased};
 use std::time::{Duration, Instant};
+use support::leased::{Disk, leased};
 
 #[test]
 fn the_competitor() {

@@ -134,11 +134,13 @@ impl Guarded {
 
     /// What keeps the bytes now.
     pub(crate) fn backing(&self) -> Backing {
+        self.0.settle();
         *self.0.frozen.get().unwrap_or(&Backing::Leased)
     }
 
     /// False if the bytes are not those that the file had.
     pub(crate) fn is_intact(&self) -> bool {
+        self.0.settle();
         !self.0.is_cut() && !self.0.torn.load(Ordering::Acquire)
     }
 
@@ -208,6 +210,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Slot {
     fn file(&self) -> Option<Arc<OwnedFd>> {
         lock(&self.file).clone()
+    }
+
+    /// Waits for the moment between the swap and the word on it, so that whoever knows of a writer that was let in finds
+    /// the answer given.
+    fn settle(&self) {
+        let swapped = self.swapped.load(Ordering::Acquire);
+        // In a forked child the lock is as it was at the fork.
+        if swapped && self.frozen.get().is_none() && self.keeper.is_of_this_process() {
+            drop(lock(&self.region));
+        }
     }
 
     /// True if the file is shorter or longer than it was, under a lease that nobody broke: `open(O_RDONLY|O_TRUNC)` does

@@ -2,9 +2,9 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::disk::LoopFs;
+use crate::support::exclusive::{any_system, open, systems};
 use crate::support::file_with;
 use crate::support::random::runner;
-use crate::{any_system, open, systems};
 use folio::Error;
 use proptest::prelude::*;
 use std::fs;

@@ -1,8 +1,8 @@
 //! A full disk is an error of `open` or `resize`, and never a signal: holes and shared blocks get their own first.
 
-use crate::open;
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
+use crate::support::exclusive::open;
 use folio::Exclusive;
 use std::fs::{self, File};
 use std::io::Write;

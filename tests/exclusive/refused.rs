@@ -2,9 +2,9 @@
 
 use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
+use crate::support::exclusive::{any_system, open, systems};
 use crate::support::refuse::refuse;
 use crate::support::{file_with, is_root, skip};
-use crate::{any_system, open, systems};
 use folio::{Error, Exclusive};
 use std::fs::{self, File};
 

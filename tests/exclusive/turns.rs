@@ -1,8 +1,8 @@
 //! Processes that take turns: nothing is lost, nothing is mixed.
 
 use crate::support::child::{fork, report, scenario};
+use crate::support::exclusive::{any_system, open_counting};
 use crate::support::file_with;
-use crate::{any_system, open_counting};
 use std::fs;
 use std::path::Path;
 

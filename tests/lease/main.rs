@@ -5,11 +5,9 @@
 mod support;
 
 mod breaking;
-mod disk;
 mod exhausted;
 mod forked;
 mod rungs;
-mod stopped;
 mod storm;
 
-use disk::{Disk, leased};
+use support::leased::{Disk, leased};

@@ -2,10 +2,13 @@
 #![allow(dead_code, unused_imports, unused_macros)] // each test binary uses a part of it
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
+pub mod break_time;
 pub mod bytes;
 pub mod child;
 pub mod disk;
+pub mod exclusive;
 pub mod kernel;
+pub mod leased;
 pub mod pipe;
 pub mod pool;
 pub mod random;

@@ -1,6 +1,6 @@
 //! Where leases are tried: the file systems that can be had here.
 
-use super::support::disk::LoopFs;
+use super::disk::LoopFs;
 use std::path::{Path, PathBuf};
 
 /// Opens until the snapshot is leased. A file that was just written is for a moment still open for writing in whatever

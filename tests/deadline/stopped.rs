@@ -1,48 +1,13 @@
 //! A process that is stopped for longer than the kernel waits for it: what it is told afterwards.
 
-use super::Disk;
-use super::support::{is_root, skip};
+use crate::support::break_time::BreakTime;
+use crate::support::leased::Disk;
 use folio::Backing;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-
-/// A shorter time for the kernel to wait, put back when dropped. One test at a time.
-pub struct BreakTime {
-    before: String,
-    _alone: MutexGuard<'static, ()>,
-}
-
-const BREAK_TIME: &str = "/proc/sys/fs/lease-break-time";
-static ALONE: Mutex<()> = Mutex::new(());
-
-impl BreakTime {
-    pub fn of_seconds(seconds: u32) -> Option<Self> {
-        if !is_root() {
-            skip("setting fs.lease-break-time needs root");
-            return None;
-        }
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = fs::read_to_string(BREAK_TIME).unwrap();
-        if let Err(error) = fs::write(BREAK_TIME, seconds.to_string()) {
-            skip(format_args!("setting fs.lease-break-time: {error}"));
-            return None;
-        }
-        Some(BreakTime {
-            before,
-            _alone: alone,
-        })
-    }
-}
-
-impl Drop for BreakTime {
-    fn drop(&mut self) {
-        let _ = fs::write(BREAK_TIME, self.before.trim());
-    }
-}
 
 const SERVE: &str = "FOLIO_TEST_STOPPED";
 
@@ -96,7 +61,7 @@ fn is_intact_after(write: impl FnOnce(&Path)) -> String {
 
 #[test]
 fn a_file_that_was_written_to_meanwhile_is_not_intact() {
-    let Some(_time) = BreakTime::of_seconds(1) else {
+    let Some(_time) = BreakTime::of(1) else {
         return;
     };
     let intact = is_intact_after(|path| fs::write(path, vec![6; 2 << 20]).unwrap());
@@ -105,7 +70,7 @@ fn a_file_that_was_written_to_meanwhile_is_not_intact() {
 
 #[test]
 fn a_file_that_was_only_opened_meanwhile_is_intact() {
-    let Some(_time) = BreakTime::of_seconds(1) else {
+    let Some(_time) = BreakTime::of(1) else {
         return;
     };
     let intact = is_intact_after(|path| drop(OpenOptions::new().write(true).open(path).unwrap()));

@@ -1,0 +1,66 @@
+//! When there is neither memory nor disk for the copy, the process ends, and no byte changes before.
+
+use crate::support::break_time::BreakTime;
+use crate::support::child::{argument, report, scenario};
+use crate::support::leased::Disk;
+use folio::Backing;
+use std::fs;
+use std::path::PathBuf;
+
+const LEN: usize = 8 << 20;
+
+fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: reads the one struct.
+    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
+}
+
+/// No more address space than there is, and a little.
+fn no_more_memory() {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    limit(libc::RLIMIT_AS, pages * 4096 + (4 << 20));
+}
+
+#[test]
+fn without_memory_and_disk_the_process_ends_before_a_byte_changes() {
+    let mut child = scenario!(|| {
+        let path = PathBuf::from(argument("PATH"));
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), Backing::Leased);
+        // SAFETY: takes numbers only.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        limit(libc::RLIMIT_FSIZE, 0);
+        no_more_memory();
+        report("holding");
+        std::thread::spawn(move || {
+            loop {
+                if !snapshot.iter().all(|&byte| byte == 5) {
+                    report("changed");
+                }
+            }
+        });
+        // Held until this process is gone.
+        let _ = std::fs::File::options().write(true).open(&path);
+        report("let in");
+    });
+    let Some(_time) = BreakTime::of(2) else {
+        return;
+    };
+    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, vec![5; LEN]).unwrap();
+    let outcome = child.argument("PATH", &path).run();
+    assert_eq!(outcome.reports(), ["holding"]);
+    assert_eq!(outcome.signal(), Some(libc::SIGABRT), "{outcome:?}");
+    let name = path.display().to_string();
+    assert!(
+        outcome.stderr.contains(&name),
+        "the message names the file: {}",
+        outcome.stderr
+    );
+    assert_eq!(fs::read(&path).unwrap(), vec![5; LEN]);
+}
