@@ -224,6 +224,21 @@ impl Region {
         Ok(Region::around(MmapRaw::from(map), offset, len))
     }
 
+    /// Address space that holds nothing and counts as so many mappings (vm.max_map_count), since no piece has the
+    /// protection of the next.
+    pub(crate) fn in_pieces(pieces: usize) -> Result<Self> {
+        let page = page::size();
+        let region = Region::placed(pieces * page, Place::Anywhere, Pages::None)?;
+        for piece in (0..pieces).step_by(2) {
+            let start = region.start.as_ptr().wrapping_add(piece * page);
+            let start = NonNull::new(start).unwrap_or(region.start);
+            // SAFETY: a page of the mapping above, that nobody writes to.
+            let protected = unsafe { memory::protect_read_only(start, page) };
+            protected.map_err(|e| Error::os("mprotect", None, e))?;
+        }
+        Ok(region)
+    }
+
     /// Pages of which none can be had: touching one is a SIGBUS, as it is where a file lost them.
     pub(crate) fn lost(len: usize) -> io::Result<Self> {
         let nothing = file::memfd(c"folio-lost", false)?;

@@ -34,6 +34,10 @@ const WAITED: Duration = Duration::from_micros(200);
 /// The most threads that give answers: enough for a few that wait for a disk.
 const ANSWERERS: usize = 4;
 
+/// So many mappings are kept for answers: where the process has as many as it may have (vm.max_map_count), no copy could
+/// be put anywhere. A thread and its copy take about ten.
+const RESERVE: usize = 24;
+
 /// The keeper looks so many times in each lease-break-time, signal or not.
 const LOOKS: u32 = 4;
 
@@ -108,7 +112,8 @@ struct List {
 
 /// The thread of this process and what it watches.
 pub(crate) struct Keeper {
-    thread: OnceLock<io::Result<i32>>,
+    thread: OnceLock<i32>,
+    starts: Mutex<()>,
     list: Mutex<List>,
     /// Breaks that wait for an answer, and those who give them.
     open: Mutex<Open>,
@@ -119,6 +124,8 @@ pub(crate) struct Keeper {
 struct Open {
     breaks: VecDeque<Arc<Break>>,
     answerers: usize,
+    /// Given up while answers are given.
+    reserve: Option<Region>,
 }
 
 /// A break that was seen.
@@ -144,6 +151,7 @@ impl Keeper {
         if found.is_null() {
             let new = Box::into_raw(Box::new(Keeper {
                 thread: OnceLock::new(),
+                starts: Mutex::default(),
                 list: Mutex::default(),
                 open: Mutex::default(),
                 answered: Condvar::new(),
@@ -165,18 +173,28 @@ impl Keeper {
         here.is_some_and(|here| std::ptr::eq(here.load(Ordering::Acquire), self))
     }
 
-    /// The id of the keeper's thread, which is started if it was not.
+    /// The id of the keeper's thread, which is started if it was not; `None` where that is not possible now.
     fn thread(&'static self) -> Option<i32> {
-        let thread = self.thread.get_or_init(|| {
-            let (tell, told) = std::sync::mpsc::sync_channel(1);
-            start_thread(move || {
-                // The receiver waits for this.
-                let _ = tell.send(lease::thread_id());
-                self.run()
-            })?;
-            told.recv().map_err(io::Error::other)
-        });
-        thread.as_ref().ok().copied()
+        let _one = match self.thread.get() {
+            Some(thread) => return Some(*thread),
+            None => lock(&self.starts),
+        };
+        if self.thread.get().is_none() {
+            let thread = self.start().ok()?;
+            lock(&self.open).reserve = Region::in_pieces(RESERVE).ok();
+            let _ = self.thread.set(thread);
+        }
+        self.thread.get().copied()
+    }
+
+    fn start(&'static self) -> io::Result<i32> {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        start_thread(move || {
+            // The receiver waits for this.
+            let _ = tell.send(lease::thread_id());
+            self.run()
+        })?;
+        told.recv().map_err(io::Error::other)
     }
 
     /// Takes a lease whose breaks come to this keeper. Its holder has to be given to [`Keeper::watch`] next.
@@ -200,7 +218,7 @@ impl Keeper {
         list.holders.push(holder);
         // It waits for signals alone as long as there are no leases; now it has to look now and then.
         if std::mem::take(&mut list.keeper_sleeps) {
-            if let Some(Ok(thread)) = self.thread.get() {
+            if let Some(thread) = self.thread.get() {
                 lease::wake(*thread);
             }
         }
@@ -291,6 +309,7 @@ impl Keeper {
             return;
         }
         open.answerers += 1;
+        open.reserve = None;
         let first = open.answerers == 1;
         drop(open);
         if start_thread(|| self.give_answers()).is_err() {
@@ -307,6 +326,9 @@ impl Keeper {
             let mut open = lock(&self.open);
             let Some(broken) = open.breaks.pop_front() else {
                 open.answerers -= 1;
+                if open.answerers == 0 {
+                    open.reserve = Region::in_pieces(RESERVE).ok();
+                }
                 self.answered.notify_all();
                 return;
             };
@@ -360,7 +382,7 @@ pub(crate) fn hold_still() -> Still {
         let open = lock(&keeper.open);
         let none = keeper.answered.wait_while(open, |open| open.answerers > 0);
         Some(Held {
-            thread: keeper.thread()?,
+            thread: *keeper.thread.get()?,
             _open: none.unwrap_or_else(PoisonError::into_inner),
             list: lock(&keeper.list),
         })

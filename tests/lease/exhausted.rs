@@ -54,3 +54,47 @@ fn above_its_memory_limit_the_copy_goes_to_disk() {
     })
     .succeed();
 }
+
+/// As many mappings as the process may have (vm.max_map_count): pieces of one, each with another protection than the
+/// next.
+fn no_more_mappings() {
+    let page = folio::page::size();
+    let most = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    let pages = most.trim().parse::<usize>().unwrap() + 2;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: new address space, that nobody touches.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            pages * page,
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    assert_ne!(start, libc::MAP_FAILED);
+    let protect = |piece: usize| {
+        let start = start.cast::<u8>().wrapping_add(piece * page);
+        // SAFETY: inside the mapping made above.
+        unsafe { libc::mprotect(start.cast(), page, libc::PROT_READ) }
+    };
+    let failed = (1..pages).step_by(2).find(|&piece| protect(piece) == -1);
+    assert!(failed.is_some(), "more mappings than {most}");
+}
+
+#[test]
+fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
+    scenario!(|| {
+        let folder = folder();
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; LEN]).unwrap();
+        let snapshot = folio::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), Backing::Leased);
+        no_more_mappings();
+        fs::write(&path, b"new").unwrap();
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(snapshot.iter().all(|&byte| byte == 5));
+    })
+    .succeed();
+}
