@@ -1,16 +1,12 @@
 //! When there is no memory for the copy it goes to disk.
 
-use super::Disk;
+use super::Folder;
 use super::support::child::scenario;
 use super::support::kernel::status;
 use folio::{Backing, Snapshot};
 use std::fs;
 
 const LEN: usize = 8 << 20;
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(Disk::of_the_build().path()).unwrap()
-}
 
 fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
     let limit = libc::rlimit {
@@ -24,7 +20,9 @@ fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
 #[test]
 fn without_memory_the_copy_goes_to_disk() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = folder.path().join("file");
         fs::write(&path, vec![5; LEN]).unwrap();
         let snapshot = folio::open(&path).unwrap();
@@ -42,7 +40,9 @@ fn without_memory_the_copy_goes_to_disk() {
 #[test]
 fn above_its_memory_limit_the_copy_goes_to_disk() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = folder.path().join("file");
         fs::write(&path, vec![5; LEN]).unwrap();
         let options = Snapshot::options().memory_limit(LEN as u64 - 1);
@@ -86,7 +86,9 @@ fn no_more_mappings() {
 #[test]
 fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = folder.path().join("file");
         fs::write(&path, vec![5; LEN]).unwrap();
         let snapshot = folio::open(&path).unwrap();

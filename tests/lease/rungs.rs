@@ -3,7 +3,7 @@
 use super::support::child::scenario;
 use super::support::disk::LoopFs;
 use super::support::{file_with, is_root, skip, temp_dir};
-use super::{Disk, leased};
+use super::{Disk, Folder, leased};
 use folio::{Backing, Error, Snapshot};
 use std::fs::{self, File, OpenOptions};
 
@@ -139,8 +139,9 @@ fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
 
 #[test]
 fn options_choose_the_rung() {
-    let disk = Disk::of_the_build();
-    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let Some(folder) = Folder::new() else {
+        return;
+    };
     let path = file_with(folder.path(), "file", &bytes());
     let backing = |options: folio::SnapshotOptions<'_>| {
         let snapshot = options.open(&path).unwrap();
@@ -160,7 +161,7 @@ fn options_choose_the_rung() {
 
 #[test]
 fn must_map_fails_rather_than_copy() {
-    let Some(disk) = Disk::mounted("ext4") else {
+    let Some(disk) = Disk::mounted("ext4").filter(Disk::has_leases) else {
         return;
     };
     let path = file_with(disk.path(), "file", &bytes());
