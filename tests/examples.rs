@@ -95,7 +95,7 @@ struct Dir(tempfile::TempDir);
 
 impl Dir {
     fn new() -> Self {
-        Self(tempfile::tempdir().expect("a directory"))
+        Self(support::temp_dir())
     }
 
     fn file(&self, name: impl AsRef<Path>, bytes: &[u8]) -> PathBuf {

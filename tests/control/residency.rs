@@ -2,7 +2,7 @@
 
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, scenario};
-use crate::support::kernel::{page_size, resident_pages};
+use crate::support::kernel::{file_system, page_size, resident_pages};
 use crate::support::random::runner;
 use crate::support::{file_with, is_root, skip, temp_dir};
 use folio::{Advice, Anonymous, Backing, Mapping, Snapshot};
@@ -15,8 +15,12 @@ use std::path::Path;
 
 const PAGES: usize = 400;
 
-/// Which pages of a file are in RAM, one system call for each; `None` before Linux 6.5.
+/// Which pages of a file are in RAM, one system call for each; `None` before Linux 6.5, and on overlayfs.
 pub fn cached(file: &File, pages: usize) -> Option<Vec<bool>> {
+    // The pages are those of another file, below, and cachestat(2) does not look there.
+    if file_system(file) == libc::OVERLAYFS_SUPER_MAGIC {
+        return None;
+    }
     const CACHESTAT: libc::c_long = 451;
     let page = page_size() as u64;
     (0..pages as u64)

@@ -2,7 +2,7 @@
 
 use super::support::child::scenario;
 use super::support::disk::LoopFs;
-use super::support::{file_with, is_root, skip, temp_dir};
+use super::support::{file_with, is_root, skip, temp_dir, temp_dir_in};
 use super::{Disk, Folder, leased};
 use folio::{Backing, Error, Snapshot};
 use std::fs::{self, File, OpenOptions};
@@ -177,7 +177,7 @@ fn must_map_fails_rather_than_copy() {
 #[test]
 fn a_copy_on_disk_goes_with_its_snapshot() {
     let disk = Disk::of_the_build();
-    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let folder = temp_dir_in(disk.path());
     let path = file_with(folder.path(), "file", &bytes());
     let copy = Snapshot::options()
         .lease(false)
@@ -194,7 +194,7 @@ fn a_copy_on_disk_goes_with_its_snapshot() {
 fn holes_stay_holes_in_a_copy_on_disk() {
     use std::os::unix::fs::FileExt;
     let disk = Disk::of_the_build();
-    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let folder = temp_dir_in(disk.path());
     let path = folder.path().join("sparse");
     let file = File::create(&path).unwrap();
     // More than any disk here has room for, and more than anybody waits for.

@@ -164,6 +164,16 @@ pub fn minor_faults() -> u64 {
     usage.ru_minflt as u64
 }
 
+/// The magic number of the file system that holds an open file or folder, fstatfs(2).
+pub fn file_system(fd: impl AsFd) -> i64 {
+    // SAFETY: zero bits are a valid struct.
+    let mut system: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: writes the one struct.
+    let result = unsafe { libc::fstatfs(fd.as_fd().as_raw_fd(), &mut system) };
+    assert_eq!(result, 0, "fstatfs: {}", std::io::Error::last_os_error());
+    system.f_type
+}
+
 pub fn page_size() -> usize {
     // SAFETY: sysconf has no preconditions.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }

@@ -1,7 +1,8 @@
 //! Where leases are tried: the file systems that can be had here.
 
 use super::disk::LoopFs;
-use super::skip;
+use super::kernel::file_system;
+use super::{skip, temp_dir_in};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -35,15 +36,11 @@ fn refusal(folder: &Path) -> Option<String> {
         libc::F2FS_SUPER_MAGIC,
     ];
     let probe = || {
-        let path = tempfile::NamedTempFile::new_in(folder)?.into_temp_path();
+        let inside = temp_dir_in(folder);
+        let path = inside.path().join("probe");
+        std::fs::write(&path, "")?;
         let file = File::open(&path)?;
-        // SAFETY: zero bits are a valid struct, which the kernel fills in.
-        let mut system: libc::statfs = unsafe { std::mem::zeroed() };
-        // SAFETY: writes the one struct.
-        if unsafe { libc::fstatfs(file.as_raw_fd(), &mut system) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if !TRUSTED.contains(&system.f_type) {
+        if !TRUSTED.contains(&file_system(&file)) {
             return Err(io::Error::other("not on this file system"));
         }
         let start = Instant::now();
@@ -75,7 +72,7 @@ impl Folder {
             None => build,
             Some(_) => Disk::mounted("ext4").filter(Disk::has_leases)?,
         };
-        let folder = tempfile::tempdir_in(disk.path()).expect("make a folder");
+        let folder = temp_dir_in(disk.path());
         Some(Folder {
             folder,
             _disk: disk,
