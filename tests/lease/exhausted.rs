@@ -95,7 +95,7 @@ fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
         assert_eq!(snapshot.backing(), Backing::Leased);
         no_more_mappings();
         fs::write(&path, b"new").unwrap();
-        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert_ne!(snapshot.backing(), Backing::Leased);
         assert!(snapshot.iter().all(|&byte| byte == 5));
     })
     .succeed();
