@@ -1,16 +1,12 @@
-//! When there is no memory for the copy it goes to disk.
+//! When there is no memory for the copy it goes to disk; when there are no mappings to be had, it is made all the same.
 
 use super::Disk;
 use super::support::child::scenario;
 use super::support::kernel::status;
-use folio::{Backing, Snapshot};
+use folio::{Backing, Snapshot, SnapshotOptions};
 use std::fs;
 
 const LEN: usize = 8 << 20;
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(Disk::of_the_build().path()).unwrap()
-}
 
 fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
     let limit = libc::rlimit {
@@ -19,40 +15,6 @@ fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
     };
     // SAFETY: reads the one struct.
     assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
-}
-
-#[test]
-fn without_memory_the_copy_goes_to_disk() {
-    scenario!(|| {
-        let folder = folder();
-        let path = folder.path().join("file");
-        fs::write(&path, vec![5; LEN]).unwrap();
-        let snapshot = folio::open(&path).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Leased);
-        // Anonymous memory counts as data (Linux 4.7), mappings of files do not.
-        limit(libc::RLIMIT_DATA, status("VmData") as u64 + (1 << 20));
-        fs::write(&path, b"new").unwrap();
-        assert_eq!(snapshot.backing(), Backing::Cloned);
-        assert!(snapshot.iter().all(|&byte| byte == 5));
-        assert!(snapshot.is_intact());
-    })
-    .succeed();
-}
-
-#[test]
-fn above_its_memory_limit_the_copy_goes_to_disk() {
-    scenario!(|| {
-        let folder = folder();
-        let path = folder.path().join("file");
-        fs::write(&path, vec![5; LEN]).unwrap();
-        let options = Snapshot::options().memory_limit(LEN as u64 - 1);
-        let snapshot = options.open(&path).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Leased);
-        fs::write(&path, b"new").unwrap();
-        assert_eq!(snapshot.backing(), Backing::Cloned);
-        assert!(snapshot.iter().all(|&byte| byte == 5));
-    })
-    .succeed();
 }
 
 /// As many mappings as the process may have (vm.max_map_count): pieces of one, each with another protection than the
@@ -83,18 +45,46 @@ fn no_more_mappings() {
     assert!(failed.is_some(), "more mappings than {most}");
 }
 
+/// A writer comes to a leased file after `hinder`; what keeps the bytes then.
+fn after_a_writer(options: SnapshotOptions<'_>, hinder: impl FnOnce()) -> Backing {
+    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, vec![5; LEN]).unwrap();
+    let snapshot = options.open(&path).unwrap();
+    assert_eq!(snapshot.backing(), Backing::Leased);
+    hinder();
+    fs::write(&path, b"new").unwrap();
+    let backing = snapshot.backing();
+    assert!(snapshot.iter().all(|&byte| byte == 5));
+    assert!(snapshot.is_intact());
+    backing
+}
+
+#[test]
+fn without_memory_the_copy_goes_to_disk() {
+    scenario!(|| {
+        // Anonymous memory counts as data (Linux 4.7), mappings of files do not.
+        let hinder = || limit(libc::RLIMIT_DATA, status("VmData") as u64 + (1 << 20));
+        let backing = after_a_writer(Snapshot::options(), hinder);
+        assert_eq!(backing, Backing::Cloned);
+    })
+    .succeed();
+}
+
+#[test]
+fn above_its_memory_limit_the_copy_goes_to_disk() {
+    scenario!(|| {
+        let options = Snapshot::options().memory_limit(LEN as u64 - 1);
+        assert_eq!(after_a_writer(options, || {}), Backing::Cloned);
+    })
+    .succeed();
+}
+
 #[test]
 fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
     scenario!(|| {
-        let folder = folder();
-        let path = folder.path().join("file");
-        fs::write(&path, vec![5; LEN]).unwrap();
-        let snapshot = folio::open(&path).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Leased);
-        no_more_mappings();
-        fs::write(&path, b"new").unwrap();
-        assert_eq!(snapshot.backing(), Backing::Memory);
-        assert!(snapshot.iter().all(|&byte| byte == 5));
+        let backing = after_a_writer(Snapshot::options(), no_more_mappings);
+        assert_eq!(backing, Backing::Memory);
     })
     .succeed();
 }
