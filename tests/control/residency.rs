@@ -4,7 +4,8 @@ use crate::support::bytes::pattern;
 use crate::support::child::{argument, scenario};
 use crate::support::kernel::{file_system, page_size, resident_pages};
 use crate::support::random::runner;
-use crate::support::{file_with, is_root, skip, temp_dir};
+use crate::support::user::{become_nobody, may_be_others};
+use crate::support::{file_with, skip, temp_dir};
 use folio::{Advice, Anonymous, Backing, Mapping, Snapshot};
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -209,8 +210,8 @@ fn page_out_empties_a_file() {
 
 #[test]
 fn a_file_of_others_is_not_told() {
-    if !is_root() {
-        return skip("becoming somebody else needs root");
+    if !may_be_others() {
+        return;
     }
     let dir = temp_dir();
     let path = file_with(dir.path(), "theirs", &pattern(5, PAGES * page_size()));
@@ -250,18 +251,4 @@ fn a_full_file_of_our_own_is_told() {
     snapshot.populate(..).expect("populate");
     let residency = snapshot.residency().expect("residency");
     assert!(residency.is_full() && residency.is_known());
-}
-
-/// For good: this process ends as another user, without privileges.
-pub fn become_nobody() {
-    const NOBODY: u32 = 65534;
-    // SAFETY: takes numbers; this process has one thread.
-    let done = unsafe {
-        [
-            libc::setgroups(0, std::ptr::null()),
-            libc::setresgid(NOBODY, NOBODY, NOBODY),
-            libc::setresuid(NOBODY, NOBODY, NOBODY),
-        ]
-    };
-    assert_eq!(done, [0; 3], "{}", std::io::Error::last_os_error());
 }

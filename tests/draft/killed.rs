@@ -140,6 +140,9 @@ fn commit_over(path: &Path, old: Option<&str>) -> libc::pid_t {
 #[test]
 fn before_and_after_each_system_call() {
     scenario!(|| {
+        if !Traced::is_possible() {
+            return;
+        }
         let dir = temp_dir();
         let path = dir.path().join("file");
         for old in [Some("old bytes"), None] {
@@ -181,6 +184,9 @@ fn before_and_after_each_system_call() {
 #[test]
 fn of_the_helper_alone_before_and_after_each_of_its_system_calls() {
     scenario!(|| {
+        if !Traced::is_possible() {
+            return;
+        }
         let dir = temp_dir();
         let path = dir.path().join("file");
         let mut killed = 0;

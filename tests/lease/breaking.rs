@@ -4,6 +4,7 @@ use super::storm::{BLOWS, Blow, Competitor, serve, storm};
 use super::support::child::{argument, report, scenario};
 use super::support::random;
 use super::support::temp_dir_in;
+use super::support::user::may_be_others;
 use super::{Disk, Folder, leased};
 use folio::{Backing, Snapshot};
 use std::fs::{self, OpenOptions};
@@ -207,8 +208,8 @@ fn bytes_that_are_gone_are_never_replaced_by_others() {
 /// The process may change its user between taking a lease and answering for it.
 #[test]
 fn a_writer_gets_through_after_the_process_changed_its_user() {
-    if !super::support::is_root() {
-        return super::support::skip("changing the user needs root");
+    if !may_be_others() {
+        return;
     }
     scenario!(|| {
         let Some(folder) = Folder::new() else {

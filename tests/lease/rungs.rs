@@ -2,7 +2,8 @@
 
 use super::support::child::scenario;
 use super::support::disk::LoopFs;
-use super::support::{file_with, is_root, skip, temp_dir, temp_dir_in};
+use super::support::user::{become_nobody, may_be_others};
+use super::support::{file_with, temp_dir, temp_dir_in};
 use super::{Disk, Folder, leased};
 use folio::{Backing, Error, Snapshot};
 use std::fs::{self, File, OpenOptions};
@@ -120,14 +121,13 @@ fn where_a_lease_proves_nothing_there_is_none() {
 
 #[test]
 fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
-    if !is_root() {
-        return skip("becoming another user needs root");
+    if !may_be_others() {
+        return;
     }
     let folder = temp_dir();
     let path = file_with(folder.path(), "of-root", &bytes());
     scenario!(|| {
-        // SAFETY: takes a number; this process has no other purpose.
-        assert_eq!(unsafe { libc::setuid(65534) }, 0);
+        become_nobody();
         let path = super::support::child::argument("PATH");
         let snapshot = folio::open(&path).unwrap();
         assert_ne!(snapshot.backing(), Backing::Leased);

@@ -16,6 +16,7 @@ pub mod refuse;
 pub mod setting;
 pub mod temporary;
 pub mod trace;
+pub mod user;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
