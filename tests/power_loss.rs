@@ -139,6 +139,9 @@ fn a_draft_that_was_not_committed_left_the_old_file() {
 
 #[test]
 fn what_was_flushed_is_there() {
+    if !support::exclusive::may_let_others_in() {
+        return;
+    }
     let old = pattern(1, 2 << 20);
     let mut new = old.clone();
     for page in [0, 7, 100, 511] {
@@ -172,6 +175,9 @@ fn what_was_flushed_is_there() {
 
 #[test]
 fn a_flushed_range_is_there() {
+    if !support::exclusive::may_let_others_in() {
+        return;
+    }
     let old = pattern(1, 1 << 20);
     after_power_loss(
         |dir| {

@@ -1,8 +1,7 @@
 //! What is stored, resized, flushed and reopened, against a `Vec<u8>`; and how much of it goes to the disk.
 
 use crate::support::bytes::{assert_same, pattern};
-use crate::support::disk::LoopFs;
-use crate::support::exclusive::{any_system, open, systems};
+use crate::support::exclusive::{any_system, open, system, systems};
 use crate::support::file_with;
 use crate::support::random::runner;
 use folio::Error;
@@ -149,7 +148,7 @@ fn device_written(path: &std::path::Path) -> u64 {
 
 #[test]
 fn only_changed_pages_are_written() {
-    let Some(system) = LoopFs::new("ext4", 128 << 20) else {
+    let Some(system) = system("ext4", 128 << 20) else {
         return;
     };
     let path = file_with(system.path(), "file", &pattern(1, 64 << 20));
@@ -193,7 +192,7 @@ fn only_changed_pages_are_written() {
 
 #[test]
 fn writeback_really_starts() {
-    let Some(system) = LoopFs::new("ext4", 128 << 20) else {
+    let Some(system) = system("ext4", 128 << 20) else {
         return;
     };
     let path = file_with(system.path(), "file", &pattern(1, 32 << 20));

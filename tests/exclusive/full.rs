@@ -1,8 +1,7 @@
 //! A full disk is an error of `open` or `resize`, and never a signal: holes and shared blocks get their own first.
 
 use crate::support::child::scenario;
-use crate::support::disk::LoopFs;
-use crate::support::exclusive::open;
+use crate::support::exclusive::{open, system};
 use folio::Exclusive;
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,7 +20,7 @@ fn fill(dir: &Path) {
 }
 
 fn full_disk(kind: &str, size: u64) {
-    let Some(system) = LoopFs::new(kind, size) else {
+    let Some(system) = system(kind, size) else {
         return;
     };
     let path = system.path().join("sparse");
@@ -62,7 +61,7 @@ fn of_xfs() {
 #[test]
 fn blocks_that_a_clone_shares_get_a_copy_first() {
     scenario!(|| {
-        let Some(system) = LoopFs::new("xfs", 300 << 20) else {
+        let Some(system) = system("xfs", 300 << 20) else {
             return;
         };
         let path = system.path().join("file");
