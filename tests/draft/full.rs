@@ -2,7 +2,7 @@
 
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
-use crate::{draft_of, names, stores};
+use crate::{draft_of, names};
 use folio::Draft;
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,11 @@ fn full_disk(kind: &str) {
     fs::write(&path, b"old").unwrap();
     fill(disk.path(), 4 << 20);
     let before = names(disk.path());
-    let [memory, mapped, sparse] = stores();
+    let [memory, sparse, mapped] = [
+        Draft::options(),
+        Draft::options().sparse(true),
+        Draft::options().memory_limit(0),
+    ];
     for options in [memory, mapped] {
         let error = Draft::create(&path, 64 << 20).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
