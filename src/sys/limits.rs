@@ -16,6 +16,17 @@ pub(crate) fn available_memory() -> u64 {
         .fold(machine, u64::min)
 }
 
+/// How long a file may become by this process, in bytes: `RLIMIT_FSIZE` of getrlimit(2).
+pub(crate) fn file_size() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: getrlimit(2) writes one `struct rlimit`. It fails for no valid resource.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    limit.rlim_cur
+}
+
 /// The size of a page in the pool of reserved huge pages, in bytes: `Hugepagesize` of proc_meminfo(5).
 pub(crate) fn reserved_page_size() -> io::Result<usize> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
