@@ -23,7 +23,7 @@ fn with_clones() {
         kinds::each_in(path, &mut Populate);
         kinds::each_in(path, &mut Lock);
         kinds::each_in(path, &mut AdviseAll);
-        random_advice(|advise| kinds::each_in(path, advise));
+        random_advice(1, |advise| kinds::each_in(path, advise));
         let clone = Private::open(path.join("large")).expect("open");
         assert_eq!(clone.backing(), Backing::Cloned);
     });
@@ -53,7 +53,9 @@ fn in_reserved_huge_pages() {
         on(&mut |name, memory| Populate.on(name, memory, memory, false));
         on(&mut |name, memory| Lock.on(name, memory, memory, false));
         on(&mut |name, memory| AdviseAll.on(name, memory, memory, false));
-        random_advice(|advise| on(&mut |name, memory| advise.on(name, memory, memory, false)));
+        random_advice(1, |advise| {
+            on(&mut |name, memory| advise.on(name, memory, memory, false))
+        });
     });
     let Some(_pool) = HugePagePool::of(4) else {
         return;

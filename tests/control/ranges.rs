@@ -109,7 +109,7 @@ impl Deed for Advise {
 #[test]
 fn advice_reaches_the_pages_of_its_range_on_every_type_and_no_others() {
     scenario!(|| {
-        random_advice(|advise| {
+        random_advice(3, |advise| {
             kinds::each(advise);
             assert!(advise.seen >= 20 * 40);
         });
@@ -118,11 +118,11 @@ fn advice_reaches_the_pages_of_its_range_on_every_type_and_no_others() {
 }
 
 /// Some times, in a process where nobody else advises.
-pub fn random_advice(advise: impl Fn(&mut Advise)) {
+pub fn random_advice(times: u32, advise: impl Fn(&mut Advise)) {
     let number = || any::<usize>();
     let case = (number(), number(), number());
     let cases = proptest::collection::vec(case, 40);
-    let done = runner(3).run(&cases, |cases| {
+    let done = runner(times).run(&cases, |cases| {
         advise(&mut Advise { cases, seen: 0 });
         Ok(())
     });
