@@ -78,7 +78,7 @@ impl Pending {
         };
         if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) {
             self.reserved = false;
-            let sized = self.file().set_len(new);
+            let sized = write::set_len(self.file(), new);
             return sized.map_err(|e| self.place.error("ftruncate", e));
         }
         let _ = self.file().set_len(old);

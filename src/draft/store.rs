@@ -90,7 +90,7 @@ impl Store {
                 copy_out(memory, all, file, soon).map_err(|e| error("pwrite", e))
             }
             Store::Sparse(memory) => {
-                let sized = file.set_len(memory.len() as u64);
+                let sized = write::set_len(file, memory.len() as u64);
                 sized.map_err(|e| error("ftruncate", e))?;
                 let mut at = 0;
                 while let Some(range) = touched(memory, at)? {

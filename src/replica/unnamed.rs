@@ -1,7 +1,7 @@
 //! Files without a name: nobody else can open them, and they go with their last mapping.
 
-use crate::sys::file;
 use crate::sys::file_system::FileSystem;
+use crate::sys::{file, limits};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -50,6 +50,11 @@ fn copy_into(
     to: File,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
+    let most = range.end.min(file::stat(fd)?.size);
+    if most.saturating_sub(range.start) > limits::file_size() {
+        // An error, and no SIGXFSZ.
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     if FileSystem::of(to.as_fd())? == FileSystem::Tmpfs {
         // There a hole takes a page when it is read, and is a SIGBUS if there is none.
         file::allocate(to.as_fd(), range.end - range.start)?;

@@ -277,7 +277,7 @@ impl Mapped {
         let name = CString::new(name).map_err(|e| Error::os("memfd_create", None, e.into()))?;
         let memfd = file::memfd(&name, false);
         let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
-        let sized = memfd.set_len(len as u64);
+        let sized = sys::write::set_len(&memfd, len as u64);
         sized.map_err(|e| Error::os("ftruncate", None, e))?;
         let fd = OwnedFd::from(memfd);
         let sealed = file::add_seals(fd.as_fd(), libc::F_SEAL_SHRINK);
@@ -325,12 +325,6 @@ impl Mapped {
                     Error::Os { call, source, .. } => error(call, source),
                     other => other,
                 })?;
-                if region.start().as_ptr().addr() % align != 0 {
-                    return Err(Error::Misaligned {
-                        value: region.start().as_ptr().addr() as u64,
-                        align,
-                    });
-                }
                 match seals & libc::F_SEAL_SHRINK != 0 {
                     true => Memory::Steady(region),
                     // SAFETY: `Shared` makes references to atomics only.
@@ -339,6 +333,13 @@ impl Mapped {
                 }
             }
         };
+        let start = memory.region().start().as_ptr().addr();
+        if start % align != 0 {
+            return Err(Error::Misaligned {
+                value: start as u64,
+                align,
+            });
+        }
         Ok(Mapped {
             memory,
             len,

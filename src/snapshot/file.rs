@@ -9,6 +9,7 @@ use crate::replica::{self, Backing, Copy, Memory};
 use crate::source::{Source, Window};
 use crate::sys::file::{self, Kind, Stat};
 use crate::sys::file_system::FileSystem;
+use crate::sys::limits;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -66,7 +67,9 @@ fn map(
         let range = window.of(source.stat()?.size)?;
         return map_range(options, source, fd, range, Backing::Sealed);
     }
-    if options.lease && !options.across_fork {
+    // A lease keeps its descriptor, and the last ones are for the program.
+    let dear = !options.must_map && limits::are_descriptors_short(fd);
+    if options.lease && !options.across_fork && !dear {
         if let Some(leased) = lease(options, source, window, system)? {
             return Ok(Some(leased));
         }

@@ -104,6 +104,12 @@ pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0)
 }
 
+/// ftruncate(2); over RLIMIT_FSIZE it is an error, and no signal.
+pub(crate) fn set_len(file: &File, len: u64) -> io::Result<()> {
+    let _quiet = Blocked::one(libc::SIGXFSZ);
+    file.set_len(len)
+}
+
 /// One fallocate(2) reserves so many bytes. An interrupted call may undo what it did (tmpfs does), so no signal is let
 /// in while it runs, and it must not run for long.
 const STEP: u64 = 64 << 20;
@@ -115,10 +121,11 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<(
         // Rather than take all there is first.
         return Err(io::Error::from_raw_os_error(libc::ENOSPC));
     }
-    grant(fd, start, end)
+    grant(fd, start, end, 0)
 }
 
-fn grant(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
+/// The same without asking first; with `FALLOC_FL_KEEP_SIZE` as the mode, the file stays as long as it is.
+pub(crate) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::Result<()> {
     let mut at = start;
     while at < end {
         let len = STEP.min(end - at);
@@ -126,7 +133,7 @@ fn grant(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
         let _blocked = Blocked::all(Some(libc::SIGXFSZ));
         let (offset, step) = (signed(at)?, signed(len)?);
         // SAFETY: fallocate(2) touches no memory.
-        call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, offset, step) })?;
+        call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset, step) })?;
         at += len;
     }
     Ok(())
@@ -151,7 +158,7 @@ pub(crate) fn fill_holes(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
     if hole >= len {
         return Ok(());
     }
-    grant(fd, 0, size)
+    grant(fd, 0, size, 0)
 }
 
 /// Bytes that nobody has, fstatvfs(3); no limit where the file system has none.

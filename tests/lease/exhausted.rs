@@ -98,3 +98,26 @@ fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
     })
     .succeed();
 }
+
+#[test]
+fn more_snapshots_than_descriptors() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        let bytes = vec![5; 5 << 18];
+        fs::write(&path, &bytes).unwrap();
+        limit(libc::RLIMIT_NOFILE, 100);
+        let snapshots: Vec<_> = (0..200).map(|_| folio::open(&path).unwrap()).collect();
+        assert_eq!(snapshots[0].backing(), Backing::Leased);
+        assert_ne!(snapshots[199].backing(), Backing::Leased);
+        assert!(snapshots.iter().all(|snapshot| snapshot[..] == bytes));
+        // The program has some left, and so has whoever copies.
+        let left: Vec<_> = (0..10).map(|_| fs::File::open(&path).unwrap()).collect();
+        fs::write(&path, b"new").unwrap();
+        assert!(snapshots.iter().all(|snapshot| snapshot[..] == bytes));
+        drop(left);
+    })
+    .succeed();
+}
