@@ -53,11 +53,17 @@ impl Deed for Lock {
 
 #[test]
 fn it_goes_with_the_guard_on_every_type() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
     scenario!(|| kinds::each(&mut Lock)).succeed();
 }
 
 #[test]
 fn guards_nest_in_any_order() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
     scenario!(|| {
         let page = page_size();
         let pages = 30;
@@ -136,6 +142,9 @@ fn what_the_program_locked_itself_stays_locked() {
 
 #[test]
 fn a_leaked_guard_does_not_outlive_its_mapping() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
     scenario!(|| {
         let page = page_size();
         let memory = Anonymous::new(10 * page).expect("memory");
@@ -219,6 +228,9 @@ fn over_the_limit_the_error_names_it_and_nothing_is_locked() {
 
 #[test]
 fn a_lock_stays_when_a_writer_makes_other_pages_come_under_it() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
     scenario!(|| {
         let bytes = pattern(7, 3 << 20);
         let Some(folder) = Folder::new() else {
@@ -262,6 +274,9 @@ fn a_forked_child_locks_for_itself() {
 
 #[test]
 fn neighbours_on_the_heap_share_a_page_and_its_lock() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
     scenario!(|| {
         let dir = temp_dir();
         let path = file_with(dir.path(), "small", &pattern(8, 1000));

@@ -204,6 +204,51 @@ pub fn can_populate() -> bool {
     can
 }
 
+fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes the one struct.
+    assert_eq!(unsafe { libc::getrlimit(resource, &mut limit) }, 0);
+    limit
+}
+
+/// True if a process like this one may lock 4 MiB, which is half of what the kernel allows everybody (since Linux 5.16);
+/// says so if it may not.
+pub fn may_lock() -> bool {
+    const LEN: usize = 4 << 20;
+    // SAFETY: memory of our own, that nobody else knows.
+    let locked = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let start = libc::mmap(std::ptr::null_mut(), LEN, libc::PROT_READ, flags, -1, 0);
+        assert_ne!(start, libc::MAP_FAILED);
+        let locked = libc::mlock(start, LEN) == 0;
+        libc::munmap(start, LEN);
+        locked
+    };
+    if !locked {
+        let limit = limit_of(libc::RLIMIT_MEMLOCK).rlim_cur;
+        super::skip(format_args!("RLIMIT_MEMLOCK allows {limit} bytes only"));
+    }
+    locked
+}
+
+/// True if this process may have so many descriptors, from here on; says so if it may not.
+pub fn may_open(count: u64) -> bool {
+    let mut limit = limit_of(libc::RLIMIT_NOFILE);
+    if limit.rlim_cur < count {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: reads the one struct.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    }
+    if limit.rlim_cur < count {
+        let may = limit.rlim_cur;
+        super::skip(format_args!("RLIMIT_NOFILE allows {may} descriptors only"));
+    }
+    limit.rlim_cur >= count
+}
+
 /// Current offset of a descriptor.
 pub fn offset_of(fd: impl AsFd) -> u64 {
     // SAFETY: lseek takes any number for a descriptor.
