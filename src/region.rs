@@ -334,14 +334,29 @@ impl Region {
     /// # Safety
     /// Whoever reads this region meanwhile finds the same bytes in `other`.
     pub(crate) unsafe fn replace_by(&self, other: Region) -> io::Result<()> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.replace_unlocked_by(other) }?;
+        self.lock_again();
+        Ok(())
+    }
+
+    /// The same; what was locked is not, until [`Region::lock_again`]: that touches every page.
+    ///
+    /// # Safety
+    /// As [`Region::replace_by`].
+    pub(crate) unsafe fn replace_unlocked_by(&self, other: Region) -> io::Result<()> {
         debug_assert_eq!(self.len, other.len);
         // SAFETY:
         // - `other` is one mapping, owned by the caller until now, and nobody refers into it.
         // - This mapping is owned by `self`, and the caller promises equal bytes to its readers.
         unsafe { memory::remap_onto(other.start, other.len, self.start, self.len) }?;
         mem::forget(other);
-        lock::renew(self.addresses());
         Ok(())
+    }
+
+    /// Locks the pages that were locked before others came to their addresses.
+    pub(crate) fn lock_again(&self) {
+        lock::renew(self.addresses());
     }
 
     /// Takes write access away, for good.

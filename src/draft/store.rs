@@ -13,7 +13,6 @@ use crate::sys::write;
 use std::fs::File;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 
 /// One write: the disk starts with it while the next is copied.
 const STEP: usize = 8 << 20;
@@ -90,7 +89,7 @@ impl Store {
                 copy_out(memory, all, file, soon).map_err(|e| error("pwrite", e))
             }
             Store::Sparse(memory) => {
-                let sized = file.set_len(memory.len() as u64);
+                let sized = write::set_len(file, memory.len() as u64);
                 sized.map_err(|e| error("ftruncate", e))?;
                 let mut at = 0;
                 while let Some(range) = touched(memory, at)? {
@@ -106,7 +105,7 @@ impl Store {
 fn copy_out(bytes: &[u8], range: Range<usize>, file: &File, soon: bool) -> std::io::Result<()> {
     for start in range.clone().step_by(STEP) {
         let step = &bytes[start..range.end.min(start + STEP)];
-        file.write_all_at(step, start as u64)?;
+        write::write_all_at(file, step, start as u64)?;
         if soon {
             // It only makes the fsync shorter; what fails here fails there.
             let _ = write::start_writeback(file.as_fd(), start as u64, step.len() as u64);

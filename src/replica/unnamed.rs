@@ -1,12 +1,12 @@
 //! Files without a name: nobody else can open them, and they go with their last mapping.
 
 use crate::sys::file;
+use crate::sys::write;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// One step of a copy, in bytes.
@@ -73,7 +73,7 @@ fn copy_into(
         }
     }
     let len = offset.min(range.end) - range.start;
-    to.set_len(len)?;
+    write::set_len(&to, len)?;
     Ok((to, len))
 }
 
@@ -92,7 +92,7 @@ fn move_bytes(
     let mut buffer = [MaybeUninit::uninit(); 64 << 10];
     let room = buffer.len().min(most);
     let bytes = file::read_at(fd, &mut buffer[..room], offsets.0)?;
-    to.write_all_at(bytes, offsets.1)?;
+    write::write_all_at(to, bytes, offsets.1)?;
     Ok(bytes.len())
 }
 

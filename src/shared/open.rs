@@ -276,7 +276,7 @@ impl Mapped {
         let name = CString::new(name).map_err(|e| Error::os("memfd_create", None, e.into()))?;
         let memfd = file::memfd(&name, false);
         let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
-        let sized = memfd.set_len(len as u64);
+        let sized = sys::write::set_len(&memfd, len as u64);
         sized.map_err(|e| Error::os("ftruncate", None, e))?;
         let fd = OwnedFd::from(memfd);
         let sealed = file::add_seals(fd.as_fd(), libc::F_SEAL_SHRINK);

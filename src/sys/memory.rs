@@ -2,6 +2,7 @@
 
 use super::call;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
@@ -113,6 +114,13 @@ pub(crate) unsafe fn remap_onto(
 pub(crate) unsafe fn protect_read_only(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: taking write access away cannot change a byte.
     call(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
+}
+
+/// mprotect(2): no access. No byte changes; whoever touches one ends, by SIGSEGV.
+pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
+    let start = ptr::without_provenance_mut(range.start);
+    // SAFETY: taking access away cannot change a byte.
+    call(|| unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) }).map(drop)
 }
 
 /// mincore(2): for each page of the range one byte, whose lowest bit says whether it is in RAM.

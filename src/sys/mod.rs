@@ -11,6 +11,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("folio runs on Linux only: it relies on file leases, sealed memfds and mremap");
 
+pub(crate) mod extents;
 pub(crate) mod file;
 pub(crate) mod lease;
 pub(crate) mod limits;

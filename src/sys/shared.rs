@@ -1,6 +1,7 @@
 //! Memory that others change while we look: disk space, write-back, and bulk copies.
 
 use super::call;
+use super::write::within_limit;
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
@@ -28,7 +29,7 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64, grow: bool) -> io::Result<(
     let mode = if grow { 0 } else { libc::FALLOC_FL_KEEP_SIZE };
     let len = i64::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     // SAFETY: fallocate(2) touches no memory of ours.
-    call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, 0, len) }).map(drop)
+    within_limit(|| call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, 0, len) })).map(drop)
 }
 
 /// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
