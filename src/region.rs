@@ -131,6 +131,15 @@ impl Region {
         ))
     }
 
+    /// Private memory of which no page is there, also where all memory is locked as it is mapped (mlockall(2)).
+    pub(crate) fn without_pages(len: usize) -> Result<Self> {
+        let mut region = Region::anonymous(len)?;
+        lock::unlock_all(region.addresses());
+        let discarded = region.discard(0..region.len, false);
+        discarded.map_err(|e| Error::os("madvise", None, e))?;
+        Ok(region)
+    }
+
     /// The front of a memfd, shared and writable.
     pub(crate) fn shared(
         fd: BorrowedFd<'_>,

@@ -351,7 +351,7 @@ const STEP: usize = 1 << 20;
 
 /// Puts memory without pages over a mapping, in one step.
 fn move_memory_over(region: &Region) -> io::Result<Userfault> {
-    let memory = Region::anonymous(region.len()).map_err(io::Error::from)?;
+    let memory = Region::without_pages(region.len()).map_err(io::Error::from)?;
     memory.advise(0..memory.len(), libc::MADV_DONTFORK)?;
     let pages = Userfault::new()?;
     pages.register(memory.start(), memory.len())?;
