@@ -5,6 +5,7 @@
 mod support;
 
 mod full;
+mod injected;
 mod killed;
 mod model;
 mod paths;
