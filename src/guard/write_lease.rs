@@ -65,7 +65,7 @@ impl WriteLease {
         }
         if !Userfault::is_available() {
             return Err(Refused::Never(
-                "this process may not use userfaultfd, and so could not let others in",
+                "userfaultfd(2) is refused (by a container's seccomp filter, or the kernel), so others could not be let in",
             ));
         }
         let keeper = Keeper::get().ok_or(Refused::Never("no thread can watch over it"))?;

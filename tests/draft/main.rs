@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod forked;
 mod full;
 mod injected;
 mod killed;
