@@ -22,7 +22,8 @@
 //! - A panic prints its message and ends it with exit code 101.
 //! - It is killed when the process that spawned it dies (`PR_SET_PDEATHSIG`).
 //! - Descriptors are shared with the parent, offsets included. Close-on-exec ones stay open: it is no exec.
-//! - Snapshots held by a lease are not there; see [`across_fork`](crate::SnapshotOptions::across_fork).
+//! - Snapshots held by a lease are not there; see [`across_fork`](crate::SnapshotOptions::across_fork). Nor are the bytes
+//!   of a [`Draft`](crate::Draft) or an [`Exclusive`](crate::Exclusive) of its parent. Touching them ends the child.
 //! - It may open a scope of its own; the parent's is not its to use.
 //!
 //! # What the borrow checker does not see
@@ -33,6 +34,7 @@
 
 use crate::error::{Error, Result};
 use crate::guard::keeper::{self, Still};
+use crate::guard::withheld;
 use crate::sys::process::{self, ChildId, Side};
 use std::cell::RefCell;
 use std::fmt;
@@ -216,6 +218,9 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         match side.map_err(|e| Error::os("fork", None, e))? {
             Side::Child => {
                 still.in_child();
+                if withheld::in_child().is_err() {
+                    process::exit_now(PANICKED);
+                }
                 begin(self.children.process, dropping.map(|(dropped, _)| dropped));
                 run(writer, f)
             }
