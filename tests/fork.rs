@@ -4,7 +4,7 @@
 mod support;
 
 use folio::fork::{self, Scope};
-use folio::{Anonymous, Backing, Error, Shared, Snapshot};
+use folio::{Anonymous, Backing, Draft, Error, Exclusive, Shared, Snapshot};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -530,6 +530,41 @@ fn a_destructor_here_is_done_before_the_child_begins() {
         assert!(unwound.is_err());
         assert!(memory.iter().all(|&byte| byte == 3));
         assert!(is_childless());
+    })
+    .succeed();
+}
+
+#[test]
+fn a_child_takes_nothing_away_from_under_its_parent() {
+    scenario!(|| {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = dir.path().join("draft");
+        let mut draft = Draft::options()
+            .memory_limit(0)
+            .create(&path, 1 << 20)
+            .unwrap();
+        one(|| {
+            draft.fill(7);
+            draft.resize(10).unwrap_err();
+            let other = Draft::create(&path, 0).unwrap();
+            std::mem::replace(&mut draft, other).commit().unwrap_err();
+        })
+        .unwrap();
+        assert!(draft.iter().all(|&byte| byte == 7));
+        assert!(!path.exists());
+        draft.commit().unwrap();
+        let mut exclusive = match Exclusive::open(&path) {
+            Ok(exclusive) => exclusive,
+            Err(error) => return support::skip(error),
+        };
+        one(|| {
+            let refused = exclusive.resize(10).unwrap_err();
+            assert!(matches!(refused, Error::LeaseLost { .. }), "{refused}");
+        })
+        .unwrap();
+        assert!(exclusive.iter().all(|&byte| byte == 7));
+        exclusive.resize(10).unwrap();
+        exclusive.close().unwrap();
     })
     .succeed();
 }

@@ -36,6 +36,8 @@ pub(super) struct Pending {
     place: Place,
     /// All its bytes have blocks.
     reserved: bool,
+    /// Who made it: a forked child has a copy of this, and the parent the file mapped.
+    process: u32,
 }
 
 enum Unpublished {
@@ -56,7 +58,18 @@ impl Pending {
             file,
             place,
             reserved: true,
+            process: process::id(),
         })
+    }
+
+    /// An error in a forked child. What it cuts off, or makes public, its parent may hold a `&mut` to.
+    fn is_ours(&self, call: &'static str) -> Result<()> {
+        if self.process == process::id() {
+            return Ok(());
+        }
+        let why = "the draft is that of the process that made it";
+        let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+        Err(self.place.error(call, source))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -87,6 +100,7 @@ impl Pending {
 
     /// Makes the file shorter, and gives its space back.
     pub(super) fn cut(&self, len: usize) -> Result<()> {
+        self.is_ours("ftruncate")?;
         let cut = self.file().set_len(len as u64);
         cut.map_err(|e| self.place.error("ftruncate", e))
     }
@@ -104,6 +118,7 @@ impl Pending {
 
     /// Durable, visible, and durably visible.
     pub(super) fn publish(self, options: &DraftOptions) -> Result<()> {
+        self.is_ours("linkat")?;
         let Pending { file, place, .. } = self;
         let dir = place.dir.as_fd();
         let old = write::entry(dir, &place.name).ok();

@@ -182,6 +182,10 @@ impl Editable {
         len: usize,
         size: impl FnOnce(&File) -> Result<()>,
     ) -> Option<Result<()>> {
+        if !self.0.keeper.is_of_this_process() {
+            // The parent has it mapped.
+            return None;
+        }
         let mut state = self.0.state();
         match (&state.hold, self.0.file()) {
             (Hold::Leased, Some(file)) => Some(self.0.resize(&mut state, len, &file, size)),
