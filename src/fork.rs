@@ -23,9 +23,8 @@
 //! - A panic prints its message and ends it with exit code 101.
 //! - It is killed when the process that spawned it dies (`PR_SET_PDEATHSIG`).
 //! - Descriptors are shared with the parent, offsets included. Close-on-exec ones stay open: it is no exec.
-//! - Snapshots held by a lease are not there, see [`across_fork`](crate::SnapshotOptions::across_fork), nor are the bytes
-//!   of an [`Exclusive`](crate::Exclusive): touching them is SIGSEGV.
-//! - A [`Draft`](crate::Draft) of the parent's can neither be made shorter nor committed.
+//! - Snapshots held by a lease are not there; see [`across_fork`](crate::SnapshotOptions::across_fork). Nor are the bytes
+//!   of a [`Draft`](crate::Draft) or an [`Exclusive`](crate::Exclusive) of its parent. Touching them ends the child.
 //! - It may open a scope of its own; the parent's is not its to use.
 //!
 //! # What the borrow checker does not see
@@ -43,14 +42,14 @@
 //! })??;
 //! # Ok::<(), folio::Error>(())
 //! ```
-//! Shared memory is that of [`Anonymous::shared`](crate::Anonymous::shared), and of a [`Draft`](crate::Draft) that is
-//! sparse or too large for memory; a mapping of your own or of another crate may be, too. Safe are: the part itself, moved
-//! into the closure or borrowed by it (`&mut`), as in the examples of [`scope`]; and [`Shared`](crate::Shared) memory,
-//! wherever it lies. Why no check can tell the two apart is in
+//! Of this crate, only [`Anonymous::shared`](crate::Anonymous::shared) is such memory; a mapping of your own or of another
+//! crate may be, too. Safe are: the part itself, moved into the closure or borrowed by it (`&mut`), as in the examples of
+//! [`scope`]; and [`Shared`](crate::Shared) memory, wherever it lies. Why no check can tell the two apart is in
 //! [`docs::safety`](crate::docs::safety#forkscope-what-nothing-checks).
 
 use crate::error::{Error, Result};
 use crate::guard::keeper::{self, Still};
+use crate::guard::withheld;
 use crate::sys::process::{self, ChildId, Side};
 use std::cell::RefCell;
 use std::fmt;
@@ -230,13 +229,17 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let still = keeper::hold_still();
         alone(&still)?;
         // SAFETY:
-        // - There is no other thread but the keeper, which holds no lock and has nothing half changed: `still`.
+        // - There is no other thread but the keeper, which holds no lock of ours and has nothing half changed (`still`);
+        //   should it be allocating, fork(2) of the C library takes the allocator's locks first.
         // - The child runs `f` and `_exit`s: it does not return into what it has a copy of.
         #[allow(unsafe_code)]
         let side = unsafe { process::fork() };
         match side.map_err(|e| Error::os("fork", None, e))? {
             Side::Child => {
                 still.in_child();
+                if withheld::in_child().is_err() {
+                    process::exit_now(PANICKED);
+                }
                 begin(self.children.process, dropping.map(|(dropped, _)| dropped));
                 run(writer, f)
             }

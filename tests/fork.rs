@@ -4,7 +4,7 @@
 mod support;
 
 use folio::fork::{self, Scope};
-use folio::{Anonymous, Backing, Draft, Error, Exclusive, Shared, Snapshot};
+use folio::{Anonymous, Backing, Error, Exclusive, Shared, Snapshot};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -538,21 +538,7 @@ fn a_destructor_here_is_done_before_the_child_begins() {
 fn a_child_takes_nothing_away_from_under_its_parent() {
     scenario!(|| {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let path = dir.path().join("draft");
-        let mut draft = Draft::options()
-            .memory_limit(0)
-            .create(&path, 1 << 20)
-            .unwrap();
-        one(|| {
-            draft.fill(7);
-            draft.resize(10).unwrap_err();
-            let other = Draft::create(&path, 0).unwrap();
-            std::mem::replace(&mut draft, other).commit().unwrap_err();
-        })
-        .unwrap();
-        assert!(draft.iter().all(|&byte| byte == 7));
-        assert!(!path.exists());
-        draft.commit().unwrap();
+        let path = support::file_with(dir.path(), "file", &[7; 1 << 20]);
         let mut exclusive = match Exclusive::open(&path) {
             Ok(exclusive) => exclusive,
             Err(error) => return support::skip(error),

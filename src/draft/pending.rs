@@ -36,8 +36,6 @@ pub(super) struct Pending {
     place: Place,
     /// All its bytes have blocks.
     reserved: bool,
-    /// Who made it: a forked child has a copy of this, and the parent the file mapped.
-    process: u32,
 }
 
 enum Unpublished {
@@ -58,18 +56,7 @@ impl Pending {
             file,
             place,
             reserved: true,
-            process: process::id(),
         })
-    }
-
-    /// An error in a forked child. What it cuts off, or makes public, its parent may hold a `&mut` to.
-    fn is_ours(&self, call: &'static str) -> Result<()> {
-        if self.process == process::id() {
-            return Ok(());
-        }
-        let why = "the draft is that of the process that made it";
-        let source = io::Error::new(io::ErrorKind::InvalidInput, why);
-        Err(self.place.error(call, source))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -100,16 +87,17 @@ impl Pending {
 
     /// Makes the file shorter, and gives its space back.
     pub(super) fn cut(&self, len: usize) -> Result<()> {
-        self.is_ours("ftruncate")?;
         let cut = self.file().set_len(len as u64);
         cut.map_err(|e| self.place.error("ftruncate", e))
     }
 
-    /// The file, if bytes can be stored into it without a signal on a full disk.
+    /// The file, if bytes can be stored into it without a signal on a full disk, and nobody else can open it.
     pub(super) fn mappable(&self, options: &DraftOptions) -> Result<&File> {
-        match self.reserved && self.place.writes_in_place(self.file()) {
-            true => Ok(self.file()),
-            false => Err(Error::TooLarge {
+        match &self.file {
+            Unpublished::Unnamed(file) if self.reserved && self.place.writes_in_place(file) => {
+                Ok(file)
+            }
+            _ => Err(Error::TooLarge {
                 path: Some(self.place.path.clone()),
                 limit: options.memory_limit_or_default(),
             }),
@@ -118,7 +106,6 @@ impl Pending {
 
     /// Durable, visible, and durably visible.
     pub(super) fn publish(self, options: &DraftOptions) -> Result<()> {
-        self.is_ours("linkat")?;
         let Pending { file, place, .. } = self;
         let dir = place.dir.as_fd();
         let old = write::entry(dir, &place.name).ok();

@@ -1,7 +1,9 @@
 //! System calls on mappings: mmap, munmap, mremap, mprotect, madvise.
 
 use super::call;
+use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
@@ -106,6 +108,24 @@ pub(crate) unsafe fn remap_onto(
     .map(drop)
 }
 
+/// The areas that a range consists of, proc_pid_maps(5), lowest first.
+pub(crate) fn areas(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
+    // Names of files need not be UTF-8.
+    let maps = fs::read("/proc/self/maps")?;
+    let areas = String::from_utf8_lossy(&maps);
+    let areas = areas.lines().filter_map(area);
+    let parts = areas.map(|area| area.start.max(range.start)..area.end.min(range.end));
+    Ok(parts.filter(|part| !part.is_empty()).collect())
+}
+
+/// The addresses at the head of a line of maps or smaps: `7f00-7f40 r--p ...`.
+pub(crate) fn area(line: &str) -> Option<Range<usize>> {
+    let (range, _) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    Some(address(start)?..address(end)?)
+}
+
 /// mprotect(2) to read-only.
 ///
 /// # Safety
@@ -113,6 +133,13 @@ pub(crate) unsafe fn remap_onto(
 pub(crate) unsafe fn protect_read_only(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: taking write access away cannot change a byte.
     call(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
+}
+
+/// mprotect(2): no access. No byte changes; whoever touches one ends, by SIGSEGV.
+pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
+    let start = ptr::without_provenance_mut(range.start);
+    // SAFETY: taking access away cannot change a byte.
+    call(|| unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) }).map(drop)
 }
 
 /// mincore(2): for each page of the range one byte, whose lowest bit says whether it is in RAM.

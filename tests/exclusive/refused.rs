@@ -104,6 +104,21 @@ fn a_file_of_another_user_is_refused() {
 }
 
 #[test]
+fn without_userfaultfd_nothing_is_opened_and_the_reason_says_so() {
+    let Some(system) = any_system() else { return };
+    let path = file_with(system.path(), "file", b"bytes");
+    let mut child = scenario!(|| {
+        refuse(libc::SYS_userfaultfd, libc::EPERM);
+        let error = Exclusive::open(argument("PATH")).unwrap_err();
+        let expected = matches!(&error, Error::Unprotectable { why, .. }
+            if why.contains("userfaultfd") && why.contains("seccomp"));
+        assert!(expected, "{error}");
+        assert_eq!(fs::read(argument("PATH")).unwrap(), b"bytes");
+    });
+    child.argument("PATH", &path).succeed();
+}
+
+#[test]
 fn what_is_no_file_is_an_error() {
     assert!(matches!(
         Exclusive::open("/"),
