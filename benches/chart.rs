@@ -54,7 +54,7 @@ const PANELS: [Panel; 4] = [
         after: " kept",
     },
     Panel {
-        title: "files on the disk",
+        title: "files not in the page cache",
         room: "lease",
         before: "cold scan of ",
         after: "",
