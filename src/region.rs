@@ -137,6 +137,15 @@ impl Region {
         ))
     }
 
+    /// Private memory of which no page is there, also where all memory is locked as it is mapped (mlockall(2)).
+    pub(crate) fn without_pages(len: usize) -> Result<Self> {
+        let mut region = Region::anonymous(len)?;
+        lock::unlock_all(region.addresses());
+        let discarded = region.discard(0..region.len, false);
+        discarded.map_err(|e| Error::os("madvise", None, e))?;
+        Ok(region)
+    }
+
     /// The front of a memfd, shared and writable.
     pub(crate) fn shared(
         fd: BorrowedFd<'_>,
@@ -228,6 +237,21 @@ impl Region {
         // SAFETY: no reference is made here; whoever makes one answers for the file.
         let map = unsafe { options.map_copy(fd.as_raw_fd()) }?;
         Ok(Region::around(MmapRaw::from(map), offset, len))
+    }
+
+    /// Address space that holds nothing and counts as so many mappings (vm.max_map_count), since no piece has the
+    /// protection of the next.
+    pub(crate) fn in_pieces(pieces: usize) -> Result<Self> {
+        let page = page::size();
+        let region = Region::placed(pieces * page, Place::Anywhere, Pages::None)?;
+        for piece in (0..pieces).step_by(2) {
+            let start = region.start.as_ptr().wrapping_add(piece * page);
+            let start = NonNull::new(start).unwrap_or(region.start);
+            // SAFETY: a page of the mapping above, that nobody writes to.
+            let protected = unsafe { memory::protect_read_only(start, page) };
+            protected.map_err(|e| Error::os("mprotect", None, e))?;
+        }
+        Ok(region)
     }
 
     /// Pages of which none can be had: touching one is a SIGBUS, as it is where a file lost them.
@@ -379,14 +403,29 @@ impl Region {
     /// # Safety
     /// Whoever reads this region meanwhile finds the same bytes in `other`.
     pub(crate) unsafe fn replace_by(&self, other: Region) -> io::Result<()> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.replace_unlocked_by(other) }?;
+        self.lock_again();
+        Ok(())
+    }
+
+    /// The same; what was locked is not, until [`Region::lock_again`]: that touches every page.
+    ///
+    /// # Safety
+    /// As [`Region::replace_by`].
+    pub(crate) unsafe fn replace_unlocked_by(&self, other: Region) -> io::Result<()> {
         debug_assert_eq!(self.len, other.len);
         // SAFETY:
         // - `other` is one mapping, owned by the caller until now, and nobody refers into it.
         // - This mapping is owned by `self`, and the caller promises equal bytes to its readers.
         unsafe { memory::remap_onto(other.start, other.len, self.start, self.len) }?;
         mem::forget(other);
-        lock::renew(self.addresses());
         Ok(())
+    }
+
+    /// Locks the pages that were locked before others came to their addresses.
+    pub(crate) fn lock_again(&self) {
+        lock::renew(self.addresses());
     }
 
     /// Takes write access away, for good.

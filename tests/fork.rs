@@ -11,9 +11,11 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use support::child::{report, scenario};
 use support::kernel;
+use support::leased::Folder;
 use support::pipe::pipe;
 
 /// Waits until the other end says something, or everybody has closed it.
@@ -212,6 +214,47 @@ fn a_thread_that_was_joined_is_never_in_the_way() {
             std::thread::spawn(|| ()).join().unwrap();
             fork::scope(|_| ()).unwrap();
         }
+    })
+    .succeed();
+}
+
+/// There is always another thread, and never the same for long.
+#[test]
+fn threads_that_start_one_another_are_not_missed() {
+    fn next(stop: Arc<AtomicBool>) {
+        if !stop.load(Ordering::Relaxed) {
+            std::thread::spawn(|| next(stop));
+        }
+    }
+    scenario!(|| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let first = Arc::clone(&stop);
+        std::thread::spawn(|| next(first));
+        for _ in 0..30_000 {
+            let refused = fork::scope(|_| unreachable!());
+            assert!(matches!(refused, Err::<(), _>(Error::MultiThreaded { .. })));
+        }
+        stop.store(true, Ordering::Relaxed);
+        // And once the last has ended, nothing is in the way.
+        while fork::scope(|_| ()).is_err() {}
+    })
+    .succeed();
+}
+
+#[test]
+fn a_thread_that_cannot_be_looked_at_is_there() {
+    scenario!(|| {
+        let (end, hold) = pipe();
+        let waiter = std::thread::spawn(move || wait_for(end));
+        let all = kernel::limit(libc::RLIMIT_NOFILE, 0);
+        for number in 0..20 {
+            kernel::limit(libc::RLIMIT_NOFILE, number);
+            assert!(fork::scope(|_| ()).is_err(), "{number} descriptors");
+        }
+        kernel::limit(libc::RLIMIT_NOFILE, all);
+        drop(hold);
+        waiter.join().unwrap();
+        fork::scope(|_| ()).unwrap();
     })
     .succeed();
 }
@@ -447,6 +490,50 @@ fn what_a_closure_owns_is_dropped_here_at_once() {
     .succeed();
 }
 
+/// Adds one to each byte when it is dropped.
+struct AddOne<'a>(&'a mut [u8]);
+
+impl Drop for AddOne<'_> {
+    fn drop(&mut self) {
+        for byte in self.0.iter_mut() {
+            *byte += 1;
+        }
+    }
+}
+
+#[test]
+fn a_destructor_here_is_done_before_the_child_begins() {
+    scenario!(|| {
+        let mut memory = Anonymous::shared(1 << 20).unwrap();
+        let part = AddOne(&mut memory);
+        one(move || {
+            // The whole value: the child has it alone.
+            let part = part;
+            assert!(part.0.iter().all(|&byte| byte == 1));
+        })
+        .unwrap();
+        assert!(memory.iter().all(|&byte| byte == 2));
+        // Also if it panics.
+        struct Fails(Option<u32>);
+        impl Drop for Fails {
+            fn drop(&mut self) {
+                assert_ne!(self.0, Some(std::process::id()), "on purpose");
+            }
+        }
+        let fails = Fails(Some(std::process::id()));
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            one(|| {
+                let _fails = fails;
+                memory.fill(3);
+            })
+        }));
+        assert!(unwound.is_err());
+        assert!(memory.iter().all(|&byte| byte == 3));
+        assert!(is_childless());
+    })
+    .succeed();
+}
+
 #[test]
 fn nothing_runs_at_the_end_of_a_child() {
     extern "C" fn at_exit() {
@@ -500,12 +587,12 @@ fn sixty_four_children_lose_no_count() {
 #[test]
 fn it_works_beside_the_keeper() {
     scenario!(|| {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let path = support::file_with(dir.path(), "leased", &[7; 4 << 20]);
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = support::file_with(folder.path(), "leased", &[7; 4 << 20]);
         let leased = Snapshot::open(&path).unwrap();
-        if leased.backing() != Backing::Leased {
-            return support::skip(format_args!("no lease: {:?}", leased.backing()));
-        }
+        assert_eq!(leased.backing(), Backing::Leased);
         assert_eq!(kernel::threads(), 2);
         let mut memory = Anonymous::shared(4 << 20).unwrap();
         one(|| {
@@ -530,13 +617,13 @@ fn it_works_beside_the_keeper() {
 #[test]
 fn an_answer_that_was_just_given_is_not_in_the_way() {
     scenario!(|| {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         for _ in 0..30 {
-            let path = support::file_with(dir.path(), "leased", &[7; 20 << 20]);
+            let path = support::file_with(folder.path(), "leased", &[7; 20 << 20]);
             let leased = Snapshot::open(&path).unwrap();
-            if leased.backing() != Backing::Leased {
-                return support::skip(format_args!("no lease: {:?}", leased.backing()));
-            }
+            assert_eq!(leased.backing(), Backing::Leased);
             // Waits for the answer, which is given on a thread of its own.
             std::fs::write(&path, b"changed").unwrap();
             fork::scope(|_| ()).unwrap();

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use support::bytes::{assert_same, pattern};
+use support::exclusive::has_userfaultfd;
 use support::{is_root, skip, temp_dir};
 
 /// A file system in an image, mounted through the tools of the system; unmounted when dropped.
@@ -139,6 +140,9 @@ fn a_draft_that_was_not_committed_left_the_old_file() {
 
 #[test]
 fn what_was_flushed_is_there() {
+    if !has_userfaultfd() {
+        return;
+    }
     let old = pattern(1, 2 << 20);
     let mut new = old.clone();
     for page in [0, 7, 100, 511] {
@@ -172,6 +176,9 @@ fn what_was_flushed_is_there() {
 
 #[test]
 fn a_flushed_range_is_there() {
+    if !has_userfaultfd() {
+        return;
+    }
     let old = pattern(1, 1 << 20);
     after_power_loss(
         |dir| {

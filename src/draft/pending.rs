@@ -78,7 +78,7 @@ impl Pending {
         };
         if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) {
             self.reserved = false;
-            let sized = self.file().set_len(new);
+            let sized = write::set_len(self.file(), new);
             return sized.map_err(|e| self.place.error("ftruncate", e));
         }
         let _ = self.file().set_len(old);
@@ -91,11 +91,13 @@ impl Pending {
         cut.map_err(|e| self.place.error("ftruncate", e))
     }
 
-    /// The file, if bytes can be stored into it without a signal on a full disk.
+    /// The file, if bytes can be stored into it without a signal on a full disk, and nobody else can open it.
     pub(super) fn mappable(&self, options: &DraftOptions) -> Result<&File> {
-        match self.reserved && self.place.writes_in_place(self.file()) {
-            true => Ok(self.file()),
-            false => Err(Error::TooLarge {
+        match &self.file {
+            Unpublished::Unnamed(file) if self.reserved && self.place.writes_in_place(file) => {
+                Ok(file)
+            }
+            _ => Err(Error::TooLarge {
                 path: Some(self.place.path.clone()),
                 limit: options.memory_limit_or_default(),
             }),
@@ -163,9 +165,14 @@ fn take_over(file: &File, old: Entry) -> io::Result<()> {
         // Nor may a program run with our rights because it had those of somebody else.
         mode &= 0o1777;
     }
-    match own.mode() & 0o7777 == mode {
-        true => Ok(()),
-        false => file.set_permissions(Permissions::from_mode(mode)),
+    if own.mode() & 0o7777 != mode {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
+    match mode & 0o6000 {
+        0 => Ok(()),
+        // Who writes to a program that runs with the rights of its owner takes these away, unless he has CAP_FSETID;
+        // and so does a truncation, here to the size that it has.
+        _ => file.set_len(own.len()),
     }
 }
 

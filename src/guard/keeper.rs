@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often to look while something is broken and not answered.
@@ -33,6 +34,10 @@ const WAITED: Duration = Duration::from_micros(200);
 
 /// The most threads that give answers: enough for a few that wait for a disk.
 const ANSWERERS: usize = 4;
+
+/// So many mappings are kept for answers: where the process has as many as it may have (vm.max_map_count), no copy could
+/// be put anywhere. A thread and its copy take about ten.
+const RESERVE: usize = 24;
 
 /// The keeper looks so many times in each lease-break-time, signal or not.
 const LOOKS: u32 = 4;
@@ -108,7 +113,8 @@ struct List {
 
 /// The thread of this process and what it watches.
 pub(crate) struct Keeper {
-    thread: OnceLock<io::Result<i32>>,
+    thread: OnceLock<i32>,
+    starts: Mutex<()>,
     list: Mutex<List>,
     /// Breaks that wait for an answer, and those who give them.
     open: Mutex<Open>,
@@ -119,6 +125,10 @@ pub(crate) struct Keeper {
 struct Open {
     breaks: VecDeque<Arc<Break>>,
     answerers: usize,
+    /// Of the answerers, and of those that have ended since one was started.
+    threads: Vec<JoinHandle<()>>,
+    /// Given up while answers are given.
+    reserve: Option<Region>,
 }
 
 /// A break that was seen.
@@ -144,6 +154,7 @@ impl Keeper {
         if found.is_null() {
             let new = Box::into_raw(Box::new(Keeper {
                 thread: OnceLock::new(),
+                starts: Mutex::default(),
                 list: Mutex::default(),
                 open: Mutex::default(),
                 answered: Condvar::new(),
@@ -165,18 +176,28 @@ impl Keeper {
         here.is_some_and(|here| std::ptr::eq(here.load(Ordering::Acquire), self))
     }
 
-    /// The id of the keeper's thread, which is started if it was not.
+    /// The id of the keeper's thread, which is started if it was not; `None` where that is not possible now.
     fn thread(&'static self) -> Option<i32> {
-        let thread = self.thread.get_or_init(|| {
-            let (tell, told) = std::sync::mpsc::sync_channel(1);
-            start_thread(move || {
-                // The receiver waits for this.
-                let _ = tell.send(lease::thread_id());
-                self.run()
-            })?;
-            told.recv().map_err(io::Error::other)
-        });
-        thread.as_ref().ok().copied()
+        let _one = match self.thread.get() {
+            Some(thread) => return Some(*thread),
+            None => lock(&self.starts),
+        };
+        if self.thread.get().is_none() {
+            let thread = self.start().ok()?;
+            lock(&self.open).reserve = Region::in_pieces(RESERVE).ok();
+            let _ = self.thread.set(thread);
+        }
+        self.thread.get().copied()
+    }
+
+    fn start(&'static self) -> io::Result<i32> {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        start_thread(move || {
+            // The receiver waits for this.
+            let _ = tell.send(lease::thread_id());
+            self.run()
+        })?;
+        told.recv().map_err(io::Error::other)
     }
 
     /// Takes a lease whose breaks come to this keeper. Its holder has to be given to [`Keeper::watch`] next.
@@ -200,7 +221,7 @@ impl Keeper {
         list.holders.push(holder);
         // It waits for signals alone as long as there are no leases; now it has to look now and then.
         if std::mem::take(&mut list.keeper_sleeps) {
-            if let Some(Ok(thread)) = self.thread.get() {
+            if let Some(thread) = self.thread.get() {
                 lease::wake(*thread);
             }
         }
@@ -290,13 +311,23 @@ impl Keeper {
         if open.answerers == ANSWERERS {
             return;
         }
-        open.answerers += 1;
-        let first = open.answerers == 1;
-        drop(open);
-        if start_thread(|| self.give_answers()).is_err() {
-            match first {
-                true => self.give_answers(),
-                false => lock(&self.open).answerers -= 1,
+        open.reserve = None;
+        let threads = std::mem::take(&mut open.threads);
+        let (ended, running) = threads.into_iter().partition(JoinHandle::is_finished);
+        open.threads = running;
+        join(ended);
+        // Started under the lock: whoever has it knows every thread that there is.
+        match start_thread(|| self.give_answers()) {
+            Ok(thread) => {
+                open.answerers += 1;
+                open.threads.push(thread);
+            }
+            // Nobody ends without having seen what was pushed.
+            Err(_) if open.answerers > 0 => {}
+            Err(_) => {
+                open.answerers = 1;
+                drop(open);
+                self.give_answers();
             }
         }
     }
@@ -307,6 +338,9 @@ impl Keeper {
             let mut open = lock(&self.open);
             let Some(broken) = open.breaks.pop_front() else {
                 open.answerers -= 1;
+                if open.answerers == 0 {
+                    open.reserve = Region::in_pieces(RESERVE).ok();
+                }
                 self.answered.notify_all();
                 return;
             };
@@ -330,16 +364,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Starts a thread with every signal blocked, so that none of the program's is ever handled on it.
-fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let mask = lease::block_all_signals();
     let name = "folio-keeper".to_string();
     let spawned = std::thread::Builder::new().name(name).spawn(run);
     lease::restore_signals(&mask);
-    spawned.map(drop)
+    spawned
 }
 
-/// The keeper held still, so that the process can be forked: no answer is under way, and no lease is listed, dropped or
-/// looked at meanwhile.
+/// Waits for threads that are about to end.
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        let _ = thread.join();
+    }
+}
+
+/// The keeper held still, so that the process can be forked: no answer is under way, no thread but its own is left, and
+/// no lease is listed, dropped or looked at meanwhile.
 pub(crate) struct Still(Option<Held>);
 
 struct Held {
@@ -359,9 +400,12 @@ pub(crate) fn hold_still() -> Still {
     Still(keeper.and_then(|keeper| {
         let open = lock(&keeper.open);
         let none = keeper.answered.wait_while(open, |open| open.answerers > 0);
+        let mut open = none.unwrap_or_else(PoisonError::into_inner);
+        // They have said that they are done, and need no lock to end.
+        join(std::mem::take(&mut open.threads));
         Some(Held {
-            thread: keeper.thread()?,
-            _open: none.unwrap_or_else(PoisonError::into_inner),
+            thread: *keeper.thread.get()?,
+            _open: open,
             list: lock(&keeper.list),
         })
     }))

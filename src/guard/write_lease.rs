@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::page;
 use crate::region::{Region, whole_pages};
 use crate::sys::file;
+use crate::sys::file_system::FileSystem;
 use crate::sys::lease::{self, Lease, Released};
 use crate::sys::memory as mapping;
 use crate::sys::userfault::Userfault;
@@ -53,19 +54,19 @@ pub(crate) struct WriteLease {
 impl WriteLease {
     /// `file` is a description of our own, open for reading and writing.
     pub(crate) fn take(file: File) -> Result<Self, Refused> {
-        let system = file::file_system(file.as_fd()).map_err(failed("fstatfs"))?;
-        if system == libc::BTRFS_SUPER_MAGIC {
+        let system = FileSystem::of(file.as_fd()).map_err(failed("fstatfs"))?;
+        if system == FileSystem::Btrfs {
             // Every store would need new space; a disk that has none would answer with a signal.
             return Err(Refused::Never(
                 "btrfs writes every page to a new place, and could not tell of a full disk",
             ));
         }
-        if !lease::is_trusted(system) {
+        if !system.keeps_leases() {
             return Err(Refused::Never("its file system has no leases to rely on"));
         }
         if !Userfault::is_available() {
             return Err(Refused::Never(
-                "this process may not use userfaultfd, and so could not let others in",
+                "userfaultfd(2) is refused (by a container's seccomp filter, or the kernel), so others could not be let in",
             ));
         }
         let keeper = Keeper::get().ok_or(Refused::Never("no thread can watch over it"))?;
@@ -165,14 +166,15 @@ impl Editable {
         self.0.state().region.start()
     }
 
-    /// The file, as long as stores go to it.
+    /// The file, as long as stores go to it. A forked child has the descriptor, and must not change its parent's file.
     pub(crate) fn file(&self) -> Option<Arc<File>> {
-        self.0.file()
+        let ours = self.0.keeper.is_of_this_process();
+        ours.then(|| self.0.file()).flatten()
     }
 
     /// True if somebody waits for the file, or got it already.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.0.file().is_none_or(|file| !is_held(&file))
+        self.file().is_none_or(|file| !is_held(&file))
     }
 
     /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone.
@@ -181,9 +183,10 @@ impl Editable {
         len: usize,
         size: impl FnOnce(&File) -> Result<()>,
     ) -> Option<Result<()>> {
+        let file = self.file()?;
         let mut state = self.0.state();
-        match (&state.hold, self.0.file()) {
-            (Hold::Leased, Some(file)) => Some(self.0.resize(&mut state, len, &file, size)),
+        match state.hold {
+            Hold::Leased => Some(self.0.resize(&mut state, len, &file, size)),
             _ => None,
         }
     }
@@ -335,6 +338,7 @@ impl Slot {
         }
         // Closing the descriptor takes the memory for what it is now.
         state.hold = Hold::Detached;
+        state.region.lock_again();
         // A forked child gets it like all other memory.
         let _ = state
             .region
@@ -348,7 +352,7 @@ const STEP: usize = 1 << 20;
 
 /// Puts memory without pages over a mapping, in one step.
 fn move_memory_over(region: &Region) -> io::Result<Userfault> {
-    let memory = Region::anonymous(region.len()).map_err(io::Error::from)?;
+    let memory = Region::without_pages(region.len()).map_err(io::Error::from)?;
     memory.advise(0..memory.len(), libc::MADV_DONTFORK)?;
     let pages = Userfault::new()?;
     pages.register(memory.start(), memory.len())?;
@@ -358,7 +362,7 @@ fn move_memory_over(region: &Region) -> io::Result<Userfault> {
         let note = || pages.note_moves(&over);
         let noting = thread::Builder::new().spawn_scoped(scope, note)?;
         // SAFETY: whoever reads the mapping meanwhile waits for its pages, and is given the same bytes.
-        let moved = unsafe { region.replace_by(memory) };
+        let moved = unsafe { region.replace_unlocked_by(memory) };
         over.store(true, Ordering::Relaxed);
         let _ = noting.join();
         moved

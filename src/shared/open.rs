@@ -6,6 +6,7 @@ use crate::guard::sigbus::Guarded;
 use crate::region::{Region, whole_pages};
 use crate::sys;
 use crate::sys::file::{self, Kind};
+use crate::sys::file_system::FileSystem;
 use crate::sys::memory::{Pages, Place};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -276,7 +277,7 @@ impl Mapped {
         let name = CString::new(name).map_err(|e| Error::os("memfd_create", None, e.into()))?;
         let memfd = file::memfd(&name, false);
         let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
-        let sized = memfd.set_len(len as u64);
+        let sized = sys::write::set_len(&memfd, len as u64);
         sized.map_err(|e| Error::os("ftruncate", None, e))?;
         let fd = OwnedFd::from(memfd);
         let sealed = file::add_seals(fd.as_fd(), libc::F_SEAL_SHRINK);
@@ -324,12 +325,6 @@ impl Mapped {
                     Error::Os { call, source, .. } => error(call, source),
                     other => other,
                 })?;
-                if region.start().as_ptr().addr() % align != 0 {
-                    return Err(Error::Misaligned {
-                        value: region.start().as_ptr().addr() as u64,
-                        align,
-                    });
-                }
                 match seals & libc::F_SEAL_SHRINK != 0 {
                     true => Memory::Steady(region),
                     // SAFETY: `Shared` makes references to atomics only.
@@ -338,6 +333,13 @@ impl Mapped {
                 }
             }
         };
+        let start = memory.region().start().as_ptr().addr();
+        if start % align != 0 {
+            return Err(Error::Misaligned {
+                value: start as u64,
+                align,
+            });
+        }
         Ok(Mapped {
             memory,
             len,
@@ -362,7 +364,7 @@ pub(super) fn refused(path: &Path, source: std::io::Error) -> Error {
 }
 
 fn is_huge(fd: BorrowedFd<'_>) -> bool {
-    file::file_system(fd).is_ok_and(|magic| magic == libc::HUGETLBFS_MAGIC)
+    FileSystem::of(fd).is_ok_and(|system| system == FileSystem::Hugetlbfs)
 }
 
 fn whole(len: usize, path: Option<PathBuf>) -> Result<usize> {

@@ -1,7 +1,8 @@
-//! How much memory there is to take.
+//! How much there is to take: memory, descriptors.
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 /// Bytes of memory that can be taken without swapping or being killed: `MemAvailable` of proc_meminfo(5),
@@ -16,6 +17,22 @@ pub(crate) fn available_memory() -> u64 {
         .fold(machine, u64::min)
 }
 
+/// How long a file may become by this process, in bytes: `RLIMIT_FSIZE` of getrlimit(2).
+pub(crate) fn file_size() -> u64 {
+    // SAFETY: getrlimit(2) writes one `struct rlimit`.
+    soft(|limit| unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit) })
+}
+
+/// What getrlimit(2), which fails for no valid resource, says.
+fn soft(get: impl FnOnce(&mut libc::rlimit) -> i32) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    get(&mut limit);
+    limit.rlim_cur
+}
+
 /// The size of a page in the pool of reserved huge pages, in bytes: `Hugepagesize` of proc_meminfo(5).
 pub(crate) fn reserved_page_size() -> io::Result<usize> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
@@ -23,6 +40,21 @@ pub(crate) fn reserved_page_size() -> io::Result<usize> {
     let size = bytes.and_then(|bytes| usize::try_from(bytes).ok());
     size.filter(|size| size.is_power_of_two())
         .ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Nobody has so few descriptors that one below this number is among the last.
+const MANY: i32 = 64;
+
+/// True if a descriptor is in the last quarter of those that the process may have (`RLIMIT_NOFILE`): the kernel gives
+/// the lowest number that is free.
+pub(crate) fn are_descriptors_short(fd: BorrowedFd<'_>) -> bool {
+    let number = fd.as_raw_fd();
+    if number < MANY {
+        return false;
+    }
+    // SAFETY: getrlimit(2) writes one `struct rlimit`.
+    let most = soft(|limit| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit) });
+    u64::from(number.unsigned_abs()) >= most / 4 * 3
 }
 
 /// The number behind `name` on a line of its own.

@@ -1,8 +1,7 @@
 //! What is stored, resized, flushed and reopened, against a `Vec<u8>`; and how much of it goes to the disk.
 
 use crate::support::bytes::{assert_same, pattern};
-use crate::support::disk::LoopFs;
-use crate::support::exclusive::{any_system, open, systems};
+use crate::support::exclusive::{any_system, open, system, systems};
 use crate::support::file_with;
 use crate::support::random::runner;
 use folio::Error;
@@ -39,6 +38,24 @@ fn stores_go_to_the_file() {
                 format_args!("{kind}, dropped"),
             );
         }
+    }
+}
+
+#[test]
+fn a_file_that_was_not_stored_to_keeps_its_times() {
+    for (kind, system) in systems() {
+        let path = file_with(system.path(), "file", &[1; 10_000]);
+        let long_ago = std::time::UNIX_EPOCH;
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(long_ago).unwrap();
+        drop(file);
+        let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+        open(&path).close().unwrap();
+        assert_eq!(modified(), long_ago, "{kind}");
+        let mut file = open(&path);
+        file[0] = 2;
+        file.close().unwrap();
+        assert_ne!(modified(), long_ago, "{kind}");
     }
 }
 
@@ -149,7 +166,7 @@ fn device_written(path: &std::path::Path) -> u64 {
 
 #[test]
 fn only_changed_pages_are_written() {
-    let Some(system) = LoopFs::new("ext4", 128 << 20) else {
+    let Some(system) = system("ext4", 128 << 20) else {
         return;
     };
     let path = file_with(system.path(), "file", &pattern(1, 64 << 20));
@@ -193,7 +210,7 @@ fn only_changed_pages_are_written() {
 
 #[test]
 fn writeback_really_starts() {
-    let Some(system) = LoopFs::new("ext4", 128 << 20) else {
+    let Some(system) = system("ext4", 128 << 20) else {
         return;
     };
     let path = file_with(system.path(), "file", &pattern(1, 32 << 20));

@@ -1,16 +1,13 @@
-//! When there is no memory for the copy it goes to disk.
+//! When there is no memory for the copy it goes to disk; when there are no mappings to be had, it is made all the same.
 
-use super::Disk;
+use super::Folder;
 use super::support::child::scenario;
 use super::support::kernel::status;
-use folio::{Backing, Snapshot};
+use super::support::skip;
+use folio::{Backing, Snapshot, SnapshotOptions};
 use std::fs;
 
 const LEN: usize = 8 << 20;
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(Disk::of_the_build().path()).unwrap()
-}
 
 fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
     let limit = libc::rlimit {
@@ -21,20 +18,61 @@ fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
     assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
 }
 
+fn most_mappings() -> usize {
+    let most = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    most.trim().parse().unwrap()
+}
+
+/// As many mappings as the process may have (vm.max_map_count): pieces of one, each with another protection than the
+/// next.
+fn no_more_mappings() {
+    let page = folio::page::size();
+    let most = most_mappings();
+    let pages = most + 2;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: new address space, that nobody touches.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            pages * page,
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    assert_ne!(start, libc::MAP_FAILED);
+    let protect = |piece: usize| {
+        let start = start.cast::<u8>().wrapping_add(piece * page);
+        // SAFETY: inside the mapping made above.
+        unsafe { libc::mprotect(start.cast(), page, libc::PROT_READ) }
+    };
+    let failed = (1..pages).step_by(2).find(|&piece| protect(piece) == -1);
+    assert!(failed.is_some(), "more mappings than {most}");
+}
+
+/// A writer comes to a leased file after `hinder`; what keeps the bytes then. `None` where there are no leases.
+fn after_a_writer(options: SnapshotOptions<'_>, hinder: impl FnOnce()) -> Option<Backing> {
+    let folder = Folder::new()?;
+    let path = folder.path().join("file");
+    fs::write(&path, vec![5; LEN]).unwrap();
+    let snapshot = options.open(&path).unwrap();
+    assert_eq!(snapshot.backing(), Backing::Leased);
+    hinder();
+    fs::write(&path, b"new").unwrap();
+    let backing = snapshot.backing();
+    assert!(snapshot.iter().all(|&byte| byte == 5));
+    assert!(snapshot.is_intact());
+    Some(backing)
+}
+
 #[test]
 fn without_memory_the_copy_goes_to_disk() {
     scenario!(|| {
-        let folder = folder();
-        let path = folder.path().join("file");
-        fs::write(&path, vec![5; LEN]).unwrap();
-        let snapshot = folio::open(&path).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Leased);
         // Anonymous memory counts as data (Linux 4.7), mappings of files do not.
-        limit(libc::RLIMIT_DATA, status("VmData") as u64 + (1 << 20));
-        fs::write(&path, b"new").unwrap();
-        assert_eq!(snapshot.backing(), Backing::Cloned);
-        assert!(snapshot.iter().all(|&byte| byte == 5));
-        assert!(snapshot.is_intact());
+        let hinder = || limit(libc::RLIMIT_DATA, status("VmData") as u64 + (1 << 20));
+        let backing = after_a_writer(Snapshot::options(), hinder);
+        assert!(matches!(backing, None | Some(Backing::Cloned)));
     })
     .succeed();
 }
@@ -42,15 +80,44 @@ fn without_memory_the_copy_goes_to_disk() {
 #[test]
 fn above_its_memory_limit_the_copy_goes_to_disk() {
     scenario!(|| {
-        let folder = folder();
-        let path = folder.path().join("file");
-        fs::write(&path, vec![5; LEN]).unwrap();
         let options = Snapshot::options().memory_limit(LEN as u64 - 1);
-        let snapshot = options.open(&path).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Leased);
+        let backing = after_a_writer(options, || {});
+        assert!(matches!(backing, None | Some(Backing::Cloned)));
+    })
+    .succeed();
+}
+
+#[test]
+fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
+    scenario!(|| {
+        if most_mappings() > 1 << 20 {
+            return skip("vm.max_map_count is out of reach");
+        }
+        let backing = after_a_writer(Snapshot::options(), no_more_mappings);
+        assert_ne!(backing, Some(Backing::Leased));
+    })
+    .succeed();
+}
+
+#[test]
+fn more_snapshots_than_descriptors() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        let bytes = vec![5; 5 << 18];
+        fs::write(&path, &bytes).unwrap();
+        limit(libc::RLIMIT_NOFILE, 100);
+        let snapshots: Vec<_> = (0..200).map(|_| folio::open(&path).unwrap()).collect();
+        assert_eq!(snapshots[0].backing(), Backing::Leased);
+        assert_ne!(snapshots[199].backing(), Backing::Leased);
+        assert!(snapshots.iter().all(|snapshot| snapshot[..] == bytes));
+        // The program has some left, and so has whoever copies.
+        let left: Vec<_> = (0..10).map(|_| fs::File::open(&path).unwrap()).collect();
         fs::write(&path, b"new").unwrap();
-        assert_eq!(snapshot.backing(), Backing::Cloned);
-        assert!(snapshot.iter().all(|&byte| byte == 5));
+        assert!(snapshots.iter().all(|snapshot| snapshot[..] == bytes));
+        drop(left);
     })
     .succeed();
 }

@@ -1,21 +1,47 @@
 //! Where `Exclusive` is tried, and how it is opened there.
 
 use super::disk::LoopFs;
+use super::skip;
 use folio::{Error, Exclusive};
 use std::path::Path;
 
 /// The file systems that it works on, each new and empty.
 pub fn systems() -> Vec<(&'static str, LoopFs)> {
-    let sizes = [("ext4", 64 << 20), ("xfs", 300 << 20)];
-    sizes
+    ["ext4", "xfs"]
         .into_iter()
-        .filter_map(|(kind, size)| Some((kind, LoopFs::new(kind, size)?)))
+        .filter_map(|kind| Some((kind, system(kind, 64 << 20)?)))
         .collect()
+}
+
+/// A new file system to edit files on, of at least that size.
+pub fn system(kind: &str, size: u64) -> Option<LoopFs> {
+    system_with(kind, size, &[])
+}
+
+/// The same, with more options for its mkfs.
+pub fn system_with(kind: &str, size: u64, more: &[&str]) -> Option<LoopFs> {
+    has_userfaultfd()
+        .then(|| LoopFs::with_options(kind, size, more))
+        .flatten()
+}
+
+/// False, after saying so, under the seccomp filters of many containers: nothing can be edited there.
+pub fn has_userfaultfd() -> bool {
+    const USER_MODE_ONLY: i32 = 1;
+    // SAFETY: takes an integer.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) };
+    if fd < 0 {
+        skip("userfaultfd(2) is refused here");
+        return false;
+    }
+    // SAFETY: the descriptor that the kernel just gave.
+    unsafe { libc::close(fd as i32) };
+    true
 }
 
 /// A file system to test on where which one does not matter.
 pub fn any_system() -> Option<LoopFs> {
-    LoopFs::new("ext4", 64 << 20)
+    system("ext4", 64 << 20)
 }
 
 /// Opens until nobody else has it: the other tests start processes, which have every file open for a moment.

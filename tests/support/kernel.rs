@@ -21,11 +21,37 @@ pub fn descriptors() -> Vec<(i32, PathBuf)> {
     open
 }
 
-/// Threads of this process.
+/// Threads of this process. One that has left user space for good is none: joining it returns a moment before it is
+/// gone from /proc.
 pub fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task")
-        .expect("list threads")
+    const PF_EXITING: u64 = 4;
+    let tasks = std::fs::read_dir("/proc/self/task").expect("list threads");
+    let lives = |task: &std::fs::DirEntry| {
+        // Behind the name in parentheses the flags are the seventh field, proc_pid_stat(5).
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let flags = stat.rsplit_once(')')?.1.split_whitespace().nth(6)?;
+        Some(flags.parse::<u64>().ok()? & PF_EXITING == 0)
+    };
+    tasks
+        .flatten()
+        .filter_map(|task| lives(&task))
+        .filter(|&lives| lives)
         .count()
+}
+
+/// Sets a limit of this process (getrlimit(2)), and gives what it was; the most that it may be stays.
+pub fn limit(resource: libc::__rlimit_resource_t, to: u64) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls take one `struct rlimit`.
+    unsafe {
+        assert_eq!(libc::getrlimit(resource, &mut limit), 0);
+        let before = std::mem::replace(&mut limit.rlim_cur, to);
+        assert_eq!(libc::setrlimit(resource, &limit), 0);
+        before
+    }
 }
 
 /// One line of /proc/self/maps.
@@ -151,6 +177,16 @@ pub fn minor_faults() -> u64 {
         usage
     };
     usage.ru_minflt as u64
+}
+
+/// The magic number of the file system that holds an open file or folder, fstatfs(2).
+pub fn file_system(fd: impl AsFd) -> i64 {
+    // SAFETY: zero bits are a valid struct.
+    let mut system: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: writes the one struct.
+    let result = unsafe { libc::fstatfs(fd.as_fd().as_raw_fd(), &mut system) };
+    assert_eq!(result, 0, "fstatfs: {}", std::io::Error::last_os_error());
+    system.f_type
 }
 
 pub fn page_size() -> usize {

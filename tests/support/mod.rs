@@ -13,26 +13,18 @@ pub mod pipe;
 pub mod pool;
 pub mod random;
 pub mod refuse;
+pub mod setting;
+pub mod temporary;
 pub mod trace;
+pub mod user;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+pub use temporary::{temp_dir, temp_dir_in};
 
 /// Says why a test, or a part of one, did not run. Written to the real stderr, which libtest does not capture.
 pub fn skip(why: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
-}
-
-/// A directory that goes away with the value; every user may search it.
-pub fn temp_dir() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::Builder::new()
-        .prefix("folio-test-")
-        .tempdir()
-        .expect("make a temporary directory");
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
-        .expect("open the temporary directory to all");
-    dir
 }
 
 /// Writes `bytes` to a new file `name` in `dir`.
@@ -46,4 +38,15 @@ pub fn file_with(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 pub fn is_root() -> bool {
     // SAFETY: geteuid cannot fail and touches no memory.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// RLIMIT_FSIZE of this process, in bytes; over it there is an error, and SIGXFSZ.
+pub fn limit_file_sizes(bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: reads one struct.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
