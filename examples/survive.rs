@@ -4,7 +4,7 @@
 //! `cargo run --release --example survive -- --rounds 200 --mib 8`
 
 use clap::Parser;
-use folio::{Backing, Snapshot};
+use folio::Backing;
 use indicatif::ProgressBar;
 use std::error::Error;
 use std::fs::{self, File};
@@ -59,13 +59,13 @@ fn survive(args: &Args) -> Outcome<()> {
 
     let mut writer = Writer::start(&path)?;
     let mut waited = Vec::new();
-    let mut backing = Backing::Memory;
+    let mut backing = (Backing::Memory, Backing::Memory);
     let bar = ProgressBar::new(args.rounds.into());
     for round in 0..args.rounds {
         let byte = round as u8;
         fs::write(&path, vec![byte; size])?;
-        // A file of 1 MiB or less would be read at once; a mapping is what is tried here.
-        let bytes = Snapshot::options().must_map(true).open(&path)?;
+        let bytes = folio::open(&path)?;
+        backing.0 = bytes.backing();
         writer.tell()?;
         // All of it while the writer is at work, and again after it got through.
         check(&bytes, byte)?;
@@ -74,7 +74,7 @@ fn survive(args: &Args) -> Outcome<()> {
         if !bytes.is_intact() || fs::read(&path)? != NEW {
             return Err("the snapshot is not intact, or the writer's bytes are lost".into());
         }
-        backing = bytes.backing();
+        backing.1 = bytes.backing();
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -84,7 +84,7 @@ fn survive(args: &Args) -> Outcome<()> {
         args.rounds, args.mib
     );
     println!("  bytes changed under the reader: 0, writes lost: 0, signals: 0");
-    println!("  the bytes were leased, and are now in: {backing:?}");
+    println!("  kept by, before and after: {backing:?}");
     if let Some(median) = waited.get(waited.len() / 2) {
         println!(
             "  the writer waited {median:.1?} in the middle, the copy of {} MiB included",

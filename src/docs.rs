@@ -7,3 +7,7 @@ pub mod safety {}
 /// What `flush`, `commit` and the like promise when the power fails, in exact words, and what they do not.
 #[doc = include_str!("../docs/durability.md")]
 pub mod durability {}
+
+/// What to write instead of memmap2, call by call, and what is different then.
+#[doc = include_str!("../docs/memmap2.md")]
+pub mod memmap2 {}

@@ -84,7 +84,7 @@
 //!
 //! # Platforms
 //!
-//! Linux; elsewhere it does not compile. Any length is allowed, 0 as well. Sizes, offsets and limits are bytes.
+//! 64-bit Linux; elsewhere it does not compile. Any length is allowed, 0 as well. Sizes, offsets and limits are bytes.
 #![deny(
     unsafe_code,
     missing_docs,

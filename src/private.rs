@@ -10,6 +10,7 @@ use crate::region::Region;
 use crate::replica::{self, Backing, Copy, Memory, clone_of, copy, copy_to_disk, fits_memory};
 use crate::source::{Source, Window};
 use crate::sys::file::{self, Kind, Stat};
+use crate::sys::file_system::FileSystem;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -129,12 +130,12 @@ impl Store {
             limit: isize::MAX.unsigned_abs() as u64,
         })?;
         if size > READ_MAX {
-            let file_system = file::file_system(source.fd());
-            let file_system = file_system.map_err(|e| source.error("fstatfs", e))?;
-            if stat.verity || file::is_sealed(source.fd(), file_system) {
+            let system = FileSystem::of(source.fd());
+            let system = system.map_err(|e| source.error("fstatfs", e))?;
+            if stat.verity || file::is_sealed(source.fd(), system) {
                 return Store::mapped(source, source.fd(), range.start, len, Backing::Sealed);
             }
-            if let Some(clone) = clone_of(source.fd(), file_system) {
+            if let Some(clone) = clone_of(source.fd(), system) {
                 // The clone has the size of its own moment.
                 let now = file::stat(clone.as_fd()).map_err(|e| source.error("statx", e))?;
                 let len = len.min(now.size.saturating_sub(range.start) as usize);

@@ -1,6 +1,8 @@
 //! The examples do what they say: run as programs, on files, pipes and terminals, against a naive count.
 #![allow(clippy::disallowed_methods)]
 
+mod support;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use support::leased::Folder;
 
 /// `cargo test` builds the examples beside the tests: target/PROFILE/{deps/this, examples/NAME}.
 fn example(name: &str) -> Command {
@@ -92,7 +95,7 @@ struct Dir(tempfile::TempDir);
 
 impl Dir {
     fn new() -> Self {
-        Self(tempfile::tempdir().expect("a directory"))
+        Self(support::temp_dir())
     }
 
     fn file(&self, name: impl AsRef<Path>, bytes: &[u8]) -> PathBuf {
@@ -441,13 +444,17 @@ fn grow_holds_its_claims() {
 
 #[test]
 fn survive_survives_and_memmap2_does_not() {
-    let folder = env!("CARGO_TARGET_TMPDIR");
-    let args = ["--rounds", "20", "--mib", "2", "--folder", folder];
-    let output = example("survive").args(args).output().expect("run");
+    let leased = Folder::new();
+    let build = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = leased.as_ref().map_or(build, Folder::path);
+    let args = ["--rounds", "20", "--mib", "2", "--folder"];
+    let run = example("survive").args(args).arg(folder).output();
+    let output = run.expect("run");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("folio: 20 times"), "{text}");
     assert!(text.contains("changed under the reader: 0"), "{text}");
+    assert_eq!(text.contains("(Leased, "), leased.is_some(), "{text}");
     assert!(text.contains("memmap2: killed by signal 7"), "{text}");
 }
 

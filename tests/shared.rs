@@ -252,7 +252,7 @@ fn create_extends_with_zeros_and_never_shortens() {
 
 #[test]
 fn create_allocates_the_whole_file() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = support::temp_dir_in(env!("CARGO_TARGET_TMPDIR").as_ref());
     let (new, holes) = (dir.path().join("new"), dir.path().join("holes"));
     File::create(&holes).unwrap().set_len(2 << 20).unwrap();
     for path in [new, holes] {

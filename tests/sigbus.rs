@@ -191,7 +191,7 @@ fn truncated_under_threads_that_read_and_write() {
             let shared = created(&path, pages);
             let stop = AtomicBool::new(false);
             std::thread::scope(|s| {
-                for thread in 0..3_usize {
+                let work = [0, 1, 2].map(|thread: usize| {
                     let (shared, stop) = (&shared, &stop);
                     s.spawn(move || {
                         let mut buf = vec![0; 100];
@@ -210,8 +210,8 @@ fn truncated_under_threads_that_read_and_write() {
                                 break;
                             }
                         }
-                    });
-                }
+                    })
+                });
                 // To nothing; to a part of a page; to nothing and back, which need not be noticed.
                 match round % 3 {
                     0 => other.truncate(&path, 0),
@@ -236,6 +236,10 @@ fn truncated_under_threads_that_read_and_write() {
                         assert!(is_faulted(shared.check()));
                     });
                     on_another.join().unwrap();
+                }
+                // The end of the scope waits for the work, not for the threads.
+                for thread in work {
+                    thread.join().unwrap();
                 }
             });
             if !is_faulted(shared.check()) {

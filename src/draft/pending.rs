@@ -165,9 +165,14 @@ fn take_over(file: &File, old: Entry) -> io::Result<()> {
         // Nor may a program run with our rights because it had those of somebody else.
         mode &= 0o1777;
     }
-    match own.mode() & 0o7777 == mode {
-        true => Ok(()),
-        false => file.set_permissions(Permissions::from_mode(mode)),
+    if own.mode() & 0o7777 != mode {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
+    match mode & 0o6000 {
+        0 => Ok(()),
+        // Who writes to a program that runs with the rights of its owner takes these away, unless he has CAP_FSETID;
+        // and so does a truncation, here to the size that it has.
+        _ => file.set_len(own.len()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a path stands for, as `File::create` sees it: a name in a directory, or something to write to.
 
 use crate::error::{Error, Result};
-use crate::sys::{file, write};
+use crate::sys::file_system::FileSystem;
+use crate::sys::write;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -143,15 +144,9 @@ impl Place {
         Error::os(call, Some(&self.path), source)
     }
 
-    /// True if the file system keeps its word that stores into granted blocks cannot fail: it writes them in place.
-    /// btrfs writes every page to a new place, which a full disk does not have; of the others we do not know.
+    /// True if a store into a block that was granted cannot fail.
     pub(super) fn writes_in_place(&self, file: &File) -> bool {
-        let known = [
-            libc::EXT4_SUPER_MAGIC,
-            libc::XFS_SUPER_MAGIC,
-            libc::TMPFS_MAGIC,
-        ];
-        file::file_system(file.as_fd()).is_ok_and(|magic| known.contains(&magic))
+        FileSystem::of(file.as_fd()).is_ok_and(FileSystem::writes_in_place)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::region::Region;
 use crate::replica::{self, Backing, clone_of, copy_to_disk};
 use crate::source::Source;
 use crate::sys::file::{self, Stat};
+use crate::sys::file_system::FileSystem;
 use crate::sys::lease::{self, Lease, Released};
 use std::fmt;
 use std::io;
@@ -32,7 +33,7 @@ const POPULATE_STEP: usize = 2 << 20;
 pub(crate) struct ReadLease {
     taken: Taken,
     stat: Stat,
-    file_system: i64,
+    system: FileSystem,
     keeper: &'static Keeper,
 }
 
@@ -58,8 +59,8 @@ impl Drop for Taken {
 impl ReadLease {
     /// Takes one, or `None`: on a file system where a lease proves nothing, for a file that somebody has open for
     /// writing, for one of another owner (without CAP_LEASE).
-    pub(crate) fn take(source: &Source<'_>, file_system: i64) -> Result<Option<Self>> {
-        if !lease::is_trusted(file_system) {
+    pub(crate) fn take(source: &Source<'_>, system: FileSystem) -> Result<Option<Self>> {
+        if !system.keeps_leases() {
             return Ok(None);
         }
         let Some(keeper) = Keeper::get() else {
@@ -69,7 +70,7 @@ impl ReadLease {
             return Ok(None);
         };
         // Asked again of the descriptor that the lease is on: the caller's may have been replaced meanwhile.
-        let same = file::file_system(file.as_fd()).is_ok_and(|again| again == file_system);
+        let same = FileSystem::of(file.as_fd()).is_ok_and(|again| again == system);
         if !same || keeper.take(file.as_fd(), Lease::Read).is_err() {
             return Ok(None);
         }
@@ -78,7 +79,7 @@ impl ReadLease {
         Ok(Some(ReadLease {
             stat: stat.map_err(|e| source.error("statx", e))?,
             taken,
-            file_system,
+            system,
             keeper,
         }))
     }
@@ -107,7 +108,7 @@ impl ReadLease {
             len: region.len(),
             offset: offset - delta as u64,
             stat: self.stat,
-            file_system: self.file_system,
+            system: self.system,
             memory_limit,
             keeper: self.keeper,
             file: Mutex::new(self.taken.keep()),
@@ -178,8 +179,7 @@ struct Slot {
     offset: u64,
     /// The file when the lease was granted.
     stat: Stat,
-    /// Its magic number.
-    file_system: i64,
+    system: FileSystem,
     memory_limit: Option<u64>,
     keeper: &'static Keeper,
     /// What the lease belongs to; `None` once it was given back. Locked for a moment only.
@@ -286,7 +286,7 @@ impl Slot {
     fn replica(&self, file: &OwnedFd) -> io::Result<(Region, Backing)> {
         let end = (self.offset + self.len as u64).min(self.stat.size);
         let range = self.offset..end;
-        let clone = || clone_of(file.as_fd(), self.file_system);
+        let clone = || clone_of(file.as_fd(), self.system);
         if let Some(clone) = (self.stat.size > QUICK).then(clone).flatten() {
             if let Ok((region, _)) = Region::file(clone.as_fd(), self.offset, self.len) {
                 return Ok((region, Backing::Cloned));

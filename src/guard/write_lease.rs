@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::page;
 use crate::region::{Region, whole_pages};
 use crate::sys::file;
+use crate::sys::file_system::FileSystem;
 use crate::sys::lease::{self, Lease, Released};
 use crate::sys::memory as mapping;
 use crate::sys::userfault::Userfault;
@@ -53,14 +54,14 @@ pub(crate) struct WriteLease {
 impl WriteLease {
     /// `file` is a description of our own, open for reading and writing.
     pub(crate) fn take(file: File) -> Result<Self, Refused> {
-        let system = file::file_system(file.as_fd()).map_err(failed("fstatfs"))?;
-        if system == libc::BTRFS_SUPER_MAGIC {
+        let system = FileSystem::of(file.as_fd()).map_err(failed("fstatfs"))?;
+        if system == FileSystem::Btrfs {
             // Every store would need new space; a disk that has none would answer with a signal.
             return Err(Refused::Never(
                 "btrfs writes every page to a new place, and could not tell of a full disk",
             ));
         }
-        if !lease::is_trusted(system) {
+        if !system.keeps_leases() {
             return Err(Refused::Never("its file system has no leases to rely on"));
         }
         if !Userfault::is_available() {

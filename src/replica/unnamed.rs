@@ -1,6 +1,7 @@
 //! Files without a name: nobody else can open them, and they go with their last mapping.
 
 use crate::sys::file;
+use crate::sys::file_system::FileSystem;
 use crate::sys::write;
 use std::fs::File;
 use std::io;
@@ -14,8 +15,8 @@ const STEP: usize = 1 << 20;
 
 /// A reflink clone of a whole file (`FICLONE`, ioctl_ficlone(2)): its bytes of one moment, no matter how many. `None`
 /// where the file system has no clones, or gives us no place for one.
-pub(crate) fn clone_of(fd: BorrowedFd<'_>, file_system: i64) -> Option<File> {
-    if !file::may_clone(file_system) {
+pub(crate) fn clone_of(fd: BorrowedFd<'_>, system: FileSystem) -> Option<File> {
+    if !system.may_clone() {
         return None;
     }
     folders(fd).iter().find_map(|folder| {
@@ -49,7 +50,7 @@ fn copy_into(
     to: File,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
-    if file::file_system(to.as_fd())? == libc::TMPFS_MAGIC {
+    if FileSystem::of(to.as_fd())? == FileSystem::Tmpfs {
         // There a hole takes a page when it is read, and is a SIGBUS if there is none.
         file::allocate(to.as_fd(), range.end - range.start)?;
     }
@@ -99,7 +100,7 @@ fn move_bytes(
 /// An unnamed file where no server and no other program has the bytes.
 fn local_file(folder: &Path) -> io::Result<File> {
     let file = tempfile::tempfile_in(folder)?;
-    match file::is_local(file::file_system(file.as_fd())?) {
+    match FileSystem::of(file.as_fd())?.is_local() {
         true => Ok(file),
         false => Err(io::ErrorKind::Unsupported.into()),
     }

@@ -6,6 +6,7 @@ use crate::guard::sigbus::Guarded;
 use crate::region::{Region, whole_pages};
 use crate::sys;
 use crate::sys::file::{self, Kind};
+use crate::sys::file_system::FileSystem;
 use crate::sys::memory::{Pages, Place};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -362,7 +363,7 @@ pub(super) fn refused(path: &Path, source: std::io::Error) -> Error {
 }
 
 fn is_huge(fd: BorrowedFd<'_>) -> bool {
-    file::file_system(fd).is_ok_and(|magic| magic == libc::HUGETLBFS_MAGIC)
+    FileSystem::of(fd).is_ok_and(|system| system == FileSystem::Hugetlbfs)
 }
 
 fn whole(len: usize, path: Option<PathBuf>) -> Result<usize> {

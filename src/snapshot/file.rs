@@ -8,6 +8,8 @@ use crate::region::Region;
 use crate::replica::{self, Backing, Copy, Memory};
 use crate::source::{Source, Window};
 use crate::sys::file::{self, Kind, Stat};
+use crate::sys::file_system::FileSystem;
+use crate::sys::limits;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -59,18 +61,20 @@ fn map(
         return Ok(None);
     }
     let fd = source.fd();
-    let file_system = file::file_system(fd).map_err(|e| source.error("fstatfs", e))?;
-    if stat.verity || file::is_sealed(fd, file_system) {
+    let system = FileSystem::of(fd).map_err(|e| source.error("fstatfs", e))?;
+    if stat.verity || file::is_sealed(fd, system) {
         // The size that was seen before the seal may have been cut until it was set.
         let range = window.of(source.stat()?.size)?;
         return map_range(options, source, fd, range, Backing::Sealed);
     }
-    if options.lease && !options.across_fork {
-        if let Some(leased) = lease(options, source, window, file_system)? {
+    // A lease keeps its descriptor, and the last ones are for the program.
+    let dear = !options.must_map && limits::are_descriptors_short(fd);
+    if options.lease && !options.across_fork && !dear {
+        if let Some(leased) = lease(options, source, window, system)? {
             return Ok(Some(leased));
         }
     }
-    if let Some(clone) = replica::clone_of(fd, file_system) {
+    if let Some(clone) = replica::clone_of(fd, system) {
         let fd = clone.as_fd();
         let stat = file::stat(fd).map_err(|e| source.error("statx", e))?;
         // Its size is the one that the file had when it was cloned.
@@ -104,9 +108,9 @@ fn lease(
     options: &SnapshotOptions<'_>,
     source: &Source<'_>,
     window: &Window,
-    file_system: i64,
+    system: FileSystem,
 ) -> Result<Option<Snapshot>> {
-    let Some(lease) = ReadLease::take(source, file_system)? else {
+    let Some(lease) = ReadLease::take(source, system)? else {
         return Ok(None);
     };
     // Nobody can change the size now.

@@ -37,7 +37,8 @@ use std::ptr::NonNull;
 /// 3. A memfd sealed against writing and shrinking, or a file under fs-verity, is mapped.
 /// 4. On ext2/3/4, xfs, btrfs and f2fs a file that nobody has open for writing is mapped under a read lease: a
 ///    writer that comes is held by the kernel until the bytes have been put elsewhere, which takes as long as copying
-///    them. It takes an open descriptor as long as it lives, and the file must be the user's own (or CAP_LEASE be held).
+///    them. The file must be the user's own (or CAP_LEASE be held). It takes an open descriptor as long as it lives; the last
+///    quarter of those that the process may have (`ulimit -n`) is not used for that.
 /// 5. Where the file system can clone files (xfs, btrfs), a clone is mapped.
 /// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///

@@ -1,6 +1,7 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
 use super::call;
+use super::file_system::FileSystem;
 use super::write::within_limit;
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
@@ -234,33 +235,15 @@ pub(crate) fn set_pipe_capacity(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<us
 }
 
 /// True if no process can ever again change or shorten what is in the memfd (memfd_create(2), Linux 3.17).
-pub(crate) fn is_sealed(fd: BorrowedFd<'_>, file_system: i64) -> bool {
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>, system: FileSystem) -> bool {
     // Elsewhere there are no seals; and a sealed hugetlbfs file maps in huge pages only, so it is read instead.
-    if file_system != libc::TMPFS_MAGIC {
+    if system != FileSystem::Tmpfs {
         return false;
     }
     let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
     let seals = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) });
     seals.is_ok_and(|seals| seals & wanted == wanted)
-}
-
-/// True for file systems with reflinks whose files nobody but this kernel can reach.
-pub(crate) fn may_clone(file_system: i64) -> bool {
-    matches!(file_system, libc::XFS_SUPER_MAGIC | libc::BTRFS_SUPER_MAGIC)
-}
-
-/// True for file systems where an unnamed file is ours alone: none that is served by a network or another program.
-pub(crate) fn is_local(file_system: i64) -> bool {
-    matches!(
-        file_system,
-        libc::EXT4_SUPER_MAGIC
-            | libc::XFS_SUPER_MAGIC
-            | libc::BTRFS_SUPER_MAGIC
-            | libc::F2FS_SUPER_MAGIC
-            | libc::TMPFS_MAGIC
-            | libc::OVERLAYFS_SUPER_MAGIC
-    )
 }
 
 /// fallocate(2): space for so many bytes from the start on, so that writing to it does not fail.
@@ -277,15 +260,6 @@ pub(crate) fn clone_into(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result
         call(|| unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
     })
     .map(drop)
-}
-
-/// The magic number of the file system, fstatfs(2).
-pub(crate) fn file_system(fd: BorrowedFd<'_>) -> io::Result<i64> {
-    let mut stat = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: fstatfs(2) writes one `struct statfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: fstatfs(2) succeeded, so it is filled in.
-    Ok(unsafe { stat.assume_init() }.f_type)
 }
 
 /// memfd_create(2), close-on-exec, sealable, not executable where the kernel knows that (Linux 6.3); of reserved huge

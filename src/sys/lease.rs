@@ -23,20 +23,6 @@ pub(crate) enum Lease {
     Write = libc::F_WRLCK,
 }
 
-/// True for file systems where a lease means what it says: every way to the bytes passes through it. Not among them:
-/// overlayfs (the file below can be written to), procfs and sysfs (no file is behind them), FUSE, network file systems;
-/// and tmpfs, where io_uring writes to pages that it was given before (`IORING_REGISTER_BUFFERS`) whoever holds a lease,
-/// and where a hole of a file is a SIGBUS once there is no space.
-pub(crate) fn is_trusted(magic: i64) -> bool {
-    const TRUSTED: [i64; 4] = [
-        libc::EXT4_SUPER_MAGIC, // ext2 and ext3, too
-        libc::XFS_SUPER_MAGIC,
-        libc::BTRFS_SUPER_MAGIC,
-        libc::F2FS_SUPER_MAGIC,
-    ];
-    TRUSTED.contains(&magic)
-}
-
 /// Takes a lease, whose break is told to `thread`. The kernel refuses with `EAGAIN` if somebody has the file open
 /// already in the way that the lease holds off, `EACCES` for a file of another owner, `EINVAL` where there are none.
 pub(crate) fn take(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<()> {

@@ -1,7 +1,10 @@
-//! How much memory there is to take.
+//! How much there is to take: memory, descriptors.
 
+use super::call;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 /// Bytes of memory that can be taken without swapping or being killed: `MemAvailable` of proc_meminfo(5),
@@ -23,6 +26,24 @@ pub(crate) fn reserved_page_size() -> io::Result<usize> {
     let size = bytes.and_then(|bytes| usize::try_from(bytes).ok());
     size.filter(|size| size.is_power_of_two())
         .ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Nobody has so few descriptors that one below this number is among the last.
+const MANY: i32 = 64;
+
+/// True if a descriptor is in the last quarter of those that the process may have (`RLIMIT_NOFILE`): the kernel gives
+/// the lowest number that is free.
+pub(crate) fn are_descriptors_short(fd: BorrowedFd<'_>) -> bool {
+    let number = fd.as_raw_fd();
+    if number < MANY {
+        return false;
+    }
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: getrlimit(2) writes one `struct rlimit` to the pointer, which has room for it.
+    let got = call(|| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) });
+    // SAFETY: getrlimit(2) succeeded, so it is filled in.
+    let limit = got.map(|_| unsafe { limit.assume_init() }.rlim_cur);
+    limit.is_ok_and(|most| number.unsigned_abs() as u64 >= most / 4 * 3)
 }
 
 /// The number behind `name` on a line of its own.

@@ -11,8 +11,12 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("folio runs on Linux only: it relies on file leases, sealed memfds and mremap");
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("folio needs 64-bit addresses and file offsets");
+
 pub(crate) mod extents;
 pub(crate) mod file;
+pub(crate) mod file_system;
 pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod lock;

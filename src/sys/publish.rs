@@ -48,8 +48,11 @@ pub(crate) fn rename(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<
 /// not know it gets a second link and loses the first.
 pub(crate) fn rename_new(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<()> {
     let (raw, flags) = (dir.as_raw_fd(), libc::RENAME_NOREPLACE);
+    let (was, will) = (from.as_ptr(), to.as_ptr());
+    // By its number: musl has no function for it.
     // SAFETY: renameat2(2) reads two C strings and touches no other memory of ours.
-    let renamed = call(|| unsafe { libc::renameat2(raw, from.as_ptr(), raw, to.as_ptr(), flags) });
+    let renamed =
+        call(|| unsafe { libc::syscall(libc::SYS_renameat2, raw, was, raw, will, flags) });
     match renamed.map_err(|e| (e.raw_os_error(), e)) {
         Err((Some(libc::EINVAL | libc::ENOSYS), _)) => {
             // SAFETY: linkat(2) reads two C strings and touches no other memory of ours.

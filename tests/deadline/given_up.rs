@@ -2,8 +2,7 @@
 
 use crate::support::break_time::BreakTime;
 use crate::support::child::{argument, report, scenario};
-use crate::support::leased::Disk;
-use folio::Backing;
+use crate::support::leased::{Folder, leased};
 use std::fs;
 use std::path::PathBuf;
 
@@ -29,8 +28,7 @@ fn no_more_memory() {
 fn without_memory_and_disk_the_process_ends_before_a_byte_changes() {
     let mut child = scenario!(|| {
         let path = PathBuf::from(argument("PATH"));
-        let snapshot = folio::open(&path).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Leased);
+        let snapshot = leased(|| folio::open(&path));
         // SAFETY: takes numbers only.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         limit(libc::RLIMIT_FSIZE, 0);
@@ -50,7 +48,9 @@ fn without_memory_and_disk_the_process_ends_before_a_byte_changes() {
     let Some(_time) = BreakTime::of(2) else {
         return;
     };
-    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+    let Some(folder) = Folder::new() else {
+        return;
+    };
     let path = folder.path().join("file");
     fs::write(&path, vec![5; LEN]).unwrap();
     let outcome = child.argument("PATH", &path).run();

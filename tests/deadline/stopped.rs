@@ -1,7 +1,7 @@
 //! A process that is stopped for longer than the kernel waits for it: what it is told afterwards.
 
 use crate::support::break_time::BreakTime;
-use crate::support::leased::Disk;
+use crate::support::leased::{Folder, leased};
 use folio::Backing;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ fn the_stopped_process() {
     let Some(path) = std::env::var_os(SERVE) else {
         return;
     };
-    let snapshot = folio::open(path).unwrap();
+    let snapshot = leased(|| folio::open(&path));
     println!("\nbacking: {:?}", snapshot.backing());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
@@ -28,8 +28,7 @@ fn the_stopped_process() {
     std::process::exit(0);
 }
 
-fn is_intact_after(write: impl FnOnce(&Path)) -> String {
-    let folder = tempfile::tempdir_in(Disk::of_the_build().path()).unwrap();
+fn is_intact_after(folder: &Folder, write: impl FnOnce(&Path)) -> String {
     let path = folder.path().join("file");
     fs::write(&path, vec![5; 2 << 20]).unwrap();
     let mut process = Command::new(std::env::current_exe().unwrap())
@@ -61,18 +60,20 @@ fn is_intact_after(write: impl FnOnce(&Path)) -> String {
 
 #[test]
 fn a_file_that_was_written_to_meanwhile_is_not_intact() {
-    let Some(_time) = BreakTime::of(1) else {
+    let (Some(_time), Some(folder)) = (BreakTime::of(1), Folder::new()) else {
         return;
     };
-    let intact = is_intact_after(|path| fs::write(path, vec![6; 2 << 20]).unwrap());
+    let intact = is_intact_after(&folder, |path| fs::write(path, vec![6; 2 << 20]).unwrap());
     assert_eq!(intact, "false");
 }
 
 #[test]
 fn a_file_that_was_only_opened_meanwhile_is_intact() {
-    let Some(_time) = BreakTime::of(1) else {
+    let (Some(_time), Some(folder)) = (BreakTime::of(1), Folder::new()) else {
         return;
     };
-    let intact = is_intact_after(|path| drop(OpenOptions::new().write(true).open(path).unwrap()));
+    let intact = is_intact_after(&folder, |path| {
+        drop(OpenOptions::new().write(true).open(path).unwrap())
+    });
     assert_eq!(intact, "true");
 }

@@ -12,7 +12,7 @@ fn touching_the_bytes_ends_the_child_and_changes_nothing() {
     scenario!(|| {
         let dir = temp_dir();
         let path = dir.path().join("file");
-        for options in stores() {
+        for options in stores(dir.path()) {
             let draft = draft_of(options, &path, &[7; 10_000]).unwrap();
             // The borrow checker sees no difference between this cell and its copy in the child.
             let cell = RefCell::new(draft);
@@ -43,7 +43,7 @@ fn a_child_can_neither_resize_nor_commit_it_nor_is_it_in_its_way() {
     scenario!(|| {
         let dir = temp_dir();
         let path = dir.path().join("file");
-        for options in stores() {
+        for options in stores(dir.path()) {
             let mut draft = draft_of(options, &path, &[7; 10_000]).unwrap();
             let moved = draft_of(options, &path, b"moved").unwrap();
             folio::fork::scope(|scope| {

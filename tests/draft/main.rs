@@ -36,8 +36,27 @@ fn draft_of(
     Ok(draft)
 }
 
-/// Every way in which a draft may keep its bytes.
-fn stores() -> [folio::DraftOptions; 3] {
+/// Every way in which a draft may keep its bytes in that directory.
+fn stores(dir: &Path) -> Vec<folio::DraftOptions> {
     let options = folio::Draft::options;
-    [options(), options().memory_limit(0), options().sparse(true)]
+    let in_memory = [options(), options().sparse(true)];
+    let in_file = can_map(dir).then(|| options().memory_limit(0));
+    in_memory.into_iter().chain(in_file).collect()
+}
+
+/// True where drafts over their memory limit are mapped files; says so if they are not.
+fn can_map(dir: &Path) -> bool {
+    let can = [
+        libc::EXT4_SUPER_MAGIC,
+        libc::XFS_SUPER_MAGIC,
+        libc::TMPFS_MAGIC,
+    ]
+    .contains(&support::kernel::file_system(
+        std::fs::File::open(dir).unwrap(),
+    ));
+    if !can {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| support::skip("drafts are in memory only on this file system"));
+    }
+    can
 }

@@ -2,7 +2,8 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
-use crate::support::{file_with, is_root, skip, temp_dir};
+use crate::support::user::{become_nobody, may_be_nobody, may_be_others};
+use crate::support::{file_with, temp_dir};
 use crate::{draft_of, names, stores};
 use folio::{Draft, Error};
 use std::fs::{self, Permissions};
@@ -11,9 +12,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 #[test]
 fn a_new_file_is_there_after_commit_and_not_before() {
-    for (i, options) in stores().into_iter().enumerate() {
+    let dir = temp_dir();
+    for (i, options) in stores(dir.path()).into_iter().enumerate() {
         for len in [0, 1, 4095, 4096, 4097, 300_000, 9 << 20] {
-            let dir = temp_dir();
             let path = dir.path().join("new");
             let bytes = pattern(len as u64, len);
             let draft = draft_of(options, &path, &bytes).unwrap();
@@ -21,14 +22,15 @@ fn a_new_file_is_there_after_commit_and_not_before() {
             draft.commit().unwrap();
             assert_same(&fs::read(&path).unwrap(), &bytes, format_args!("store {i}"));
             assert_eq!(names(dir.path()), ["new"]);
+            fs::remove_file(&path).unwrap();
         }
     }
 }
 
 #[test]
 fn an_old_file_is_replaced_at_commit_and_not_before() {
-    for options in stores() {
-        let dir = temp_dir();
+    let dir = temp_dir();
+    for options in stores(dir.path()) {
         let path = file_with(dir.path(), "file", b"old bytes");
         let open = fs::File::open(&path).unwrap();
         let draft = draft_of(options, &path, b"new").unwrap();
@@ -43,8 +45,8 @@ fn an_old_file_is_replaced_at_commit_and_not_before() {
 
 #[test]
 fn dropping_leaves_no_trace() {
-    for options in stores() {
-        let dir = temp_dir();
+    let dir = temp_dir();
+    for options in stores(dir.path()) {
         let path = file_with(dir.path(), "file", b"old bytes");
         drop(draft_of(options, &path, &pattern(1, 100_000)).unwrap());
         drop(draft_of(options, &dir.path().join("other"), b"x").unwrap());
@@ -55,8 +57,8 @@ fn dropping_leaves_no_trace() {
 
 #[test]
 fn bytes_are_zero_at_first_and_where_it_grew() {
-    for options in stores() {
-        let dir = temp_dir();
+    let dir = temp_dir();
+    for options in stores(dir.path()) {
         let mut draft = options.create(dir.path().join("zeros"), 10_000).unwrap();
         assert!(draft.iter().all(|&byte| byte == 0));
         draft.fill(7);
@@ -73,6 +75,9 @@ fn bytes_are_zero_at_first_and_where_it_grew() {
 #[test]
 fn it_moves_from_memory_to_the_file_where_the_limit_is_crossed() {
     let dir = temp_dir();
+    if !crate::can_map(dir.path()) {
+        return;
+    }
     let path = dir.path().join("large");
     let bytes = pattern(3, 3 << 20);
     let options = Draft::options().memory_limit(1 << 20);
@@ -157,6 +162,9 @@ fn names_of_every_length_and_any_bytes_work() {
 
 #[test]
 fn rights_are_asked_for_at_create() {
+    if !may_be_nobody() {
+        return;
+    }
     let dir = temp_dir();
     let closed = dir.path().join("closed");
     fs::create_dir(&closed).unwrap();
@@ -167,10 +175,7 @@ fn rights_are_asked_for_at_create() {
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
     let mut child = scenario!(|| {
         let dir = std::path::PathBuf::from(crate::support::child::argument("DIR"));
-        if is_root() {
-            // SAFETY: plain numbers.
-            unsafe { assert_eq!((libc::setgid(65534), libc::setuid(65534)), (0, 0)) };
-        }
+        become_nobody();
         for name in ["closed/new", "closed/file", "read-only"] {
             let error = Draft::create(dir.join(name), 1).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{name}: {error}");
@@ -188,16 +193,16 @@ fn rights_are_asked_for_at_create() {
 
 #[test]
 fn a_directory_that_may_be_searched_but_not_listed_will_do() {
+    if !may_be_nobody() {
+        return;
+    }
     let dir = temp_dir();
     let blind = dir.path().join("blind");
     fs::create_dir(&blind).unwrap();
     fs::set_permissions(&blind, Permissions::from_mode(0o333)).unwrap();
     let mut child = scenario!(|| {
         let path = std::path::PathBuf::from(crate::support::child::argument("PATH"));
-        if is_root() {
-            // SAFETY: plain numbers.
-            unsafe { assert_eq!((libc::setgid(65534), libc::setuid(65534)), (0, 0)) };
-        }
+        become_nobody();
         for bytes in [b"one", b"two"] {
             let draft = draft_of(Draft::options(), &path, bytes).unwrap();
             draft.commit().unwrap();
@@ -246,8 +251,8 @@ fn the_mode_is_the_one_that_file_create_would_leave() {
 
 #[test]
 fn the_owner_stays_where_we_may_give_files_away() {
-    if !is_root() {
-        return skip("changing owners needs root");
+    if !may_be_others() {
+        return;
     }
     let dir = temp_dir();
     let path = file_with(dir.path(), "file", b"old");
@@ -262,8 +267,8 @@ fn the_owner_stays_where_we_may_give_files_away() {
 
 #[test]
 fn rights_of_a_foreign_group_do_not_become_ours() {
-    if !is_root() {
-        return skip("changing owners needs root");
+    if !may_be_others() {
+        return;
     }
     let dir = temp_dir();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
@@ -272,11 +277,7 @@ fn rights_of_a_foreign_group_do_not_become_ours() {
     fs::set_permissions(&path, Permissions::from_mode(0o660)).unwrap();
     let mut child = scenario!(|| {
         let path = std::path::PathBuf::from(crate::support::child::argument("PATH"));
-        // SAFETY: plain numbers; no group but the one that is set.
-        unsafe {
-            assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
-            assert_eq!((libc::setgid(65534), libc::setuid(65534)), (0, 0));
-        }
+        become_nobody();
         let draft = draft_of(Draft::options(), &path, b"new").unwrap();
         draft.commit().unwrap();
     });

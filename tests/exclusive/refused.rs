@@ -3,8 +3,9 @@
 use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
 use crate::support::exclusive::{any_system, open, systems};
+use crate::support::file_with;
 use crate::support::refuse::refuse;
-use crate::support::{file_with, is_root, skip};
+use crate::support::user::{become_nobody, may_be_others};
 use folio::{Error, Exclusive};
 use std::fs::{self, File};
 
@@ -83,8 +84,8 @@ fn what_cannot_be_protected_is_refused_with_the_reason() {
 
 #[test]
 fn a_file_of_another_user_is_refused() {
-    if !is_root() {
-        return skip("changing users needs root");
+    if !may_be_others() {
+        return;
     }
     let Some(system) = any_system() else { return };
     let path = file_with(system.path(), "file", b"x");
@@ -94,8 +95,7 @@ fn a_file_of_another_user_is_refused() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(above, mode).unwrap();
     let mut child = scenario!(|| {
-        // SAFETY: plain numbers.
-        unsafe { assert_eq!((libc::setgid(65534), libc::setuid(65534)), (0, 0)) };
+        become_nobody();
         let error = Exclusive::open(argument("PATH")).unwrap_err();
         let expected = matches!(&error, Error::Unprotectable { why, .. } if why.contains("user"));
         assert!(expected, "{error}");

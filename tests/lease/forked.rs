@@ -1,6 +1,6 @@
 //! Leases and fork: the child has nothing of its parent's, and can have its own.
 
-use super::Disk;
+use super::Folder;
 use super::support::child::scenario;
 use super::support::kernel;
 use folio::{Backing, Snapshot};
@@ -12,14 +12,10 @@ use std::process::ExitStatus;
 
 const LEN: usize = 2 << 20;
 
-fn file(folder: &tempfile::TempDir) -> PathBuf {
+fn file(folder: &Folder) -> PathBuf {
     let path = folder.path().join("file");
     fs::write(&path, vec![5; LEN]).unwrap();
     path
-}
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(Disk::of_the_build().path()).unwrap()
 }
 
 /// Forks although the keeper runs: the child is not to touch what the C library cannot give it whole.
@@ -44,7 +40,9 @@ fn fork(body: impl FnOnce()) -> ExitStatus {
 #[test]
 fn a_leased_mapping_is_not_in_the_child() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = file(&folder);
         let snapshot = folio::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Leased);
@@ -62,7 +60,9 @@ fn a_leased_mapping_is_not_in_the_child() {
 #[test]
 fn dropping_what_was_inherited_touches_neither_child_nor_parent() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = file(&folder);
         let snapshot = folio::open(&path).unwrap();
         let address = snapshot.as_ptr().addr();
@@ -87,7 +87,9 @@ fn dropping_what_was_inherited_touches_neither_child_nor_parent() {
 #[test]
 fn a_snapshot_across_fork_is_in_the_child() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = file(&folder);
         let snapshot = Snapshot::options().across_fork(true).open(&path).unwrap();
         fs::write(&path, b"new").unwrap();
@@ -100,7 +102,9 @@ fn a_snapshot_across_fork_is_in_the_child() {
 #[test]
 fn a_child_leases_for_itself() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = file(&folder);
         let of_parent = folio::open(&path).unwrap();
         let status = fork(|| {
@@ -122,7 +126,9 @@ fn a_child_leases_for_itself() {
 #[test]
 fn dropping_in_the_parent_gives_the_lease_back() {
     scenario!(|| {
-        let folder = folder();
+        let Some(folder) = Folder::new() else {
+            return;
+        };
         let path = file(&folder);
         let snapshot = folio::open(&path).unwrap();
         let (mut end, release) = std::os::unix::net::UnixStream::pair().unwrap();

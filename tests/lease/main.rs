@@ -10,4 +10,4 @@ mod forked;
 mod rungs;
 mod storm;
 
-use support::leased::{Disk, leased};
+use support::leased::{Disk, Folder, leased};

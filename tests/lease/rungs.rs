@@ -2,8 +2,9 @@
 
 use super::support::child::scenario;
 use super::support::disk::LoopFs;
-use super::support::{file_with, is_root, skip, temp_dir};
-use super::{Disk, leased};
+use super::support::user::{become_nobody, may_be_others};
+use super::support::{file_with, temp_dir, temp_dir_in};
+use super::{Disk, Folder, leased};
 use folio::{Backing, Error, Snapshot};
 use std::fs::{self, File, OpenOptions};
 
@@ -120,17 +121,16 @@ fn where_a_lease_proves_nothing_there_is_none() {
 
 #[test]
 fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
-    if !is_root() {
-        return skip("becoming another user needs root");
+    if !may_be_others() {
+        return;
     }
     let folder = temp_dir();
     let path = file_with(folder.path(), "of-root", &bytes());
     scenario!(|| {
-        // SAFETY: takes a number; this process has no other purpose.
-        assert_eq!(unsafe { libc::setuid(65534) }, 0);
+        become_nobody();
         let path = super::support::child::argument("PATH");
         let snapshot = folio::open(&path).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert_ne!(snapshot.backing(), Backing::Leased);
         assert!(snapshot[..] == bytes());
     })
     .argument("PATH", &path)
@@ -139,8 +139,9 @@ fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
 
 #[test]
 fn options_choose_the_rung() {
-    let disk = Disk::of_the_build();
-    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let Some(folder) = Folder::new() else {
+        return;
+    };
     let path = file_with(folder.path(), "file", &bytes());
     let backing = |options: folio::SnapshotOptions<'_>| {
         let snapshot = options.open(&path).unwrap();
@@ -160,7 +161,7 @@ fn options_choose_the_rung() {
 
 #[test]
 fn must_map_fails_rather_than_copy() {
-    let Some(disk) = Disk::mounted("ext4") else {
+    let Some(disk) = Disk::mounted("ext4").filter(Disk::has_leases) else {
         return;
     };
     let path = file_with(disk.path(), "file", &bytes());
@@ -176,7 +177,7 @@ fn must_map_fails_rather_than_copy() {
 #[test]
 fn a_copy_on_disk_goes_with_its_snapshot() {
     let disk = Disk::of_the_build();
-    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let folder = temp_dir_in(disk.path());
     let path = file_with(folder.path(), "file", &bytes());
     let copy = Snapshot::options()
         .lease(false)
@@ -193,7 +194,7 @@ fn a_copy_on_disk_goes_with_its_snapshot() {
 fn holes_stay_holes_in_a_copy_on_disk() {
     use std::os::unix::fs::FileExt;
     let disk = Disk::of_the_build();
-    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let folder = temp_dir_in(disk.path());
     let path = folder.path().join("sparse");
     let file = File::create(&path).unwrap();
     // More than any disk here has room for, and more than anybody waits for.

@@ -245,7 +245,7 @@ pub fn storm(
     mut go_on: impl FnMut(&Survived) -> bool,
 ) -> Survived {
     println!("storm in {}, seed {seed}", folder.display());
-    let folder = tempfile::tempdir_in(folder).expect("a folder for the storm");
+    let folder = crate::support::temp_dir_in(folder);
     let mut dice = Dice(seed | 1);
     let mut competitor = Competitor::start(server);
     let watched = Watched::default();

@@ -20,9 +20,9 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Runs `read` again and again while a writer makes the file shorter and longer; at every moment it holds a prefix of
-/// `whole`.
-fn while_it_changes(path: &Path, whole: &[u8], mut read: impl FnMut()) {
+/// Runs `read` again and again while a writer makes the file shorter and longer, until it has seen enough; at every
+/// moment the file holds a prefix of `whole`.
+fn while_it_changes(path: &Path, whole: &[u8], mut read: impl FnMut() -> bool) {
     let stop = AtomicBool::new(false);
     let turns = AtomicUsize::new(0);
     let file = File::create(path).unwrap();
@@ -51,8 +51,8 @@ fn while_it_changes(path: &Path, whole: &[u8], mut read: impl FnMut()) {
         });
         let _stop = Stop(&stop);
         let mut reads = 0;
-        while reads < 300 || turns.load(Ordering::Relaxed) < 100 {
-            read();
+        // On one processor the writer may do all its turns between two reads.
+        while !read() || reads < 300 || turns.load(Ordering::Relaxed) < 100 {
             reads += 1;
         }
     });
@@ -63,18 +63,15 @@ fn a_whole_file_is_a_valid_read() {
     let dir = temp_dir();
     let path = dir.path().join("file");
     let whole = pattern(1, MOST);
-    let (mut none, mut some) = (0, 0);
+    let mut some = 0;
     while_it_changes(&path, &whole, || {
         let snapshot = folio::open(&path).unwrap();
         assert_same(&snapshot, &whole[..snapshot.len()], "by path");
         let snapshot = Snapshot::from_fd(File::open(&path).unwrap()).unwrap();
         assert_same(&snapshot, &whole[..snapshot.len()], "by descriptor");
-        match snapshot.is_empty() {
-            true => none += 1,
-            false => some += 1,
-        }
+        some += snapshot.len();
+        some > 0
     });
-    assert!(some > 0, "{none} empty, {some} not");
 }
 
 #[test]
@@ -102,11 +99,8 @@ fn a_window_is_whole_or_an_error() {
                 assert!(matches!(error, Error::OutOfBounds { .. }), "{error:?}");
             }
         }
+        inside > 0 && outside > 0
     });
-    assert!(
-        inside > 0 && outside > 0,
-        "{inside} inside, {outside} outside"
-    );
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use crate::support::bytes::assert_same;
 use crate::support::child::{argument, scenario};
-use crate::support::{file_with, is_root, skip, temp_dir};
+use crate::support::user::{become_nobody, may_be_nobody};
+use crate::support::{file_with, skip, temp_dir};
 use folio::{Error, Snapshot};
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -55,15 +56,11 @@ fn directories() {
 
 #[test]
 fn no_permission() {
+    if !may_be_nobody() {
+        return;
+    }
     let mut child = scenario!(|| {
-        if is_root() {
-            // SAFETY: plain numbers; this process has one thread.
-            unsafe {
-                assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
-                assert_eq!(libc::setgid(65534), 0);
-                assert_eq!(libc::setuid(65534), 0);
-            }
-        }
+        become_nobody();
         let path = argument("FILE");
         let error = folio::open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");

@@ -22,6 +22,8 @@ pub(crate) use scenario;
 
 pub struct Scenario {
     command: Command,
+    /// For what the child makes, and cannot remove if it dies.
+    dir: tempfile::TempDir,
 }
 
 /// How the child ended and what it wrote.
@@ -43,14 +45,19 @@ impl Scenario {
         if std::env::var_os(SCENARIO).is_some_and(|wanted| wanted == name) {
             run_alone(body);
         }
+        let dir = super::temp_dir();
+        // The child may become another user.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        std::fs::set_permissions(dir.path(), mode).expect("open it to all");
         let mut command = Command::new(std::env::current_exe().expect("own path"));
         command
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
             .env(SCENARIO, name)
+            .env("TMPDIR", dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        Scenario { command }
+        Scenario { command, dir }
     }
 
     pub fn stdin(&mut self, stdin: impl Into<Stdio>) -> &mut Self {
@@ -79,6 +86,7 @@ impl Scenario {
         });
         waiter.join().expect("join the waiter");
         let output = output.expect("wait for the child");
+        super::temporary::remove_leftovers(self.dir.path());
         Outcome {
             status: output.status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -1,5 +1,6 @@
 //! Loop devices and real file systems on them, taken down again when dropped, also those of a killed run.
 
+use super::temporary::{MOUNT, temp_dir};
 use super::{is_root, skip};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -9,8 +10,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-const PREFIX: &str = "folio-disk-";
 
 /// A loop device over a file; the kernel detaches it with its last user, even if we are killed.
 pub struct LoopDevice {
@@ -138,12 +137,8 @@ impl LoopFs {
             skip(format_args!("mounting {kind} needs root"));
             return None;
         }
-        remove_leftovers();
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("{PREFIX}{}-", std::process::id()))
-            .tempdir()
-            .expect("make a temporary directory");
-        let mount = dir.path().join("mount");
+        let dir = temp_dir();
+        let mount = dir.path().join(MOUNT);
         std::fs::create_dir(&mount).expect("make the mount point");
         match make(&mount) {
             Ok(()) => Some(LoopFs { mount, _dir: dir }),
@@ -242,29 +237,12 @@ fn mount(
     }
 }
 
-fn unmount(dir: &Path) {
+pub fn unmount(dir: &Path) {
     let dir = CString::new(dir.as_os_str().as_bytes()).expect("no NUL");
     // SAFETY: a C string; lazily if a file is still open there.
     unsafe {
         if libc::umount2(dir.as_ptr(), 0) != 0 {
             libc::umount2(dir.as_ptr(), libc::MNT_DETACH);
-        }
-    }
-}
-
-/// Takes down what a killed run left. The directory's name holds the process it belonged to.
-fn remove_leftovers() {
-    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if owner.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
-            unmount(&entry.path().join("mount"));
-            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

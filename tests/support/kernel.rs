@@ -21,10 +21,21 @@ pub fn descriptors() -> Vec<(i32, PathBuf)> {
     open
 }
 
-/// Threads of this process.
+/// Threads of this process. One that has left user space for good is none: joining it returns a moment before it is
+/// gone from /proc.
 pub fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task")
-        .expect("list threads")
+    const PF_EXITING: u64 = 4;
+    let tasks = std::fs::read_dir("/proc/self/task").expect("list threads");
+    let lives = |task: &std::fs::DirEntry| {
+        // Behind the name in parentheses the flags are the seventh field, proc_pid_stat(5).
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let flags = stat.rsplit_once(')')?.1.split_whitespace().nth(6)?;
+        Some(flags.parse::<u64>().ok()? & PF_EXITING == 0)
+    };
+    tasks
+        .flatten()
+        .filter_map(|task| lives(&task))
+        .filter(|&lives| lives)
         .count()
 }
 
@@ -151,6 +162,16 @@ pub fn minor_faults() -> u64 {
         usage
     };
     usage.ru_minflt as u64
+}
+
+/// The magic number of the file system that holds an open file or folder, fstatfs(2).
+pub fn file_system(fd: impl AsFd) -> i64 {
+    // SAFETY: zero bits are a valid struct.
+    let mut system: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: writes the one struct.
+    let result = unsafe { libc::fstatfs(fd.as_fd().as_raw_fd(), &mut system) };
+    assert_eq!(result, 0, "fstatfs: {}", std::io::Error::last_os_error());
+    system.f_type
 }
 
 pub fn page_size() -> usize {

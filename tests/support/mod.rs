@@ -13,26 +13,18 @@ pub mod pipe;
 pub mod pool;
 pub mod random;
 pub mod refuse;
+pub mod setting;
+pub mod temporary;
 pub mod trace;
+pub mod user;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+pub use temporary::{temp_dir, temp_dir_in};
 
 /// Says why a test, or a part of one, did not run. Written to the real stderr, which libtest does not capture.
 pub fn skip(why: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
-}
-
-/// A directory that goes away with the value; every user may search it.
-pub fn temp_dir() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::Builder::new()
-        .prefix("folio-test-")
-        .tempdir()
-        .expect("make a temporary directory");
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
-        .expect("open the temporary directory to all");
-    dir
 }
 
 /// Writes `bytes` to a new file `name` in `dir`.

@@ -1,20 +1,12 @@
 //! The kernel's pool of reserved huge pages: raised for a test, and put back.
 
+use super::setting::Setting;
 use super::{is_root, skip};
 use std::fs;
 use std::io;
-use std::sync::{Mutex, MutexGuard};
-
-const PAGES: &str = "/proc/sys/vm/nr_hugepages";
-
-/// The pool is the machine's: one test at a time.
-static POOL: Mutex<()> = Mutex::new(());
 
 /// A pool with so many free pages; as it was before, when dropped.
-pub struct HugePagePool {
-    before: u64,
-    _only: MutexGuard<'static, ()>,
-}
+pub struct HugePagePool(Setting);
 
 impl HugePagePool {
     /// `None`, after saying why, where it cannot be had.
@@ -23,37 +15,21 @@ impl HugePagePool {
             skip("huge pages: vm.nr_hugepages needs root");
             return None;
         }
-        let only = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let made = Self::total().and_then(|before| {
-            let pool = HugePagePool {
-                before,
-                _only: only,
-            };
-            let used = before - Self::free();
-            fs::write(PAGES, (used + free).to_string())?;
-            match Self::free() {
-                got if got == free => Ok(pool),
-                got => Err(io::Error::other(format!("{got} of {free} pages free"))),
-            }
+        let changed = Setting::change("/proc/sys/vm/nr_hugepages", |before| {
+            let total: u64 = before.parse().map_err(io::Error::other)?;
+            Ok((total - Self::free() + free).to_string())
+        });
+        let made = changed.and_then(|setting| match Self::free() {
+            got if got == free => Ok(HugePagePool(setting)),
+            got => Err(io::Error::other(format!("{got} of {free} pages free"))),
         });
         made.map_err(|error| skip(format_args!("no pool of huge pages: {error}")))
             .ok()
     }
 
-    fn total() -> io::Result<u64> {
-        let text = fs::read_to_string(PAGES)?;
-        text.trim().parse().map_err(io::Error::other)
-    }
-
     /// Pages that are neither used nor promised to a mapping.
     pub fn free() -> u64 {
         count("HugePages_Free").saturating_sub(count("HugePages_Rsvd"))
-    }
-}
-
-impl Drop for HugePagePool {
-    fn drop(&mut self) {
-        let _ = fs::write(PAGES, self.before.to_string());
     }
 }
 

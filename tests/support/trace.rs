@@ -1,5 +1,7 @@
 //! Stops a child before and after each of its system calls, and those of the processes that it starts: ptrace(2).
 
+use super::child::fork;
+use super::skip;
 use std::io;
 use std::ptr;
 
@@ -24,6 +26,17 @@ pub fn stop_here() {
 }
 
 impl Traced {
+    /// False, after saying why, where processes may not be traced. Only in a scenario.
+    pub fn is_possible() -> bool {
+        // SAFETY: plain numbers, in a process that ends.
+        let asked = fork(|| assert_eq!(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) }, 0));
+        let possible = asked.wait().success();
+        if !possible {
+            skip("ptrace is refused");
+        }
+        possible
+    }
+
     pub fn new(child: libc::pid_t) -> Self {
         let (id, status) = wait(child).expect("the child stops");
         assert!(id == child && libc::WIFSTOPPED(status), "{status:#x}");

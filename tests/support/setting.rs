@@ -1,0 +1,55 @@
+//! A setting of the whole machine, changed for a test, and put back even if the test is killed.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
+
+/// Somebody else's value again when dropped. One test at a time has it, also of several processes.
+pub struct Setting {
+    file: &'static str,
+    before: String,
+    /// Puts it back if this process is killed.
+    after_all: Child,
+    alone: File,
+}
+
+impl Setting {
+    /// Writes what `value` makes of the value that is there to a file below /proc/sys.
+    pub fn change(
+        file: &'static str,
+        value: impl FnOnce(&str) -> io::Result<String>,
+    ) -> io::Result<Self> {
+        let alone = File::open(file)?;
+        // SAFETY: takes plain numbers.
+        if unsafe { libc::flock(alone.as_raw_fd(), libc::LOCK_EX) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let before = fs::read_to_string(file)?.trim().to_string();
+        // To know first whether it can be put back.
+        fs::write(file, &before)?;
+        let put_back = format!("trap '' INT TERM HUP; cat; echo {before} >{file}");
+        let after_all = Command::new("sh")
+            .args(["-c", &put_back])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let setting = Setting {
+            file,
+            after_all,
+            alone,
+            before,
+        };
+        fs::write(file, value(&setting.before)?)?;
+        Ok(setting)
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let _ = self.after_all.kill();
+        let _ = self.after_all.wait();
+        let _ = fs::write(self.file, &self.before);
+        // SAFETY: takes plain numbers. Said, since a forked process has the descriptor, too.
+        unsafe { libc::flock(self.alone.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
