@@ -215,6 +215,7 @@ fn hint(call: &str, source: &io::Error) -> &'static str {
             "; raise RLIMIT_MEMLOCK (ulimit -l)"
         }
         ("open" | "memfd_create", Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
+        ("fallocate" | "ftruncate", Some(libc::EFBIG)) => "; raise RLIMIT_FSIZE (ulimit -f)",
         ("read" | "pread", Some(libc::EBADF)) => "; it is not open for reading",
         _ => "",
     }

@@ -47,7 +47,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::ExitStatus;
-use std::thread;
 
 /// The exit code of a child that panicked; it is that of a Rust program whose main thread did.
 const PANICKED: i32 = 101;
@@ -176,8 +175,9 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     /// Forks a child that runs `f` and ends.
     ///
     /// What `f` owns is in the child and is dropped there when `f` ends; this process drops its own copy at once, so
-    /// that the end of a pipe that was moved into `f` is closed here. Until it is waited for, a child takes two
-    /// descriptors.
+    /// that the end of a pipe that was moved into `f` is closed here. The child starts on `f` when that is done: a
+    /// destructor that writes to a part of shared memory never does so beside it. Until it is waited for, a child takes
+    /// two descriptors.
     ///
     /// # Errors
     /// [`Error::MultiThreaded`]; [`Error::Os`] for what the kernel refused, and in a child of this scope, which has to
@@ -200,7 +200,12 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         if !self.children.are_ours() {
             return Err(not_ours("fork"));
         }
-        let (reader, writer) = process::pipe().map_err(|e| Error::os("pipe2", None, e))?;
+        let pipe = || process::pipe().map_err(|e| Error::os("pipe2", None, e));
+        let (reader, writer) = pipe()?;
+        let dropping = match mem::needs_drop::<F>() {
+            true => Some(pipe()?),
+            false => None,
+        };
         // Half a line that waits here would be printed by the child again.
         let _ = io::stdout().flush();
         let still = keeper::hold_still();
@@ -216,7 +221,8 @@ impl<'scope, 'env> Scope<'scope, 'env> {
                 if withheld::in_child().is_err() {
                     process::exit_now(PANICKED);
                 }
-                run(self.children.process, writer, f)
+                begin(self.children.process, dropping.map(|(dropped, _)| dropped));
+                run(writer, f)
             }
             Side::Parent { child } => {
                 drop(still);
@@ -225,7 +231,9 @@ impl<'scope, 'env> Scope<'scope, 'env> {
                     id: ChildId::new(child),
                     said: reader,
                 });
-                drop(f);
+                give_away(f);
+                // Here, or as a destructor unwinds.
+                drop(dropping);
                 Ok(child)
             }
         }
@@ -359,12 +367,28 @@ impl Running {
     }
 }
 
-/// All that a child does.
-fn run(parent: i32, said: OwnedFd, f: impl FnOnce()) -> ! {
-    let us = process::id();
+/// Drops this process's copy of what a child was given. Not inlined: all its stores are made when it returns.
+#[inline(never)]
+fn give_away<F>(f: F) {
+    drop(f);
+}
+
+/// The first that a child does: waits until its parent has dropped its copy of what both hold, and with it the same
+/// `&mut`.
+fn begin(parent: i32, dropped: Option<OwnedFd>) {
     if !process::die_with(parent) {
         process::exit_now(PANICKED);
     }
+    if let Some(dropped) = dropped {
+        // Ends when the parent has closed the other end.
+        let _ = File::from(dropped).read_to_end(&mut Vec::new());
+    }
+}
+
+/// The rest. Not inlined: nothing that `f` refers to is looked at before.
+#[inline(never)]
+fn run(said: OwnedFd, f: impl FnOnce()) -> ! {
+    let us = process::id();
     let code = match catch_unwind(AssertUnwindSafe(f)) {
         Ok(()) => 0,
         Err(panic) => {
@@ -383,18 +407,10 @@ fn run(parent: i32, said: OwnedFd, f: impl FnOnce()) -> ! {
 /// Says if a fork would leave threads behind.
 fn alone(still: &Still) -> Result<()> {
     let tasks = Path::new("/proc/self/task");
-    let mut turns = 0;
-    loop {
-        let others = process::other_threads(still.thread());
-        let others = others.map_err(|e| Error::os("open", Some(tasks), e))?;
-        // One that answered for the keeper, and told it so, is about to end.
-        let ending = others.iter().all(|name| name.starts_with("folio-"));
-        match others.len() {
-            0 => return Ok(()),
-            _ if ending && turns < 1000 => turns += 1,
-            threads => return Err(Error::MultiThreaded { threads }),
-        }
-        thread::yield_now();
+    match process::other_threads(still.thread()) {
+        Ok(0) => Ok(()),
+        Ok(threads) => Err(Error::MultiThreaded { threads }),
+        Err(e) => Err(Error::os("open", Some(tasks), e)),
     }
 }
 

@@ -11,6 +11,7 @@
 use crate::error::{Error, Result};
 use crate::page;
 use crate::sys::file;
+use crate::sys::lease::abort;
 use crate::sys::lock;
 use crate::sys::memory::{self, Pages, Place};
 use memmap2::MmapRaw;
@@ -74,6 +75,11 @@ pub(crate) fn whole_pages(len: usize, page: usize) -> Result<usize> {
             path: None,
             limit: limit as u64,
         })
+}
+
+/// Whether mremap(2) was refused a range of more than one area.
+fn is_in_areas(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EFAULT)
 }
 
 /// What to call a failed mmap(2).
@@ -310,8 +316,14 @@ impl Region {
         // - The range is one mapping, owned by this value.
         // - `&mut self` proves that no reference into it is left.
         let start = unsafe { memory::remap(self.start, self.len, len) };
-        let start = start.map_err(|e| Error::os("mremap", None, e))?;
-        self.moved_to(start, len);
+        match start {
+            Ok(start) => self.moved_to(start, len),
+            Err(e) if is_in_areas(&e) => {
+                let target = Region::congruent(len, self.start, Pages::None)?;
+                self.grow_by_areas(target)?;
+            }
+            Err(e) => return Err(Error::os("mremap", None, e)),
+        }
         Ok(())
     }
 
@@ -324,11 +336,55 @@ impl Region {
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
         // - The target was mapped just now, without access: nobody can have a reference into it.
         let moved = unsafe { memory::remap_onto(self.start, self.len, target.start, target.len) };
-        moved.map_err(|e| Error::os("mremap", None, e))?;
-        let (start, len) = (target.start, target.len);
-        mem::forget(target);
-        self.moved_to(start, len);
+        match moved {
+            Ok(()) => {
+                let len = target.len;
+                self.moved_to(target.into_start(), len);
+            }
+            Err(e) if is_in_areas(&e) => self.grow_by_areas(target)?,
+            Err(e) => return Err(Error::os("mremap", None, e)),
+        }
         Ok(())
+    }
+
+    /// Moves to `target`, which is longer, area by area, each with its advice; the last one grows. mremap(2) takes one
+    /// area only, and advice on a part of a mapping makes several of it.
+    fn grow_by_areas(&mut self, target: Region) -> Result<()> {
+        let areas = memory::areas(self.addresses());
+        let areas = areas.map_err(|e| Error::os("read", Some("/proc/self/maps".as_ref()), e))?;
+        // From the last, which needs memory and may be refused; the others then take the place that it took.
+        for (moved, area) in areas.iter().rev().enumerate() {
+            let at = area.start - self.start.as_ptr().addr();
+            let len = match moved {
+                0 => target.len - at,
+                _ => area.len(),
+            };
+            // SAFETY: `at` is in this mapping.
+            let from = unsafe { self.start.add(at) };
+            // SAFETY: the target is longer.
+            let to = unsafe { target.start.add(at) };
+            // SAFETY:
+            // - The source is an area of this mapping, and `&mut self` proves that no reference is left.
+            // - The target is without access: nobody can have a reference into it.
+            match unsafe { memory::remap_onto(from, area.len(), to, len) } {
+                Ok(()) => {}
+                Err(e) if moved == 0 => return Err(Error::os("mremap", None, e)),
+                // Half of the bytes are here and half are there, and where they were others may be by now.
+                Err(e) => abort(&format!(
+                    "folio: aborting: memory could not be moved: {e}\n"
+                )),
+            }
+        }
+        let len = target.len;
+        self.moved_to(target.into_start(), len);
+        Ok(())
+    }
+
+    /// The mapping goes on without this value.
+    fn into_start(self) -> NonNull<u8> {
+        let start = self.start;
+        mem::forget(self);
+        start
     }
 
     /// The mapping is somewhere else now: its old owner must not unmap what is no longer there.

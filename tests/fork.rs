@@ -11,7 +11,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use support::child::{report, scenario};
 use support::kernel;
 use support::leased::Folder;
@@ -213,6 +214,47 @@ fn a_thread_that_was_joined_is_never_in_the_way() {
             std::thread::spawn(|| ()).join().unwrap();
             fork::scope(|_| ()).unwrap();
         }
+    })
+    .succeed();
+}
+
+/// There is always another thread, and never the same for long.
+#[test]
+fn threads_that_start_one_another_are_not_missed() {
+    fn next(stop: Arc<AtomicBool>) {
+        if !stop.load(Ordering::Relaxed) {
+            std::thread::spawn(|| next(stop));
+        }
+    }
+    scenario!(|| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let first = Arc::clone(&stop);
+        std::thread::spawn(|| next(first));
+        for _ in 0..30_000 {
+            let refused = fork::scope(|_| unreachable!());
+            assert!(matches!(refused, Err::<(), _>(Error::MultiThreaded { .. })));
+        }
+        stop.store(true, Ordering::Relaxed);
+        // And once the last has ended, nothing is in the way.
+        while fork::scope(|_| ()).is_err() {}
+    })
+    .succeed();
+}
+
+#[test]
+fn a_thread_that_cannot_be_looked_at_is_there() {
+    scenario!(|| {
+        let (end, hold) = pipe();
+        let waiter = std::thread::spawn(move || wait_for(end));
+        let all = kernel::limit(libc::RLIMIT_NOFILE, 0);
+        for number in 0..20 {
+            kernel::limit(libc::RLIMIT_NOFILE, number);
+            assert!(fork::scope(|_| ()).is_err(), "{number} descriptors");
+        }
+        kernel::limit(libc::RLIMIT_NOFILE, all);
+        drop(hold);
+        waiter.join().unwrap();
+        fork::scope(|_| ()).unwrap();
     })
     .succeed();
 }
@@ -444,6 +486,50 @@ fn what_a_closure_owns_is_dropped_here_at_once() {
             assert_eq!(text, "from the child");
         })
         .unwrap();
+    })
+    .succeed();
+}
+
+/// Adds one to each byte when it is dropped.
+struct AddOne<'a>(&'a mut [u8]);
+
+impl Drop for AddOne<'_> {
+    fn drop(&mut self) {
+        for byte in self.0.iter_mut() {
+            *byte += 1;
+        }
+    }
+}
+
+#[test]
+fn a_destructor_here_is_done_before_the_child_begins() {
+    scenario!(|| {
+        let mut memory = Anonymous::shared(1 << 20).unwrap();
+        let part = AddOne(&mut memory);
+        one(move || {
+            // The whole value: the child has it alone.
+            let part = part;
+            assert!(part.0.iter().all(|&byte| byte == 1));
+        })
+        .unwrap();
+        assert!(memory.iter().all(|&byte| byte == 2));
+        // Also if it panics.
+        struct Fails(Option<u32>);
+        impl Drop for Fails {
+            fn drop(&mut self) {
+                assert_ne!(self.0, Some(std::process::id()), "on purpose");
+            }
+        }
+        let fails = Fails(Some(std::process::id()));
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            one(|| {
+                let _fails = fails;
+                memory.fill(3);
+            })
+        }));
+        assert!(unwound.is_err());
+        assert!(memory.iter().all(|&byte| byte == 3));
+        assert!(is_childless());
     })
     .succeed();
 }

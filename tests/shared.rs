@@ -3,7 +3,7 @@
 
 mod support;
 
-use folio::{Backing, Error, Shareable, Shared, Snapshot, fork};
+use folio::{Anonymous, Backing, Error, Shareable, Shared, Snapshot, fork};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use std::sync::atomic::{
 use support::child::scenario;
 use support::disk::LoopFs;
 use support::pipe::pipe;
-use support::{limit_file_sizes, temp_dir};
+use support::{kernel, temp_dir};
 
 folio::shareable! {
     /// Documentation and derives go through.
@@ -236,6 +236,44 @@ fn more_alignment_than_a_page_is_refused_or_given() {
             Err(error) => assert!(matches!(error, Error::Misaligned { align: 1048576, .. })),
         }
     }
+    // A reference to nothing has to be aligned, too.
+    folio::shareable! {
+        #[repr(align(1048576))]
+        struct Nothing {}
+    }
+    if let Ok(nothing) = Shared::<Nothing>::anonymous() {
+        assert_eq!(&raw const *nothing as usize % 1048576, 0);
+    }
+    if let Ok(none) = Shared::<[Wide]>::anonymous_slice(0) {
+        assert_eq!(none.as_ptr() as usize % 1048576, 0);
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let there = support::file_with(dir.path(), "there", &[7; 100]);
+        kernel::limit(libc::RLIMIT_FSIZE, 8192);
+        let create = |path: &Path, len| Shared::<[AtomicU8]>::create_slice(path, len).map(drop);
+        for refused in [
+            create(&dir.path().join("new"), 8193),
+            create(&there, 8193),
+            Shared::<[AtomicU8]>::anonymous_slice(8193).map(drop),
+            Shared::<[AtomicU8]>::memfd_slice("test", 8193).map(drop),
+            Anonymous::shared(8193).map(drop),
+            Anonymous::shared(8192).unwrap().resize(8193),
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EFBIG), "{refused}");
+            assert!(refused.to_string().contains("ulimit -f"), "{refused}");
+        }
+        assert_eq!(std::fs::read(&there).unwrap(), [7; 100]);
+        assert_eq!(std::fs::metadata(&there).unwrap().blocks(), 8);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        create(&there, 8192).unwrap();
+    })
+    .succeed();
 }
 
 #[test]
@@ -662,26 +700,4 @@ fn unrelated_processes_lose_no_count_and_survive_one_another() {
     let left = counters[1].load(Ordering::Relaxed);
     counters[1].fetch_add(1, Ordering::Relaxed);
     assert_eq!(counters[1].load(Ordering::Relaxed), left + 1);
-}
-
-#[test]
-fn the_limit_on_file_sizes_is_an_error_and_no_signal() {
-    scenario!(|| {
-        let dir = temp_dir();
-        let (new, there) = (dir.path().join("new"), dir.path().join("there"));
-        std::fs::write(&there, [7; 100]).unwrap();
-        limit_file_sizes(1 << 20);
-        for refused in [
-            Shared::<[AtomicU8]>::create_slice(&new, 2 << 20),
-            Shared::<[AtomicU8]>::create_slice(&there, 2 << 20),
-            Shared::<[AtomicU8]>::memfd_slice("memfd", 2 << 20),
-            Shared::<[AtomicU8]>::anonymous_slice(2 << 20),
-        ] {
-            let error = refused.unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
-        }
-        assert!(!new.exists());
-        assert_eq!(std::fs::read(&there).unwrap(), [7; 100]);
-    })
-    .succeed();
 }

@@ -61,8 +61,8 @@ pub enum Advice {
     /// In small pages only.
     #[doc(alias = "MADV_NOHUGEPAGE")]
     NoHugePage,
-    /// Copy what is there into huge pages now, rather than in the background. The huge pages that hold the range are
-    /// asked for; an error says that not all could be had.
+    /// Copy what is there into huge pages now, rather than in the background: the huge pages that hold the range, as
+    /// far as they lie in the mapping. An error says that not all could be had.
     #[doc(alias = "MADV_COLLAPSE")]
     Collapse,
     /// Fault the pages in for reading. The same as [`Mapping::populate`](crate::Mapping::populate) on files.
@@ -130,11 +130,11 @@ impl Advice {
             | Advice::WillNeed
             | Advice::HugePage
             | Advice::NoHugePage
-            | Advice::Collapse
             | Advice::PopulateRead
             | Advice::PopulateWrite
             | Advice::DontDump
             | Advice::Unmergeable => Edges::Taken,
+            Advice::Collapse => Edges::Huge,
         }
     }
 }
@@ -144,6 +144,8 @@ impl Advice {
 pub(super) enum Edges {
     Taken,
     Left,
+    /// All of the huge page is taken.
+    Huge,
 }
 
 #[cfg(test)]

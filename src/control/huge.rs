@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::sys;
+use crate::sys::memory::area;
 use std::fs;
 use std::ops::Range;
 
@@ -12,9 +13,9 @@ pub(super) fn bytes(pages: Range<usize>) -> Result<usize> {
         // Linux before 6.7.
         Err(_) => {
             let smaps = "/proc/self/smaps";
-            let text = fs::read_to_string(smaps)
-                .map_err(|e| Error::os("read", Some(smaps.as_ref()), e))?;
-            Ok(bytes_in_smaps(&text, &pages))
+            let text = fs::read(smaps).map_err(|e| Error::os("read", Some(smaps.as_ref()), e))?;
+            // Names of files need not be UTF-8.
+            Ok(bytes_in_smaps(&String::from_utf8_lossy(&text), &pages))
         }
     }
 }
@@ -51,14 +52,6 @@ fn bytes_in_smaps(smaps: &str, pages: &Range<usize>) -> usize {
         }
     }
     bytes + inside.min(of_area)
-}
-
-/// The addresses at the head of an area: `7f00-7f40 r--p ...`.
-fn area(line: &str) -> Option<Range<usize>> {
-    let (range, _) = line.split_once(' ')?;
-    let (start, end) = range.split_once('-')?;
-    let address = |hex| usize::from_str_radix(hex, 16).ok();
-    Some(address(start)?..address(end)?)
 }
 
 fn kibibytes(line: &str, field: &str) -> Option<usize> {

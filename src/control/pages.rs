@@ -105,8 +105,10 @@ impl<'a> Pages<'a> {
             self.down(self.start + range.start),
             self.up(self.start + range.end),
         );
-        if edges == Edges::Taken {
-            return Ok(down..up);
+        match edges {
+            Edges::Taken => return Ok(down..up),
+            Edges::Huge => return Ok(self.huge_pages(down..up)),
+            Edges::Left => {}
         }
         // What lies before the first byte and after the last is nobody's, and the page as good as held whole.
         let start = match range.start {
@@ -118,6 +120,21 @@ impl<'a> Pages<'a> {
             end => self.down(self.start + end),
         };
         Ok(start..end.max(start))
+    }
+
+    /// The huge pages that hold these pages and lie in the mapping: the kernel would pass over those in part.
+    fn huge_pages(&self, pages: Range<usize>) -> Range<usize> {
+        let huge = page::huge_size().unwrap_or(self.granule);
+        let all = self.down(self.start)..self.up(self.start + self.len);
+        let start = match pages.start / huge * huge {
+            start if start < all.start => all.start.next_multiple_of(huge),
+            start => start,
+        };
+        let end = match pages.end.next_multiple_of(huge) {
+            end if end > all.end => all.end / huge * huge,
+            end => end,
+        };
+        start..end.max(start)
     }
 
     fn down(&self, address: usize) -> usize {

@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often to look while something is broken and not answered.
@@ -124,6 +125,8 @@ pub(crate) struct Keeper {
 struct Open {
     breaks: VecDeque<Arc<Break>>,
     answerers: usize,
+    /// Of the answerers, and of those that have ended since one was started.
+    threads: Vec<JoinHandle<()>>,
     /// Given up while answers are given.
     reserve: Option<Region>,
 }
@@ -308,14 +311,23 @@ impl Keeper {
         if open.answerers == ANSWERERS {
             return;
         }
-        open.answerers += 1;
         open.reserve = None;
-        let first = open.answerers == 1;
-        drop(open);
-        if start_thread(|| self.give_answers()).is_err() {
-            match first {
-                true => self.give_answers(),
-                false => lock(&self.open).answerers -= 1,
+        let threads = std::mem::take(&mut open.threads);
+        let (ended, running) = threads.into_iter().partition(JoinHandle::is_finished);
+        open.threads = running;
+        join(ended);
+        // Started under the lock: whoever has it knows every thread that there is.
+        match start_thread(|| self.give_answers()) {
+            Ok(thread) => {
+                open.answerers += 1;
+                open.threads.push(thread);
+            }
+            // Nobody ends without having seen what was pushed.
+            Err(_) if open.answerers > 0 => {}
+            Err(_) => {
+                open.answerers = 1;
+                drop(open);
+                self.give_answers();
             }
         }
     }
@@ -352,16 +364,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Starts a thread with every signal blocked, so that none of the program's is ever handled on it.
-fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let mask = lease::block_all_signals();
     let name = "folio-keeper".to_string();
     let spawned = std::thread::Builder::new().name(name).spawn(run);
     lease::restore_signals(&mask);
-    spawned.map(drop)
+    spawned
 }
 
-/// The keeper held still, so that the process can be forked: no answer is under way, and no lease is listed, dropped or
-/// looked at meanwhile.
+/// Waits for threads that are about to end.
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        let _ = thread.join();
+    }
+}
+
+/// The keeper held still, so that the process can be forked: no answer is under way, no thread but its own is left, and
+/// no lease is listed, dropped or looked at meanwhile.
 pub(crate) struct Still(Option<Held>);
 
 struct Held {
@@ -381,9 +400,12 @@ pub(crate) fn hold_still() -> Still {
     Still(keeper.and_then(|keeper| {
         let open = lock(&keeper.open);
         let none = keeper.answered.wait_while(open, |open| open.answerers > 0);
+        let mut open = none.unwrap_or_else(PoisonError::into_inner);
+        // They have said that they are done, and need no lock to end.
+        join(std::mem::take(&mut open.threads));
         Some(Held {
             thread: *keeper.thread.get()?,
-            _open: none.unwrap_or_else(PoisonError::into_inner),
+            _open: open,
             list: lock(&keeper.list),
         })
     }))

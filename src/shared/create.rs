@@ -5,12 +5,11 @@
 
 use super::open::refused;
 use crate::error::{Error, Result};
-use crate::sys::file;
-use crate::sys::file::Kind;
-use crate::sys::shared::{allocate, has_room, link, unnamed};
-use crate::sys::write;
+use crate::sys::file::{self, Kind};
+use crate::sys::shared::{allocate, has_room};
+use crate::sys::{publish, write};
 use std::fs::{File, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -49,12 +48,7 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
         // An answer that cannot be had is no obstacle.
         _ => Ok(()),
     };
-    let room = room.and_then(|()| allocate(fd.as_fd(), len, false));
-    let done = room.and_then(|()| match stat.size < len {
-        true => allocate(fd.as_fd(), len, true),
-        false => Ok(()),
-    });
-    match done {
+    match room.and_then(|()| allocate(fd.as_fd(), len)) {
         // As good as `open`: a hole that finds no space later is a fault, which is answered.
         Err(e) if cannot_allocate(&e) && stat.size >= len => Ok(fd),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
@@ -64,17 +58,20 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
 
 /// Makes a new file; `None` if somebody was faster.
 fn make(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
-    let fd = match unnamed(directory(target)) {
-        Ok(fd) => fd,
-        // The file system has no unnamed files.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
-            return make_named(target, path, len);
-        }
-        Err(e) => return Err(refused(path, e)),
+    let refused = |e| refused(path, e);
+    let Some(name) = target.file_name() else {
+        // `..`: whatever it is, it is not a new file.
+        return Err(refused(io::Error::from_raw_os_error(libc::EISDIR)));
     };
-    let fd = fill(fd, path, len)?;
-    match link(fd.as_fd(), target) {
-        Ok(()) => Ok(Some(fd)),
+    let name = write::c_string(name).map_err(refused)?;
+    let dir = write::open_directory(directory(target)).map_err(refused)?;
+    let new = match write::unnamed(dir.as_fd(), 0o666) {
+        Ok(file) => fill(file.into(), path, len)?,
+        Err(e) if write::is_unnamed_unknown(&e) => return make_named(target, path, len),
+        Err(e) => return Err(refused(e)),
+    };
+    match publish::link(new.as_fd(), dir.as_fd(), &name) {
+        Ok(()) => Ok(Some(new)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(None),
         Err(e) => Err(Error::os("linkat", Some(path), e)),
     }
@@ -101,7 +98,7 @@ fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
     if len == 0 {
         return Ok(fd);
     }
-    match allocate(fd.as_fd(), len, true) {
+    match allocate(fd.as_fd(), len) {
         Ok(()) => Ok(fd),
         Err(e) if cannot_allocate(&e) => {
             let file = File::from(fd);
@@ -113,12 +110,12 @@ fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
 }
 
 /// Where there is no fallocate(2), bytes that were written have their space.
-fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+fn write_zeros(mut file: &File, len: u64) -> io::Result<()> {
     let zeros = [0; 64 << 10];
     let mut left = len;
     while left > 0 {
         let step = left.min(zeros.len() as u64) as usize;
-        write::write_all(file, &zeros[..step])?;
+        file.write_all(&zeros[..step])?;
         left -= step as u64;
     }
     // Delayed allocation would find out about a full disk too late.

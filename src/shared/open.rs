@@ -325,12 +325,6 @@ impl Mapped {
                     Error::Os { call, source, .. } => error(call, source),
                     other => other,
                 })?;
-                if region.start().as_ptr().addr() % align != 0 {
-                    return Err(Error::Misaligned {
-                        value: region.start().as_ptr().addr() as u64,
-                        align,
-                    });
-                }
                 match seals & libc::F_SEAL_SHRINK != 0 {
                     true => Memory::Steady(region),
                     // SAFETY: `Shared` makes references to atomics only.
@@ -339,6 +333,13 @@ impl Mapped {
                 }
             }
         };
+        let start = memory.region().start().as_ptr().addr();
+        if start % align != 0 {
+            return Err(Error::Misaligned {
+                value: start as u64,
+                align,
+            });
+        }
         Ok(Mapped {
             memory,
             len,

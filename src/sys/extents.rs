@@ -109,5 +109,5 @@ pub(crate) fn own_blocks(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
             other => drop(other?),
         }
     }
-    grant(fd, 0, size)
+    grant(fd, 0, size, 0)
 }

@@ -158,10 +158,8 @@ pub(crate) fn copy_range(
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     let (mut out, mut into) = (file_offset(offsets.0)?, file_offset(offsets.1)?);
     // SAFETY: copy_file_range(2) reads and writes the two offsets.
-    within_limit(|| {
-        call(|| unsafe { libc::copy_file_range(from, &mut out, to, &mut into, most, 0) })
-    })
-    .map(isize::unsigned_abs)
+    call(|| unsafe { libc::copy_file_range(from, &mut out, to, &mut into, most, 0) })
+        .map(isize::unsigned_abs)
 }
 
 /// The next bytes from `offset` on that are no hole, lseek(2) with SEEK_DATA and SEEK_HOLE: where they start and end.
@@ -250,7 +248,7 @@ pub(crate) fn is_sealed(fd: BorrowedFd<'_>, system: FileSystem) -> bool {
 pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     let len = file_offset(len)?;
     // SAFETY: takes integers and touches no memory of ours.
-    within_limit(|| call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) })).map(drop)
+    call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) }).map(drop)
 }
 
 /// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.

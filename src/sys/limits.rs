@@ -1,9 +1,7 @@
 //! How much there is to take: memory, descriptors.
 
-use super::call;
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +15,22 @@ pub(crate) fn available_memory() -> u64 {
         .iter()
         .filter_map(|folder| left_in(folder))
         .fold(machine, u64::min)
+}
+
+/// How long a file may become by this process, in bytes: `RLIMIT_FSIZE` of getrlimit(2).
+pub(crate) fn file_size() -> u64 {
+    // SAFETY: getrlimit(2) writes one `struct rlimit`.
+    soft(|limit| unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit) })
+}
+
+/// What getrlimit(2), which fails for no valid resource, says.
+fn soft(get: impl FnOnce(&mut libc::rlimit) -> i32) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    get(&mut limit);
+    limit.rlim_cur
 }
 
 /// The size of a page in the pool of reserved huge pages, in bytes: `Hugepagesize` of proc_meminfo(5).
@@ -38,12 +52,9 @@ pub(crate) fn are_descriptors_short(fd: BorrowedFd<'_>) -> bool {
     if number < MANY {
         return false;
     }
-    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: getrlimit(2) writes one `struct rlimit` to the pointer, which has room for it.
-    let got = call(|| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) });
-    // SAFETY: getrlimit(2) succeeded, so it is filled in.
-    let limit = got.map(|_| unsafe { limit.assume_init() }.rlim_cur);
-    limit.is_ok_and(|most| number.unsigned_abs() as u64 >= most / 4 * 3)
+    // SAFETY: getrlimit(2) writes one `struct rlimit`.
+    let most = soft(|limit| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit) });
+    u64::from(number.unsigned_abs()) >= most / 4 * 3
 }
 
 /// The number behind `name` on a line of its own.

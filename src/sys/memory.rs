@@ -1,6 +1,7 @@
 //! System calls on mappings: mmap, munmap, mremap, mprotect, madvise.
 
 use super::call;
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -105,6 +106,24 @@ pub(crate) unsafe fn remap_onto(
         )
     })
     .map(drop)
+}
+
+/// The areas that a range consists of, proc_pid_maps(5), lowest first.
+pub(crate) fn areas(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
+    // Names of files need not be UTF-8.
+    let maps = fs::read("/proc/self/maps")?;
+    let areas = String::from_utf8_lossy(&maps);
+    let areas = areas.lines().filter_map(area);
+    let parts = areas.map(|area| area.start.max(range.start)..area.end.min(range.end));
+    Ok(parts.filter(|part| !part.is_empty()).collect())
+}
+
+/// The addresses at the head of a line of maps or smaps: `7f00-7f40 r--p ...`.
+pub(crate) fn area(line: &str) -> Option<Range<usize>> {
+    let (range, _) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    Some(address(start)?..address(end)?)
 }
 
 /// mprotect(2) to read-only.

@@ -63,36 +63,58 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader, writer))
 }
 
-/// The names of the threads beside this one and `known`, by `/proc/self/task`. One that has left user space for good is
-/// none: `pthread_join` returns a moment before it is gone from there.
-pub(crate) fn other_threads(known: Option<i32>) -> io::Result<Vec<String>> {
-    const PF_EXITING: u64 = 4;
+/// How many threads there are beside this one and `known`. Zero: there was a moment without any, so there are none as
+/// long as these two start none.
+pub(crate) fn other_threads(known: Option<i32>) -> io::Result<usize> {
     let us = super::lease::thread_id();
-    let mut others = Vec::new();
-    for task in fs::read_dir("/proc/self/task")? {
-        let id = task?.file_name();
-        let id = id.to_str().and_then(|id| id.parse().ok());
-        let Some(id) = id.filter(|&id: &i32| id != us && Some(id) != known) else {
-            continue;
-        };
-        let Ok(stat) = fs::read(format!("/proc/self/task/{id}/stat")) else {
-            // It is gone.
-            continue;
-        };
-        // The name is in parentheses; the flags are the seventh field behind it, proc_pid_stat(5).
-        let stat = String::from_utf8_lossy(&stat);
-        let (name, behind) = stat.rsplit_once(')').unwrap_or_default();
-        let flags = behind
-            .split_whitespace()
-            .nth(6)
-            .and_then(|f| f.parse().ok());
-        if flags.is_some_and(|flags: u64| flags & PF_EXITING != 0) {
-            continue;
+    loop {
+        let (mut running, mut first_ended) = (0, 0);
+        for task in fs::read_dir("/proc/self/task")? {
+            let thread = task?.file_name();
+            let thread = thread.to_str().and_then(|id| id.parse().ok());
+            let Some(thread) = thread.filter(|&id: &i32| id != us && Some(id) != known) else {
+                continue;
+            };
+            match is_exiting(thread)? {
+                false => running += 1,
+                // It stays as long as there are others.
+                true if thread == id() => first_ended = 1,
+                true => {}
+            }
         }
-        let name = name.split_once('(').map_or("", |(_, name)| name);
-        others.push(name.to_owned());
+        // The kernel's walk through the list ends early where a thread goes meanwhile, so one that was started may be
+        // missing; its count is exact. It counts those that are about to go, too: pthread_join(3) returns a moment
+        // before, so they are waited for.
+        let ours = 1 + usize::from(known.is_some()) + first_ended;
+        if running > 0 || threads()? == ours {
+            return Ok(running);
+        }
+        super::signal::yield_now();
     }
-    Ok(others)
+}
+
+/// How many threads the process has, those included that are about to be gone.
+fn threads() -> io::Result<usize> {
+    stat_field("/proc/self/stat", 20)?.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// True once a thread will never come back to user space, and when it is gone.
+fn is_exiting(thread: i32) -> io::Result<bool> {
+    const PF_EXITING: usize = 4;
+    match stat_field(&format!("/proc/self/task/{thread}/stat"), 9) {
+        Ok(flags) => Ok(flags.is_some_and(|flags| flags & PF_EXITING != 0)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// A number of proc_pid_stat(5), by its place there.
+fn stat_field(path: &str, place: usize) -> io::Result<Option<usize>> {
+    let stat = fs::read(path)?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The second, a name in parentheses, may hold spaces.
+    let behind = stat.rsplit_once(')').map(|(_, behind)| behind);
+    Ok(behind.and_then(|fields| fields.split_whitespace().nth(place - 3)?.parse().ok()))
 }
 
 /// A child of ours.

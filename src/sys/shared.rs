@@ -1,13 +1,9 @@
 //! Memory that others change while we look: disk space, write-back, and bulk copies.
 
-use super::call;
-use super::write::within_limit;
-use std::ffi::CString;
+use super::{call, limits, write};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 /// What a descriptor lets one do (`F_GETFL`, fcntl(2)).
@@ -23,13 +19,15 @@ pub(crate) fn seals(fd: BorrowedFd<'_>) -> i32 {
     call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }).unwrap_or(0)
 }
 
-/// Disk space for the first `len` bytes (fallocate(2)); holes are filled with zeros, what is there stays.
-/// The file grows to `len` if it is shorter and `grow` says so; it never shrinks.
-pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64, grow: bool) -> io::Result<()> {
-    let mode = if grow { 0 } else { libc::FALLOC_FL_KEEP_SIZE };
-    let len = i64::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    // SAFETY: fallocate(2) touches no memory of ours.
-    within_limit(|| call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, 0, len) })).map(drop)
+/// Disk space for the first `len` bytes (fallocate(2)); holes are filled with zeros, what is there stays. A file that is
+/// shorter becomes so long, by one step and last; none shrinks.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    if len > limits::file_size() {
+        // Before anything is taken, and without SIGXFSZ.
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    write::grant(fd, 0, len, libc::FALLOC_FL_KEEP_SIZE)?;
+    write::grant(fd, len.saturating_sub(1), len, 0)
 }
 
 /// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
@@ -55,25 +53,6 @@ pub(crate) fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
     Ok(disk.f_blocks == 0 || len.saturating_sub(taken.unsigned_abs() * 512) <= room)
 }
 
-/// An unnamed file in a directory (`O_TMPFILE`, Linux 3.11), with the mode that a new file gets.
-pub(crate) fn unnamed(directory: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(directory.as_os_str().as_bytes())?;
-    let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
-    // SAFETY: the path is a C string.
-    let fd = call(|| unsafe { libc::open(path.as_ptr(), flags, 0o666) })?;
-    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Gives an unnamed file its name (linkat(2)); `EEXIST` if that is taken.
-pub(crate) fn link(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    let from = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    let to = CString::new(path.as_os_str().as_bytes())?;
-    let (cwd, follow) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
-    // SAFETY: both paths are C strings.
-    call(|| unsafe { libc::linkat(cwd, from.as_ptr(), cwd, to.as_ptr(), follow) }).map(drop)
-}
-
 /// msync(2) with `MS_SYNC`: the pages and what is needed to find them are on the device.
 ///
 /// # Safety
@@ -81,14 +60,6 @@ pub(crate) fn link(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(crate) unsafe fn flush(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: msync(2) changes no byte of the mapping.
     call(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_SYNC) }).map(drop)
-}
-
-/// sync_file_range(2) with `SYNC_FILE_RANGE_WRITE`: starts writing the file's dirty pages, and does not wait.
-pub(crate) fn start_writeback(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
-    let len = i64::try_from(len).unwrap_or(i64::MAX);
-    let flags = libc::SYNC_FILE_RANGE_WRITE;
-    // SAFETY: touches no memory of ours.
-    call(|| unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, len, flags) }).map(drop)
 }
 
 /// Puts private zeroed memory in the place of a mapping, in one step. Async-signal-safe.

@@ -116,18 +116,18 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<(
         // Rather than take all there is first.
         return Err(io::Error::from_raw_os_error(libc::ENOSPC));
     }
-    grant(fd, start, end)
+    grant(fd, start, end, 0)
 }
 
-/// The same without a look at what is free first.
-pub(crate) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
+/// The same without asking first; with `FALLOC_FL_KEEP_SIZE` as the mode, the file stays as long as it is.
+pub(crate) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::Result<()> {
     let mut at = start;
     while at < end {
         let len = STEP.min(end - at);
         let _blocked = Blocked::all(&[libc::SIGXFSZ]);
         let (offset, step) = (signed(at)?, signed(len)?);
         // SAFETY: fallocate(2) touches no memory.
-        call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, offset, step) })?;
+        call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset, step) })?;
         at += len;
     }
     Ok(())

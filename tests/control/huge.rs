@@ -1,14 +1,21 @@
 //! Huge pages, counted by smaps.
 
+use crate::flags::areas;
+use crate::kinds::{self, Deed};
 use crate::support::child::scenario;
 use crate::support::kernel::smaps;
 use crate::support::pool::{HugePagePool, huge_page_size};
 use crate::support::skip;
 use folio::{Anonymous, HugePages, Mapping, page};
+use std::ops::Range;
 
 /// What smaps says of the mapping, which must have an area of its own.
 fn in_smaps(memory: &Anonymous) -> usize {
     let start = memory.as_ptr() as usize;
+    smaps_of(start..start + memory.len())
+}
+
+fn smaps_of(addresses: Range<usize>) -> usize {
     let fields = [
         "AnonHugePages",
         "ShmemPmdMapped",
@@ -16,7 +23,7 @@ fn in_smaps(memory: &Anonymous) -> usize {
         "Private_Hugetlb",
         "Shared_Hugetlb",
     ];
-    let of_field = |field| smaps(start..start + memory.len(), field);
+    let of_field = |field| smaps(addresses.clone(), field);
     fields.map(of_field).iter().sum()
 }
 
@@ -87,6 +94,76 @@ fn reserved_pages_are_counted_and_can_be_asked_for_in_part() {
         .advise(5..10, folio::Advice::DontDump)
         .expect("advice");
     drop(memory.lock(..).expect("lock"));
+}
+
+/// The areas of a value may hold others, too, where the kernel merged them.
+struct Count(usize);
+
+impl Deed for Count {
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], is_heap: bool) {
+        mapping
+            .populate(..)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let counted = mapping.huge_bytes().expect("huge bytes");
+        let start = bytes.as_ptr() as usize;
+        let end = (start + bytes.len()).next_multiple_of(page::size());
+        let start = page::round_down(start);
+        let parts = areas().into_iter().map(|(area, _)| area);
+        let parts = parts.filter(|area| area.start < end && start < area.end);
+        let inside = |area: Range<usize>| start <= area.start && area.end <= end;
+        let said = smaps_of(start..end);
+        match !is_heap && parts.into_iter().all(inside) {
+            true => assert_eq!(counted, said, "{name}"),
+            false => assert!(counted <= said, "{name}: {counted} of {said}"),
+        }
+        self.0 += usize::from(counted > 0);
+    }
+}
+
+#[test]
+fn it_agrees_with_smaps_on_every_type() {
+    scenario!(|| {
+        let mut count = Count(0);
+        kinds::each(&mut count);
+        if count.0 == 0 {
+            skip("the kernel gave no huge page");
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn collapse_takes_the_huge_pages_that_hold_the_range() {
+    let Some(huge) = page::huge_size() else {
+        return skip("no huge pages");
+    };
+    if !folio::Advice::Collapse.is_supported() {
+        return skip("MADV_COLLAPSE needs Linux 6.1");
+    }
+    let small = || {
+        let mut memory = allocate(HugePages::Never, 4 * huge + page::size());
+        memory.fill(3);
+        memory.advise(.., folio::Advice::HugePage).expect("advice");
+        let first = memory.as_ptr().align_offset(huge);
+        (memory, first)
+    };
+    let collapse = |range: Range<usize>, expected: usize| {
+        let (memory, first) = small();
+        let range = first + range.start..first + range.end;
+        let done = memory.advise(range.clone(), folio::Advice::Collapse);
+        done.unwrap_or_else(|e| panic!("{range:?}: {e:?}"));
+        let bytes = memory.huge_bytes().expect("huge bytes");
+        // khugepaged may have been there as well.
+        assert!(bytes >= expected, "{range:?}: {bytes}");
+        assert!(memory.iter().all(|&byte| byte == 3));
+    };
+    collapse(5..6, huge);
+    collapse(huge - 1..huge + 1, 2 * huge);
+    collapse(0..2 * huge, 2 * huge);
+    // Nothing to ask for: no huge page lies in it.
+    let tiny = allocate(HugePages::Transparent, 5 * page::size());
+    tiny.advise(.., folio::Advice::Collapse)
+        .expect("no huge page");
 }
 
 #[test]

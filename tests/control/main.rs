@@ -7,7 +7,9 @@ mod support;
 mod flags;
 mod kinds;
 
+mod elsewhere;
 mod faults;
+mod harmless;
 mod huge;
 mod lock;
 mod populate;

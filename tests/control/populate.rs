@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
 
-struct Populate;
+pub struct Populate;
 
 impl Deed for Populate {
     fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {

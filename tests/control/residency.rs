@@ -1,5 +1,6 @@
 //! Which pages are in RAM, against cachestat(2) of the file, which knows nothing of mappings.
 
+use crate::kinds::{self, Deed};
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, scenario};
 use crate::support::kernel::{file_system, page_size, resident_pages};
@@ -173,6 +174,42 @@ fn memory_is_there_once_it_is_touched() {
     );
     memory.discard(..).expect("discard");
     assert_eq!(memory.residency().expect("residency").resident_bytes(), 0);
+}
+
+pub struct Look;
+
+impl Deed for Look {
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
+        let residency = mapping
+            .residency()
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        // A private mapping of a file that is all in RAM: the kernel cannot be tried out there.
+        let cannot_tell = residency.is_full() && name.ends_with("to change");
+        assert!(residency.is_known() || cannot_tell, "{name}");
+        let page = page_size();
+        let first = bytes.as_ptr() as usize % page;
+        assert_eq!(
+            residency.pages(),
+            match bytes.len() {
+                0 => 0,
+                len => (first + len).div_ceil(page),
+            }
+        );
+        let mut in_ram = 0;
+        for number in 0..residency.pages() {
+            let start = (number * page).saturating_sub(first);
+            let bytes = &bytes[start..bytes.len().min((number + 1) * page - first)];
+            let truth = resident_pages(bytes) == 1;
+            assert_eq!(residency.is_resident(start), truth, "{name}: page {number}");
+            in_ram += if truth { bytes.len() } else { 0 };
+        }
+        assert_eq!(residency.resident_bytes(), in_ram, "{name}");
+    }
+}
+
+#[test]
+fn it_is_what_the_kernel_says_of_each_page_of_every_type() {
+    kinds::each(&mut Look);
 }
 
 #[test]

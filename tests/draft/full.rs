@@ -2,7 +2,7 @@
 
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
-use crate::support::limit_file_sizes;
+use crate::support::kernel::limit;
 use crate::{draft_of, names, stores};
 use folio::Draft;
 use std::fs;
@@ -106,7 +106,7 @@ fn the_limit_on_file_sizes_is_an_error_too() {
         let mut stream = Draft::create(name, 2 << 20).unwrap();
         stream.fill(7);
         // SIGXFSZ keeps its default action, which is to kill.
-        limit_file_sizes(1 << 20);
+        limit(libc::RLIMIT_FSIZE, 1 << 20);
         let too_big = |done: folio::Result<()>| {
             let error = done.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
@@ -117,7 +117,9 @@ fn the_limit_on_file_sizes_is_an_error_too() {
             too_big(draft.resize(2 << 20));
             assert_eq!(draft[..], [7; 5000]);
         }
-        early.map(|draft| too_big(draft.commit()));
+        for draft in early {
+            too_big(draft.commit());
+        }
         assert!(!path.exists());
         too_big(stream.commit());
         assert_eq!(output.metadata().unwrap().len(), 1 << 20);

@@ -39,6 +39,21 @@ pub fn threads() -> usize {
         .count()
 }
 
+/// Sets a limit of this process (getrlimit(2)), and gives what it was; the most that it may be stays.
+pub fn limit(resource: libc::__rlimit_resource_t, to: u64) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls take one `struct rlimit`.
+    unsafe {
+        assert_eq!(libc::getrlimit(resource, &mut limit), 0);
+        let before = std::mem::replace(&mut limit.rlim_cur, to);
+        assert_eq!(libc::setrlimit(resource, &limit), 0);
+        before
+    }
+}
+
 /// One line of /proc/self/maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Area {
