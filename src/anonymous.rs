@@ -7,7 +7,7 @@ use crate::page;
 use crate::region::{self, Region, whole_pages};
 use crate::sys::limits;
 use crate::sys::memory::{Pages, Place};
-use crate::sys::write::set_len;
+use crate::sys::write;
 use std::fmt;
 use std::fs::File;
 use std::ops::{Deref, DerefMut, Range, RangeBounds};
@@ -361,7 +361,7 @@ impl Anonymous {
         let error = |e| Error::os("ftruncate", None, e);
         let size = memfd.metadata().map_err(error)?.len();
         match size < pages as u64 {
-            true => set_len(memfd, pages as u64).map_err(error),
+            true => write::set_len(memfd, pages as u64).map_err(error),
             false => Ok(()),
         }
     }

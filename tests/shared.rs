@@ -18,7 +18,7 @@ use std::sync::atomic::{
 use support::child::scenario;
 use support::disk::LoopFs;
 use support::pipe::pipe;
-use support::{kernel, temp_dir};
+use support::{kernel, limit_file_sizes, temp_dir};
 
 folio::shareable! {
     /// Documentation and derives go through.
@@ -700,4 +700,26 @@ fn unrelated_processes_lose_no_count_and_survive_one_another() {
     let left = counters[1].load(Ordering::Relaxed);
     counters[1].fetch_add(1, Ordering::Relaxed);
     assert_eq!(counters[1].load(Ordering::Relaxed), left + 1);
+}
+
+#[test]
+fn the_limit_on_file_sizes_is_an_error_and_no_signal() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let (new, there) = (dir.path().join("new"), dir.path().join("there"));
+        std::fs::write(&there, [7; 100]).unwrap();
+        limit_file_sizes(1 << 20);
+        for refused in [
+            Shared::<[AtomicU8]>::create_slice(&new, 2 << 20),
+            Shared::<[AtomicU8]>::create_slice(&there, 2 << 20),
+            Shared::<[AtomicU8]>::memfd_slice("memfd", 2 << 20),
+            Shared::<[AtomicU8]>::anonymous_slice(2 << 20),
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
+        }
+        assert!(!new.exists());
+        assert_eq!(std::fs::read(&there).unwrap(), [7; 100]);
+    })
+    .succeed();
 }

@@ -9,7 +9,7 @@ use crate::sys::file::{self, Kind};
 use crate::sys::shared::{allocate, has_room};
 use crate::sys::{publish, write};
 use std::fs::{File, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -110,12 +110,12 @@ fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
 }
 
 /// Where there is no fallocate(2), bytes that were written have their space.
-fn write_zeros(mut file: &File, len: u64) -> io::Result<()> {
+fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     let zeros = [0; 64 << 10];
     let mut left = len;
     while left > 0 {
         let step = left.min(zeros.len() as u64) as usize;
-        file.write_all(&zeros[..step])?;
+        write::write_all(file, &zeros[..step])?;
         left -= step as u64;
     }
     // Delayed allocation would find out about a full disk too late.

@@ -130,10 +130,8 @@ fn a_hidden_file_takes_the_place_of_an_unnamed_one() {
         unsafe { libc::umask(0o027) };
         without_unnamed_files();
         // Somebody could open a hidden file that is mapped, and cut it.
-        let error = Draft::options()
-            .memory_limit(0)
-            .create(&path, 1)
-            .unwrap_err();
+        let mapped = Draft::options().memory_limit(0);
+        let error = mapped.create(&path, 1).unwrap_err();
         assert!(
             matches!(error, folio::Error::TooLarge { limit: 0, .. }),
             "{error}"

@@ -2,8 +2,7 @@
 
 use crate::support::child::scenario;
 use crate::support::exclusive::{open, system, system_with};
-use crate::support::file_with;
-use crate::support::kernel::limit;
+use crate::support::{file_with, limit_file_sizes};
 use folio::Exclusive;
 use std::fs::{self, File};
 use std::io::Write;
@@ -68,7 +67,7 @@ fn the_limit_on_file_sizes_is_an_error_too() {
             return;
         };
         let mut file = open(file_with(system.path(), "file", &[1; 5000]));
-        limit(libc::RLIMIT_FSIZE, 1 << 20);
+        limit_file_sizes(1 << 20);
         let error = file.resize(2 << 20).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
         assert_eq!(file[..], [1; 5000]);

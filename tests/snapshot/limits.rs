@@ -2,9 +2,9 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{report, scenario};
-use crate::support::kernel::{Holdings, limit, status};
+use crate::support::kernel::{Holdings, status};
 use crate::support::pipe::{feed, pipe};
-use crate::support::{file_with, temp_dir};
+use crate::support::{file_with, limit_file_sizes, temp_dir};
 use folio::{Error, Snapshot};
 use std::os::fd::AsFd;
 
@@ -177,7 +177,7 @@ fn a_copy_on_disk_over_the_limit_on_file_sizes_is_an_error_and_no_signal() {
     scenario!(|| {
         let dir = temp_dir();
         let path = file_with(dir.path(), "file", &pattern(3, 2 << 20));
-        limit(libc::RLIMIT_FSIZE, 1 << 20);
+        limit_file_sizes(1 << 20);
         let options = || Snapshot::options().lease(false).memory_limit(0);
         match options().open(&path) {
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}"),
