@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::guard::write_lease::{Editable, Refused, WriteLease};
 use crate::page;
 use crate::region;
+use crate::sys::extents;
 use crate::sys::file::{self, Kind};
 use crate::sys::memory;
 use crate::sys::write;
@@ -131,7 +132,7 @@ impl Exclusive {
             path: Some(path.to_path_buf()),
             limit: isize::MAX.unsigned_abs() as u64,
         })?;
-        let granted = write::fill_holes(lease.file().as_fd(), size);
+        let granted = extents::own_blocks(lease.file().as_fd(), size);
         granted.map_err(|e| no_blocks(e, path))?;
         let editable = lease.map(len).map_err(|e| refused(e, path))?;
         Ok(Exclusive {

@@ -137,6 +137,15 @@ impl Region {
         ))
     }
 
+    /// Private memory of which no page is there, also where all memory is locked as it is mapped (mlockall(2)).
+    pub(crate) fn without_pages(len: usize) -> Result<Self> {
+        let mut region = Region::anonymous(len)?;
+        lock::unlock_all(region.addresses());
+        let discarded = region.discard(0..region.len, false);
+        discarded.map_err(|e| Error::os("madvise", None, e))?;
+        Ok(region)
+    }
+
     /// The front of a memfd, shared and writable.
     pub(crate) fn shared(
         fd: BorrowedFd<'_>,
@@ -343,6 +352,10 @@ impl Region {
     fn grow_by_areas(&mut self, target: Region) -> Result<()> {
         let areas = memory::areas(self.addresses());
         let areas = areas.map_err(|e| Error::os("read", Some("/proc/self/maps".as_ref()), e))?;
+        if areas.iter().map(|area| area.len()).sum::<usize>() != self.len {
+            let refused = io::Error::from_raw_os_error(libc::EFAULT);
+            return Err(Error::os("mremap", None, refused));
+        }
         // From the last, which needs memory and may be refused; the others then take the place that it took.
         for (moved, area) in areas.iter().rev().enumerate() {
             let at = area.start - self.start.as_ptr().addr();
@@ -390,14 +403,29 @@ impl Region {
     /// # Safety
     /// Whoever reads this region meanwhile finds the same bytes in `other`.
     pub(crate) unsafe fn replace_by(&self, other: Region) -> io::Result<()> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.replace_unlocked_by(other) }?;
+        self.lock_again();
+        Ok(())
+    }
+
+    /// The same; what was locked is not, until [`Region::lock_again`]: that touches every page.
+    ///
+    /// # Safety
+    /// As [`Region::replace_by`].
+    pub(crate) unsafe fn replace_unlocked_by(&self, other: Region) -> io::Result<()> {
         debug_assert_eq!(self.len, other.len);
         // SAFETY:
         // - `other` is one mapping, owned by the caller until now, and nobody refers into it.
         // - This mapping is owned by `self`, and the caller promises equal bytes to its readers.
         unsafe { memory::remap_onto(other.start, other.len, self.start, self.len) }?;
         mem::forget(other);
-        lock::renew(self.addresses());
         Ok(())
+    }
+
+    /// Locks the pages that were locked before others came to their addresses.
+    pub(crate) fn lock_again(&self) {
+        lock::renew(self.addresses());
     }
 
     /// Takes write access away, for good.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::bytes::{assert_same, pattern};
 use support::disk::unmount;
+use support::exclusive::has_userfaultfd;
 use support::temporary::MOUNT;
 use support::{is_root, skip, temp_dir};
 
@@ -144,7 +145,7 @@ fn a_draft_that_was_not_committed_left_the_old_file() {
 
 #[test]
 fn what_was_flushed_is_there() {
-    if !support::exclusive::may_let_others_in() {
+    if !has_userfaultfd() {
         return;
     }
     let old = pattern(1, 2 << 20);
@@ -180,7 +181,7 @@ fn what_was_flushed_is_there() {
 
 #[test]
 fn a_flushed_range_is_there() {
-    if !support::exclusive::may_let_others_in() {
+    if !has_userfaultfd() {
         return;
     }
     let old = pattern(1, 1 << 20);

@@ -18,7 +18,7 @@ use std::sync::atomic::{
 use support::child::scenario;
 use support::disk::LoopFs;
 use support::pipe::pipe;
-use support::{kernel, temp_dir};
+use support::{kernel, limit_file_sizes, temp_dir};
 
 folio::shareable! {
     /// Documentation and derives go through.
@@ -208,12 +208,15 @@ fn what_cannot_be_shared_is_refused() {
     for error in [
         open(&fifo),
         open(Path::new("/dev/zero")),
+        open(Path::new("/proc/self/comm")),
+        open(Path::new("/sys/kernel/mm/transparent_hugepage/enabled")),
         Shared::<AtomicU8>::create("/dev/null").unwrap_err(),
         received(reader),
         received(writer),
         received(File::open(&file).unwrap().into()),
         received(OpenOptions::new().write(true).open(&file).unwrap().into()),
         received(sealed),
+        received(opened_as_path(&file)),
     ] {
         assert!(matches!(error, Error::NotMappable { .. }), "{error}");
     }
@@ -221,7 +224,20 @@ fn what_cannot_be_shared_is_refused() {
     assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
     let missing = Shared::<AtomicU8>::create(dir.path().join("missing/file")).unwrap_err();
     assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+    for (path, errno) in [("", libc::ENOENT), ("none/..", libc::ENOENT)] {
+        let refused = Shared::<AtomicU8>::create(path).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(errno), "{path:?}");
+    }
+    let slash = Shared::<AtomicU8>::create(dir.path().join("new/")).unwrap_err();
+    assert!(matches!(slash, Error::IsDirectory { .. }), "{slash}");
     assert!(Shared::<AtomicU8>::memfd("a\0b").is_err());
+}
+
+fn opened_as_path(path: &Path) -> OwnedFd {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_PATH);
+    options.open(path).unwrap().into()
 }
 
 #[test]
@@ -700,4 +716,26 @@ fn unrelated_processes_lose_no_count_and_survive_one_another() {
     let left = counters[1].load(Ordering::Relaxed);
     counters[1].fetch_add(1, Ordering::Relaxed);
     assert_eq!(counters[1].load(Ordering::Relaxed), left + 1);
+}
+
+#[test]
+fn the_limit_on_file_sizes_is_an_error_and_no_signal() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let (new, there) = (dir.path().join("new"), dir.path().join("there"));
+        std::fs::write(&there, [7; 100]).unwrap();
+        limit_file_sizes(1 << 20);
+        for refused in [
+            Shared::<[AtomicU8]>::create_slice(&new, 2 << 20),
+            Shared::<[AtomicU8]>::create_slice(&there, 2 << 20),
+            Shared::<[AtomicU8]>::memfd_slice("memfd", 2 << 20),
+            Shared::<[AtomicU8]>::anonymous_slice(2 << 20),
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
+        }
+        assert!(!new.exists());
+        assert_eq!(std::fs::read(&there).unwrap(), [7; 100]);
+    })
+    .succeed();
 }

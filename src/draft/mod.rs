@@ -10,6 +10,9 @@ pub use options::DraftOptions;
 use crate::control::Mapping;
 use crate::control::sealed::{HasPages, Pages};
 use crate::error::{Error, Result};
+use crate::guard::withheld::Withheld;
+use crate::page;
+use crate::sys::process;
 use pending::Pending;
 use std::fmt;
 use std::fs::File;
@@ -40,7 +43,8 @@ use target::Target;
 /// - The bytes are zero at first. They are kept in memory, or, if they are more than the
 ///   [memory limit](DraftOptions::memory_limit), in the unnamed file itself. Like all memory of this process, they can
 ///   be reached through `/proc` by other processes of the same user.
-/// - Whether bytes that a forked child writes are among those that its parent commits is not specified.
+/// - It stays with the process that made it. A child of [`fork::scope`](crate::fork::scope) does not get the bytes:
+///   touching them there ends it, and `resize` and `commit` are errors.
 ///
 /// Where the kernel cannot make unnamed files, a hidden file beside the target, named after it with `.folio-draft` in
 /// the name, takes the place of one. Dropping removes it; a process that is killed leaves it behind.
@@ -61,6 +65,9 @@ pub struct Draft {
     store: Store,
     output: Output,
     options: DraftOptions,
+    /// The process that made it.
+    process: i32,
+    withheld: Withheld,
 }
 
 /// Where the bytes go in the end.
@@ -136,11 +143,32 @@ impl Draft {
     fn over(options: DraftOptions, mut output: Output, len: usize) -> Result<Self> {
         let made = Draft::store(&options, &mut output, len);
         let store = made.map_err(|e| output.named(e))?;
-        Ok(Draft {
+        let mut draft = Draft {
             store,
             output,
             options,
-        })
+            process: process::id(),
+            withheld: Withheld::default(),
+        };
+        draft.withhold();
+        Ok(draft)
+    }
+
+    /// Some ways to keep the bytes share them with forked children, others copy them: so no child gets them.
+    fn withhold(&mut self) {
+        let start = self.store.as_ptr().addr();
+        let pages = page::round_up(self.store.len()).unwrap_or(0);
+        self.withheld.cover(start..start + pages);
+    }
+
+    /// A forked child has the descriptor of its parent's file, and must not change it.
+    fn is_ours(&self, call: &'static str) -> Result<()> {
+        if process::id() == self.process {
+            return Ok(());
+        }
+        let why = "the draft is the parent's";
+        let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+        Err(Error::os(call, Some(self.output.path()), source))
     }
 
     fn store(options: &DraftOptions, output: &mut Output, len: usize) -> Result<Store> {
@@ -171,7 +199,9 @@ impl Draft {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn resize(&mut self, len: usize) -> Result<()> {
+        self.is_ours("ftruncate")?;
         let resized = self.change_len(len);
+        self.withhold();
         resized.map_err(|e| self.output.named(e))
     }
 
@@ -221,6 +251,7 @@ impl Draft {
     /// ```
     #[doc(alias("persist", "fsync", "rename"))]
     pub fn commit(self) -> Result<()> {
+        self.is_ours("linkat")?;
         match self.output {
             Output::Stream(stream) => stream.write_out(&self.store, self.options.sync),
             Output::File(pending) => {

@@ -91,11 +91,13 @@ impl Pending {
         cut.map_err(|e| self.place.error("ftruncate", e))
     }
 
-    /// The file, if bytes can be stored into it without a signal on a full disk.
+    /// The file, if bytes can be stored into it without a signal on a full disk, and nobody else can open it.
     pub(super) fn mappable(&self, options: &DraftOptions) -> Result<&File> {
-        match self.reserved && self.place.writes_in_place(self.file()) {
-            true => Ok(self.file()),
-            false => Err(Error::TooLarge {
+        match &self.file {
+            Unpublished::Unnamed(file) if self.reserved && self.place.writes_in_place(file) => {
+                Ok(file)
+            }
+            _ => Err(Error::TooLarge {
                 path: Some(self.place.path.clone()),
                 limit: options.memory_limit_or_default(),
             }),

@@ -11,9 +11,9 @@ use crate::region::{Region, whole_pages};
 use crate::sys::memory::{Pages, Place};
 use crate::sys::write;
 use std::fs::File;
+use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 
 /// One write: the disk starts with it while the next is copied.
 const STEP: usize = 8 << 20;
@@ -93,7 +93,7 @@ impl Store {
                 let sized = write::set_len(file, memory.len() as u64);
                 sized.map_err(|e| error("ftruncate", e))?;
                 let mut at = 0;
-                while let Some(range) = touched(memory, at)? {
+                while let Some(range) = touched(memory, at).map_err(|e| error("lseek", e))? {
                     at = range.end;
                     copy_out(memory, range, file, soon).map_err(|e| error("pwrite", e))?;
                 }
@@ -103,10 +103,10 @@ impl Store {
     }
 }
 
-fn copy_out(bytes: &[u8], range: Range<usize>, file: &File, soon: bool) -> std::io::Result<()> {
+fn copy_out(bytes: &[u8], range: Range<usize>, file: &File, soon: bool) -> io::Result<()> {
     for start in range.clone().step_by(STEP) {
         let step = &bytes[start..range.end.min(start + STEP)];
-        file.write_all_at(step, start as u64)?;
+        write::write_all_at(file, step, start as u64)?;
         if soon {
             // It only makes the fsync shorter; what fails here fails there.
             let _ = write::start_writeback(file.as_fd(), start as u64, step.len() as u64);
@@ -116,12 +116,11 @@ fn copy_out(bytes: &[u8], range: Range<usize>, file: &File, soon: bool) -> std::
 }
 
 /// The next part of shared memory that was ever touched, from `from` on.
-fn touched(memory: &Anonymous, from: usize) -> Result<Option<Range<usize>>> {
+fn touched(memory: &Anonymous, from: usize) -> io::Result<Option<Range<usize>>> {
     let Some(memfd) = memory.memfd().filter(|_| from < memory.len()) else {
         return Ok(None);
     };
-    let data = write::next_data(memfd.as_fd(), from as u64);
-    let data = data.map_err(|e| Error::os("lseek", None, e))?;
+    let data = write::next_data(memfd.as_fd(), from as u64)?;
     Ok(data.and_then(|(start, end)| {
         let end = memory.len().min(usize::try_from(end).ok()?);
         let start = usize::try_from(start).ok()?;

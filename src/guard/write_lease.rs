@@ -66,7 +66,7 @@ impl WriteLease {
         }
         if !Userfault::is_available() {
             return Err(Refused::Never(
-                "this process may not use userfaultfd, and so could not let others in",
+                "userfaultfd(2) is refused (by a container's seccomp filter, or the kernel), so others could not be let in",
             ));
         }
         let keeper = Keeper::get().ok_or(Refused::Never("no thread can watch over it"))?;
@@ -166,14 +166,15 @@ impl Editable {
         self.0.state().region.start()
     }
 
-    /// The file, as long as stores go to it.
+    /// The file, as long as stores go to it. A forked child has the descriptor, and must not change its parent's file.
     pub(crate) fn file(&self) -> Option<Arc<File>> {
-        self.0.file()
+        let ours = self.0.keeper.is_of_this_process();
+        ours.then(|| self.0.file()).flatten()
     }
 
     /// True if somebody waits for the file, or got it already.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.0.file().is_none_or(|file| !is_held(&file))
+        self.file().is_none_or(|file| !is_held(&file))
     }
 
     /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone.
@@ -182,9 +183,10 @@ impl Editable {
         len: usize,
         size: impl FnOnce(&File) -> Result<()>,
     ) -> Option<Result<()>> {
+        let file = self.file()?;
         let mut state = self.0.state();
-        match (&state.hold, self.0.file()) {
-            (Hold::Leased, Some(file)) => Some(self.0.resize(&mut state, len, &file, size)),
+        match state.hold {
+            Hold::Leased => Some(self.0.resize(&mut state, len, &file, size)),
             _ => None,
         }
     }
@@ -336,6 +338,7 @@ impl Slot {
         }
         // Closing the descriptor takes the memory for what it is now.
         state.hold = Hold::Detached;
+        state.region.lock_again();
         // A forked child gets it like all other memory.
         let _ = state
             .region
@@ -349,7 +352,7 @@ const STEP: usize = 1 << 20;
 
 /// Puts memory without pages over a mapping, in one step.
 fn move_memory_over(region: &Region) -> io::Result<Userfault> {
-    let memory = Region::anonymous(region.len()).map_err(io::Error::from)?;
+    let memory = Region::without_pages(region.len()).map_err(io::Error::from)?;
     memory.advise(0..memory.len(), libc::MADV_DONTFORK)?;
     let pages = Userfault::new()?;
     pages.register(memory.start(), memory.len())?;
@@ -359,7 +362,7 @@ fn move_memory_over(region: &Region) -> io::Result<Userfault> {
         let note = || pages.note_moves(&over);
         let noting = thread::Builder::new().spawn_scoped(scope, note)?;
         // SAFETY: whoever reads the mapping meanwhile waits for its pages, and is given the same bytes.
-        let moved = unsafe { region.replace_by(memory) };
+        let moved = unsafe { region.replace_unlocked_by(memory) };
         over.store(true, Ordering::Relaxed);
         let _ = noting.join();
         moved

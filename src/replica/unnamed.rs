@@ -1,13 +1,12 @@
 //! Files without a name: nobody else can open them, and they go with their last mapping.
 
 use crate::sys::file_system::FileSystem;
-use crate::sys::{file, limits};
+use crate::sys::{file, write};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// One step of a copy, in bytes.
@@ -50,11 +49,6 @@ fn copy_into(
     to: File,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
-    let most = range.end.min(file::stat(fd)?.size);
-    if most.saturating_sub(range.start) > limits::file_size() {
-        // An error, and no SIGXFSZ.
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
-    }
     if FileSystem::of(to.as_fd())? == FileSystem::Tmpfs {
         // There a hole takes a page when it is read, and is a SIGBUS if there is none.
         file::allocate(to.as_fd(), range.end - range.start)?;
@@ -79,7 +73,7 @@ fn copy_into(
         }
     }
     let len = offset.min(range.end) - range.start;
-    to.set_len(len)?;
+    write::set_len(&to, len)?;
     Ok((to, len))
 }
 
@@ -98,7 +92,7 @@ fn move_bytes(
     let mut buffer = [MaybeUninit::uninit(); 64 << 10];
     let room = buffer.len().min(most);
     let bytes = file::read_at(fd, &mut buffer[..room], offsets.0)?;
-    to.write_all_at(bytes, offsets.1)?;
+    write::write_all_at(to, bytes, offsets.1)?;
     Ok(bytes.len())
 }
 

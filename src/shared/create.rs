@@ -9,8 +9,9 @@ use crate::sys::file::{self, Kind};
 use crate::sys::shared::{allocate, has_room};
 use crate::sys::{publish, write};
 use std::fs::{File, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -60,9 +61,12 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
 fn make(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
     let refused = |e| refused(path, e);
     let Some(name) = target.file_name() else {
-        // `..`: whatever it is, it is not a new file.
-        return Err(refused(io::Error::from_raw_os_error(libc::EISDIR)));
+        // Nothing, or `..` of what is not there.
+        return Err(refused(io::Error::from_raw_os_error(libc::ENOENT)));
     };
+    if target.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(refused(io::Error::from_raw_os_error(libc::EISDIR)));
+    }
     let name = write::c_string(name).map_err(refused)?;
     let dir = write::open_directory(directory(target)).map_err(refused)?;
     let new = match write::unnamed(dir.as_fd(), 0o666) {
@@ -110,12 +114,12 @@ fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
 }
 
 /// Where there is no fallocate(2), bytes that were written have their space.
-fn write_zeros(mut file: &File, len: u64) -> io::Result<()> {
+fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     let zeros = [0; 64 << 10];
     let mut left = len;
     while left > 0 {
         let step = left.min(zeros.len() as u64) as usize;
-        file.write_all(&zeros[..step])?;
+        write::write_all(file, &zeros[..step])?;
         left -= step as u64;
     }
     // Delayed allocation would find out about a full disk too late.

@@ -2,6 +2,7 @@
 
 use super::call;
 use super::file_system::FileSystem;
+use super::write::within_limit;
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -156,9 +157,11 @@ pub(crate) fn copy_range(
 ) -> io::Result<usize> {
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     let (mut out, mut into) = (file_offset(offsets.0)?, file_offset(offsets.1)?);
-    // SAFETY: copy_file_range(2) reads and writes the two offsets.
-    call(|| unsafe { libc::copy_file_range(from, &mut out, to, &mut into, most, 0) })
-        .map(isize::unsigned_abs)
+    within_limit(|| {
+        // SAFETY: copy_file_range(2) reads and writes the two offsets.
+        call(|| unsafe { libc::copy_file_range(from, &mut out, to, &mut into, most, 0) })
+    })
+    .map(isize::unsigned_abs)
 }
 
 /// The next bytes from `offset` on that are no hole, lseek(2) with SEEK_DATA and SEEK_HOLE: where they start and end.
@@ -247,13 +250,16 @@ pub(crate) fn is_sealed(fd: BorrowedFd<'_>, system: FileSystem) -> bool {
 pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     let len = file_offset(len)?;
     // SAFETY: takes integers and touches no memory of ours.
-    call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) }).map(drop)
+    within_limit(|| call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) })).map(drop)
 }
 
 /// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.
 pub(crate) fn clone_into(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: this ioctl(2) takes a descriptor and touches no memory of ours.
-    call(|| unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }).map(drop)
+    within_limit(|| {
+        // SAFETY: this ioctl(2) takes a descriptor and touches no memory of ours.
+        call(|| unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
+    })
+    .map(drop)
 }
 
 /// memfd_create(2), close-on-exec, sealable, not executable where the kernel knows that (Linux 6.3); of reserved huge

@@ -68,6 +68,11 @@ pub(crate) fn unlock(range: Range<usize>) {
     COUNT.store(runs.len(), Ordering::Relaxed);
 }
 
+/// Unlocks pages that nobody locked through here.
+pub(crate) fn unlock_all(range: Range<usize>) {
+    munlock(range);
+}
+
 /// Other pages have come to these addresses: locks those that were locked.
 pub(crate) fn renew(range: Range<usize>) {
     if COUNT.load(Ordering::Relaxed) == 0 {

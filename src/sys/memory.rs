@@ -135,6 +135,13 @@ pub(crate) unsafe fn protect_read_only(start: NonNull<u8>, len: usize) -> io::Re
     call(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
 }
 
+/// mprotect(2): no access. No byte changes; whoever touches one ends, by SIGSEGV.
+pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
+    let start = ptr::without_provenance_mut(range.start);
+    // SAFETY: taking access away cannot change a byte.
+    call(|| unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) }).map(drop)
+}
+
 /// mincore(2): for each page of the range one byte, whose lowest bit says whether it is in RAM.
 pub(crate) fn resident(start: NonNull<u8>, len: usize, pages: &mut [u8]) -> io::Result<()> {
     if pages.len() < len.div_ceil(super::page_size()) {

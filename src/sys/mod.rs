@@ -14,6 +14,7 @@ compile_error!("folio runs on Linux only: it relies on file leases, sealed memfd
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("folio needs 64-bit addresses and file offsets");
 
+pub(crate) mod extents;
 pub(crate) mod file;
 pub(crate) mod file_system;
 pub(crate) mod lease;

@@ -185,7 +185,7 @@ fn in_a_process_of_its_own(job: &Job<'_>) {
     let top = stack.as_mut_ptr_range().end.cast::<libc::c_void>();
     let argument = ptr::from_ref(job).cast_mut().cast();
     // No signal handler may run in the helper: it would run on our memory, in the wrong process.
-    let blocked = Blocked::all(None);
+    let blocked = Blocked::all(&[]);
     // No exit signal (the low byte is 0): the host program's SIGCHLD handler and wait(2) hear nothing of it.
     let flags = libc::CLONE_VM | libc::CLONE_VFORK;
     // SAFETY:

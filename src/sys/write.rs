@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr;
 
@@ -104,12 +105,6 @@ pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0)
 }
 
-/// ftruncate(2); over RLIMIT_FSIZE it is an error, and no signal.
-pub(crate) fn set_len(file: &File, len: u64) -> io::Result<()> {
-    let _quiet = Blocked::one(libc::SIGXFSZ);
-    file.set_len(len)
-}
-
 /// One fallocate(2) reserves so many bytes. An interrupted call may undo what it did (tmpfs does), so no signal is let
 /// in while it runs, and it must not run for long.
 const STEP: u64 = 64 << 20;
@@ -129,36 +124,13 @@ pub(crate) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::
     let mut at = start;
     while at < end {
         let len = STEP.min(end - at);
-        // Over RLIMIT_FSIZE there is an error and a signal; the error is enough.
-        let _blocked = Blocked::all(Some(libc::SIGXFSZ));
+        let _blocked = Blocked::all(&[libc::SIGXFSZ]);
         let (offset, step) = (signed(at)?, signed(len)?);
         // SAFETY: fallocate(2) touches no memory.
         call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset, step) })?;
         at += len;
     }
     Ok(())
-}
-
-/// Grants disk blocks to all of the first `size` bytes of a file, holes and blocks shared with a clone: then a store
-/// into any of them needs no more space. Bytes stay.
-pub(crate) fn fill_holes(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-    if size == 0 {
-        return Ok(());
-    }
-    let (raw, len) = (fd.as_raw_fd(), signed(size)?);
-    let unshare = libc::FALLOC_FL_UNSHARE_RANGE;
-    // SAFETY: fallocate(2) touches no memory.
-    match call(|| unsafe { libc::fallocate(raw, unshare, 0, len) }) {
-        // A file system without clones.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {}
-        other => drop(other?),
-    }
-    // SAFETY: lseek(2) touches no memory.
-    let hole = call(|| unsafe { libc::lseek(raw, 0, libc::SEEK_HOLE) })?;
-    if hole >= len {
-        return Ok(());
-    }
-    grant(fd, 0, size, 0)
 }
 
 /// Bytes that nobody has, fstatvfs(3); no limit where the file system has none.
@@ -174,7 +146,7 @@ fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
     })
 }
 
-fn signed(n: u64) -> io::Result<i64> {
+pub(super) fn signed(n: u64) -> io::Result<i64> {
     i64::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }
 
@@ -213,6 +185,16 @@ pub(crate) fn next_data(fd: BorrowedFd<'_>, from: u64) -> io::Result<Option<(u64
     }
 }
 
+/// ftruncate(2).
+pub(crate) fn set_len(file: &File, len: u64) -> io::Result<()> {
+    within_limit(|| file.set_len(len))
+}
+
+/// pwrite(2), until all bytes are written.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    within_limit(|| file.write_all_at(bytes, offset))
+}
+
 /// flock(2), exclusive; false if somebody else has it.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: flock(2) touches no memory.
@@ -224,9 +206,9 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Writes all bytes at the descriptor's offset, waiting where it is in non-blocking mode. A reader that went away is
-/// `EPIPE`, never a signal.
+/// `EPIPE`, a file that may not grow so far `EFBIG`, never a signal.
 pub(crate) fn write_all(mut to: &File, bytes: &[u8]) -> io::Result<()> {
-    let _quiet = Blocked::one(libc::SIGPIPE);
+    let _quiet = Blocked::only(&[libc::SIGPIPE, libc::SIGXFSZ]);
     let mut rest = bytes;
     while !rest.is_empty() {
         match to.write(rest) {
@@ -250,15 +232,22 @@ fn wait_writable(to: &File) -> io::Result<()> {
     call(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
 }
 
+/// A call that may make a file longer: over RLIMIT_FSIZE there is an error and a signal; the error is enough.
+pub(super) fn within_limit<T>(lengthen: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let _quiet = Blocked::only(&[libc::SIGXFSZ]);
+    lengthen()
+}
+
 /// Signals that are held back from this thread until it is dropped.
 pub(super) struct Blocked {
     before: libc::sigset_t,
-    /// A signal that our own system call may raise, and that is taken away then; none if it waited before.
-    raised: Option<i32>,
+    /// Signals that our own system calls may raise, and that are taken away then; not those that waited before.
+    raised: libc::sigset_t,
 }
 
 impl Blocked {
-    pub(super) fn all(raised: Option<i32>) -> Self {
+    /// Everything.
+    pub(super) fn all(raised: &[i32]) -> Self {
         let mut set = MaybeUninit::uninit();
         // SAFETY: sigfillset(3) writes one set to the pointer, which has room for it.
         unsafe { libc::sigfillset(set.as_mut_ptr()) };
@@ -266,51 +255,47 @@ impl Blocked {
         Blocked::set(&unsafe { set.assume_init() }, raised)
     }
 
-    fn one(raised: i32) -> Self {
-        Blocked::set(&only(raised), Some(raised))
+    fn only(raised: &[i32]) -> Self {
+        Blocked::set(&set_of(raised.iter().copied()), raised)
     }
 
-    fn set(set: &libc::sigset_t, raised: Option<i32>) -> Self {
+    fn set(set: &libc::sigset_t, raised: &[i32]) -> Self {
         let mut before = MaybeUninit::zeroed();
         // SAFETY: pthread_sigmask(3) reads one set and writes the other; both pointers are good.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set, before.as_mut_ptr()) };
+        let mut waiting = MaybeUninit::zeroed();
+        // SAFETY: sigpending(2) writes one set to the pointer, which has room for it.
+        unsafe { libc::sigpending(waiting.as_mut_ptr()) };
+        // SAFETY: filled in above; zeroed is the empty set.
+        let is_waiting = |signal| unsafe { libc::sigismember(waiting.as_ptr(), signal) == 1 };
         Blocked {
             // SAFETY: filled in above; it cannot fail for SIG_BLOCK, and zeroed would be the empty set.
             before: unsafe { before.assume_init() },
-            raised: raised.filter(|&signal| !is_waiting(signal)),
+            raised: set_of(raised.iter().copied().filter(|&signal| !is_waiting(signal))),
         }
     }
 }
 
-fn is_waiting(signal: i32) -> bool {
-    let mut waiting = MaybeUninit::zeroed();
-    // SAFETY: sigpending(2) writes one set to the pointer, which has room for it.
-    unsafe { libc::sigpending(waiting.as_mut_ptr()) };
-    // SAFETY: filled in above; zeroed is the empty set.
-    unsafe { libc::sigismember(waiting.as_ptr(), signal) == 1 }
-}
-
-fn only(signal: i32) -> libc::sigset_t {
+fn set_of(signals: impl Iterator<Item = i32>) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset(3) writes one set to the pointer, which has room for it.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the set was filled in above.
-    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    for signal in signals {
+        // SAFETY: the set was filled in above.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    }
     // SAFETY: as above.
     unsafe { set.assume_init() }
 }
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        if let Some(signal) = self.raised {
-            let now = libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            let set = only(signal);
-            // SAFETY: sigtimedwait(2) reads a set and a time; it does not wait, and gives no information.
-            unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &now) };
-        }
+        let now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: sigtimedwait(2) reads a set and a time; it does not wait, and gives no information.
+        while unsafe { libc::sigtimedwait(&self.raised, ptr::null_mut(), &now) } > 0 {}
         // SAFETY: pthread_sigmask(3) reads one set, filled in by `set`.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, ptr::null_mut()) };
     }

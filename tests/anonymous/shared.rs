@@ -4,6 +4,7 @@ use crate::both_kinds;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork, scenario};
 use crate::support::kernel::resident_pages;
+use crate::support::limit_file_sizes;
 use crate::support::pipe::pipe;
 use folio::Anonymous;
 use std::fs::File;
@@ -17,6 +18,20 @@ fn a_child_writes_and_the_parent_sees() {
         assert_same(&memory, &pattern(1, 3 << 20), "shared");
         memory[5] = 77;
         fork(|| assert_eq!(memory[5], 77)).succeed();
+    })
+    .succeed();
+}
+
+#[test]
+fn the_limit_on_file_sizes_is_an_error_and_no_signal() {
+    scenario!(|| {
+        limit_file_sizes(1 << 20);
+        let error = Anonymous::shared(2 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
+        let mut memory = Anonymous::shared(1 << 20).unwrap();
+        memory.fill(7);
+        assert!(memory.resize(2 << 20).is_err());
+        assert_same(&memory, &[7; 1 << 20], "as it was");
     })
     .succeed();
 }

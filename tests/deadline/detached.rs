@@ -4,7 +4,7 @@ use crate::support::break_time::BreakTime;
 use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
 use crate::support::exclusive::{open, systems};
-use crate::support::file_with;
+use crate::support::{file_with, kernel, skip};
 use folio::Error;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +89,53 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
                 "{error}"
             );
             assert_eq!(fs::read(&path).unwrap(), b"the opener's", "{kind}");
+        }
+    })
+    .succeed();
+}
+
+/// Locked memory has all its pages at once, and here each has to be waited for.
+#[test]
+fn locked_bytes_stay_and_stay_locked() {
+    scenario!(|| {
+        let Some(_time) = BreakTime::of(2) else {
+            return;
+        };
+        for (kind, system) in systems() {
+            let path = file_with(system.path(), "file", &vec![1; 300 << 10]);
+            let mut file = open(&path);
+            file.fill(2);
+            let locked = folio::Mapping::lock(&file, ..100_000).unwrap();
+            assert!(fs::read(&path).unwrap() == vec![2; 300 << 10], "{kind}");
+            assert_same(&file, &vec![2; 300 << 10], kind);
+            let start = file.as_ptr().addr();
+            let bytes = || kernel::smaps(start..start + 1, "Locked");
+            assert!((100_000..110_000).contains(&bytes()), "{kind}: {}", bytes());
+            drop(locked);
+            assert_eq!(bytes(), 0, "{kind}");
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn the_bytes_stay_where_all_memory_is_locked_as_it_is_mapped() {
+    scenario!(|| {
+        let Some(_time) = BreakTime::of(2) else {
+            return;
+        };
+        for (kind, system) in systems() {
+            let path = file_with(system.path(), "file", &vec![1; 300 << 10]);
+            let mut file = open(&path);
+            file.fill(2);
+            // SAFETY: a number.
+            if unsafe { libc::mlockall(libc::MCL_FUTURE) } != 0 {
+                return skip("mlockall(2) is refused");
+            }
+            assert!(fs::read(&path).unwrap() == vec![2; 300 << 10], "{kind}");
+            assert_same(&file, &vec![2; 300 << 10], kind);
+            // SAFETY: takes nothing.
+            unsafe { libc::munlockall() };
         }
     })
     .succeed();

@@ -2,7 +2,8 @@
 
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
-use crate::{draft_of, names};
+use crate::support::limit_file_sizes;
+use crate::{can_map, draft_of, names, stores};
 use folio::Draft;
 use std::fs;
 use std::path::Path;
@@ -96,16 +97,36 @@ fn of_tmpfs() {
 #[test]
 fn the_limit_on_file_sizes_is_an_error_too() {
     scenario!(|| {
-        let limit = libc::rlimit {
-            rlim_cur: 1 << 20,
-            rlim_max: 1 << 20,
-        };
-        // SAFETY: reads one struct; SIGXFSZ keeps its default action, which is to kill.
-        unsafe { assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0) };
         let dir = crate::support::temp_dir();
-        let error = Draft::create(dir.path().join("file"), 2 << 20).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
-        assert!(names(dir.path()).is_empty());
+        let path = dir.path().join("file");
+        let early = [Draft::options(), Draft::options().sparse(true)];
+        let early = early.map(|options| options.create(&path, 2 << 20).unwrap());
+        let on_disk = Draft::options().memory_limit(0);
+        let mapped = can_map(dir.path()).then(|| on_disk.create(&path, 2 << 20).unwrap());
+        let output = fs::File::create(dir.path().join("output")).unwrap();
+        let name = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&output));
+        let mut stream = Draft::create(name, 2 << 20).unwrap();
+        stream.fill(7);
+        // SIGXFSZ keeps its default action, which is to kill.
+        limit_file_sizes(1 << 20);
+        let too_big = |done: folio::Result<()>| {
+            let error = done.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
+        };
+        for options in stores(dir.path()) {
+            too_big(options.create(&path, 2 << 20).map(drop));
+            let mut draft = draft_of(options, &path, &[7; 5000]).unwrap();
+            too_big(draft.resize(2 << 20));
+            assert_eq!(draft[..], [7; 5000]);
+        }
+        for draft in early {
+            too_big(draft.commit());
+        }
+        assert!(!path.exists());
+        // It was as long as that before, and does not grow.
+        mapped.map_or(Ok(()), Draft::commit).unwrap();
+        too_big(stream.commit());
+        assert_eq!(output.metadata().unwrap().len(), 1 << 20);
     })
     .succeed();
 }

@@ -4,7 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod forked;
 mod full;
+mod injected;
 mod killed;
 mod model;
 mod paths;

@@ -42,6 +42,24 @@ fn stores_go_to_the_file() {
 }
 
 #[test]
+fn a_file_that_was_not_stored_to_keeps_its_times() {
+    for (kind, system) in systems() {
+        let path = file_with(system.path(), "file", &[1; 10_000]);
+        let long_ago = std::time::UNIX_EPOCH;
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(long_ago).unwrap();
+        drop(file);
+        let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+        open(&path).close().unwrap();
+        assert_eq!(modified(), long_ago, "{kind}");
+        let mut file = open(&path);
+        file[0] = 2;
+        file.close().unwrap();
+        assert_ne!(modified(), long_ago, "{kind}");
+    }
+}
+
+#[test]
 fn a_range_outside_the_file_is_an_error() {
     let Some(system) = any_system() else { return };
     let path = file_with(system.path(), "file", &[1; 5000]);

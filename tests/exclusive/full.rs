@@ -1,11 +1,13 @@
 //! A full disk is an error of `open` or `resize`, and never a signal: holes and shared blocks get their own first.
 
 use crate::support::child::scenario;
-use crate::support::exclusive::{open, system};
+use crate::support::exclusive::{open, system, system_with};
+use crate::support::{file_with, limit_file_sizes};
 use folio::Exclusive;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Takes all space that is left.
@@ -56,6 +58,48 @@ fn of_ext4() {
 #[test]
 fn of_xfs() {
     scenario!(|| full_disk("xfs", 300 << 20)).succeed();
+}
+
+#[test]
+fn the_limit_on_file_sizes_is_an_error_too() {
+    scenario!(|| {
+        let Some(system) = system("ext4", 48 << 20) else {
+            return;
+        };
+        let mut file = open(file_with(system.path(), "file", &[1; 5000]));
+        limit_file_sizes(1 << 20);
+        let error = file.resize(2 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
+        assert_eq!(file[..], [1; 5000]);
+        file.resize(1 << 20).unwrap();
+        file.close().unwrap();
+    })
+    .succeed();
+}
+
+#[test]
+fn bytes_that_lie_in_the_inode_get_a_block_first() {
+    scenario!(|| {
+        let options = ["-O", "inline_data", "-I", "256"];
+        let Some(system) = system_with("ext4", 48 << 20, &options) else {
+            return;
+        };
+        let (path, other) = (system.path().join("file"), system.path().join("other"));
+        for path in [&path, &other] {
+            fs::write(path, [1; 60]).unwrap();
+            File::open(path).unwrap().sync_all().unwrap();
+            // Less than a block.
+            assert!(fs::metadata(path).unwrap().blocks() * 512 < 4096);
+        }
+        let mut file = open(&path);
+        fill(system.path());
+        file.fill(2);
+        file.close().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [2; 60]);
+        let error = Exclusive::open(&other).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    })
+    .succeed();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod support;
 
 mod edit;
+mod forked;
 mod full;
 mod refused;
 mod turns;

@@ -30,7 +30,7 @@ fn a_file_that_somebody_has_open_is_busy() {
         let error = Exclusive::open(&path).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("somebody else has it open: {}", path.display())
+            format!("somebody else has it open or mapped: {}", path.display())
         );
         drop(map);
         open(&path).close().unwrap();
@@ -99,6 +99,21 @@ fn a_file_of_another_user_is_refused() {
         let error = Exclusive::open(argument("PATH")).unwrap_err();
         let expected = matches!(&error, Error::Unprotectable { why, .. } if why.contains("user"));
         assert!(expected, "{error}");
+    });
+    child.argument("PATH", &path).succeed();
+}
+
+#[test]
+fn without_userfaultfd_nothing_is_opened_and_the_reason_says_so() {
+    let Some(system) = any_system() else { return };
+    let path = file_with(system.path(), "file", b"bytes");
+    let mut child = scenario!(|| {
+        refuse(libc::SYS_userfaultfd, libc::EPERM);
+        let error = Exclusive::open(argument("PATH")).unwrap_err();
+        let expected = matches!(&error, Error::Unprotectable { why, .. }
+            if why.contains("userfaultfd") && why.contains("seccomp"));
+        assert!(expected, "{error}");
+        assert_eq!(fs::read(argument("PATH")).unwrap(), b"bytes");
     });
     child.argument("PATH", &path).succeed();
 }

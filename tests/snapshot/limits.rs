@@ -4,7 +4,7 @@ use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{report, scenario};
 use crate::support::kernel::{Holdings, status};
 use crate::support::pipe::{feed, pipe};
-use crate::support::{file_with, temp_dir};
+use crate::support::{file_with, limit_file_sizes, temp_dir};
 use folio::{Error, Snapshot};
 use std::os::fd::AsFd;
 
@@ -170,4 +170,22 @@ fn files_over_the_memory_limit_are_not_copied_into_memory() {
         let window = options().memory_limit(1000).offset(5).len(1000).open(&path);
         assert_same(&window.unwrap(), &bytes[5..1005], "window");
     }
+}
+
+#[test]
+fn a_copy_on_disk_over_the_limit_on_file_sizes_is_an_error_and_no_signal() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "file", &pattern(3, 2 << 20));
+        limit_file_sizes(1 << 20);
+        let options = || Snapshot::options().lease(false).memory_limit(0);
+        match options().open(&path) {
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}"),
+            // A clone needs no file of ours that grows, on some file systems.
+            Ok(snapshot) => assert_same(&snapshot, &pattern(3, 2 << 20), "a clone"),
+        }
+        let snapshot = Snapshot::options().lease(false).open(&path).unwrap();
+        assert_same(&snapshot, &pattern(3, 2 << 20), "in memory");
+    })
+    .succeed();
 }

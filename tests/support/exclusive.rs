@@ -5,34 +5,39 @@ use super::skip;
 use folio::{Error, Exclusive};
 use std::path::Path;
 
-/// False, after saying why, where this process may not use userfaultfd(2), which it needs to let others in.
-pub fn may_let_others_in() -> bool {
-    const USER_MODE_ONLY: i32 = 1;
-    let may = [0, USER_MODE_ONLY].into_iter().any(|flags| {
-        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | flags;
-        // SAFETY: takes flags; the descriptor is nobody else's.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
-        // SAFETY: as above.
-        fd >= 0 && unsafe { libc::close(fd as i32) } == 0
-    });
-    if !may {
-        skip("userfaultfd is refused");
-    }
-    may
-}
-
-/// A new file system, where this process may edit files.
-pub fn system(kind: &str, size: u64) -> Option<LoopFs> {
-    may_let_others_in().then(|| LoopFs::new(kind, size))?
-}
-
 /// The file systems that it works on, each new and empty.
 pub fn systems() -> Vec<(&'static str, LoopFs)> {
-    let sizes = [("ext4", 64 << 20), ("xfs", 300 << 20)];
-    sizes
+    ["ext4", "xfs"]
         .into_iter()
-        .filter_map(|(kind, size)| Some((kind, system(kind, size)?)))
+        .filter_map(|kind| Some((kind, system(kind, 64 << 20)?)))
         .collect()
+}
+
+/// A new file system to edit files on, of at least that size.
+pub fn system(kind: &str, size: u64) -> Option<LoopFs> {
+    system_with(kind, size, &[])
+}
+
+/// The same, with more options for its mkfs.
+pub fn system_with(kind: &str, size: u64, more: &[&str]) -> Option<LoopFs> {
+    has_userfaultfd()
+        .then(|| LoopFs::with_options(kind, size, more))
+        .flatten()
+}
+
+/// False, after saying so, under the seccomp filters of many containers: nothing can be edited there.
+pub fn has_userfaultfd() -> bool {
+    const USER_MODE_ONLY: i32 = 1;
+    let has = [0, USER_MODE_ONLY].into_iter().any(|flags| {
+        // SAFETY: takes an integer.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | flags) };
+        // SAFETY: the descriptor that the kernel just gave.
+        fd >= 0 && unsafe { libc::close(fd as i32) } == 0
+    });
+    if !has {
+        skip("userfaultfd(2) is refused here");
+    }
+    has
 }
 
 /// A file system to test on where which one does not matter.

@@ -39,3 +39,14 @@ pub fn is_root() -> bool {
     // SAFETY: geteuid cannot fail and touches no memory.
     unsafe { libc::geteuid() == 0 }
 }
+
+/// RLIMIT_FSIZE of this process, in bytes; over it there is an error, and SIGXFSZ.
+pub fn limit_file_sizes(bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: reads one struct.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}

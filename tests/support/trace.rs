@@ -12,6 +12,8 @@ pub struct Traced {
     others: Vec<libc::pid_t>,
     /// Who made the last stop.
     at: libc::pid_t,
+    /// Whether that was at a system call, and not at something else that happens in one.
+    in_call: bool,
 }
 
 /// In the child: traced by the parent from here on.
@@ -49,6 +51,7 @@ impl Traced {
             main: child,
             others: Vec::new(),
             at: child,
+            in_call: false,
         }
     }
 
@@ -64,12 +67,68 @@ impl Traced {
                     self.others.push(id);
                 }
                 self.at = id;
+                // PTRACE_O_TRACESYSGOOD.
+                self.in_call = libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80;
                 return true;
             }
             if id == self.main {
                 return false;
             }
             self.others.retain(|&other| other != id);
+        }
+    }
+
+    /// The number of the system call that whoever is stopped is about to make; `None` at any other stop.
+    #[cfg(target_arch = "x86_64")]
+    pub fn entering(&self) -> Option<libc::c_long> {
+        let registers = self.registers();
+        // What a call has given when it is not made yet, asm/unistd.h.
+        let unmade = registers.rax == (-libc::ENOSYS as i64) as u64;
+        let call = registers.orig_rax as libc::c_long;
+        (self.in_call && unmade && call >= 0).then_some(call)
+    }
+
+    /// Makes the system call that is about to be made fail instead.
+    #[cfg(target_arch = "x86_64")]
+    pub fn fail(&mut self, errno: i32) {
+        let mut registers = self.registers();
+        registers.orig_rax = u64::MAX;
+        self.set_registers(&registers);
+        assert!(self.step(), "a call that is not made comes back");
+        let mut registers = self.registers();
+        registers.rax = -i64::from(errno) as u64;
+        self.set_registers(&registers);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn registers(&self) -> libc::user_regs_struct {
+        let mut registers = std::mem::MaybeUninit::zeroed();
+        let none = ptr::null_mut::<libc::c_void>();
+        // SAFETY: writes one struct.
+        let got = unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.at, none, &mut registers) };
+        assert_eq!(got, 0, "{}", io::Error::last_os_error());
+        // SAFETY: filled in above.
+        unsafe { registers.assume_init() }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn set_registers(&self, registers: &libc::user_regs_struct) {
+        let none = ptr::null_mut::<libc::c_void>();
+        // SAFETY: reads one struct.
+        let set = unsafe { libc::ptrace(libc::PTRACE_SETREGS, self.at, none, registers) };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+    }
+
+    /// Lets the child go on without stops; gives how it ended.
+    pub fn run_on(self) -> i32 {
+        resume(self.at, libc::PTRACE_DETACH);
+        loop {
+            match wait(-1) {
+                Some((id, status)) if libc::WIFSTOPPED(status) => resume(id, libc::PTRACE_DETACH),
+                Some((id, status)) if id == self.main => return status,
+                Some(_) => {}
+                None => panic!("the child is gone"),
+            }
         }
     }
 
