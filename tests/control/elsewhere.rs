@@ -8,7 +8,7 @@ use crate::ranges::{Try, random_advice};
 use crate::residency::Look;
 use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
-use crate::support::kernel::page_size;
+use crate::support::kernel::{can_populate, page_size};
 use crate::support::pool::{HugePagePool, huge_page_size};
 use folio::{Anonymous, Backing, HugePages, Private};
 use std::path::Path;
@@ -20,7 +20,9 @@ fn with_clones() {
         let path = Path::new(&path);
         kinds::each_in(path, &mut Look);
         kinds::each_in(path, &mut Try::at_every_edge());
-        kinds::each_in(path, &mut Populate);
+        if can_populate() {
+            kinds::each_in(path, &mut Populate);
+        }
         kinds::each_in(path, &mut Lock);
         kinds::each_in(path, &mut AdviseAll);
         random_advice(1, |advise| kinds::each_in(path, advise));
@@ -50,7 +52,9 @@ fn in_reserved_huge_pages() {
         };
         on(&mut |name, memory| Look.on(name, memory, memory, false));
         on(&mut |name, memory| Try::at_every_edge().on(name, memory, memory, false));
-        on(&mut |name, memory| Populate.on(name, memory, memory, false));
+        if can_populate() {
+            on(&mut |name, memory| Populate.on(name, memory, memory, false));
+        }
         on(&mut |name, memory| Lock.on(name, memory, memory, false));
         on(&mut |name, memory| AdviseAll.on(name, memory, memory, false));
         random_advice(1, |advise| {

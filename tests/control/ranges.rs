@@ -58,7 +58,11 @@ fn mark(marks: &mut Marks, pages: BTreeSet<usize>, set: &str, clear: &[&str]) {
 }
 
 fn assert_marks(expected: &Marks, what: &str) {
-    let found = pages_with(&FLAGS);
+    let mut found = pages_with(&FLAGS);
+    if found != *expected {
+        // It is read in several pieces, not in one moment.
+        found = pages_with(&FLAGS);
+    }
     let differ = |page: &&usize| found.get(page) != expected.get(page);
     let pages: BTreeSet<&usize> = found.keys().chain(expected.keys()).collect();
     let wrong: Vec<_> = pages
@@ -71,6 +75,8 @@ fn assert_marks(expected: &Marks, what: &str) {
         "{what}: (page, found, expected): {wrong:?}"
     );
 }
+
+const CASES: usize = 15;
 
 /// Random advice to random ranges.
 pub struct Advise {
@@ -114,7 +120,7 @@ fn advice_reaches_the_pages_of_its_range_on_every_type_and_no_others() {
     scenario!(|| {
         random_advice(3, |advise| {
             kinds::each(advise);
-            assert!(advise.seen >= 20 * 40);
+            assert!(advise.seen >= 20 * CASES);
         });
     })
     .succeed();
@@ -124,7 +130,8 @@ fn advice_reaches_the_pages_of_its_range_on_every_type_and_no_others() {
 pub fn random_advice(times: u32, advise: impl Fn(&mut Advise)) {
     let number = || any::<usize>();
     let case = (number(), number(), number());
-    let cases = proptest::collection::vec(case, 40);
+    // Each is looked for in all of smaps, which takes milliseconds.
+    let cases = proptest::collection::vec(case, CASES);
     let done = runner(times).run(&cases, |cases| {
         advise(&mut Advise { cases, seen: 0 });
         Ok(())
