@@ -45,6 +45,9 @@ fn main() -> ExitCode {
 fn give() -> Outcome {
     let mut text = Vec::new();
     io::stdin().read_to_end(&mut text)?;
+    if text.is_empty() {
+        return Err("standard input is empty: there is nothing to hand over".into());
+    }
     let memory = Shared::<[AtomicU8]>::memfd_slice("handoff", text.len())?;
     memory.write_at(0, &text)?;
     let Some(fd) = memory.as_fd().map(|fd| fd.try_clone_to_owned()) else {
@@ -68,8 +71,8 @@ fn give() -> Outcome {
 
 fn receive() -> Outcome {
     let fd = take(io::stdin().as_fd())?;
-    // Nothing has to be believed: the seals are asked of the kernel, and without them this would be a copy.
-    let bytes = Snapshot::from_fd(&fd)?;
+    // Nothing has to be believed: the seals are asked of the kernel, and without them this would be an error.
+    let bytes = Snapshot::options().must_map(true).from_fd(&fd)?;
     let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
     writeln!(
         io::stdout(),

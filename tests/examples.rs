@@ -591,7 +591,8 @@ fn output_that_goes_nowhere_is_said_in_one_line() {
     ] {
         let full = File::options().write(true).open("/dev/full").expect("open");
         let mut command = example(name);
-        command.args(arguments).stdin(Stdio::null()).stdout(full);
+        let input = File::open(dir.file("input", b"bytes")).expect("open");
+        command.args(arguments).stdin(input).stdout(full);
         let output = command.output().expect("run");
         assert_eq!(output.status.code(), Some(1), "{name}");
         let said = String::from_utf8_lossy(&output.stderr);
