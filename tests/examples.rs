@@ -581,6 +581,30 @@ fn counters_at_once_lose_nothing() {
 }
 
 #[test]
+fn output_that_goes_nowhere_is_said_in_one_line() {
+    let dir = Dir::new();
+    let path = dir.0.path().join("counter");
+    for (name, arguments) in [
+        ("counter", vec![path.to_str().expect("a name in UTF-8")]),
+        ("workers", vec!["--below", "100"]),
+        ("handoff", vec![]),
+    ] {
+        let full = File::options().write(true).open("/dev/full").expect("open");
+        let mut command = example(name);
+        let input = File::open(dir.file("input", b"bytes")).expect("open");
+        command.args(arguments).stdin(input).stdout(full);
+        let output = command.output().expect("run");
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.starts_with(&format!("{name}: No space left")),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
 fn a_handoff_arrives_sealed() {
     let dir = Dir::new();
     let bytes = text(100_000, 7);
