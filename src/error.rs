@@ -65,8 +65,8 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// Somebody has the file open, so it cannot be had exclusively.
-    #[error("somebody else has it open{}", Colon(path))]
+    /// Somebody has the file open, or the memfd mapped, so it cannot be had exclusively.
+    #[error("somebody else has it open or mapped{}", Colon(path))]
     Busy {
         /// The file.
         path: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! Memory-mapped I/O in safe Rust: any file, pipe or device as bytes that do not change, and memory to fill or to share.
+//! Memory-mapped I/O in safe Rust: any file, pipe or device as bytes that do not change, files to write, memory to fill or to share.
 //!
 //! | you have | you want | use | it gives |
 //! |---|---|---|---|
@@ -6,10 +6,10 @@
 //! | nothing | zeroed memory: large, granted page by page, with huge pages if you like | [`Anonymous`] | `&mut [u8]` |
 //! | [`Anonymous::shared`] and work to split | forked children that fill parts of it | `fork::scope` | `&mut` parts, borrowed by children |
 //! | memory that others write, too | counters, tables, messages | `Shared<T>`, `shareable!` | `&T` of atomics |
+//! | a file | to change its bytes, and not the file | [`Private`] | `&mut [u8]` |
+//! | a new file to write | all of it or nothing | [`Draft`] | `&mut [u8]` |
+//! | an existing file | to edit it in place | [`Exclusive`] | `&mut [u8]` |
 //! | any of these | pages in RAM, or out of it; a look at them | [`Mapping`], [`faults`] | advice, prefetch, locks, residency |
-//!
-//! Planned and not there yet: `Private` (change the bytes, not the file), `Draft` (a new file, all or nothing), `Exclusive` (edit a file in
-//! place).
 //!
 //! # An example
 //!
@@ -30,6 +30,12 @@
 //! table[..input.len()].copy_from_slice(&input);
 //! table.discard(..7)?; // reads as zero again
 //! assert_eq!(&table[..9], b"\0\0\0\0\0\0\0e]");
+//!
+//! // A new file: the old one or this one, whole, whatever happens.
+//! let folder = tempfile::tempdir().expect("a folder");
+//! let mut draft = folio::Draft::create(folder.path().join("copy"), input.len())?;
+//! draft.copy_from_slice(&input);
+//! draft.commit()?;
 //!
 //! // Read-only from here on, to keep or to send to other threads.
 //! let frozen: Snapshot = table.freeze()?;
@@ -52,11 +58,18 @@
 //! - [`Cloned`](Backing::Cloned): the bytes are in an unnamed file of ours, a reflink clone or a copy.
 //! - [`Unguarded`](Backing::Unguarded): you promised it yourself, in `unsafe`.
 //!
+//! `&mut [u8]` promises that nobody else sees the bytes, either. [`Anonymous`] memory is ours; a [`Draft`] has no name before it is
+//! committed; a [`Private`] lies over what nobody changes, and its stores are seen by nobody; over an [`Exclusive`] the kernel holds back
+//! everybody who opens the file, until it is closed.
+//!
 //! # What it promises
 //!
 //! - Every input gives the bytes that `cat` would give, or an [`Error`] that names the call and the path, with the cause as its source.
 //! - The bytes of a `Snapshot` do not change and do not vanish, whoever writes to the file, truncates, renames or deletes it.
 //! - A writer is held no longer than the copy takes, and loses nothing.
+//! - The path of a [`Draft`] stands for the old file or the new one, whole, and after [`commit`](Draft::commit) durably for the new one.
+//! - While an [`Exclusive`] lives, whoever opens the file waits, and finds every store made before.
+//! - A full disk, a quota, a limit is an error, and no signal.
 //! - Endless input does not exhaust memory: beyond [`limit`](SnapshotOptions::limit) it is [`Error::TooLarge`].
 //! - Memory, descriptors and leases are given back at once: on drop, and by a call that fails.
 //! - No signal handler, no signal mask and no thread of the program is touched; from the first lease on there is one thread more,
@@ -70,10 +83,13 @@
 //! - A process that is stopped for longer than the kernel waits for a lease (45 s) can be overtaken; [`Snapshot::is_intact`] tells.
 //! - Two ways to truncate a file break no lease on Linux: `open(O_RDONLY | O_TRUNC)`, and truncate(2) through an overlay mount
 //!   above the file. Where you have to expect them, use [`lease(false)`](SnapshotOptions::lease).
+//! - An [`Exclusive`] holds others back for three quarters of that time. Then they get the file as it is, later stores stay in memory, and
+//!   [`close`](Exclusive::close) says [`LeaseLost`](Error::LeaseLost). Where it cannot be had at all it is
+//!   [`Unprotectable`](Error::Unprotectable): on btrfs, tmpfs and overlayfs, for others' files, and under the seccomp filter of many containers.
 //! - If a writer comes and there is neither memory nor disk for a copy, the process ends with a message; the bytes do not change.
 //! - In a child of a raw fork(2) a leased snapshot is not mapped, unless [`across_fork(true)`](SnapshotOptions::across_fork) was asked for.
 //!
-//! Event by event and type by type: [`docs::safety`].
+//! Event by event and type by type: [`docs::safety`]. What is on the disk, and when: [`docs::durability`].
 //!
 //! # Ranges
 //!
