@@ -28,7 +28,9 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const INK: RGBColor = RGBColor(34, 38, 46);
 const PALE: RGBColor = RGBColor(112, 118, 130);
 const GRID: RGBColor = RGBColor(226, 229, 234);
-const SIZE: (u32, u32) = (1200, 520);
+const SIZE: (u32, u32) = (1000, 790);
+/// Lines across a panel, in GB/s.
+const RATES: [f64; 8] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
 /// One panel: the room, and the workload's name around its size.
 struct Panel {
@@ -38,18 +40,24 @@ struct Panel {
     after: &'static str,
 }
 
-const PANELS: [Panel; 3] = [
+const PANELS: [Panel; 4] = [
     Panel {
-        title: "files: open, scan, drop",
+        title: "files in the page cache, each dropped after use",
         room: "open",
         before: "scan ",
         after: ", each dropped",
     },
     Panel {
-        title: "files: open, scan, keep",
+        title: "files in the page cache, all kept",
         room: "open",
         before: "scan ",
         after: " kept",
+    },
+    Panel {
+        title: "files not in the page cache",
+        room: "lease",
+        before: "cold scan of ",
+        after: "",
     },
     Panel {
         title: "a pipe, read to its end",
@@ -196,8 +204,8 @@ fn draw(board: &Board, path: &Path) -> Outcome<()> {
     let title = "Throughput by size: from the open call to the last byte seen";
     canvas.draw(&Text::new(title, (24, 18), bold(19)))?;
     let what =
-        "GB/s, higher is better; medians; files are in the page cache; both axes are logarithmic";
-    canvas.draw(&Text::new(what, (24, 46), text(13, &PALE)))?;
+        "GB/s, higher is better; medians; both axes are logarithmic; K, M, G are KiB, MiB, GiB";
+    canvas.draw(&Text::new(what, (24, 46), text(14, &PALE)))?;
 
     let all = PANELS
         .iter()
@@ -213,20 +221,20 @@ fn draw(board: &Board, path: &Path) -> Outcome<()> {
     }
     let rates = least / 1.4..most * 1.4;
 
-    let panels = canvas.margin(76, 92, 8, 16).split_evenly((1, PANELS.len()));
+    let panels = canvas.margin(112, 60, 8, 16).split_evenly((2, 2));
     for (panel, area) in PANELS.iter().zip(panels) {
         draw_panel(board, panel, &area, rates.clone())?;
     }
-    let mut left = 64;
+    let mut left = 24;
     for (name, _, colour, width) in SERIES.iter().rev() {
-        let line = [(left, 452), (left + 28, 452)];
+        let line = [(left, 86), (left + 28, 86)];
         canvas.draw(&PathElement::new(line, colour.stroke_width(*width)))?;
-        canvas.draw(&Text::new(*name, (left + 36, 445), text(14, &INK)))?;
-        left += 76 + 7 * name.len() as i32;
+        canvas.draw(&Text::new(*name, (left + 36, 78), text(15, &INK)))?;
+        left += 68 + 8 * name.len() as i32;
     }
     for (number, remark) in board.remarks.iter().enumerate() {
-        let place = (24, 474 + 14 * number as i32);
-        canvas.draw(&Text::new(remark.as_str(), place, text(10, &PALE)))?;
+        let place = (24, SIZE.1 as i32 - 44 + 18 * number as i32);
+        canvas.draw(&Text::new(remark.as_str(), place, text(12, &PALE)))?;
     }
     canvas.present()?;
     Ok(())
@@ -247,46 +255,51 @@ fn draw_panel(
             .iter()
             .flat_map(|(points, ..)| points.iter().map(|point| point.0))
     };
-    let bold = ("sans-serif", 14)
+    let bold = ("sans-serif", 15)
         .into_font()
         .style(FontStyle::Bold)
         .color(&INK);
-    let small = ("sans-serif", 12).into_font().color(&PALE);
-    area.draw(&Text::new(panel.title, (56, 0), bold))?;
+    let small = ("sans-serif", 13).into_font().color(&PALE);
+    area.draw(&Text::new(panel.title, (48, 0), bold))?;
     let (first, last) = sizes().fold((f64::MAX, 0.0_f64), |(first, last), size| {
         (first.min(size), last.max(size))
     });
     if last == 0.0 {
-        area.draw(&Text::new("not in this run", (56, 24), small))?;
+        area.draw(&Text::new("not in this run", (48, 24), small))?;
         return Ok(());
     }
     let any_rate = rates.start;
-    let mut chart = ChartBuilder::on(&area.margin(20, 0, 0, 0))
+    let mut chart = ChartBuilder::on(&area.margin(20, 14, 0, 0))
         .x_label_area_size(26)
         .y_label_area_size(48)
         .margin_right(28)
         .build_cartesian_2d(
             (first..last * 1.0001).log_scale().base(4.0),
-            rates.log_scale(),
+            rates.clone().log_scale(),
         )?;
     let centred = small.clone().pos(Pos::new(HPos::Center, VPos::Top));
     chart
         .configure_mesh()
-        .disable_x_mesh()
+        .disable_mesh()
         .x_label_formatter(&|_| String::new())
-        .y_labels(8)
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
+        .y_label_formatter(&|_| String::new())
+        .set_all_tick_mark_size(0)
         .axis_style(GRID)
-        .y_label_formatter(&|rate| format!("{rate}"))
-        .label_style(small)
         .draw()?;
+    let base = area.get_pixel_range();
+    let right = small.clone().pos(Pos::new(HPos::Right, VPos::Center));
+    for rate in RATES.into_iter().filter(|rate| rates.contains(rate)) {
+        let line = [(first, rate), (last, rate)];
+        chart.draw_series([PathElement::new(line, GRID)])?;
+        let (x, y) = chart.backend_coord(&(first, rate));
+        let place = (x - base.0.start - 10, y - base.1.start);
+        area.draw(&Text::new(rate.to_string(), place, right.clone()))?;
+    }
     // Labels where there are points, not where the scale would put them.
     let mut labelled: Vec<f64> = sizes().collect();
     labelled.sort_by(f64::total_cmp);
     labelled.dedup();
     let bottom = chart.plotting_area().get_pixel_range().1.end;
-    let base = area.get_pixel_range();
     for size in labelled {
         let x = chart.backend_coord(&(size, any_rate)).0;
         let place = (x - base.0.start, bottom - base.1.start + 8);

@@ -88,30 +88,74 @@ pub struct AnonymousOptions {
 
 impl AnonymousOptions {
     /// Which pages to use; default [`HugePages::System`].
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::{Anonymous, HugePages, Mapping};
+    /// let table = Anonymous::options().huge_pages(HugePages::Transparent).allocate(64 << 20)?;
+    /// table.populate(..)?;
+    /// println!("{} of 64 MiB in huge pages", table.huge_bytes()? >> 20);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn huge_pages(mut self, how: HugePages) -> Self {
         self.huge_pages = how;
         self
     }
 
     /// Whether to grant all pages before returning; default false.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::{Anonymous, Mapping};
+    /// let memory = Anonymous::options().populate(true).allocate(1 << 20)?;
+    /// assert!(memory.residency()?.is_full());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn populate(mut self, yes: bool) -> Self {
         self.populate = yes;
         self
     }
 
     /// Whether forked children share the memory (`MAP_SHARED`) rather than get a copy of it; default false.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut memory = folio::Anonymous::options().shared(true).allocate(1)?;
+    /// folio::fork::scope(|scope| scope.spawn(|| memory[0] = 7).map(drop))??;
+    /// assert_eq!(memory[0], 7);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn shared(mut self, yes: bool) -> Self {
         self.shared = yes;
         self
     }
 
     /// An address to be near to, if there is room.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::Anonymous;
+    /// let first = Anonymous::new(4096)?;
+    /// let second = Anonymous::options().near(first.as_ptr().addr() + (1 << 30)).allocate(4096)?;
+    /// assert_ne!(first.as_ptr(), second.as_ptr());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn near(mut self, address: usize) -> Self {
         self.place = Place::Near(page::round_down(address));
         self
     }
 
     /// Exactly there, replacing nothing (`MAP_FIXED_NOREPLACE`, Linux 4.17). A later [`Anonymous::resize`] may move it.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::{Anonymous, Error};
+    /// let first = Anonymous::new(4096)?;
+    /// let address = first.as_ptr().addr();
+    /// let taken = Anonymous::options().at(address).allocate(4096);
+    /// assert!(matches!(taken, Err(Error::AddressTaken { .. })));
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn at(mut self, address: usize) -> Self {
         self.place = Place::At(address);
         self
@@ -122,6 +166,13 @@ impl AnonymousOptions {
     /// # Errors
     /// [`Error::TooLarge`] if no address space could hold it; [`Error::AddressTaken`] and [`Error::Misaligned`] for
     /// [`at`](AnonymousOptions::at); [`Error::Os`] for what the kernel refused.
+    ///
+    /// # Examples
+    /// ```
+    /// let memory = folio::Anonymous::options().allocate(100)?;
+    /// assert_eq!(&memory[..], [0; 100]);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn allocate(self, len: usize) -> Result<Anonymous> {
         let granule = self.huge_pages.granule()?;
         if let Place::At(address) = self.place {

@@ -65,8 +65,8 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// Somebody has the file open, so it cannot be had exclusively.
-    #[error("somebody else has it open{}", Colon(path))]
+    /// Somebody has the file open, or the memfd mapped, so it cannot be had exclusively.
+    #[error("somebody else has it open or mapped{}", Colon(path))]
     Busy {
         /// The file.
         path: Option<PathBuf>,
@@ -143,6 +143,12 @@ impl Error {
     }
 
     /// The kind that [`std::io::Error`] would have.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = folio::open("no such file").unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    /// ```
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind as K;
         match self {
@@ -162,6 +168,12 @@ impl Error {
     }
 
     /// The errno, if the kernel gave one.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = folio::open("no such file").unwrap_err();
+    /// assert_eq!(error.raw_os_error(), Some(2)); // ENOENT
+    /// ```
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
             Error::Os { source, .. } => source.raw_os_error(),

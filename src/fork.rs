@@ -2,7 +2,8 @@
 //!
 //! [`scope`] forks children that run a closure each, in a copy of this process, and waits for all of them. What they
 //! change in [`Shared`](crate::Shared) memory, or in a `&mut` part of an [`Anonymous::shared`](crate::Anonymous::shared)
-//! mapping, is seen here; all else they change is theirs alone, a `&mut` part of private memory as well.
+//! mapping, is seen here; all else they change is theirs alone, a `&mut` part of private memory as well. One thing the
+//! borrow checker cannot see: [below](#what-the-borrow-checker-does-not-see).
 //!
 //! ```text
 //!   scope ----- spawn ----- spawn ----- end of the closure ----- all children are gone ----- scope returns
@@ -27,10 +28,24 @@
 //! - It may open a scope of its own; the parent's is not its to use.
 //!
 //! # What the borrow checker does not see
-//! A child has a copy of every value, cells, locks and statics too, and the copies know nothing of each other. A `&mut`
-//! part of shared memory that is moved into a closure is that child's alone. One that lies in a `Cell`, a `Mutex` or a
-//! static that both sides reach is not: each side can take it out of its own copy, and a lock holds nobody back. Move
-//! the part itself, and keep what several are to change in [`Shared`](crate::Shared) memory.
+//! **A `&mut` part of shared memory must not lie in a `Cell`, a `RefCell`, a lock, a static or a thread-local that a child
+//! and anybody else can reach.** A child has a copy of every value, and the copies know nothing of each other: each side
+//! can take the part out of its own copy, and a lock holds nobody back. Then two processes have a `&mut` to the same bytes,
+//! which is undefined behaviour, and nothing refuses it:
+//! ```no_run
+//! let mut memory = folio::Anonymous::shared(8)?;
+//! let slot = std::cell::Cell::new(Some(&mut memory[..]));
+//! folio::fork::scope(|s| {
+//!     s.spawn(|| slot.take().unwrap().fill(1))?; // the child's slot
+//!     slot.take().unwrap().fill(2); // is not this one: both have all 8 bytes
+//!     Ok::<(), folio::Error>(())
+//! })??;
+//! # Ok::<(), folio::Error>(())
+//! ```
+//! Of this crate, only [`Anonymous::shared`](crate::Anonymous::shared) is such memory; a mapping of your own or of another
+//! crate may be, too. Safe are: the part itself, moved into the closure or borrowed by it (`&mut`), as in the examples of
+//! [`scope`]; and [`Shared`](crate::Shared) memory, wherever it lies. Why no check can tell the two apart is in
+//! [`docs::safety`](crate::docs::safety#forkscope-what-nothing-checks).
 
 use crate::error::{Error, Result};
 use crate::guard::keeper::{self, Still};
@@ -174,6 +189,9 @@ pub struct Child<'scope> {
 impl<'scope, 'env> Scope<'scope, 'env> {
     /// Forks a child that runs `f` and ends.
     ///
+    /// A `&mut` part of shared memory has to be moved into `f`, or borrowed by it, and
+    /// [may not lie in a cell, a lock or a static](self#what-the-borrow-checker-does-not-see).
+    ///
     /// What `f` owns is in the child and is dropped there when `f` ends; this process drops its own copy at once, so
     /// that the end of a pipe that was moved into `f` is closed here. The child starts on `f` when that is done: a
     /// destructor that writes to a part of shared memory never does so beside it. Until it is waited for, a child takes
@@ -211,7 +229,8 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let still = keeper::hold_still();
         alone(&still)?;
         // SAFETY:
-        // - There is no other thread but the keeper, which holds no lock and has nothing half changed: `still`.
+        // - There is no other thread but the keeper, which holds no lock of ours and has nothing half changed (`still`);
+        //   should it be allocating, fork(2) of the C library takes the allocator's locks first.
         // - The child runs `f` and `_exit`s: it does not return into what it has a copy of.
         #[allow(unsafe_code)]
         let side = unsafe { process::fork() };

@@ -352,6 +352,10 @@ impl Region {
     fn grow_by_areas(&mut self, target: Region) -> Result<()> {
         let areas = memory::areas(self.addresses());
         let areas = areas.map_err(|e| Error::os("read", Some("/proc/self/maps".as_ref()), e))?;
+        if areas.iter().map(|area| area.len()).sum::<usize>() != self.len {
+            let refused = io::Error::from_raw_os_error(libc::EFAULT);
+            return Err(Error::os("mremap", None, refused));
+        }
         // From the last, which needs memory and may be refused; the others then take the place that it took.
         for (moved, area) in areas.iter().rev().enumerate() {
             let at = area.start - self.start.as_ptr().addr();

@@ -4,7 +4,7 @@
 mod support;
 
 use folio::fork::{self, Scope};
-use folio::{Anonymous, Backing, Error, Shared, Snapshot};
+use folio::{Anonymous, Backing, Error, Exclusive, Shared, Snapshot};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -530,6 +530,27 @@ fn a_destructor_here_is_done_before_the_child_begins() {
         assert!(unwound.is_err());
         assert!(memory.iter().all(|&byte| byte == 3));
         assert!(is_childless());
+    })
+    .succeed();
+}
+
+#[test]
+fn a_child_takes_nothing_away_from_under_its_parent() {
+    scenario!(|| {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = support::file_with(dir.path(), "file", &[7; 1 << 20]);
+        let mut exclusive = match Exclusive::open(&path) {
+            Ok(exclusive) => exclusive,
+            Err(error) => return support::skip(error),
+        };
+        one(|| {
+            let refused = exclusive.resize(10).unwrap_err();
+            assert!(matches!(refused, Error::LeaseLost { .. }), "{refused}");
+        })
+        .unwrap();
+        assert!(exclusive.iter().all(|&byte| byte == 7));
+        exclusive.resize(10).unwrap();
+        exclusive.close().unwrap();
     })
     .succeed();
 }

@@ -150,6 +150,38 @@ fn the_picture_is_a_picture() {
 }
 
 #[test]
+fn a_name_can_neither_move_the_cursor_nor_break_the_picture() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "two\nlines \x1b[31m & <red>", b"hello");
+    let picture = dir.path().join("picture.svg");
+    let mut command = example("residency");
+    let output = command.arg("--svg").arg(&picture).arg(&path).output();
+    let output = output.expect("run");
+    assert!(output.status.success(), "{output:?}");
+    let text = stdout(&output);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(
+        text.contains("two\\nlines ") && !text.contains('\x1b'),
+        "{text}"
+    );
+    let svg = std::fs::read_to_string(picture).expect("the picture");
+    assert!(
+        svg.contains("&amp; &lt;red&gt;") && !svg.contains('\x1b'),
+        "{svg}"
+    );
+}
+
+#[test]
+fn what_cannot_be_evicted_is_a_failure() {
+    let output = example("residency")
+        .args(["--evict", "/proc/version"])
+        .output();
+    let output = output.expect("run");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/proc/version"));
+}
+
+#[test]
 fn what_cannot_be_looked_at_is_said_and_the_rest_is_shown() {
     let dir = temp_dir();
     let path = pages_in_ram(dir.path());
@@ -166,7 +198,11 @@ fn what_cannot_be_looked_at_is_said_and_the_rest_is_shown() {
         stdout(&output).contains("1,000 of 1,000 pages"),
         "{output:?}"
     );
-    assert!(stdout(&output).contains("empty: empty"), "{output:?}");
+    assert!(stdout(&output).contains("empty: empty\n"), "{output:?}");
+    assert!(
+        !stdout(&output).contains("  \n"),
+        "no map of nothing: {output:?}"
+    );
 }
 
 #[test]

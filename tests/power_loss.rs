@@ -8,25 +8,30 @@ mod support;
 
 use folio::{Draft, Exclusive};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::bytes::{assert_same, pattern};
+use support::disk::unmount;
 use support::exclusive::has_userfaultfd;
+use support::temporary::MOUNT;
 use support::{is_root, skip, temp_dir};
 
 /// A file system in an image, mounted through the tools of the system; unmounted when dropped.
 struct Mounted {
-    dir: tempfile::TempDir,
+    mount: PathBuf,
+    _dir: tempfile::TempDir,
 }
 
 impl Mounted {
     fn new(kind: &str, image: &Path) -> Option<Self> {
         let dir = temp_dir();
+        let mount = dir.path().join(MOUNT);
+        fs::create_dir(&mount).expect("make the mount point");
         // Copies have the identity of their original, which xfs refuses otherwise.
         let options = if kind == "xfs" { "loop,nouuid" } else { "loop" };
         let mounted = Command::new("mount")
             .args(["-t", kind, "-o", options])
-            .args([image, dir.path()])
+            .args([image, &mount])
             .output()
             .ok()?;
         if !mounted.status.success() {
@@ -36,17 +41,17 @@ impl Mounted {
             ));
             return None;
         }
-        Some(Mounted { dir })
+        Some(Mounted { mount, _dir: dir })
     }
 
     fn path(&self) -> &Path {
-        self.dir.path()
+        &self.mount
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
+        unmount(&self.mount);
     }
 }
 

@@ -208,12 +208,15 @@ fn what_cannot_be_shared_is_refused() {
     for error in [
         open(&fifo),
         open(Path::new("/dev/zero")),
+        open(Path::new("/proc/self/comm")),
+        open(Path::new("/sys/kernel/mm/transparent_hugepage/enabled")),
         Shared::<AtomicU8>::create("/dev/null").unwrap_err(),
         received(reader),
         received(writer),
         received(File::open(&file).unwrap().into()),
         received(OpenOptions::new().write(true).open(&file).unwrap().into()),
         received(sealed),
+        received(opened_as_path(&file)),
     ] {
         assert!(matches!(error, Error::NotMappable { .. }), "{error}");
     }
@@ -221,7 +224,20 @@ fn what_cannot_be_shared_is_refused() {
     assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
     let missing = Shared::<AtomicU8>::create(dir.path().join("missing/file")).unwrap_err();
     assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+    for (path, errno) in [("", libc::ENOENT), ("none/..", libc::ENOENT)] {
+        let refused = Shared::<AtomicU8>::create(path).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(errno), "{path:?}");
+    }
+    let slash = Shared::<AtomicU8>::create(dir.path().join("new/")).unwrap_err();
+    assert!(matches!(slash, Error::IsDirectory { .. }), "{slash}");
     assert!(Shared::<AtomicU8>::memfd("a\0b").is_err());
+}
+
+fn opened_as_path(path: &Path) -> OwnedFd {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_PATH);
+    options.open(path).unwrap().into()
 }
 
 #[test]

@@ -20,6 +20,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const BARE: &str = "bare mincore loop";
 const PLAIN: &str = "memmap2 map";
+const ALONE: &str = "folio::open alone";
 
 pub fn measure(board: &mut Board) -> io::Result<()> {
     for size in [MIB, GIB] {
@@ -54,7 +55,7 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
             // More of it keeps a device busy by itself, and leaves nothing to win.
             let room = size > MIB && ahead.is_some_and(|ahead| ahead <= MIB / 2);
             board.measure(match room {
-                true => workload.claim(1.3, PLAIN),
+                true => workload.claim(1.3, ALONE),
                 false => workload,
             });
         }
@@ -139,7 +140,7 @@ fn cold_scan(name: String, size: u64, path: &Path) -> Workload<'_> {
                 scan(&bytes)
             })
         })
-        .peer("folio::open alone", move || {
+        .peer(ALONE, move || {
             evict(path);
             Sample::of(1, || scan(&open()))
         })

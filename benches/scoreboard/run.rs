@@ -34,8 +34,9 @@ const NAME: &str = concat!(
     env!("CARGO_PKG_NAME"),
     " ",
     env!("CARGO_PKG_VERSION"),
-    ", ",
-    env!("CARGO_CRATE_NAME")
+    ": cargo bench --bench ",
+    env!("CARGO_CRATE_NAME"),
+    " --"
 );
 
 /// Lets the rooms measure, then prints.

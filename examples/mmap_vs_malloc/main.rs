@@ -63,7 +63,7 @@ fn run(args: &Args) -> io::Result<()> {
     let mut stdout = io::stdout();
     let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     writeln!(stdout, "{}\n", kernel::machine())?;
-    let (mut held, mut tried) = (0, 0);
+    let (mut held, mut tried, mut untried) = (0, 0, 0);
     for (number, claim) in claims::all(&dir).enumerate() {
         let (word, colour_of) = match &claim.held {
             Held::Yes => ("yes".to_owned(), "32"),
@@ -71,7 +71,10 @@ fn run(args: &Args) -> io::Result<()> {
             Held::Untried(why) => (format!("not tried: {why}"), "33"),
         };
         held += usize::from(matches!(claim.held, Held::Yes));
-        tried += usize::from(!matches!(claim.held, Held::Untried(_)));
+        match claim.held {
+            Held::Untried(_) => untried += 1,
+            Held::Yes | Held::No => tried += 1,
+        }
         let (bold, paint, off) = match colour {
             true => ("\x1b[1m", format!("\x1b[{colour_of}m"), "\x1b[0m"),
             false => ("", String::new(), ""),
@@ -83,15 +86,39 @@ fn run(args: &Args) -> io::Result<()> {
             claim.claimed
         )?;
         if !claim.measured.is_empty() {
-            let lines = claim.measured.replace('\n', "\n              ");
-            writeln!(stdout, "    measured  {lines}")?;
+            let lines = wrapped(&claim.measured);
+            writeln!(stdout, "    measured  {}", lines.join("\n              "))?;
         }
         writeln!(stdout, "    held?     {paint}{word}{off}\n")?;
         stdout.flush()?;
     }
-    writeln!(stdout, "{held} of {tried} held here.")?;
+    let not_tried = match untried {
+        0 => String::new(),
+        untried => format!("; {untried} could not be tried"),
+    };
+    writeln!(stdout, "{held} of {tried} held here{not_tried}.")?;
     if let Some(path) = &args.svg {
-        picture::draw(path).map_err(io::Error::other)?;
+        picture::draw(path).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
     }
     Ok(())
+}
+
+/// In lines of at most so many characters, where words allow it.
+fn wrapped(text: &str) -> Vec<String> {
+    const WIDTH: usize = 84;
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for word in paragraph.split(' ') {
+            if !line.is_empty() && line.len() + 1 + word.len() > WIDTH {
+                lines.push(std::mem::take(&mut line));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line += word;
+        }
+        lines.push(line);
+    }
+    lines
 }

@@ -6,7 +6,7 @@ mod terminal;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -58,20 +58,22 @@ struct View {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let mut all_moved = true;
     if args.prefetch || args.evict {
         for path in &args.files {
-            let moved = File::open(path).and_then(|file| match args.evict {
+            let moved = open(path).and_then(|file| match args.evict {
                 true => evict(&file),
                 false => Ok(map(&file)?.prefetch(..)?),
             });
             if let Err(error) = moved {
-                eprintln!("residency: {}: {error}", path.display());
+                all_moved = false;
+                eprintln!("residency: {}: {error}", name(path));
             }
         }
     }
     match run(&args) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(true) if all_moved => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         // As a reader like `head` leaves: it has what it wanted.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -83,31 +85,27 @@ fn main() -> ExitCode {
 
 /// Draws once, or again and again; false if a file could not be looked at.
 fn run(args: &Args) -> io::Result<bool> {
+    let mut stdout = io::stdout();
+    let is_terminal = stdout.is_terminal();
+    // Drawn over what was there, which flickers less than to clear it.
+    let redraws = is_terminal && args.watch.is_some();
+    if redraws {
+        stdout.write_all(b"\x1b[2J")?;
+    }
     let mut before = None;
     loop {
         let mut views = Vec::new();
-        let mut all_well = true;
+        let mut errors = String::new();
         for path in &args.files {
-            match look(path.clone()) {
+            match look(path) {
                 Ok(view) => views.push(view),
-                Err(error) => {
-                    all_well = false;
-                    eprintln!("residency: {}: {error}", path.display());
-                }
+                Err(error) => errors += &format!("residency: {}: {error}\n", name(path)),
             }
         }
         let mut text = String::new();
-        let mut stdout = io::stdout();
-        let is_terminal = stdout.is_terminal();
-        if is_terminal && args.watch.is_some() {
-            // Home, and clear what is below.
-            text += "\x1b[H\x1b[2J";
-        }
         terminal::draw(&mut text, &views, is_terminal, args.width.map(usize::from));
-        let now = views
-            .iter()
-            .map(|view| view.residency.resident_bytes() as u64)
-            .sum::<u64>();
+        let resident = |view: &View| view.residency.resident_bytes() as u64;
+        let now = views.iter().map(resident).sum::<u64>();
         if let Some(before) = before.replace(now) {
             let (sign, by) = match now >= before {
                 true => ('+', now - before),
@@ -115,26 +113,53 @@ fn run(args: &Args) -> io::Result<bool> {
             };
             text += &format!("{sign}{} since the last look\n", terminal::size(by));
         }
+        if redraws {
+            text = format!("{text}{errors}").replace('\n', "\x1b[K\n");
+            text = format!("\x1b[H{text}\x1b[J");
+        } else {
+            eprint!("{errors}");
+        }
         stdout.write_all(text.as_bytes())?;
         stdout.flush()?;
         if let Some(path) = &args.svg {
-            picture::draw(path, &views).map_err(io::Error::other)?;
+            picture::draw(path, &views)
+                .map_err(|e| io::Error::other(format!("{}: {e}", name(path))))?;
         }
         match args.watch {
             Some(interval) => thread::sleep(interval),
-            None => return Ok(all_well),
+            None => return Ok(errors.is_empty()),
         }
     }
 }
 
-fn look(path: PathBuf) -> io::Result<View> {
-    let file = File::open(&path)?;
+fn look(path: &Path) -> io::Result<View> {
+    let file = open(path)?;
     let snapshot = map(&file)?;
     Ok(View {
-        name: path.display().to_string(),
+        name: name(path),
         bytes: file.metadata()?.len(),
         residency: snapshot.residency()?,
     })
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    match file.metadata()?.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => Ok(file),
+    }
+}
+
+/// A name is whatever its maker liked; what would move the cursor, or be no XML, is shown as an escape.
+fn name(path: &Path) -> String {
+    let mut name = String::new();
+    for character in path.display().to_string().chars() {
+        match character.is_control() {
+            true => name.extend(character.escape_default()),
+            false => name.push(character),
+        }
+    }
+    name
 }
 
 /// A view of the file itself, with no lease that would hold its writers back, and no copy.

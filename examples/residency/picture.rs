@@ -6,7 +6,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use crate::View;
-use crate::terminal::{grouped, heat, page_size, percent, size};
+use crate::terminal::{grouped, heat, page_size, pages, percent, size};
 
 const WIDTH: i32 = 960;
 const MARGIN: i32 = 24;
@@ -56,12 +56,13 @@ fn file(
     let (resident, bytes) = (residency.resident_bytes() as u64, view.bytes);
     let name = view.name.rsplit('/').next().unwrap_or(&view.name);
     let sum = match residency.is_known() {
+        _ if bytes == 0 => "empty".to_owned(),
         true => format!(
-            "{} of {} in RAM: {} of {} pages of {}",
+            "{} of {} in RAM: {} of {} of {}",
             percent(resident, bytes),
             size(bytes),
             grouped(residency.resident()),
-            grouped(residency.pages()),
+            pages(residency.pages()),
             page_size(),
         ),
         false => "not told: the file is neither ours nor writable for us".to_owned(),
@@ -70,7 +71,7 @@ fn file(
         .into_font()
         .style(FontStyle::Bold)
         .color(&INK);
-    canvas.draw(&Text::new(name.to_owned(), (MARGIN, top), bold))?;
+    canvas.draw(&Text::new(shortened(name), (MARGIN, top), bold))?;
     let small = ("sans-serif", 13).into_font().color(&PALE);
     canvas.draw(&Text::new(sum, (MARGIN, top + 26), small.clone()))?;
     if !residency.is_known() {
@@ -102,6 +103,17 @@ fn file(
         }
     }
     Ok(())
+}
+
+/// With its middle left out, if it is too long for the picture.
+fn shortened(name: &str) -> String {
+    const MOST: usize = 84;
+    let letters: Vec<char> = name.chars().collect();
+    if letters.len() <= MOST {
+        return name.to_owned();
+    }
+    let (head, tail) = (&letters[..MOST / 2], &letters[letters.len() - MOST / 2..]);
+    head.iter().chain(&['…']).chain(tail).collect()
 }
 
 fn legend(canvas: &Canvas<'_>, top: i32) -> Result<(), Box<dyn Error + Send + Sync>> {

@@ -20,10 +20,12 @@ pub fn draw(text: &mut String, views: &[View], is_terminal: bool, width: Option<
     for view in views {
         if colour {
             heading(text, view, true);
-            map(text, view, width.saturating_sub(LABEL + 1).max(1), rows);
+            map(text, view, width, rows);
         } else {
             heading(text, view, false);
-            _ = writeln!(text, "{:width$}", view.residency);
+            if view.bytes > 0 {
+                _ = writeln!(text, "{:width$}", view.residency);
+            }
         }
     }
     if views.len() > 1 {
@@ -35,8 +37,8 @@ pub fn draw(text: &mut String, views: &[View], is_terminal: bool, width: Option<
         let percent = percent(resident, bytes);
         _ = writeln!(text, "total: {percent} of {} in RAM", size(bytes));
     }
-    if colour && !views.is_empty() {
-        legend(text);
+    if colour && views.iter().any(|view| view.bytes > 0) {
+        legend(text, width);
     }
 }
 
@@ -57,19 +59,21 @@ fn heading(text: &mut String, view: &View, bold: bool) {
         let resident = residency.resident_bytes() as u64;
         _ = writeln!(
             text,
-            "{} of {} in RAM, {} of {} pages",
+            "{} of {} in RAM, {} of {}",
             percent(resident, view.bytes),
             size(view.bytes),
             grouped(residency.resident()),
-            grouped(residency.pages()),
+            pages(residency.pages()),
         );
     }
 }
 
 fn map(text: &mut String, view: &View, width: usize, rows: usize) {
-    if !view.residency.is_known() {
+    if !view.residency.is_known() || view.bytes == 0 {
         return;
     }
+    let indent = indent(width);
+    let width = width.saturating_sub(LABEL + 1).max(1);
     // Whole rows of cells, and two of them in a row of characters.
     let cells = view.residency.parts(width * rows * 2).len();
     let lines = cells.div_ceil(width);
@@ -100,16 +104,25 @@ fn map(text: &mut String, view: &View, width: usize, rows: usize) {
         1.0 => "a page".to_owned(),
         pages => format!("{pages:.1} pages"),
     };
-    _ = writeln!(text, "{:>LABEL$} one cell is {}, {pages}", "", size(cell));
+    _ = writeln!(text, "{:indent$}one cell is {}, {pages}", "", size(cell));
 }
 
-fn legend(text: &mut String) {
-    _ = write!(text, "{:>LABEL$} nothing ", "");
-    for step in 0..=12 {
-        background(text, heat(f64::from(step) / 12.0));
-        text.push_str("  ");
+fn legend(text: &mut String, width: usize) {
+    const WORDS: [&str; 2] = ["nothing ", " all in RAM"];
+    let indent = indent(width);
+    let room = width.saturating_sub(indent + WORDS[0].len() + WORDS[1].len() + 1);
+    let steps = (room / 2).clamp(2, 13) - 1;
+    _ = write!(text, "{:indent$}{}", "", WORDS[0]);
+    for step in 0..=steps {
+        background(text, heat(step as f64 / steps as f64));
+        text.push_str(if room < 4 { " " } else { "  " });
     }
-    text.push_str("\x1b[0m all in RAM\n");
+    _ = writeln!(text, "\x1b[0m{}", WORDS[1]);
+}
+
+/// How far what is below the map is moved in: not at all where there is no room.
+fn indent(width: usize) -> usize {
+    if width < 60 { 0 } else { LABEL + 1 }
 }
 
 /// Red, green, blue for a share in RAM: grey for nothing, then from violet to yellow.
@@ -203,6 +216,12 @@ pub fn grouped(number: usize) -> String {
         .map(|group| std::str::from_utf8(group).unwrap_or_default())
         .collect();
     groups.join(",")
+}
+
+/// `1 page`, `12,345 pages`
+pub fn pages(number: usize) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} page{plural}", grouped(number))
 }
 
 /// Rounded, but 0% and 100% are said of nothing and everything only.

@@ -67,6 +67,7 @@ mod tests {
     use super::*;
     use crate::page;
     use crate::region::Region;
+    use std::io::Write;
 
     #[test]
     fn an_area_counts_as_far_as_it_lies_inside() {
@@ -87,18 +88,24 @@ FilePmdMapped:      2048 kB\n";
     #[cfg_attr(miri, ignore = "Miri has no huge pages")]
     fn both_ways_of_counting_agree() {
         let Some(huge) = page::huge_size() else {
-            eprintln!("skipped: no huge pages");
-            return;
+            return skip("no huge pages");
         };
         let region = Region::transparent(8 * huge).unwrap();
         let pages = region.addresses();
         // Half of it, so that counting everything or nothing is wrong.
         let half = pages.start..pages.start + 4 * huge;
-        sys::pages::advise(half, libc::MADV_POPULATE_WRITE).unwrap();
+        if let Err(e) = sys::pages::advise(half, libc::MADV_POPULATE_WRITE) {
+            return skip(format_args!("MADV_POPULATE_WRITE: {e}"));
+        }
         let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
         match sys::pages::huge_bytes(pages.clone()) {
             Ok(bytes) => assert_eq!(bytes, bytes_in_smaps(&smaps, &pages)),
-            Err(e) => eprintln!("skipped: PAGEMAP_SCAN: {e}"),
+            Err(e) => skip(format_args!("PAGEMAP_SCAN: {e}")),
         }
+    }
+
+    /// To the real stderr, which libtest does not capture.
+    fn skip(why: impl std::fmt::Display) {
+        let _ = writeln!(std::io::stderr(), "skipped: {why}");
     }
 }

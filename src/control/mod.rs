@@ -82,8 +82,9 @@ pub trait Mapping: sealed::HasPages {
     }
 
     /// Faults a range in now, so that touching it later waits for nothing; memory is granted as if it were written to,
-    /// in huge pages where they were asked for. Pages can go again when RAM gets short: [`lock`](Mapping::lock) keeps
-    /// them. Other threads are let in every 16 MiB.
+    /// in huge pages where they were asked for. Pages of a file are faulted in for reading, so that none becomes dirty:
+    /// the first store to each is a fault still, and [`Advice::PopulateWrite`] brings that forward. Pages can go again
+    /// when RAM gets short: [`lock`](Mapping::lock) keeps them. Other threads are let in every 16 MiB.
     ///
     /// Before Linux 5.14 it only starts reading, as [`prefetch`](Mapping::prefetch).
     ///

@@ -20,7 +20,8 @@ const WIDTH: usize = 64;
 /// is an equal part of the mapping, `·` where nothing of it is in RAM, `░▒▓` for some, `█` for all.
 ///
 /// Since Linux 5.2 the kernel does not tell of a file that the process neither owns nor may write to; it then says "in
-/// RAM" of every page. [`is_known`](Residency::is_known) is false in that case, and where it cannot be ruled out.
+/// RAM" of every page. [`is_known`](Residency::is_known) is false in that case, and where it cannot be ruled out: for a
+/// [`Private`](crate::Private) over a sealed file that is all in RAM.
 ///
 /// Source: mincore(2). It costs one bit for each page.
 ///

@@ -11,6 +11,7 @@ use crate::sys::{publish, write};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -60,9 +61,12 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
 fn make(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
     let refused = |e| refused(path, e);
     let Some(name) = target.file_name() else {
-        // `..`: whatever it is, it is not a new file.
-        return Err(refused(io::Error::from_raw_os_error(libc::EISDIR)));
+        // Nothing, or `..` of what is not there.
+        return Err(refused(io::Error::from_raw_os_error(libc::ENOENT)));
     };
+    if target.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(refused(io::Error::from_raw_os_error(libc::EISDIR)));
+    }
     let name = write::c_string(name).map_err(refused)?;
     let dir = write::open_directory(directory(target)).map_err(refused)?;
     let new = match write::unnamed(dir.as_fd(), 0o666) {

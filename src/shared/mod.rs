@@ -40,10 +40,11 @@ use std::ptr::NonNull;
 ///
 /// - Signals that are not about a `Shared` go to the handler that was there before, as if ours were not.
 /// - A handler that the program installs later has to pass on what is not its own; if it does not, ours comes to the
-///   front again when the next file is opened.
+///   front again when the next file is opened (seven times, then the program's stays).
 /// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers there are (sigaction(2)).
 /// - Memory of this type without a name, and memfds that cannot shrink (`F_SEAL_SHRINK`), lose no pages and need no
-///   handler. Compiling with `--cfg folio_no_sigbus` leaves it out for files too; then a truncated file kills.
+///   handler; a machine that grants no more memory than it has (`vm.overcommit_memory` is 2) is the exception, see
+///   [`docs::safety`](crate::docs::safety#something-fails). Compiling with `--cfg folio_no_sigbus` leaves it out for files too; then a truncated file kills.
 ///
 /// # Examples
 /// ```

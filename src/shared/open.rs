@@ -9,7 +9,7 @@ use crate::sys::file::{self, Kind};
 use crate::sys::file_system::FileSystem;
 use crate::sys::memory::{Pages, Place};
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
@@ -312,8 +312,12 @@ impl Mapped {
         if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
             return Err(not_mappable("it is sealed against writing"));
         }
-        if is_huge(fd.as_fd()) {
-            return Err(not_mappable("it is made of reserved huge pages"));
+        match FileSystem::of(fd.as_fd()) {
+            Ok(FileSystem::Hugetlbfs) => {
+                return Err(not_mappable("it is made of reserved huge pages"));
+            }
+            Ok(FileSystem::Kernel) => return Err(not_mappable("it is not a file of bytes")),
+            _ => {}
         }
         let len = size_of(stat.size, name())?;
         let memory = match len {
@@ -361,10 +365,6 @@ pub(super) fn refused(path: &Path, source: std::io::Error) -> Error {
         },
         _ => Error::os("open", Some(path), source),
     }
-}
-
-fn is_huge(fd: BorrowedFd<'_>) -> bool {
-    FileSystem::of(fd).is_ok_and(|system| system == FileSystem::Hugetlbfs)
 }
 
 fn whole(len: usize, path: Option<PathBuf>) -> Result<usize> {

@@ -70,12 +70,26 @@ impl fmt::Debug for SnapshotOptions<'_> {
 impl<'a> SnapshotOptions<'a> {
     /// Leaves out the first `offset` bytes: any number, page-aligned or not. They count from where the input starts,
     /// which for a descriptor is its current offset.
+    ///
+    /// # Examples
+    /// ```
+    /// let bytes = folio::Snapshot::options().offset(1).open("Cargo.toml")?;
+    /// assert!(bytes.starts_with(b"package]"));
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn offset(mut self, offset: u64) -> Self {
         self.offset = offset;
         self
     }
 
     /// Takes `len` bytes, no more and no less; the default is all up to the end.
+    ///
+    /// # Examples
+    /// ```
+    /// let bytes = folio::Snapshot::options().offset(1).len(7).open("Cargo.toml")?;
+    /// assert_eq!(&bytes[..], b"package");
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn len(mut self, len: usize) -> Self {
         self.len = Some(len);
         self
@@ -83,6 +97,12 @@ impl<'a> SnapshotOptions<'a> {
 
     /// The most bytes to take from a stream or device; one that has more is
     /// [`Error::TooLarge`](crate::Error::TooLarge). The default is the memory limit.
+    ///
+    /// # Examples
+    /// ```
+    /// let endless = folio::Snapshot::options().limit(1 << 20).open("/dev/zero");
+    /// assert!(matches!(endless, Err(folio::Error::TooLarge { limit: 1048576, .. })));
+    /// ```
     pub fn limit(mut self, bytes: u64) -> Self {
         self.limit = Some(bytes);
         self
@@ -91,36 +111,86 @@ impl<'a> SnapshotOptions<'a> {
     /// The most bytes to copy into memory, now or when a lease is broken; a file above it is copied to an unnamed file on
     /// disk, and a stream or device above it is [`Error::TooLarge`](crate::Error::TooLarge). The default is half of what
     /// is available, control groups counted.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::{Backing, Snapshot};
+    /// # let folder = tempfile::tempdir_in(".")?;
+    /// # let path = folder.path().join("large");
+    /// std::fs::write(&path, vec![7; 4 << 20])?;
+    /// let bytes = Snapshot::options().lease(false).memory_limit(1 << 20).open(&path)?;
+    /// assert_eq!(bytes.backing(), Backing::Cloned); // on the disk
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self
     }
 
     /// Whether a read lease may keep the bytes; default true.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::{Backing, Snapshot};
+    /// let bytes = Snapshot::options().lease(false).open("Cargo.toml")?;
+    /// assert_ne!(bytes.backing(), Backing::Leased);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn lease(mut self, yes: bool) -> Self {
         self.lease = yes;
         self
     }
 
     /// Whether the bytes are there in forked children, too; default false. If so, they are never leased.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::{Backing, Snapshot};
+    /// let bytes = Snapshot::options().across_fork(true).open("Cargo.toml")?;
+    /// assert_ne!(bytes.backing(), Backing::Leased);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn across_fork(mut self, yes: bool) -> Self {
         self.across_fork = yes;
         self
     }
 
     /// Whether to fail with [`Error::NotMappable`](crate::Error::NotMappable) rather than read or copy; default false.
+    ///
+    /// # Examples
+    /// ```
+    /// let pipe = folio::Snapshot::options().must_map(true).open("/dev/null");
+    /// assert!(matches!(pipe, Err(folio::Error::NotMappable { .. })));
+    /// ```
     pub fn must_map(mut self, yes: bool) -> Self {
         self.must_map = yes;
         self
     }
 
     /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway.
+    ///
+    /// # Examples
+    /// ```
+    /// use folio::{Mapping, Snapshot};
+    /// let bytes = Snapshot::options().populate(true).open("Cargo.toml")?;
+    /// assert!(bytes.residency()?.is_full());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn populate(mut self, yes: bool) -> Self {
         self.populate = yes;
         self
     }
 
     /// Calls `f` after each step of a read or copy with the bytes done, and the total if it is known.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut last = 0;
+    /// let options = folio::Snapshot::options().progress(|done, _total| last = done);
+    /// let bytes = options.open("Cargo.toml")?;
+    /// assert_eq!(last, bytes.len() as u64);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn progress(mut self, f: impl FnMut(u64, Option<u64>) + 'a) -> Self {
         self.progress = Some(Box::new(f));
         self
@@ -131,6 +201,15 @@ impl<'a> SnapshotOptions<'a> {
     /// # Errors
     /// As [`Snapshot::open`], and [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not lie
     /// inside the input.
+    ///
+    /// # Examples
+    /// ```
+    /// let bytes = folio::Snapshot::options().open("Cargo.toml")?;
+    /// assert!(bytes.starts_with(b"[package]"));
+    /// let outside = folio::Snapshot::options().offset(1 << 40).open("Cargo.toml");
+    /// assert!(matches!(outside, Err(folio::Error::OutOfBounds { .. })));
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
         self.take(&Source::open(path.as_ref())?)
     }
@@ -139,6 +218,13 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Errors
     /// As [`open`](SnapshotOptions::open).
+    ///
+    /// # Examples
+    /// ```
+    /// let input = folio::Snapshot::options().limit(1 << 20).stdin()?;
+    /// println!("{} bytes", input.len());
+    /// # Ok::<(), folio::Error>(())
+    /// ```
     pub fn stdin(mut self) -> Result<Snapshot> {
         let stdin = std::io::stdin();
         self.take(&Source::stdin(stdin.as_fd()))
@@ -149,6 +235,14 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Errors
     /// As [`open`](SnapshotOptions::open).
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let bytes = folio::Snapshot::options().len(9).from_fd(&file)?;
+    /// assert_eq!(&bytes[..], b"[package]");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn from_fd<F: AsFd>(mut self, fd: F) -> Result<Snapshot> {
         self.take(&Source::descriptor(fd.as_fd()))
     }

@@ -17,6 +17,8 @@ pub(crate) enum FileSystem {
     Tmpfs,
     Hugetlbfs,
     Overlayfs,
+    /// /proc and /sys: the kernel itself, or a device.
+    Kernel,
     Other,
 }
 
@@ -37,6 +39,7 @@ impl FileSystem {
             0x0102_1994 => FileSystem::Tmpfs,
             0x9584_58f6 => FileSystem::Hugetlbfs,
             0x794c_7630 => FileSystem::Overlayfs,
+            0x9fa0 | 0x6265_6572 => FileSystem::Kernel,
             _ => FileSystem::Other,
         })
     }
@@ -57,7 +60,8 @@ impl FileSystem {
 
     /// True where an unnamed file is ours alone: not where a network or another program serves it.
     pub(crate) fn is_local(self) -> bool {
-        !matches!(self, FileSystem::Hugetlbfs | FileSystem::Other)
+        use FileSystem::*;
+        !matches!(self, Hugetlbfs | Kernel | Other)
     }
 
     /// True for those that keep their word that stores into granted blocks cannot fail: they write them in place.

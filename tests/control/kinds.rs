@@ -2,6 +2,7 @@
 
 use crate::support::bytes::pattern;
 use crate::support::kernel::{page_size, smaps};
+use crate::support::leased::{leased, refusal};
 use crate::support::pipe::{feed, pipe};
 use crate::support::{file_with, skip, temp_dir};
 use folio::{
@@ -54,13 +55,17 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     of.writable("shared huge pages", huge.shared(true).allocate(5 << 20));
     of.writable("no memory", Anonymous::new(0));
 
-    for offset in [0, 77, page as u64 + 4000] {
-        of.leased("a window under a lease", window(offset).open(large));
+    match refusal(dir) {
+        Some(why) => skip(format_args!("no lease here: {why}")),
+        None => {
+            for offset in [0, 77, page as u64 + 4000] {
+                let window = leased(|| window(offset).open(large));
+                of.mapped("a window under a lease", Backing::Leased, Ok(window));
+            }
+            let overwritten = overwritten(&at("overwritten"), &bytes);
+            of.is("a file that was written to", Ok(overwritten), false);
+        }
     }
-    of.leased(
-        "a file that was written to",
-        overwritten(&at("overwritten"), &bytes),
-    );
     // SAFETY: nobody else knows the file.
     let unguarded = unsafe { Snapshot::map_unguarded(open(large)) };
     of.mapped("an unguarded map", Backing::Unguarded, unguarded);
@@ -137,14 +142,6 @@ impl<D: Deed> Each<'_, D> {
         self.is(name, value, false);
     }
 
-    /// Where there are leases.
-    fn leased(&mut self, name: &str, value: Result<Snapshot>) {
-        match value {
-            Err(error) => skip(format_args!("{name}: {error}")),
-            value => self.is(name, value, false),
-        }
-    }
-
     /// Some pages are stored to and the others not touched.
     fn writable<M: Mapping + DerefMut<Target = [u8]>>(&mut self, name: &str, value: Result<M>) {
         let value = value.map(|mut value| {
@@ -187,12 +184,12 @@ pub fn granule(bytes: &[u8]) -> usize {
 }
 
 /// Was under a lease until a writer came: the keeper has put other pages there.
-fn overwritten(path: &Path, bytes: &[u8]) -> Result<Snapshot> {
+fn overwritten(path: &Path, bytes: &[u8]) -> Snapshot {
     std::fs::write(path, bytes).expect("write the file");
-    let snapshot = folio::open(path)?;
+    let snapshot = leased(|| folio::open(path));
     // Returns when the bytes are elsewhere.
     std::fs::write(path, "something else").expect("write the file");
-    Ok(snapshot)
+    snapshot
 }
 
 /// The tests beside this one start processes, which have every file open for a moment.

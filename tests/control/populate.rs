@@ -27,11 +27,17 @@ impl Deed for Populate {
 
 #[test]
 fn everything_is_there_afterwards_on_every_type() {
+    if !crate::support::kernel::can_populate() {
+        return;
+    }
     kinds::each(&mut Populate);
 }
 
 #[test]
 fn of_a_part_the_rest_is_left() {
+    if !crate::support::kernel::can_populate() {
+        return;
+    }
     let page = page_size();
     let memory = Anonymous::options()
         .huge_pages(folio::HugePages::Never)
@@ -49,6 +55,9 @@ fn of_a_part_the_rest_is_left() {
 
 #[test]
 fn a_cold_file_is_read_and_not_changed() {
+    if !crate::support::kernel::can_populate() {
+        return;
+    }
     let bytes = pattern(1, 300 * page_size());
     let dir = temp_dir();
     let path = file_with(dir.path(), "file", &bytes);
@@ -119,6 +128,9 @@ fn truncated(dir: &Path) -> Snapshot {
 
 #[test]
 fn a_file_that_lost_pages_is_an_error_and_no_signal() {
+    if !crate::support::kernel::can_populate() {
+        return;
+    }
     let dir = temp_dir();
     let snapshot = truncated(dir.path());
     let page = page_size();
@@ -146,6 +158,9 @@ fn a_file_that_lost_pages_is_an_error_and_no_signal() {
 
 #[test]
 fn a_shared_file_that_lost_pages_is_an_error_and_no_signal() {
+    if !crate::support::kernel::can_populate() {
+        return;
+    }
     let page = page_size();
     let dir = temp_dir();
     let path = dir.path().join("shared");

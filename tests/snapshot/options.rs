@@ -206,6 +206,9 @@ fn across_fork_the_child_reads_the_same() {
 
 #[test]
 fn populate_leaves_nothing_to_fault() {
+    if !crate::support::kernel::can_populate() {
+        return;
+    }
     let dir = temp_dir();
     for size in [700_000, 6 << 20] {
         let bytes = pattern(7, size);

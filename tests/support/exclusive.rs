@@ -28,15 +28,16 @@ pub fn system_with(kind: &str, size: u64, more: &[&str]) -> Option<LoopFs> {
 /// False, after saying so, under the seccomp filters of many containers: nothing can be edited there.
 pub fn has_userfaultfd() -> bool {
     const USER_MODE_ONLY: i32 = 1;
-    // SAFETY: takes an integer.
-    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) };
-    if fd < 0 {
+    let has = [0, USER_MODE_ONLY].into_iter().any(|flags| {
+        // SAFETY: takes an integer.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | flags) };
+        // SAFETY: the descriptor that the kernel just gave.
+        fd >= 0 && unsafe { libc::close(fd as i32) } == 0
+    });
+    if !has {
         skip("userfaultfd(2) is refused here");
-        return false;
     }
-    // SAFETY: the descriptor that the kernel just gave.
-    unsafe { libc::close(fd as i32) };
-    true
+    has
 }
 
 /// A file system to test on where which one does not matter.

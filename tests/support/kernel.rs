@@ -194,6 +194,16 @@ pub fn page_size() -> usize {
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
 }
 
+/// True if the kernel can fault pages in on demand (MADV_POPULATE_READ and _WRITE, Linux 5.14); says so if it cannot.
+pub fn can_populate() -> bool {
+    // SAFETY: an empty range, of which nothing is asked.
+    let can = unsafe { libc::madvise(std::ptr::null_mut(), 0, libc::MADV_POPULATE_READ) } == 0;
+    if !can {
+        super::skip("MADV_POPULATE_READ needs Linux 5.14");
+    }
+    can
+}
+
 /// Current offset of a descriptor.
 pub fn offset_of(fd: impl AsFd) -> u64 {
     // SAFETY: lseek takes any number for a descriptor.

@@ -28,7 +28,7 @@ pub fn leased(open: impl Fn() -> folio::Result<folio::Snapshot>) -> folio::Snaps
 }
 
 /// Why no lease can be had on files that are made in `folder`, by a question of our own to the kernel.
-fn refusal(folder: &Path) -> Option<String> {
+pub fn refusal(folder: &Path) -> Option<String> {
     const TRUSTED: [i64; 4] = [
         libc::EXT4_SUPER_MAGIC,
         libc::XFS_SUPER_MAGIC,
