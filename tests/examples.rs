@@ -10,24 +10,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
+use support::example;
 use support::leased::Folder;
-
-/// `cargo test` builds the examples beside the tests: target/PROFILE/{deps/this, examples/NAME}.
-fn example(name: &str) -> Command {
-    let this = std::env::current_exe().expect("the path of this program");
-    let profile = this
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/PROFILE/deps");
-    let program = profile.join("examples").join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: run `cargo test`, or `cargo build --examples` first",
-        program.display()
-    );
-    Command::new(program)
-}
 
 /// Lines, words, bytes: one byte after the other.
 fn naive(bytes: &[u8]) -> [u64; 3] {
