@@ -1,6 +1,8 @@
 //! Unrelated processes count in one file, and lose nothing: run it twice at the same time.
 #![forbid(unsafe_code)]
 
+use std::error::Error;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,13 +35,18 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("counter: {error}");
+            let cause = error.source().map(|cause| format!(": {cause}"));
+            _ = writeln!(
+                io::stderr(),
+                "counter: {error}{}",
+                cause.unwrap_or_default()
+            );
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: &Args) -> folio::Result<()> {
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let counter = Shared::<Counter>::create(&args.file)?;
     let visit = counter.visits.fetch_add(1, Ordering::Relaxed) + 1;
     let before = counter.count.load(Ordering::Relaxed);
@@ -49,6 +56,6 @@ fn run(args: &Args) -> folio::Result<()> {
     let after = counter.count.load(Ordering::Relaxed);
     // On the disk, and not lost to somebody who truncated the file meanwhile.
     counter.flush()?;
-    println!("visit {visit}: from {before} to {after}");
+    writeln!(io::stdout(), "visit {visit}: from {before} to {after}")?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Hands memory to another process for good: built in a memfd, sealed, sent over a Unix socket, opened as a snapshot.
 #![allow(clippy::disallowed_methods)]
 
-use std::io::{self, Read};
+use std::error::Error;
+use std::io::{self, Read, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -20,6 +21,8 @@ struct Args {
     receive: bool,
 }
 
+type Outcome = Result<(), Box<dyn Error>>;
+
 fn main() -> ExitCode {
     let done = match Args::parse().receive {
         true => receive(),
@@ -28,22 +31,31 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("handoff: {error}");
+            let cause = error.source().map(|cause| format!(": {cause}"));
+            _ = writeln!(
+                io::stderr(),
+                "handoff: {error}{}",
+                cause.unwrap_or_default()
+            );
             ExitCode::FAILURE
         }
     }
 }
 
-fn give() -> io::Result<()> {
+fn give() -> Outcome {
     let mut text = Vec::new();
     io::stdin().read_to_end(&mut text)?;
+    if text.is_empty() {
+        return Err("standard input is empty: there is nothing to hand over".into());
+    }
     let memory = Shared::<[AtomicU8]>::memfd_slice("handoff", text.len())?;
     memory.write_at(0, &text)?;
     let Some(fd) = memory.as_fd().map(|fd| fd.try_clone_to_owned()) else {
-        return Err(io::Error::other("no memfd"));
+        return Err("no memfd".into());
     };
     let (fd, sealed) = (fd?, memory.seal()?);
-    println!("giver:    {} bytes, {:?}", sealed.len(), sealed.backing());
+    let (len, backing) = (sealed.len(), sealed.backing());
+    writeln!(io::stdout(), "giver:    {len} bytes, {backing:?}")?;
 
     let (ours, theirs) = UnixStream::pair()?;
     let mut receiver = Command::new(std::env::current_exe()?)
@@ -53,27 +65,27 @@ fn give() -> io::Result<()> {
     send(&ours, fd.as_fd())?;
     match receiver.wait()? {
         status if status.success() => Ok(()),
-        status => Err(io::Error::other(format!(
-            "the receiver ended with {status}"
-        ))),
+        status => Err(format!("the receiver ended with {status}").into()),
     }
 }
 
-fn receive() -> io::Result<()> {
+fn receive() -> Outcome {
     let fd = take(io::stdin().as_fd())?;
-    // Nothing has to be believed: the seals are asked of the kernel, and without them this would be a copy.
+    // Nothing has to be believed: the seals are asked of the kernel, and without them this would be an error.
     let bytes = Snapshot::options().must_map(true).from_fd(&fd)?;
     let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
-    println!(
+    writeln!(
+        io::stdout(),
         "receiver: {} bytes, {:?}, sum {sum}",
         bytes.len(),
         bytes.backing()
-    );
+    )?;
     let refused = Shared::<[AtomicU8]>::from_fd_slice(fd).err();
-    println!(
+    writeln!(
+        io::stdout(),
         "receiver: and to write: {}",
         refused.map_or("possible".into(), |e| e.to_string())
-    );
+    )?;
     Ok(())
 }
 

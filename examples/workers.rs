@@ -1,6 +1,7 @@
 //! Forked workers fill one mapping in place and count into shared memory; one that dies is replaced.
 #![forbid(unsafe_code)]
 
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ struct Args {
     /// Workers; by default one for each processor
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
-    /// Kill the first worker in the middle of its part
+    /// Kill the first worker in the middle of its part, which is then done again and counted again
     #[arg(long)]
     kill: bool,
 }
@@ -44,13 +45,18 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("workers: {error}");
+            let cause = error.source().map(|cause| format!(": {cause}"));
+            _ = writeln!(
+                io::stderr(),
+                "workers: {error}{}",
+                cause.unwrap_or_default()
+            );
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: &Args) -> folio::Result<()> {
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let below = args.below as usize;
     let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let workers = args.workers.unwrap_or(processors).get().min(below);
@@ -72,12 +78,13 @@ fn run(args: &Args) -> folio::Result<()> {
     let (most, number) = iter::zip(all, 0_u64..)
         .max_by_key(|&(s, n)| (s, u64::MAX - n))
         .unwrap_or((0, 0));
-    println!("{number} takes {most} steps, more than any other number below {below}");
-    println!(
-        "{workers} workers, {lost} lost and replaced, {} numbers and {} steps counted",
+    writeln!(
+        io::stdout(),
+        "{number} takes {most} steps, more than any other number below {below}\n\
+         {workers} workers, {lost} lost and replaced, {} numbers and {} steps counted",
         counters.numbers.load(Ordering::Relaxed),
         counters.steps.load(Ordering::Relaxed)
-    );
+    )?;
     Ok(())
 }
 
@@ -129,7 +136,7 @@ fn work<'scope>(
     for worker in workers {
         let status = worker.wait()?;
         if !status.success() {
-            eprintln!("workers: a worker was lost: {status}");
+            _ = writeln!(io::stderr(), "workers: a worker was lost: {status}");
             lost += 1;
         }
     }

@@ -10,24 +10,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
+use support::example;
 use support::leased::Folder;
-
-/// `cargo test` builds the examples beside the tests: target/PROFILE/{deps/this, examples/NAME}.
-fn example(name: &str) -> Command {
-    let this = std::env::current_exe().expect("the path of this program");
-    let profile = this
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/PROFILE/deps");
-    let program = profile.join("examples").join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: run `cargo test`, or `cargo build --examples` first",
-        program.display()
-    );
-    Command::new(program)
-}
 
 /// Lines, words, bytes: one byte after the other.
 fn naive(bytes: &[u8]) -> [u64; 3] {
@@ -578,6 +563,30 @@ fn counters_at_once_lose_nothing() {
     let refused = example("counter").arg(dir.0.path()).output().expect("run");
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is a directory"));
+}
+
+#[test]
+fn output_that_goes_nowhere_is_said_in_one_line() {
+    let dir = Dir::new();
+    let path = dir.0.path().join("counter");
+    for (name, arguments) in [
+        ("counter", vec![path.to_str().expect("a name in UTF-8")]),
+        ("workers", vec!["--below", "100"]),
+        ("handoff", vec![]),
+    ] {
+        let full = File::options().write(true).open("/dev/full").expect("open");
+        let mut command = example(name);
+        let input = File::open(dir.file("input", b"bytes")).expect("open");
+        command.args(arguments).stdin(input).stdout(full);
+        let output = command.output().expect("run");
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.starts_with(&format!("{name}: No space left")),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
 }
 
 #[test]

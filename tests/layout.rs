@@ -31,7 +31,7 @@ const LADDER: &[&[&str]] = &[
 ];
 
 /// Modules that have their rung already and may still be missing.
-const PLANNED: &[&str] = &["shared", "private", "draft", "exclusive", "fork"];
+const PLANNED: &[&str] = &[];
 
 /// Modules without a rung: nothing but documents.
 const DOCUMENTS: &[&str] = &["docs"];

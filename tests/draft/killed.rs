@@ -101,6 +101,9 @@ fn kill_at_random(path: &Path, rounds: u32) {
 
 #[test]
 fn at_a_thousand_random_moments_on_disk() {
+    if !crate::has_unnamed(&std::env::temp_dir()) {
+        return;
+    }
     scenario!(|| {
         let dir = temp_dir();
         kill_at_random(&dir.path().join("file"), 1000);
@@ -110,6 +113,9 @@ fn at_a_thousand_random_moments_on_disk() {
 
 #[test]
 fn at_three_thousand_random_moments_on_tmpfs() {
+    if !crate::has_unnamed(&std::env::temp_dir()) {
+        return;
+    }
     scenario!(|| {
         let Some(fs) = LoopFs::new("tmpfs", 64 << 20) else {
             return;
@@ -139,6 +145,9 @@ fn commit_over(path: &Path, old: Option<&str>) -> libc::pid_t {
 
 #[test]
 fn before_and_after_each_system_call() {
+    if !crate::has_unnamed(&std::env::temp_dir()) {
+        return;
+    }
     scenario!(|| {
         if !Traced::is_possible() {
             return;
@@ -183,6 +192,9 @@ fn before_and_after_each_system_call() {
 
 #[test]
 fn of_the_helper_alone_before_and_after_each_of_its_system_calls() {
+    if !crate::has_unnamed(&std::env::temp_dir()) {
+        return;
+    }
     scenario!(|| {
         if !Traced::is_possible() {
             return;

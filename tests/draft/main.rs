@@ -36,6 +36,19 @@ fn draft_of(
     Ok(draft)
 }
 
+/// True where a file needs no name (`O_TMPFILE`), so that a draft leaves none behind; says so if it does.
+fn has_unnamed(dir: &Path) -> bool {
+    let mut options = std::fs::File::options();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_TMPFILE);
+    match options.read(true).write(true).open(dir) {
+        Ok(_) => true,
+        Err(error) => {
+            support::skip(format_args!("no unnamed files: {error}"));
+            false
+        }
+    }
+}
+
 /// Every way in which a draft may keep its bytes in that directory.
 fn stores(dir: &Path) -> Vec<folio::DraftOptions> {
     let options = folio::Draft::options;

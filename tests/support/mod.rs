@@ -20,6 +20,7 @@ pub mod user;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 pub use temporary::{temp_dir, temp_dir_in};
 
 /// Says why a test, or a part of one, did not run. Written to the real stderr, which libtest does not capture.
@@ -49,4 +50,20 @@ pub fn limit_file_sizes(bytes: u64) {
     // SAFETY: reads one struct.
     let done = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// `cargo test` builds the examples beside the tests: target/PROFILE/{deps/this, examples/NAME}.
+pub fn example(name: &str) -> Command {
+    let this = std::env::current_exe().expect("the path of this program");
+    let profile = this
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/PROFILE/deps");
+    let program = profile.join("examples").join(name);
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo test`, or `cargo build --examples` first",
+        program.display()
+    );
+    Command::new(program)
 }
