@@ -143,6 +143,10 @@ fn collapse_takes_the_huge_pages_that_hold_the_range() {
     if !folio::Advice::Collapse.is_supported() {
         return skip("MADV_COLLAPSE needs Linux 6.1");
     }
+    // SAFETY: this prctl(2) takes no memory.
+    if unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) } == 1 {
+        return skip("this process may have no huge pages");
+    }
     let small = || {
         let mut memory = allocate(HugePages::Never, 4 * huge + page::size());
         memory.fill(3);
@@ -176,6 +180,10 @@ fn collapse_makes_them_of_small_ones() {
     };
     if !folio::Advice::Collapse.is_supported() {
         return skip("MADV_COLLAPSE needs Linux 6.1");
+    }
+    // SAFETY: this prctl(2) takes no memory.
+    if unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) } == 1 {
+        return skip("this process may have no huge pages");
     }
     let mut memory = allocate(HugePages::Never, 4 * huge);
     memory.fill(3);
