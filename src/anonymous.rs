@@ -4,7 +4,8 @@ use crate::control::Mapping;
 use crate::control::sealed::{HasPages, Pages as PagesOf};
 use crate::error::{Error, Result};
 use crate::page;
-use crate::region::{self, Region, whole_pages};
+use crate::range::{self, whole_pages};
+use crate::region::Region;
 use crate::sys::limits;
 use crate::sys::memory::{Pages, Place};
 use crate::sys::write;
@@ -342,7 +343,7 @@ impl Anonymous {
     /// ```
     #[doc(alias("MADV_DONTNEED", "MADV_REMOVE"))]
     pub fn discard<R: RangeBounds<usize>>(&mut self, range: R) -> Result<()> {
-        let range = region::check(range, self.len)?;
+        let range = range::check(range, self.len)?;
         let pages = self.pages_inside(&range);
         let shared = self.shared.is_some();
         // A page that went back to the pool may be somebody else's when it is touched again: a SIGBUS.

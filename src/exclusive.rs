@@ -5,7 +5,7 @@ use crate::control::sealed::{HasPages, Pages};
 use crate::error::{Error, Result};
 use crate::guard::write_lease::{Editable, Refused, WriteLease};
 use crate::page;
-use crate::region;
+use crate::range;
 use crate::sys::extents;
 use crate::sys::file::{self, Kind};
 use crate::sys::memory;
@@ -209,7 +209,7 @@ impl Exclusive {
     /// # Ok::<(), folio::Error>(())
     /// ```
     pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        let range = region::check(range, self.len)?;
+        let range = range::check(range, self.len)?;
         match range == (0..self.len) {
             // Also where there are no pages: it tells of a new length, too.
             true => self.leased("fdatasync", File::sync_data),
@@ -239,7 +239,7 @@ impl Exclusive {
     /// ```
     #[doc(alias("sync_file_range", "MS_ASYNC"))]
     pub fn start_writeback<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        let range = region::check(range, self.len)?;
+        let range = range::check(range, self.len)?;
         self.leased("sync_file_range", |file| match range.len() {
             0 => Ok(()),
             len => write::start_writeback(file.as_fd(), range.start as u64, len as u64),

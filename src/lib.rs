@@ -126,6 +126,7 @@ pub mod fork;
 mod guard;
 pub mod page;
 mod private;
+mod range;
 mod region;
 mod replica;
 mod shared;

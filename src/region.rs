@@ -1,4 +1,4 @@
-//! One live mapping: its owner, and the only range check in the crate.
+//! One live mapping, and its owner.
 //!
 //! ```text
 //!   start                                     start + len
@@ -10,6 +10,7 @@
 
 use crate::error::{Error, Result};
 use crate::page;
+use crate::range::whole_pages;
 use crate::sys::file;
 use crate::sys::lease::abort;
 use crate::sys::lock;
@@ -17,65 +18,9 @@ use crate::sys::memory::{self, Pages, Place};
 use memmap2::MmapRaw;
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
-
-/// The one range rule: a range must lie inside `0..size`; an empty one inside `0..=size`.
-pub(crate) fn check<R: RangeBounds<usize>>(range: R, size: usize) -> Result<Range<usize>> {
-    let start = match range.start_bound() {
-        Bound::Included(&start) => Some(start),
-        Bound::Excluded(&before) => before.checked_add(1),
-        Bound::Unbounded => Some(0),
-    };
-    let end = match range.end_bound() {
-        Bound::Included(&last) => last.checked_add(1),
-        Bound::Excluded(&end) => Some(end),
-        Bound::Unbounded => Some(size),
-    };
-    match (start, end) {
-        (Some(start), Some(end)) if start <= end && end <= size => Ok(start..end),
-        _ => {
-            let start = start.unwrap_or(usize::MAX);
-            let len = end.unwrap_or(usize::MAX).saturating_sub(start);
-            Err(out_of_bounds(start as u64, len as u64, size as u64))
-        }
-    }
-}
-
-/// The same rule for files, whose sizes are 64-bit: where a window of `len` bytes (default: the rest) ends.
-pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<Range<u64>> {
-    let wanted = len.unwrap_or(size.saturating_sub(offset));
-    match offset.checked_add(wanted) {
-        Some(end) if end <= size => Ok(offset..end),
-        _ => Err(out_of_bounds(offset, wanted, size)),
-    }
-}
-
-/// The same rule for `len` bytes from `offset` on, where every nanosecond counts.
-#[inline]
-pub(crate) fn check_bytes(offset: usize, len: usize, size: usize) -> Result<()> {
-    match offset <= size && len <= size - offset {
-        true => Ok(()),
-        false => Err(out_of_bounds(offset as u64, len as u64, size as u64)),
-    }
-}
-
-#[cold]
-fn out_of_bounds(offset: u64, len: u64, size: u64) -> Error {
-    Error::OutOfBounds { offset, len, size }
-}
-
-/// The pages that a mapping of `len` bytes takes, or `TooLarge` where no pointer could reach them all.
-pub(crate) fn whole_pages(len: usize, page: usize) -> Result<usize> {
-    let limit = isize::MAX.unsigned_abs();
-    len.checked_next_multiple_of(page)
-        .filter(|&pages| pages <= limit)
-        .ok_or(Error::TooLarge {
-            path: None,
-            limit: limit as u64,
-        })
-}
 
 /// Whether mremap(2) was refused a range of more than one area.
 fn is_in_areas(error: &io::Error) -> bool {
@@ -511,89 +456,6 @@ impl Drop for Region {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The rule in wide arithmetic, where nothing can overflow.
-    fn oracle(range: (Bound<usize>, Bound<usize>), size: usize) -> Option<(u128, u128)> {
-        let start = match range.0 {
-            Bound::Included(n) => n as u128,
-            Bound::Excluded(n) => n as u128 + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.1 {
-            Bound::Included(n) => n as u128 + 1,
-            Bound::Excluded(n) => n as u128,
-            Bound::Unbounded => size as u128,
-        };
-        (start <= end && end <= size as u128).then_some((start, end))
-    }
-
-    #[test]
-    fn a_range_is_inside_or_an_error() {
-        let numbers = [0, 1, 2, 9, 10, 11, usize::MAX - 1, usize::MAX];
-        let bounds = || {
-            let of = |n| [Bound::Included(n), Bound::Excluded(n)];
-            numbers.into_iter().flat_map(of).chain([Bound::Unbounded])
-        };
-        for start in bounds() {
-            for end in bounds() {
-                for size in [0, 1, 10, usize::MAX] {
-                    let found = check((start, end), size).ok();
-                    let found = found.map(|r| (r.start as u128, r.end as u128));
-                    assert_eq!(
-                        found,
-                        oracle((start, end), size),
-                        "{start:?} {end:?} {size}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_window_is_inside_or_an_error() {
-        let numbers = [0, 1, 9, 10, 11, u64::MAX - 1, u64::MAX];
-        for offset in numbers {
-            for len in numbers.into_iter().map(Some).chain([None]) {
-                for size in [0, 1, 10, u64::MAX] {
-                    let end = match len {
-                        Some(len) => u128::from(offset) + u128::from(len),
-                        None => u128::from(size.max(offset)),
-                    };
-                    let fits = end <= u128::from(size);
-                    assert_eq!(
-                        check_window(offset, len, size).is_ok(),
-                        fits,
-                        "{offset} {len:?} {size}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn bytes_are_inside_or_an_error() {
-        let numbers = [0, 1, 9, 10, 11, usize::MAX - 1, usize::MAX];
-        for offset in numbers {
-            for len in numbers {
-                for size in [0, 1, 10, usize::MAX] {
-                    let fits = offset as u128 + len as u128 <= size as u128;
-                    let found = check_bytes(offset, len, size);
-                    assert_eq!(found.is_ok(), fits, "{offset} {len} {size}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn lengths_that_no_pointer_reaches_are_errors() {
-        for len in [usize::MAX, isize::MAX as usize + 1, isize::MAX as usize] {
-            assert!(matches!(
-                whole_pages(len, 4096),
-                Err(Error::TooLarge { .. })
-            ));
-        }
-        assert_eq!(whole_pages(1, 4096).ok(), Some(4096));
-    }
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no mremap")]

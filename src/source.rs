@@ -1,7 +1,7 @@
 //! Where bytes come from: an open descriptor, what to call it in an error, and which of its bytes are wanted.
 
 use crate::error::{Error, Result};
-use crate::region::check_window;
+use crate::range::check_window;
 use crate::sys::file::{self, Stat};
 use std::io;
 use std::ops::Range;

@@ -6,7 +6,7 @@ use super::lock::Locked;
 use super::residency::Residency;
 use crate::error::{Error, Result};
 use crate::page;
-use crate::region;
+use crate::range;
 use crate::sys;
 use std::io;
 use std::ops::{Range, RangeBounds};
@@ -97,7 +97,7 @@ impl<'a> Pages<'a> {
 
     /// Addresses of the pages for a range of the bytes, by the rule that all operations follow.
     fn pages<R: RangeBounds<usize>>(&self, range: R, edges: Edges) -> Result<Range<usize>> {
-        let range = region::check(range, self.len)?;
+        let range = range::check(range, self.len)?;
         if range.is_empty() {
             return Ok(self.start..self.start);
         }

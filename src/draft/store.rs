@@ -7,9 +7,10 @@ use super::pending::Pending;
 use crate::anonymous::{Anonymous, HugePages};
 use crate::error::{Error, Result};
 use crate::page;
-use crate::region::{Region, whole_pages};
+use crate::range::whole_pages;
+use crate::region::Region;
 use crate::sys::memory::{Pages, Place};
-use crate::sys::write;
+use crate::sys::{file, write};
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
@@ -120,7 +121,7 @@ fn touched(memory: &Anonymous, from: usize) -> io::Result<Option<Range<usize>>> 
     let Some(memfd) = memory.memfd().filter(|_| from < memory.len()) else {
         return Ok(None);
     };
-    let data = write::next_data(memfd.as_fd(), from as u64)?;
+    let data = file::next_data(memfd.as_fd(), from as u64)?;
     Ok(data.and_then(|(start, end)| {
         let end = memory.len().min(usize::try_from(end).ok()?);
         let start = usize::try_from(start).ok()?;

@@ -16,7 +16,8 @@
 use super::keeper::{Answer, Deadline, Holder, Keeper, Place};
 use crate::error::{Error, Result};
 use crate::page;
-use crate::region::{Region, whole_pages};
+use crate::range::whole_pages;
+use crate::region::Region;
 use crate::sys::file;
 use crate::sys::file_system::FileSystem;
 use crate::sys::lease::{self, Lease, Released};

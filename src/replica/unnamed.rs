@@ -51,7 +51,7 @@ fn copy_into(
 ) -> io::Result<(File, u64)> {
     if FileSystem::of(to.as_fd())? == FileSystem::Tmpfs {
         // There a hole takes a page when it is read, and is a SIGBUS if there is none.
-        file::allocate(to.as_fd(), range.end - range.start)?;
+        write::allocate(to.as_fd(), 0, range.end - range.start)?;
     }
     let mut offset = range.start;
     'copy: while offset < range.end {

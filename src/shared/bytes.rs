@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::error::Result;
-use crate::region;
+use crate::range;
 use crate::sys;
 use std::sync::atomic::{AtomicU8, Ordering, fence};
 
@@ -91,7 +91,7 @@ impl Shared<[AtomicU8]> {
     /// Where `len` bytes from `offset` on are.
     #[inline]
     fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {
-        region::check_bytes(offset, len, self.len())?;
+        range::check_bytes(offset, len, self.len())?;
         Ok(self.value.as_ptr().cast::<u8>().wrapping_add(offset))
     }
 }

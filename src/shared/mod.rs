@@ -128,9 +128,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
         self.check()?;
         let region = self.region();
         if region.len() > 0 {
-            // SAFETY: the whole mapping, owned by this value.
-            #[allow(unsafe_code)]
-            let done = unsafe { sys::shared::flush(region.start(), region.len()) };
+            let done = sys::memory::sync(region.start(), region.len());
             done.map_err(|e| self.error("msync", e))?;
         }
         // What was lost meanwhile did not reach the device.

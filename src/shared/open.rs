@@ -3,7 +3,8 @@
 use super::{Memory, Shareable, Shared, create};
 use crate::error::{Error, Result};
 use crate::guard::sigbus::Guarded;
-use crate::region::{Region, whole_pages};
+use crate::range::whole_pages;
+use crate::region::Region;
 use crate::sys;
 use crate::sys::file::{self, Kind};
 use crate::sys::file_system::FileSystem;
@@ -298,7 +299,7 @@ impl Mapped {
         };
         let error = |call, e| Error::os(call, name().as_deref(), e);
         // Asked before the size: a seal that is there holds for the size that is seen then.
-        let seals = sys::shared::seals(fd.as_fd());
+        let seals = file::seals(fd.as_fd());
         let stat = file::stat(fd.as_fd()).map_err(|e| error("fstat", e))?;
         let not_mappable = |what| Error::NotMappable { path: name(), what };
         match stat.kind {

@@ -241,16 +241,13 @@ pub(crate) fn is_sealed(fd: BorrowedFd<'_>, system: FileSystem) -> bool {
         return false;
     }
     let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
-    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let seals = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) });
-    seals.is_ok_and(|seals| seals & wanted == wanted)
+    seals(fd) & wanted == wanted
 }
 
-/// fallocate(2): space for so many bytes from the start on, so that writing to it does not fail.
-pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
-    let len = file_offset(len)?;
-    // SAFETY: takes integers and touches no memory of ours.
-    within_limit(|| call(|| unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) })).map(drop)
+/// The seals of a memfd; none for what cannot have any.
+pub(crate) fn seals(fd: BorrowedFd<'_>) -> i32 {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }).unwrap_or(0)
 }
 
 /// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.

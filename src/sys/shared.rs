@@ -13,12 +13,6 @@ pub(crate) fn is_read_write(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(flags & (libc::O_ACCMODE | libc::O_PATH) == libc::O_RDWR)
 }
 
-/// The seals of a memfd; none for what cannot have any.
-pub(crate) fn seals(fd: BorrowedFd<'_>) -> i32 {
-    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }).unwrap_or(0)
-}
-
 /// Disk space for the first `len` bytes (fallocate(2)); holes are filled with zeros, what is there stays. A file that is
 /// shorter becomes so long, by one step and last; none shrinks.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
@@ -38,28 +32,7 @@ pub(crate) fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
     call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: zeroed, then filled in by fstat(2).
     let taken = unsafe { stat.assume_init() }.st_blocks;
-    let mut disk = MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), disk.as_mut_ptr()) })?;
-    // SAFETY: zeroed, then filled in by fstatvfs(3).
-    let disk = unsafe { disk.assume_init() };
-    // SAFETY: geteuid(2) touches no memory.
-    let free = match unsafe { libc::geteuid() } {
-        0 => disk.f_bfree,
-        _ => disk.f_bavail,
-    };
-    let room = free.saturating_mul(disk.f_frsize);
-    // A disk of size 0 does not count (ramfs).
-    Ok(disk.f_blocks == 0 || len.saturating_sub(taken.unsigned_abs() * 512) <= room)
-}
-
-/// msync(2) with `MS_SYNC`: the pages and what is needed to find them are on the device.
-///
-/// # Safety
-/// The range is mapped, and owned by the caller.
-pub(crate) unsafe fn flush(start: NonNull<u8>, len: usize) -> io::Result<()> {
-    // SAFETY: msync(2) changes no byte of the mapping.
-    call(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_SYNC) }).map(drop)
+    Ok(len.saturating_sub(taken.unsigned_abs() * 512) <= write::free_space(fd)?)
 }
 
 /// Puts private zeroed memory in the place of a mapping, in one step. Async-signal-safe.

@@ -133,16 +133,21 @@ pub(crate) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::
     Ok(())
 }
 
-/// Bytes that nobody has, fstatvfs(3); no limit where the file system has none.
-fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
+/// Bytes that nobody has and we may take, fstatvfs(3); no limit where the file system has none (ramfs).
+pub(super) fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut stat = MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
     call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstatvfs(3) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
+    // SAFETY: geteuid(2) touches no memory.
+    let free = match unsafe { libc::geteuid() } {
+        0 => stat.f_bfree,
+        _ => stat.f_bavail,
+    };
     Ok(match stat.f_blocks {
         0 => u64::MAX,
-        _ => stat.f_bfree.saturating_mul(stat.f_frsize),
+        _ => free.saturating_mul(stat.f_frsize),
     })
 }
 
@@ -169,20 +174,6 @@ pub(crate) fn sync_directory(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: syncfs(2) touches no memory.
     call(|| unsafe { libc::syncfs(fd.as_raw_fd()) }).map(drop)
-}
-
-/// The next range of a file that is not a hole, lseek(2) with `SEEK_DATA` and `SEEK_HOLE`; `None` at the end.
-pub(crate) fn next_data(fd: BorrowedFd<'_>, from: u64) -> io::Result<Option<(u64, u64)>> {
-    let seek = |at: u64, whence| {
-        let at = signed(at)?;
-        // SAFETY: lseek(2) touches no memory.
-        call(|| unsafe { libc::lseek(fd.as_raw_fd(), at, whence) }).map(i64::unsigned_abs)
-    };
-    match seek(from, libc::SEEK_DATA) {
-        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-        Err(e) => Err(e),
-        Ok(start) => Ok(Some((start, seek(start, libc::SEEK_HOLE)?))),
-    }
 }
 
 /// ftruncate(2).
