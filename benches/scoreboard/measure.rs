@@ -72,6 +72,8 @@ pub struct Workload<'a> {
     unit: Unit,
     contenders: Vec<Contender<'a>>,
     claims: Vec<(f64, &'static str)>,
+    /// Bytes of page cache that each turn fills anew.
+    page_cache: usize,
 }
 
 impl<'a> Workload<'a> {
@@ -82,6 +84,15 @@ impl<'a> Workload<'a> {
             unit,
             contenders: Vec::new(),
             claims: Vec::new(),
+            page_cache: 0,
+        }
+    }
+
+    /// Each turn writes so many bytes to a new file.
+    pub fn writes(self, bytes: usize) -> Self {
+        Self {
+            page_cache: bytes,
+            ..self
         }
     }
 
@@ -259,6 +270,7 @@ impl Board {
             unit,
             mut contenders,
             claims,
+            page_cache,
         } = workload;
         eprint!("{room}: {name} ...");
         let begin = Instant::now();
@@ -283,7 +295,8 @@ impl Board {
             .iter()
             .filter_map(|(_, peak)| *peak)
             .max()
-            .unwrap_or(0) as usize;
+            .unwrap_or(0) as usize
+            + page_cache;
         let ticks = machine::Ticks::now();
         let mut nanos = vec![Vec::new(); contenders.len()];
         let start = Instant::now();
