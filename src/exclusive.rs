@@ -366,7 +366,8 @@ impl DerefMut for Exclusive {
 
 impl HasPages for Exclusive {
     fn pages(&self) -> Pages<'_> {
-        Pages::own(&self[..]).named(Some(&self.path))
+        let pages = Pages::own(&self[..]).on_disk();
+        pages.named(Some(&self.path))
     }
 }
 

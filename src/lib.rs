@@ -74,7 +74,8 @@
 //! - Memory, descriptors and leases are given back at once: on drop, and by a call that fails.
 //! - No signal handler, no signal mask and no thread of the program is touched; from the first lease on there is one thread more,
 //!   `folio-keeper`, which sleeps until a lease breaks, and looks four times in each lease-break-time (45 s) while there are leases.
-//!   (A `Shared` over a file installs a handler for SIGBUS and says so.)
+//!   Large copies and [`prefetch`](Mapping::prefetch) have threads that end with their work. (A `Shared` over a file installs a
+//!   handler for SIGBUS and says so.)
 //!
 //! # What it does not promise
 //!
@@ -82,7 +83,8 @@
 //!   [`populate(true)`](SnapshotOptions::populate) makes it an error of the call.
 //! - A process that is stopped for longer than the kernel waits for a lease (45 s) can be overtaken; [`Snapshot::is_intact`] tells.
 //! - Two ways to truncate a file break no lease on Linux: `open(O_RDONLY | O_TRUNC)`, and truncate(2) through an overlay mount
-//!   above the file. Where you have to expect them, use [`lease(false)`](SnapshotOptions::lease).
+//!   above the file; and one way to write does not, pages of the file that the kernel is still reading into for somebody who has
+//!   closed it. Where you have to expect them, use [`lease(false)`](SnapshotOptions::lease).
 //! - An [`Exclusive`] holds others back for three quarters of that time. Then they get the file as it is, later stores stay in memory, and
 //!   [`close`](Exclusive::close) says [`LeaseLost`](Error::LeaseLost). Where it cannot be had at all it is
 //!   [`Unprotectable`](Error::Unprotectable): on btrfs, tmpfs and overlayfs, for others' files, and under the seccomp filter of many containers.
@@ -125,6 +127,7 @@ pub mod faults;
 pub mod fork;
 mod guard;
 pub mod page;
+mod prefetch;
 mod private;
 mod range;
 mod region;

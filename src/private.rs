@@ -252,7 +252,8 @@ impl HasPages for Private {
                 backing: Backing::Sealed,
                 ..
             } => Pages::file(&self[..]),
-            Store::Memory(_) | Store::Mapped { .. } => Pages::own(&self[..]),
+            Store::Mapped { .. } => Pages::own(&self[..]).on_disk(),
+            Store::Memory(_) => Pages::own(&self[..]),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 use crate::error::{Error, Result};
 use crate::page;
+use crate::prefetch;
 use crate::range::whole_pages;
 use crate::sys::file;
 use crate::sys::lease::abort;
@@ -256,7 +257,7 @@ impl Region {
             *self = Region::empty();
             return Ok(());
         }
-        lock::forget(self.addresses());
+        self.withdraw();
         // SAFETY:
         // - The range is one mapping, owned by this value.
         // - `&mut self` proves that no reference into it is left.
@@ -276,7 +277,7 @@ impl Region {
     /// their page tables and never split.
     pub(crate) fn grow_transparent(&mut self, len: usize) -> Result<()> {
         let target = Region::congruent(len, self.start, Pages::None)?;
-        lock::forget(self.addresses());
+        self.withdraw();
         // SAFETY:
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
         // - The target was mapped just now, without access: nobody can have a reference into it.
@@ -327,6 +328,12 @@ impl Region {
         let len = target.len;
         self.moved_to(target.into_start(), len);
         Ok(())
+    }
+
+    /// To be called before these addresses may come to hold something else.
+    fn withdraw(&self) {
+        prefetch::stop(self.addresses());
+        lock::forget(self.addresses());
     }
 
     /// The mapping goes on without this value.
@@ -445,7 +452,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        lock::forget(self.addresses());
+        self.withdraw();
         if self.raw.is_none() && self.len > 0 {
             // SAFETY: the mapping is owned by this value, and it ends here.
             let _ = unsafe { memory::unmap(self.start, self.len) };

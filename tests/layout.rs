@@ -20,7 +20,7 @@ use std::process::Command;
 /// The rungs, lowest first. A module uses only what stands on a lower rung; equals do not see each other.
 const LADDER: &[&[&str]] = &[
     &["error", "sys"],
-    &["page", "range", "faults"],
+    &["page", "range", "faults", "prefetch"],
     &["region", "block"],
     &["source"],
     &["replica"],

@@ -45,7 +45,7 @@ pub enum Advice {
     /// In no order: reading ahead would be wasted.
     #[doc(alias = "MADV_RANDOM")]
     Random,
-    /// Needed soon: start reading it in now. The same as [`Mapping::prefetch`](crate::Mapping::prefetch).
+    /// Needed soon: start reading it in now. [`Mapping::prefetch`](crate::Mapping::prefetch) does it in the background.
     #[doc(alias = "MADV_WILLNEED")]
     WillNeed,
     /// Not needed soon: the first to go when RAM gets short. An error where pages are locked.

@@ -55,14 +55,16 @@ pub trait Mapping: sealed::HasPages {
         self.pages().advise(range, advice)
     }
 
-    /// Starts reading a range in and does not wait for the device: what comes from a file or from swap will be there
-    /// sooner. Entering the pages takes a moment, some 0.2 ms for each MiB that is not in RAM.
+    /// Reads a range in while the caller does something else: what comes from a file or from swap will be there sooner.
     ///
-    /// One `MADV_WILLNEED` reads no more than the readahead of the device or its largest request, however long its range;
-    /// this asks for all of it, piece by piece. It pays where readahead alone does not keep the device busy: for jumping
-    /// about in a file, for work on one part while the next is read, and on devices that read 128 KiB ahead
-    /// (`read_ahead_kb`), as is the default. Where they read megabytes ahead, a plain scan of a cold file is faster:
-    /// readahead then brings large folios, `MADV_WILLNEED` single pages.
+    /// For 2 MiB and more of a file on a disk (in a [`Snapshot`](crate::Snapshot), [`Private`](crate::Private) or
+    /// [`Exclusive`](crate::Exclusive)) this returns at once: a thread of this crate (`folio-prefetch`) faults the pages
+    /// in, one range after the other, and ends with the last one or when the mapping is dropped. It hears of no error:
+    /// touching a page that it did not get tries again.
+    ///
+    /// Elsewhere it is [`Advice::WillNeed`], which enters the pages before it returns (0.2 ms and more for each MiB that is
+    /// not in RAM), in pieces, since one `MADV_WILLNEED` reads no more than the readahead of the device or its largest
+    /// request, however long its range.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Os`](crate::Error::Os) for what the kernel refused.
@@ -78,7 +80,7 @@ pub trait Mapping: sealed::HasPages {
     /// ```
     #[doc(alias = "MADV_WILLNEED")]
     fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        self.advise(range, Advice::WillNeed)
+        self.pages().prefetch(range)
     }
 
     /// Faults a range in now, so that touching it later waits for nothing; memory is granted as if it were written to,

@@ -6,6 +6,7 @@ use super::lock::Locked;
 use super::residency::Residency;
 use crate::error::{Error, Result};
 use crate::page;
+use crate::prefetch;
 use crate::range;
 use crate::sys;
 use std::io;
@@ -19,6 +20,9 @@ pub(super) const STEP: usize = 16 << 20;
 /// Bytes in one `MADV_WILLNEED`: as many as devices are fast with, and no more than any device takes. The kernel cuts a
 /// range down to the readahead of the device or its largest request, whichever is more, and does not say so.
 const AHEAD: (usize, usize) = (4 << 20, 128 << 10);
+
+/// So many bytes are worth a thread that faults them in.
+const BACKGROUND: usize = 2 << 20;
 
 /// ```text
 ///   page      page      page      page      page
@@ -40,6 +44,8 @@ pub struct Pages<'a> {
     /// Addresses of pages are multiples of it, in bytes.
     granule: usize,
     kind: Kind,
+    /// Whether faults read them from a disk.
+    on_disk: bool,
     /// What errors name.
     path: Option<&'a Path>,
 }
@@ -79,6 +85,14 @@ impl<'a> Pages<'a> {
         Pages::of(bytes, Kind::File)
     }
 
+    /// The same, of a file on a disk: faulting a page in takes memory only for as long as the kernel likes.
+    pub(crate) fn on_disk(self) -> Self {
+        Pages {
+            on_disk: true,
+            ..self
+        }
+    }
+
     /// The same, with a name for errors.
     pub(crate) fn named(self, path: Option<&'a Path>) -> Self {
         Pages { path, ..self }
@@ -91,6 +105,7 @@ impl<'a> Pages<'a> {
             len: size_of_val(bytes),
             granule: page::size(),
             kind,
+            on_disk: false,
             path: None,
         }
     }
@@ -148,12 +163,25 @@ impl<'a> Pages<'a> {
 
     pub(super) fn advise<R: RangeBounds<usize>>(&self, range: R, advice: Advice) -> Result<()> {
         let pages = self.pages(range, advice.edges())?;
-        match (self.kind, advice) {
+        let done = match (self.kind, advice) {
             // Pages of the heap hold blocks of others, which nobody gave us to speak for.
             (Kind::Heap, _) => Ok(()),
-            (_, Advice::WillNeed) => read_ahead(pages).map_err(|e| self.error(e)),
-            _ => sys::pages::advise(pages, advice.code()).map_err(|e| self.error(e)),
-        }
+            (_, Advice::WillNeed) => read_ahead(pages),
+            _ => sys::pages::advise(pages, advice.code()),
+        };
+        done.map_err(|e| self.error(e))
+    }
+
+    pub(super) fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        let pages = self.pages(range, Edges::Taken)?;
+        let started = || pages.len() >= BACKGROUND && prefetch::start(pages.clone());
+        let done = match self.kind {
+            Kind::Heap => Ok(()),
+            // In a file in memory, a fault would make a page where there is a hole.
+            _ if self.on_disk && started() => Ok(()),
+            _ => read_ahead(pages),
+        };
+        done.map_err(|e| self.error(e))
     }
 
     pub(super) fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {

@@ -15,13 +15,16 @@
 //! A forked process has the list in its memory, but neither the thread nor a right to the leases. It finds no keeper
 //! (`MADV_WIPEONFORK`), and makes one of its own at its first lease.
 
+use crate::prefetch;
 use crate::region::Region;
 use crate::sys::lease::{self, Lease};
 use crate::sys::memory::{self as mapping, Pages};
+use crate::sys::process::PerProcess;
+use crate::sys::thread;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -143,37 +146,25 @@ const OPEN: u8 = 0;
 const QUEUED: u8 = 1;
 const DONE: u8 = 2;
 
-/// Where the keeper of this process is; null in a process that has none yet, also just after a fork.
-static KEEPER: OnceLock<Option<&'static AtomicPtr<Keeper>>> = OnceLock::new();
+/// The keeper of this process; there is none yet, also just after a fork.
+static KEEPER: PerProcess<Keeper> = PerProcess::new();
 
 impl Keeper {
     /// The keeper of this process, with its thread running; `None` where there can be none.
     pub(crate) fn get() -> Option<&'static Keeper> {
-        let here = (*KEEPER.get_or_init(lease::process_local))?;
-        let mut found = here.load(Ordering::Acquire);
-        if found.is_null() {
-            let new = Box::into_raw(Box::new(Keeper {
-                thread: OnceLock::new(),
-                starts: Mutex::default(),
-                list: Mutex::default(),
-                open: Mutex::default(),
-                answered: Condvar::new(),
-            }));
-            // Of two threads that come at once one is too late; what it made is a few words, once in a process.
-            let order = (Ordering::AcqRel, Ordering::Acquire);
-            let was = here.compare_exchange(found, new, order.0, order.1);
-            found = was.map_or_else(|other| other, |_| new);
-        }
-        // SAFETY: a keeper is never freed.
-        #[allow(unsafe_code)]
-        let keeper: &'static Keeper = unsafe { &*found };
+        let keeper = KEEPER.get_or_make(|| Keeper {
+            thread: OnceLock::new(),
+            starts: Mutex::default(),
+            list: Mutex::default(),
+            open: Mutex::default(),
+            answered: Condvar::new(),
+        })?;
         keeper.thread().map(|_| keeper)
     }
 
     /// True unless this keeper was inherited by a fork.
     pub(crate) fn is_of_this_process(&self) -> bool {
-        let here = KEEPER.get().copied().flatten();
-        here.is_some_and(|here| std::ptr::eq(here.load(Ordering::Acquire), self))
+        KEEPER.get().is_some_and(|here| std::ptr::eq(here, self))
     }
 
     /// The id of the keeper's thread, which is started if it was not; `None` where that is not possible now.
@@ -194,7 +185,7 @@ impl Keeper {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         start_thread(move || {
             // The receiver waits for this.
-            let _ = tell.send(lease::thread_id());
+            let _ = tell.send(thread::id());
             self.run()
         })?;
         told.recv().map_err(io::Error::other)
@@ -363,13 +354,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread with every signal blocked, so that none of the program's is ever handled on it.
+/// Starts the keeper or one who gives answers.
 fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let mask = lease::block_all_signals();
-    let name = "folio-keeper".to_string();
-    let spawned = std::thread::Builder::new().name(name).spawn(run);
-    lease::restore_signals(&mask);
-    spawned
+    thread::start("folio-keeper", run)
 }
 
 /// Waits for threads that are about to end.
@@ -390,14 +377,10 @@ struct Held {
     _open: MutexGuard<'static, Open>,
 }
 
-/// Holds the keeper still, if there is one.
+/// Holds the keeper still, if there is one, and ends every other thread of this crate.
 pub(crate) fn hold_still() -> Still {
-    let here = KEEPER.get().copied().flatten();
-    let found = here.map_or(std::ptr::null_mut(), |here| here.load(Ordering::Acquire));
-    // SAFETY: a keeper is never freed.
-    #[allow(unsafe_code)]
-    let keeper: Option<&'static Keeper> = unsafe { found.as_ref() };
-    Still(keeper.and_then(|keeper| {
+    prefetch::end();
+    Still(KEEPER.get().and_then(|keeper| {
         let open = lock(&keeper.open);
         let none = keeper.answered.wait_while(open, |open| open.answerers > 0);
         let mut open = none.unwrap_or_else(PoisonError::into_inner);

@@ -13,9 +13,9 @@
 
 use crate::error::{Error, Result};
 use crate::region::Region;
-use crate::sys::lease;
 use crate::sys::shared::replace_by_zeros;
 use crate::sys::signal::{self, Lost};
+use crate::sys::thread;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
@@ -68,9 +68,7 @@ impl Guarded {
     /// As if a page had been touched that is gone.
     pub(crate) fn fault(&self) {
         // A signal handler of this thread that touched the mapping in the middle would wait for us in vain.
-        let mask = lease::block_all_signals();
-        self.entry.replace(Lost::Page);
-        lease::restore_signals(&mask);
+        thread::without_signals(|| self.entry.replace(Lost::Page));
     }
 }
 

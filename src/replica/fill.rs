@@ -2,14 +2,13 @@
 //!
 //! One processor does not keep up with the memory: half of its time it zeroes huge pages, the other half it copies.
 
-use crate::sys::{file, lease};
+use crate::sys::{file, thread};
 use std::io;
 use std::iter;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ScopedJoinHandle};
 
 /// What a thread takes at a time, in bytes: a few huge pages. Chunks rather than halves, so that a thread that gets less
 /// of its processor just takes fewer of them.
@@ -62,15 +61,17 @@ pub(crate) fn fill(
         };
         read().inspect_err(|_| no_more())
     };
-    let is_alone =
-        || len < LARGE || thread::available_parallelism().is_ok_and(|number| number.get() == 1);
+    let is_alone = || {
+        len < LARGE || std::thread::available_parallelism().is_ok_and(|number| number.get() == 1)
+    };
     if is_alone() {
         read_all(step)?;
         return Ok(end.into_inner());
     }
     let mut told = 0;
-    thread::scope(|scope| {
-        let second = start_thread(scope, || read_all(&mut |_| Ok(())));
+    std::thread::scope(|scope| {
+        // `None` if there is no thread to be had.
+        let second = thread::start_scoped(scope, "folio-copy", || read_all(&mut |_| Ok(()))).ok();
         let first = read_all(&mut |done| {
             told = done;
             step(done)
@@ -97,19 +98,6 @@ fn read_full(fd: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>], offset: u64) -> i
         done += n;
     }
     Ok(done)
-}
-
-/// `None` if there is no thread to be had. It runs with every signal blocked, so that none of the program's is ever
-/// handled on it.
-fn start_thread<'s>(
-    scope: &'s thread::Scope<'s, '_>,
-    run: impl FnOnce() -> io::Result<()> + Send + 's,
-) -> Option<ScopedJoinHandle<'s, io::Result<()>>> {
-    let mask = lease::block_all_signals();
-    let name = "folio-copy".to_string();
-    let started = thread::Builder::new().name(name).spawn_scoped(scope, run);
-    lease::restore_signals(&mask);
-    started.ok()
 }
 
 /// A thread that panicked has left its chunk as it was.
@@ -157,7 +145,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri has no pread of so much")]
     fn a_large_file_is_read_whole() {
         if std::env::var_os(ALONE).is_some() {
-            assert!(thread::Builder::new().spawn(|| ()).is_err());
+            assert!(std::thread::Builder::new().spawn(|| ()).is_err());
         }
         let (file, model) = file();
         let mut bytes = vec![0; LEN - 77];

@@ -11,11 +11,12 @@ impl HasPages for Snapshot {
         match &self.store {
             Store::Memory(memory) if memory.is_block() => Pages::heap(bytes),
             Store::Memory(_) => Pages::own(bytes),
-            Store::Mapped(_, Backing::Cloned) => Pages::own(bytes),
+            Store::Mapped(_, Backing::Cloned) => Pages::own(bytes).on_disk(),
             Store::Mapped(..) => Pages::file(bytes),
             Store::Leased(guarded) => match guarded.backing() {
-                Backing::Memory | Backing::Cloned => Pages::own(bytes),
-                _ => Pages::file(bytes),
+                Backing::Memory => Pages::own(bytes),
+                Backing::Cloned => Pages::own(bytes).on_disk(),
+                _ => Pages::file(bytes).on_disk(),
             },
         }
     }

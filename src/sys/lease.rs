@@ -5,7 +5,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
-use std::sync::atomic::AtomicPtr;
 use std::time::Duration;
 
 /// What the kernel tells a broken lease by. Its default action is to do nothing: should it reach a thread that does not
@@ -98,38 +97,6 @@ pub(crate) fn break_time() -> Duration {
     }
 }
 
-/// The calling thread's id, gettid(2).
-pub(crate) fn thread_id() -> i32 {
-    // SAFETY: gettid(2) touches no memory of ours and cannot fail.
-    unsafe { libc::gettid() }
-}
-
-/// A thread's set of blocked signals.
-pub(crate) struct SignalMask(libc::sigset_t);
-
-/// Blocks every signal in the calling thread, and gives what was blocked before.
-pub(crate) fn block_all_signals() -> SignalMask {
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset(3) initialises the set.
-    unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: initialised above.
-    let all = unsafe { all.assume_init() };
-    set_mask(&all)
-}
-
-/// Puts back what [`block_all_signals`] gave.
-pub(crate) fn restore_signals(mask: &SignalMask) {
-    set_mask(&mask.0);
-}
-
-fn set_mask(set: &libc::sigset_t) -> SignalMask {
-    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: pthread_sigmask(3) reads one set and writes one.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, old.as_mut_ptr()) };
-    // SAFETY: zeroed is a valid set already, and the call filled it.
-    SignalMask(unsafe { old.assume_init() })
-}
-
 /// Waits until a lease of this thread is broken, or for as long as `timeout` says: true if the kernel told of a break.
 /// Every signal must be blocked.
 pub(crate) fn wait_for_break(timeout: Option<Duration>) -> bool {
@@ -170,23 +137,6 @@ pub(crate) fn wake(thread: i32) {
     let process = std::process::id();
     // SAFETY: tgkill(2) touches no memory of ours; the signal is one that the thread waits for.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL) };
-}
-
-/// A place for a pointer that a process forked from this one, however it was forked, finds to be null again; `None` where
-/// the kernel cannot do that (`MADV_WIPEONFORK`, Linux 4.14). Every call maps a page, which stays.
-pub(crate) fn process_local<T>() -> Option<&'static AtomicPtr<T>> {
-    let page = super::page_size();
-    let pages = super::memory::Pages::Zeroed;
-    let start = super::memory::map_anonymous(page, super::memory::Place::Anywhere, pages).ok()?;
-    // SAFETY: the page was mapped just now, and the advice acts on a forked child only.
-    let wiped = unsafe { super::memory::advise(start, page, libc::MADV_WIPEONFORK) };
-    if wiped.is_err() {
-        // SAFETY: the page was mapped just now, and nobody refers to it.
-        let _ = unsafe { super::memory::unmap(start, page) };
-        return None;
-    }
-    // SAFETY: zeroed memory is a null AtomicPtr, a page is aligned for it, and it is never unmapped.
-    Some(unsafe { start.cast().as_ref() })
 }
 
 /// Ends the process with a message.

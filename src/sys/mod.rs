@@ -26,6 +26,7 @@ pub(crate) mod process;
 pub(crate) mod publish;
 pub(crate) mod shared;
 pub(crate) mod signal;
+pub(crate) mod thread;
 pub(crate) mod userfault;
 pub(crate) mod write;
 

@@ -13,6 +13,7 @@ mod harmless;
 mod huge;
 mod lock;
 mod populate;
+mod prefetch;
 mod ranges;
 mod residency;
 mod swapped;

@@ -54,6 +54,7 @@ fn ask(snapshot: &Snapshot) {
     for advice in [Advice::Random, Advice::WillNeed, Advice::DontDump] {
         snapshot.advise(1..2 << 20, advice).expect("advise");
     }
+    snapshot.prefetch(..).expect("prefetch");
     snapshot.populate(..).expect("populate");
     snapshot.residency().expect("residency");
     snapshot.huge_bytes().expect("huge bytes");

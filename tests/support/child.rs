@@ -174,9 +174,11 @@ pub fn fork(body: impl FnOnce()) -> Forked {
     unsafe { fork_into(body) }
 }
 
+/// The same with other threads.
+///
 /// # Safety
-/// No other thread may hold a lock that `body` takes.
-unsafe fn fork_into(body: impl FnOnce()) -> Forked {
+/// No other thread may hold a lock that `body` takes, those of the allocator aside: fork(2) of the C library takes them.
+pub unsafe fn fork_into(body: impl FnOnce()) -> Forked {
     // SAFETY: as the caller promises.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
