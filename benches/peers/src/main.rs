@@ -17,6 +17,7 @@ mod bare;
 #[path = "../../scoreboard/machine.rs"]
 mod machine;
 #[path = "../../scoreboard/measure.rs"]
+#[allow(dead_code, reason = "none of these workloads writes files")]
 mod measure;
 #[path = "../../scoreboard/run.rs"]
 mod run;
