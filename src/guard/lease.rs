@@ -70,7 +70,8 @@ impl ReadLease {
             return Ok(None);
         };
         // Asked again of the descriptor that the lease is on: the caller's may have been replaced meanwhile.
-        let same = FileSystem::of(file.as_fd()).is_ok_and(|again| again == system);
+        let again = || FileSystem::of(file.as_fd()).is_ok_and(|again| again == system);
+        let same = !source.is_borrowed() || again();
         if !same || keeper.take(file.as_fd(), Lease::Read).is_err() {
             return Ok(None);
         }
