@@ -307,7 +307,7 @@ impl Mapped {
             Kind::Directory => return Err(Error::IsDirectory { path: name() }),
             Kind::Block | Kind::Other => return Err(not_mappable("it is not a regular file")),
         }
-        if !sys::shared::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
+        if !sys::write::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
             return Err(not_mappable("it is not open for reading and writing"));
         }
         if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
