@@ -41,7 +41,8 @@ use std::time::Duration;
 /// - A forked child does not get the bytes; touching them there ends it.
 /// - Renaming and removing the file needs no open, and is not held off: the edits go to the file, whatever its name.
 ///
-/// What `flush`, `start_writeback` and `close` promise when the power fails is in `docs/durability.md`.
+/// What `flush`, `start_writeback` and `close` promise when the power fails is in
+/// [`docs::durability`](crate::docs::durability).
 ///
 /// # Examples
 /// ```
@@ -171,7 +172,8 @@ impl Exclusive {
             }
         };
         let resized = self.editable.resize(len, size);
-        resized.ok_or_else(|| self.lost())??;
+        let resized = resized.ok_or_else(|| self.lost())?;
+        resized.map_err(|e| e.on(|| Some(path)))?;
         self.start = self.editable.start();
         self.len = len;
         Ok(())
@@ -322,8 +324,7 @@ fn refused(why: Refused, path: &Path) -> Error {
     match why {
         Refused::Busy => Error::Busy { path },
         Refused::Never(why) => Error::Unprotectable { path, why },
-        Refused::Failed(Error::Os { call, source, .. }) => Error::os(call, path.as_deref(), source),
-        Refused::Failed(other) => other,
+        Refused::Failed(error) => error.on(|| path),
     }
 }
 
