@@ -35,9 +35,9 @@ use std::time::Duration;
 /// with `EFAULT`, unless the process has `CAP_SYS_PTRACE`.)
 ///
 /// - Holes of the file get blocks when it is opened, so that a full disk is an error there, and no signal later.
-/// - ext2, ext3, ext4, xfs and f2fs will do, for the owner of the file or with `CAP_LEASE`; all others are
-///   [`Unprotectable`](Error::Unprotectable), among them btrfs: it writes every page to a new place, for which a full
-///   disk has no room.
+/// - ext2, ext3, ext4 and xfs will do, for the owner of the file or with `CAP_LEASE`, where userfaultfd(2) is allowed;
+///   all else is [`Unprotectable`](Error::Unprotectable), among it btrfs and f2fs: they write every page to a new place,
+///   for which a full disk may have no room.
 /// - A forked child does not get the bytes; touching them there ends it.
 /// - Renaming and removing the file needs no open, and is not held off: the edits go to the file, whatever its name.
 ///
@@ -84,9 +84,9 @@ impl Exclusive {
     /// `Exclusive`, a `Snapshot`) is told and waited for, as every open does.
     ///
     /// # Errors
-    /// [`Error::Busy`] if anybody has it open, and not just for some milliseconds; [`Error::Unprotectable`] where there is no lease to be had;
-    /// [`Error::NotMappable`] for what is not a regular file; [`Error::IsDirectory`]; [`Error::Os`] for what the kernel
-    /// refused: the open, or the blocks for the file's holes.
+    /// [`Error::Busy`] if anybody has it open, this process as well, and not just for some milliseconds;
+    /// [`Error::Unprotectable`] where there is no lease to be had; [`Error::NotMappable`] for what is not a regular file;
+    /// [`Error::IsDirectory`]; [`Error::Os`] for what the kernel refused: the open, or the blocks for the file's holes.
     ///
     /// # Examples
     /// ```

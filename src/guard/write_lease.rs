@@ -58,14 +58,14 @@ impl WriteLease {
     /// `file` is a description of our own, open for reading and writing.
     pub(crate) fn take(file: File) -> Result<Self, Refused> {
         let system = FileSystem::of(file.as_fd()).map_err(failed("fstatfs"))?;
-        if system == FileSystem::Btrfs {
-            // Every store would need new space; a disk that has none would answer with a signal.
-            return Err(Refused::Never(
-                "btrfs writes every page to a new place, and could not tell of a full disk",
-            ));
-        }
         if !system.keeps_leases() {
             return Err(Refused::Never("its file system has no leases to rely on"));
+        }
+        if !system.writes_in_place() {
+            // A store may need new space; a disk that has none would answer with a signal.
+            return Err(Refused::Never(
+                "its file system writes pages to new places, and could not tell of a full disk",
+            ));
         }
         if !Userfault::is_available() {
             return Err(Refused::Never(

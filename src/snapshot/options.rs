@@ -159,8 +159,8 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let pipe = folio::Snapshot::options().must_map(true).open("/dev/null");
-    /// assert!(matches!(pipe, Err(folio::Error::NotMappable { .. })));
+    /// let null = folio::Snapshot::options().must_map(true).open("/dev/null");
+    /// assert!(matches!(null, Err(folio::Error::NotMappable { .. })));
     /// ```
     pub fn must_map(mut self, yes: bool) -> Self {
         self.must_map = yes;
