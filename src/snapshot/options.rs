@@ -167,7 +167,8 @@ impl<'a> SnapshotOptions<'a> {
         self
     }
 
-    /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway.
+    /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway. A page that
+    /// the device cannot read is [`Error::Faulted`](crate::Error::Faulted) then, and not a signal later.
     ///
     /// # Examples
     /// ```
