@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +48,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    // What is longer or shorter is somebody's, and no counter.
+    match fs::metadata(&args.file) {
+        Ok(there) if there.is_file() && there.len() != size_of::<Counter>() as u64 => {
+            return Err(format!("no counter: {}", args.file.display()).into());
+        }
+        _ => {}
+    }
     let counter = Shared::<Counter>::create(&args.file)?;
     let visit = counter.visits.fetch_add(1, Ordering::Relaxed) + 1;
     let before = counter.count.load(Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! Edits a file in place while everybody else is kept out, and shows how few bytes went to the disk.
 
+use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -39,14 +40,14 @@ fn main() -> ExitCode {
     match run(&Args::parse().how) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            let cause = error.source().map(|cause| format!(": {cause}"));
             _ = writeln!(io::stderr(), "edit: {error}{}", cause.unwrap_or_default());
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(how: &How) -> folio::Result<()> {
+fn run(how: &How) -> Result<(), Box<dyn Error>> {
     let (How::Upper { file: path } | How::Patch { file: path, .. }) = how;
     let mut file = Exclusive::open(path)?;
     // What was stored before is not to be counted.
@@ -60,7 +61,7 @@ fn run(how: &How) -> folio::Result<()> {
     let (bytes, took) = (written() - before, start.elapsed());
     let (len, wanted) = (file.len(), file.is_wanted());
     file.close()?;
-    _ = writeln!(
+    writeln!(
         io::stdout(),
         "{}: {changed} of {len} bytes changed, {bytes} bytes written in {took:.1?}{}",
         path.display(),
@@ -69,7 +70,7 @@ fn run(how: &How) -> folio::Result<()> {
         } else {
             ""
         }
-    );
+    )?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Changes the bytes of a file in memory that costs only what is changed, and leaves the file alone.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,15 +20,21 @@ struct Args {
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // As a reader like `head` leaves: it has what it wanted.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            _ = writeln!(io::stderr(), "scratch: {error}");
+            let cause = error.source().map(|cause| format!(": {cause}"));
+            _ = writeln!(
+                io::stderr(),
+                "scratch: {error}{}",
+                cause.unwrap_or_default()
+            );
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: &Args) -> io::Result<()> {
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut bytes = Private::open(&args.file)?;
     let place = match bytes.backing() {
         Backing::Cloned => "a clone of the file, copied page by page when it is stored to",
@@ -46,7 +53,13 @@ fn run(args: &Args) -> io::Result<()> {
         "{}: {} bytes, {before:.2} bits each, as distances {after:.2} ({place})",
         args.file.display(),
         bytes.len()
-    )
+    )?;
+    Ok(())
+}
+
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Bits for each byte that a perfect code would need.

@@ -8,21 +8,22 @@ use folio::Backing;
 use indicatif::ProgressBar;
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+/// Keep a mapped file's bytes while another process truncates and rewrites the file
 #[derive(Parser)]
-#[command(about = "Keeps a mapped file's bytes while another process destroys the file")]
+#[command(version)]
 struct Args {
     /// How often the file is truncated and rewritten
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Size of the file, in MiB
-    #[arg(long, default_value_t = 8)]
-    mib: usize,
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    mib: u32,
     /// Where the file is made
     #[arg(long, default_value = ".")]
     folder: PathBuf,
@@ -46,7 +47,12 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("survive: {error}");
+            let cause = error.source().map(|cause| format!(": {cause}"));
+            _ = writeln!(
+                io::stderr(),
+                "survive: {error}{}",
+                cause.unwrap_or_default()
+            );
             ExitCode::FAILURE
         }
     }
@@ -55,7 +61,7 @@ fn main() -> ExitCode {
 fn survive(args: &Args) -> Outcome<()> {
     let folder = tempfile::tempdir_in(&args.folder)?;
     let path = folder.path().join("file");
-    let size = args.mib << 20;
+    let size = (args.mib as usize) << 20;
 
     let mut writer = Writer::start(&path)?;
     let mut waited = Vec::new();
@@ -79,18 +85,17 @@ fn survive(args: &Args) -> Outcome<()> {
     }
     bar.finish_and_clear();
     waited.sort();
-    println!(
-        "folio: {} times truncated and rewritten, {} MiB each time",
-        args.rounds, args.mib
-    );
-    println!("  bytes changed under the reader: 0, writes lost: 0, signals: 0");
-    println!("  kept by, before and after: {backing:?}");
-    if let Some(median) = waited.get(waited.len() / 2) {
-        println!(
-            "  the writer waited {median:.1?} in the middle, the copy of {} MiB included",
-            args.mib
-        );
-    }
+    let median = waited[waited.len() / 2];
+    let (before, after) = backing;
+    writeln!(
+        io::stdout(),
+        "folio: {} times truncated and rewritten, {} MiB each time\n  \
+         bytes changed under the reader: 0, writes lost: 0, signals: 0\n  \
+         backing before: {before:?}, after: {after:?}\n  \
+         the writer waited {median:.1?} (median) to open the file",
+        args.rounds,
+        args.mib
+    )?;
 
     fs::write(&path, vec![1; size])?;
     let mut child = Command::new(std::env::current_exe()?)
@@ -108,8 +113,11 @@ fn survive(args: &Args) -> Outcome<()> {
     writeln!(stdin)?;
     let status = child.wait()?;
     match status.signal() {
-        Some(signal) => println!("memmap2: killed by signal {signal} (7 is SIGBUS) in round 1"),
-        None => println!("memmap2: {status}"),
+        Some(signal) => writeln!(
+            io::stdout(),
+            "memmap2: killed by signal {signal} (7 is SIGBUS) in round 1"
+        )?,
+        None => writeln!(io::stdout(), "memmap2: {status}")?,
     }
     Ok(())
 }
@@ -168,13 +176,13 @@ impl Drop for Writer {
 }
 
 fn write_when_told(path: &Path) -> Outcome<()> {
-    for line in std::io::stdin().lines() {
+    for line in io::stdin().lines() {
         line?;
         let start = Instant::now();
         let mut file = File::create(path)?; // O_TRUNC: all bytes are gone
         let waited = start.elapsed();
         file.write_all(NEW)?;
-        println!("{}", waited.as_nanos());
+        writeln!(io::stdout(), "{}", waited.as_nanos())?;
     }
     Ok(())
 }
@@ -185,7 +193,7 @@ fn map_with_memmap2(path: &Path) -> Outcome<()> {
     #[allow(unsafe_code)]
     let bytes = unsafe { memmap2::Mmap::map(&file) }?;
     check(&bytes, 1)?;
-    println!("mapped");
-    std::io::stdin().read_line(&mut String::new())?;
+    writeln!(io::stdout(), "mapped")?;
+    io::stdin().read_line(&mut String::new())?;
     check(&bytes, 1)
 }

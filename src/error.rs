@@ -26,7 +26,7 @@ pub enum Error {
     /// The kernel refused a system call.
     #[error("{call} failed{}{}", On(path), hint(call, source))]
     Os {
-        /// The system call, as its man page names it.
+        /// The system call, as its man page names it; or, of several, what they were to do.
         call: &'static str,
         /// What it was tried on.
         path: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The input can only be read, and [`must_map`](crate::SnapshotOptions::must_map) forbids that.
-    #[error("cannot map{}: {what}", On(path))]
+    #[error("cannot be mapped{}: {what}", Colon(path))]
     NotMappable {
         /// What cannot be mapped.
         path: Option<PathBuf>,
@@ -48,7 +48,7 @@ pub enum Error {
         path: Option<PathBuf>,
     },
     /// A range does not lie inside what there is.
-    #[error("bytes {offset}..+{len} lie outside the {size} bytes there are")]
+    #[error("{len} bytes at offset {offset} lie outside the {size} bytes there are")]
     OutOfBounds {
         /// First byte asked for.
         offset: u64,
@@ -58,7 +58,7 @@ pub enum Error {
         size: u64,
     },
     /// More bytes than the limit allows, or than an address space can hold.
-    #[error("more than the limit of {limit} bytes{}", On(path))]
+    #[error("more than the limit of {limit} bytes{}", Colon(path))]
     TooLarge {
         /// What was being read, or `None` for a length given by the caller.
         path: Option<PathBuf>,
@@ -113,7 +113,7 @@ pub enum Error {
         align: usize,
     },
     /// A process with other threads cannot be forked safely.
-    #[error("cannot fork safely: the process has {threads} other threads")]
+    #[error("cannot fork safely beside other threads: there are {threads}")]
     MultiThreaded {
         /// Threads beside the calling one.
         threads: usize,
@@ -139,6 +139,22 @@ impl Error {
             call,
             path: path.map(Path::to_path_buf),
             source,
+        }
+    }
+
+    /// The same with a path, unless it names one.
+    pub(crate) fn on(self, name: impl FnOnce() -> Option<PathBuf>) -> Self {
+        match self {
+            Error::Os {
+                call,
+                path: None,
+                source,
+            } => Error::Os {
+                call,
+                path: name(),
+                source,
+            },
+            other => other,
         }
     }
 
@@ -182,7 +198,8 @@ impl Error {
     }
 }
 
-/// Keeps the kind and, where there is one, the errno.
+/// Keeps the kind and, where there is one, the errno. With an errno that is all there is room for: the call and the path
+/// are lost. `Box<dyn Error>` keeps them.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         match error {
@@ -226,8 +243,8 @@ fn hint(call: &str, source: &io::Error) -> &'static str {
         ("mlock", Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM)) => {
             "; raise RLIMIT_MEMLOCK (ulimit -l)"
         }
-        ("open" | "memfd_create", Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
-        ("fallocate" | "ftruncate", Some(libc::EFBIG)) => "; raise RLIMIT_FSIZE (ulimit -f)",
+        (_, Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
+        (_, Some(libc::EFBIG)) => "; see RLIMIT_FSIZE (ulimit -f)",
         ("read" | "pread", Some(libc::EBADF)) => "; it is not open for reading",
         _ => "",
     }

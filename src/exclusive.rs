@@ -35,13 +35,14 @@ use std::time::Duration;
 /// with `EFAULT`, unless the process has `CAP_SYS_PTRACE`.)
 ///
 /// - Holes of the file get blocks when it is opened, so that a full disk is an error there, and no signal later.
-/// - ext2, ext3, ext4, xfs and f2fs will do, for the owner of the file or with `CAP_LEASE`; all others are
-///   [`Unprotectable`](Error::Unprotectable), among them btrfs: it writes every page to a new place, for which a full
-///   disk has no room.
+/// - ext2, ext3, ext4 and xfs will do, for the owner of the file or with `CAP_LEASE`, where userfaultfd(2) is allowed;
+///   all else is [`Unprotectable`](Error::Unprotectable), among it btrfs and f2fs: they write every page to a new place,
+///   for which a full disk may have no room.
 /// - A forked child does not get the bytes; touching them there ends it.
 /// - Renaming and removing the file needs no open, and is not held off: the edits go to the file, whatever its name.
 ///
-/// What `flush`, `start_writeback` and `close` promise when the power fails is in `docs/durability.md`.
+/// What `flush`, `start_writeback` and `close` promise when the power fails is in
+/// [`docs::durability`](crate::docs::durability).
 ///
 /// # Examples
 /// ```
@@ -83,9 +84,9 @@ impl Exclusive {
     /// `Exclusive`, a `Snapshot`) is told and waited for, as every open does.
     ///
     /// # Errors
-    /// [`Error::Busy`] if anybody has it open, and not just for some milliseconds; [`Error::Unprotectable`] where there is no lease to be had;
-    /// [`Error::NotMappable`] for what is not a regular file; [`Error::IsDirectory`]; [`Error::Os`] for what the kernel
-    /// refused: the open, or the blocks for the file's holes.
+    /// [`Error::Busy`] if anybody has it open, this process as well, and not just for some milliseconds;
+    /// [`Error::Unprotectable`] where there is no lease to be had; [`Error::NotMappable`] for what is not a regular file;
+    /// [`Error::IsDirectory`]; [`Error::Os`] for what the kernel refused: the open, or the blocks for the file's holes.
     ///
     /// # Examples
     /// ```
@@ -171,7 +172,8 @@ impl Exclusive {
             }
         };
         let resized = self.editable.resize(len, size);
-        resized.ok_or_else(|| self.lost())??;
+        let resized = resized.ok_or_else(|| self.lost())?;
+        resized.map_err(|e| e.on(|| Some(path)))?;
         self.start = self.editable.start();
         self.len = len;
         Ok(())
@@ -322,8 +324,7 @@ fn refused(why: Refused, path: &Path) -> Error {
     match why {
         Refused::Busy => Error::Busy { path },
         Refused::Never(why) => Error::Unprotectable { path, why },
-        Refused::Failed(Error::Os { call, source, .. }) => Error::os(call, path.as_deref(), source),
-        Refused::Failed(other) => other,
+        Refused::Failed(error) => error.on(|| path),
     }
 }
 

@@ -4,8 +4,8 @@
 //! |---|---|---|---|
 //! | a path, stdin, a pipe, any descriptor | its bytes, read-only | [`Snapshot`], or [`open`], [`stdin`], [`open_or_stdin`] | `&[u8]` |
 //! | nothing | zeroed memory: large, granted page by page, with huge pages if you like | [`Anonymous`] | `&mut [u8]` |
-//! | [`Anonymous::shared`] and work to split | forked children that fill parts of it | `fork::scope` | `&mut` parts, borrowed by children |
-//! | memory that others write, too | counters, tables, messages | `Shared<T>`, `shareable!` | `&T` of atomics |
+//! | [`Anonymous::shared`] and work to split | forked children that fill parts of it | [`fork::scope`] | `&mut` parts, borrowed by children |
+//! | memory that others write, too | counters, tables, messages | [`Shared`], [`shareable!`] | `&T` of atomics |
 //! | a file | to change its bytes, and not the file | [`Private`] | `&mut [u8]` |
 //! | a new file to write | all of it or nothing | [`Draft`] | `&mut [u8]` |
 //! | an existing file | to edit it in place | [`Exclusive`] | `&mut [u8]` |
@@ -74,8 +74,8 @@
 //! - Memory, descriptors and leases are given back at once: on drop, and by a call that fails.
 //! - No signal handler, no signal mask and no thread of the program is touched; from the first lease on there is one thread more,
 //!   `folio-keeper`, which sleeps until a lease breaks, and looks four times in each lease-break-time (45 s) while there are leases.
-//!   Large copies and [`prefetch`](Mapping::prefetch) have threads that end with their work. (A `Shared` over a file installs a
-//!   handler for SIGBUS and says so.)
+//!   Large copies and [`prefetch`](Mapping::prefetch) have threads that end with their work. (A [`Shared`] over a file installs a
+//!   handler for SIGBUS, see there.)
 //!
 //! # What it does not promise
 //!

@@ -101,27 +101,31 @@ impl Private {
     }
 
     fn of(source: &Source<'_>) -> Result<Self> {
-        let stat = source.stat()?;
-        let position = source.position()?;
-        let store = match (stat.kind, position) {
-            (Kind::Directory, _) => {
-                let path = source.name();
-                return Err(Error::IsDirectory { path });
-            }
-            (Kind::Regular, Some(position)) if stat.size > 0 => {
-                let window = Window::new(source, position, 0, None);
-                let store = Store::of_file(source, stat, &window)?;
-                let end = window.of(stat.size)?.start + store.len() as u64;
-                window.leave(source, end)?;
-                store
-            }
-            _ => Store::Memory(read_to_end(source)?),
-        };
+        // A mapping knows no path; its source does.
+        let store = Store::of(source).map_err(|e| e.on(|| source.name()))?;
         Ok(Private { store })
     }
 }
 
 impl Store {
+    fn of(source: &Source<'_>) -> Result<Self> {
+        let stat = source.stat()?;
+        let position = source.position()?;
+        match (stat.kind, position) {
+            (Kind::Directory, _) => Err(Error::IsDirectory {
+                path: source.name(),
+            }),
+            (Kind::Regular, Some(position)) if stat.size > 0 => {
+                let window = Window::new(source, position, 0, None);
+                let store = Store::of_file(source, stat, &window)?;
+                let end = window.of(stat.size)?.start + store.len() as u64;
+                window.leave(source, end)?;
+                Ok(store)
+            }
+            _ => read_to_end(source).map(Store::Memory),
+        }
+    }
+
     fn of_file(source: &Source<'_>, stat: Stat, window: &Window) -> Result<Self> {
         let range = window.of(stat.size)?;
         let size = range.end - range.start;

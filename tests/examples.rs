@@ -439,7 +439,7 @@ fn survive_survives_and_memmap2_does_not() {
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("folio: 20 times"), "{text}");
     assert!(text.contains("changed under the reader: 0"), "{text}");
-    assert_eq!(text.contains("(Leased, "), leased.is_some(), "{text}");
+    assert_eq!(text.contains("before: Leased"), leased.is_some(), "{text}");
     assert!(text.contains("memmap2: killed by signal 7"), "{text}");
 }
 
@@ -563,6 +563,10 @@ fn counters_at_once_lose_nothing() {
     let refused = example("counter").arg(dir.0.path()).output().expect("run");
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is a directory"));
+    let text = dir.file("text", b"not a counter at all");
+    let refused = example("counter").arg(&text).output().expect("run");
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(fs::read(&text).expect("read"), b"not a counter at all");
 }
 
 #[test]
@@ -573,6 +577,15 @@ fn output_that_goes_nowhere_is_said_in_one_line() {
         ("counter", vec![path.to_str().expect("a name in UTF-8")]),
         ("workers", vec!["--below", "100"]),
         ("handoff", vec![]),
+        (
+            "survive",
+            vec![
+                "--rounds=1",
+                "--mib=1",
+                "--folder",
+                env!("CARGO_TARGET_TMPDIR"),
+            ],
+        ),
     ] {
         let full = File::options().write(true).open("/dev/full").expect("open");
         let mut command = example(name);

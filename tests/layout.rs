@@ -82,6 +82,8 @@ fn what_the_documents_name_is_there() {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/safety.md",
+        "docs/durability.md",
+        "docs/memmap2.md",
     ] {
         assert_none(document_complaints(document, &read(document), exists));
     }

@@ -15,20 +15,8 @@ use support::kernel::page_size;
 use support::pipe::terminal;
 use support::{file_with, skip, temp_dir};
 
-/// `cargo test` builds the examples beside the tests: target/PROFILE/{deps/this, examples/NAME}.
 fn example(name: &str) -> Command {
-    let this = std::env::current_exe().expect("the path of this program");
-    let profile = this.parent().and_then(Path::parent);
-    let program = profile
-        .expect("target/PROFILE/deps")
-        .join("examples")
-        .join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: run `cargo test`, or `cargo build --examples` first",
-        program.display()
-    );
-    let mut command = Command::new(program);
+    let mut command = support::example(name);
     command.stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }

@@ -12,12 +12,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use folio::{Mapping, Residency, Snapshot};
+use folio::{Error, Mapping, Residency, Snapshot};
 
 /// Show which pages of each FILE are in RAM. Nothing is read to find out.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
+    /// What to look at; only regular files have pages of their own
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Also draw it as a picture
@@ -163,9 +164,13 @@ fn name(path: &Path) -> String {
 }
 
 /// A view of the file itself, with no lease that would hold its writers back, and no copy.
-fn map(file: &File) -> folio::Result<Snapshot> {
+fn map(file: &File) -> io::Result<Snapshot> {
     // SAFETY: no byte of it is ever looked at, so it does not matter who changes them.
-    unsafe { Snapshot::map_unguarded(file) }
+    match unsafe { Snapshot::map_unguarded(file) } {
+        // Its message names the file, as ours does.
+        Err(Error::NotMappable { what, .. }) => Err(io::Error::other(what)),
+        mapped => Ok(mapped?),
+    }
 }
 
 /// Only clean pages can go, so they are written back first.

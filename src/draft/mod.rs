@@ -32,7 +32,7 @@ use target::Target;
 ///   (or drop)     no trace
 /// ```
 /// A process that is killed at any moment leaves the old file or the new one under the path, whole. What each step
-/// promises when the power fails, and what it does not, is in `docs/durability.md`.
+/// promises when the power fails, and what it does not, is in [`docs::durability`](crate::docs::durability).
 ///
 /// - A full disk is an error of [`create`](Draft::create) or [`resize`](Draft::resize), wherever the file system can
 ///   reserve space; elsewhere of [`commit`](Draft::commit). It is never a signal.
@@ -272,14 +272,7 @@ impl Output {
 
     /// A mapping knows no path; the draft does.
     fn named(&self, error: Error) -> Error {
-        match error {
-            Error::Os {
-                call,
-                path: None,
-                source,
-            } => Error::os(call, Some(self.path()), source),
-            other => other,
-        }
+        error.on(|| Some(self.path().to_path_buf()))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::source::Source;
 use crate::sys::file::{self, Stat};
 use crate::sys::file_system::FileSystem;
 use crate::sys::lease::{self, Lease, Released};
+use crate::sys::process::abort;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -374,7 +375,7 @@ impl Holder for Slot {
         }
         let name = self.file().and_then(|file| file::name(file.as_fd()));
         let name = name.unwrap_or_else(|| PathBuf::from("a file"));
-        lease::abort(&format!(
+        abort(&format!(
             "folio: aborting: {} is about to be changed by another process while its bytes are in use, and they could \
              not be copied in time, to memory or to disk (see fs.lease-break-time)\n",
             name.display()

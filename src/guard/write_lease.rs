@@ -22,6 +22,8 @@ use crate::sys::file;
 use crate::sys::file_system::FileSystem;
 use crate::sys::lease::{self, Lease, Released};
 use crate::sys::memory as mapping;
+use crate::sys::pages;
+use crate::sys::process::abort;
 use crate::sys::userfault::Userfault;
 use std::fs::File;
 use std::io;
@@ -56,14 +58,14 @@ impl WriteLease {
     /// `file` is a description of our own, open for reading and writing.
     pub(crate) fn take(file: File) -> Result<Self, Refused> {
         let system = FileSystem::of(file.as_fd()).map_err(failed("fstatfs"))?;
-        if system == FileSystem::Btrfs {
-            // Every store would need new space; a disk that has none would answer with a signal.
-            return Err(Refused::Never(
-                "btrfs writes every page to a new place, and could not tell of a full disk",
-            ));
-        }
         if !system.keeps_leases() {
             return Err(Refused::Never("its file system has no leases to rely on"));
+        }
+        if !system.writes_in_place() {
+            // A store may need new space; a disk that has none would answer with a signal.
+            return Err(Refused::Never(
+                "its file system writes pages to new places, and could not tell of a full disk",
+            ));
         }
         if !Userfault::is_available() {
             return Err(Refused::Never(
@@ -138,13 +140,13 @@ fn split_folios(region: &Region) {
         return;
     }
     let page = page::size();
-    let mut resident = vec![0; region.len() / page];
-    if mapping::resident(region.start(), region.len(), &mut resident).is_err() {
+    let mut answers = vec![0; region.len() / page];
+    if pages::in_core(region.addresses().start, &mut answers).is_err() {
         return;
     }
-    for (number, _) in resident.iter().enumerate().step_by(SPLIT_STEP / page) {
+    for (number, answer) in answers.iter().enumerate().step_by(SPLIT_STEP / page) {
         // What is not cached stays on the disk.
-        if resident[number] & 1 == 0 {
+        if answer & 1 == 0 {
             continue;
         }
         let here = number * page..(number + 1) * page;
@@ -405,7 +407,7 @@ impl Holder for Slot {
     fn give_up(&self) {
         let Some(file) = self.file() else { return };
         let name = file::name(file.as_fd()).unwrap_or_else(|| PathBuf::from("a file"));
-        lease::abort(&format!(
+        abort(&format!(
             "folio: aborting: {} is about to be opened by another process while it is edited, and there was no memory \
              to go on without it (see fs.lease-break-time)\n",
             name.display()

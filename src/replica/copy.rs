@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::region::Region;
 use crate::source::{Source, Window};
 use crate::sys::file::Stat;
-use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -93,7 +92,6 @@ fn to_disk(
     range: Range<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<Copy> {
-    let failed = |call| move |e: io::Error| Error::os(call, None, e);
     let total = range.end - range.start;
     let mut step = |done| {
         progress(done, Some(total));
@@ -111,6 +109,7 @@ fn to_disk(
         path: source.name(),
         limit: isize::MAX.unsigned_abs() as u64,
     })?;
-    let (region, delta) = Region::file(file.as_fd(), 0, len).map_err(failed("mmap"))?;
+    let (region, delta) =
+        Region::file(file.as_fd(), 0, len).map_err(|e| source.error("mmap", e))?;
     Ok(Copy::Disk { region, delta, len })
 }

@@ -22,7 +22,7 @@ use crate::sys::limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backing {
-    /// Memory of our own: they were read, or copied when a writer came.
+    /// Memory of our own: they were read, copied when a writer came, or [frozen](crate::Anonymous::freeze).
     Memory,
     /// A seal on a memfd, or fs-verity: the kernel lets nobody change them, ever.
     Sealed,

@@ -6,7 +6,6 @@
 use super::open::refused;
 use crate::error::{Error, Result};
 use crate::sys::file::{self, Kind};
-use crate::sys::shared::{allocate, has_room};
 use crate::sys::{publish, write};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
@@ -40,16 +39,16 @@ pub(super) fn file(path: &Path, len: u64) -> Result<OwnedFd> {
 
 /// Allocates a file that is there; it becomes longer, if it must, by one step and last.
 fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
-    let stat = file::stat(fd.as_fd()).map_err(|e| Error::os("fstat", Some(path), e))?;
+    let stat = file::stat(fd.as_fd()).map_err(|e| Error::os("statx", Some(path), e))?;
     if stat.kind != Kind::Regular || len == 0 {
         return Ok(fd);
     }
-    let room = match has_room(fd.as_fd(), len) {
+    let room = match write::has_room(fd.as_fd(), len) {
         Ok(false) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
         // An answer that cannot be had is no obstacle.
         _ => Ok(()),
     };
-    match room.and_then(|()| allocate(fd.as_fd(), len)) {
+    match room.and_then(|()| write::allocate_front(fd.as_fd(), len)) {
         // As good as `open`: a hole that finds no space later is a fault, which is answered.
         Err(e) if cannot_allocate(&e) && stat.size >= len => Ok(fd),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
@@ -102,7 +101,7 @@ fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
     if len == 0 {
         return Ok(fd);
     }
-    match allocate(fd.as_fd(), len) {
+    match write::allocate_front(fd.as_fd(), len) {
         Ok(()) => Ok(fd),
         Err(e) if cannot_allocate(&e) => {
             let file = File::from(fd);

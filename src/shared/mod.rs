@@ -165,7 +165,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
 
     /// Whether the memory is still that of the file.
     ///
-    /// It notices a file that is now too short also if nobody touched the missing pages yet (fstat(2)), and treats it
+    /// It notices a file that is now too short also if nobody touched the missing pages yet (statx(2)), and treats it
     /// as if somebody had. A file that was truncated and has grown again in between is its old length of zeros, and no
     /// fault.
     ///
@@ -189,7 +189,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
             return Ok(());
         };
         if !guarded.is_faulted() {
-            let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("fstat", e))?;
+            let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("statx", e))?;
             if stat.size >= self.size() as u64 {
                 return self.check_fault();
             }

@@ -300,14 +300,14 @@ impl Mapped {
         let error = |call, e| Error::os(call, name().as_deref(), e);
         // Asked before the size: a seal that is there holds for the size that is seen then.
         let seals = file::seals(fd.as_fd());
-        let stat = file::stat(fd.as_fd()).map_err(|e| error("fstat", e))?;
+        let stat = file::stat(fd.as_fd()).map_err(|e| error("statx", e))?;
         let not_mappable = |what| Error::NotMappable { path: name(), what };
         match stat.kind {
             Kind::Regular => {}
             Kind::Directory => return Err(Error::IsDirectory { path: name() }),
             Kind::Block | Kind::Other => return Err(not_mappable("it is not a regular file")),
         }
-        if !sys::shared::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
+        if !sys::write::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
             return Err(not_mappable("it is not open for reading and writing"));
         }
         if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
@@ -326,10 +326,7 @@ impl Mapped {
             _ => {
                 let pages = whole(len, name())?;
                 let region = Region::shared(fd.as_fd(), pages, Place::Anywhere, Pages::Zeroed);
-                let region = region.map_err(|e| match e {
-                    Error::Os { call, source, .. } => error(call, source),
-                    other => other,
-                })?;
+                let region = region.map_err(|e| e.on(name))?;
                 match seals & libc::F_SEAL_SHRINK != 0 {
                     true => Memory::Steady(region),
                     // SAFETY: `Shared` makes references to atomics only.

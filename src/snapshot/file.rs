@@ -124,9 +124,19 @@ fn lease(
         return Ok(None);
     };
     if options.populate {
-        guarded.populate().map_err(|e| source.error("madvise", e))?;
+        guarded.populate().map_err(|e| not_populated(source, e))?;
     }
     Ok(Some(Snapshot::leased(guarded, delta, len)))
+}
+
+/// `EFAULT` is a page that would have been a signal, madvise(2).
+fn not_populated(source: &Source<'_>, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::EFAULT) => Error::Faulted {
+            path: source.name(),
+        },
+        _ => source.error("madvise", error),
+    }
 }
 
 fn addressable(source: &Source<'_>, range: &Range<u64>) -> Result<usize> {
@@ -154,7 +164,7 @@ fn map_range(
     };
     if options.populate {
         let populated = region.populate(0..region.len());
-        populated.map_err(|e| source.error("madvise", e))?;
+        populated.map_err(|e| not_populated(source, e))?;
     }
     Ok(Some(Snapshot::mapped(region, delta, len, backing)))
 }

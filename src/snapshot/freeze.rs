@@ -89,7 +89,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
             Err(e) => return Err(Error::os("fcntl", path.as_deref(), e)),
         }
         // A peer may have shortened it before it was sealed.
-        let size = file::stat(fd.as_fd()).map_err(|e| Error::os("fstat", path.as_deref(), e))?;
+        let size = file::stat(fd.as_fd()).map_err(|e| Error::os("statx", path.as_deref(), e))?;
         if size.size < len as u64 {
             return Err(Error::Faulted { path });
         }

@@ -115,7 +115,7 @@ impl<'a> SnapshotOptions<'a> {
     /// # Examples
     /// ```
     /// use folio::{Backing, Snapshot};
-    /// # let folder = tempfile::tempdir_in(".")?;
+    /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("large");
     /// std::fs::write(&path, vec![7; 4 << 20])?;
     /// let bytes = Snapshot::options().lease(false).memory_limit(1 << 20).open(&path)?;
@@ -159,15 +159,16 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let pipe = folio::Snapshot::options().must_map(true).open("/dev/null");
-    /// assert!(matches!(pipe, Err(folio::Error::NotMappable { .. })));
+    /// let null = folio::Snapshot::options().must_map(true).open("/dev/null");
+    /// assert!(matches!(null, Err(folio::Error::NotMappable { .. })));
     /// ```
     pub fn must_map(mut self, yes: bool) -> Self {
         self.must_map = yes;
         self
     }
 
-    /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway.
+    /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway. A page that
+    /// the device cannot read is [`Error::Faulted`](crate::Error::Faulted) then, and not a signal later.
     ///
     /// # Examples
     /// ```
@@ -247,8 +248,13 @@ impl<'a> SnapshotOptions<'a> {
         self.take(&Source::descriptor(fd.as_fd()))
     }
 
-    /// The first fork of the ladder: what has a size, and what has to be read to its end.
     fn take(&mut self, source: &Source<'_>) -> Result<Snapshot> {
+        // A mapping knows no path; its source does.
+        self.first_rung(source).map_err(|e| e.on(|| source.name()))
+    }
+
+    /// The first fork of the ladder: what has a size, and what has to be read to its end.
+    fn first_rung(&mut self, source: &Source<'_>) -> Result<Snapshot> {
         let stat = source.stat()?;
         if stat.kind == Kind::Directory {
             return Err(Error::IsDirectory {

@@ -138,10 +138,3 @@ pub(crate) fn wake(thread: i32) {
     // SAFETY: tgkill(2) touches no memory of ours; the signal is one that the thread waits for.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL) };
 }
-
-/// Ends the process with a message.
-pub(crate) fn abort(message: &str) -> ! {
-    // SAFETY: write(2) reads the message.
-    let _ = unsafe { libc::write(2, message.as_ptr().cast(), message.len()) };
-    std::process::abort()
-}

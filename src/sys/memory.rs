@@ -142,15 +142,6 @@ pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
     call(|| unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) }).map(drop)
 }
 
-/// mincore(2): for each page of the range one byte, whose lowest bit says whether it is in RAM.
-pub(crate) fn resident(start: NonNull<u8>, len: usize, pages: &mut [u8]) -> io::Result<()> {
-    if pages.len() < len.div_ceil(super::page_size()) {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    // SAFETY: mincore(2) writes one byte for each page, and there is room for so many; it changes no mapping.
-    call(|| unsafe { libc::mincore(start.as_ptr().cast(), len, pages.as_mut_ptr()) }).map(drop)
-}
-
 /// msync(2) with `MS_SYNC`: the stores to a shared mapping are on the disk when it returns. An address that is not
 /// mapped is `ENOMEM`.
 pub(crate) fn sync(start: NonNull<u8>, len: usize) -> io::Result<()> {

@@ -83,6 +83,13 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Ends the process with a message.
+pub(crate) fn abort(message: &str) -> ! {
+    // SAFETY: write(2) reads the message.
+    let _ = unsafe { libc::write(2, message.as_ptr().cast(), message.len()) };
+    std::process::abort()
+}
+
 /// getpid(2).
 pub(crate) fn id() -> i32 {
     // SAFETY: touches no memory.

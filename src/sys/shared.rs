@@ -1,39 +1,7 @@
-//! Memory that others change while we look: disk space, write-back, and bulk copies.
+//! Memory that others change while we look: bulk copies, and zeros in its place.
 
-use super::{call, limits, write};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-
-/// What a descriptor lets one do (`F_GETFL`, fcntl(2)).
-pub(crate) fn is_read_write(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    Ok(flags & (libc::O_ACCMODE | libc::O_PATH) == libc::O_RDWR)
-}
-
-/// Disk space for the first `len` bytes (fallocate(2)); holes are filled with zeros, what is there stays. A file that is
-/// shorter becomes so long, by one step and last; none shrinks.
-pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
-    if len > limits::file_size() {
-        // Before anything is taken, and without SIGXFSZ.
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
-    }
-    write::grant(fd, 0, len, libc::FALLOC_FL_KEEP_SIZE)?;
-    write::grant(fd, len.saturating_sub(1), len, 0)
-}
-
-/// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
-/// An allocation that fails half-way may keep what it got.
-pub(crate) fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
-    let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: zeroed, then filled in by fstat(2).
-    let taken = unsafe { stat.assume_init() }.st_blocks;
-    Ok(len.saturating_sub(taken.unsigned_abs() * 512) <= write::free_space(fd)?)
-}
 
 /// Puts private zeroed memory in the place of a mapping, in one step. Async-signal-safe.
 ///

@@ -1,6 +1,6 @@
 //! System calls that make, fill and sync files: O_TMPFILE, fallocate, sync_file_range, flock, writes without SIGPIPE.
 
-use super::call;
+use super::{call, limits};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
@@ -98,11 +98,21 @@ pub(crate) fn duplicate(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The access mode a descriptor was opened with is enough to write to it, fcntl(2) `F_GETFL`.
+/// Whether a descriptor was opened for writing.
 pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(matches!(access(fd)?, libc::O_WRONLY | libc::O_RDWR))
+}
+
+/// Whether a descriptor was opened for reading and writing.
+pub(crate) fn is_read_write(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(access(fd)? == libc::O_RDWR)
+}
+
+/// What a descriptor was opened for, fcntl(2) `F_GETFL`; `O_PATH` is for none of it.
+fn access(fd: BorrowedFd<'_>) -> io::Result<i32> {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
     let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    Ok(flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0)
+    Ok(flags & (libc::O_ACCMODE | libc::O_PATH))
 }
 
 /// One fallocate(2) reserves so many bytes. An interrupted call may undo what it did (tmpfs does), so no signal is let
@@ -119,8 +129,19 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<(
     grant(fd, start, end, 0)
 }
 
-/// The same without asking first; with `FALLOC_FL_KEEP_SIZE` as the mode, the file stays as long as it is.
-pub(crate) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::Result<()> {
+/// Grants disk blocks to the first `len` bytes, holes included. A file that is shorter becomes so long, by one step and
+/// last; none shrinks.
+pub(crate) fn allocate_front(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    if len > limits::file_size() {
+        // Before anything is taken, and without SIGXFSZ.
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    grant(fd, 0, len, libc::FALLOC_FL_KEEP_SIZE)?;
+    grant(fd, len.saturating_sub(1), len, 0)
+}
+
+/// fallocate(2), without asking first; with `FALLOC_FL_KEEP_SIZE` as the mode, the file stays as long as it is.
+pub(super) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::Result<()> {
     let mut at = start;
     while at < end {
         let len = STEP.min(end - at);
@@ -134,7 +155,7 @@ pub(crate) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::
 }
 
 /// Bytes that nobody has and we may take, fstatvfs(3); no limit where the file system has none (ramfs).
-pub(super) fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
+fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut stat = MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
     call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
@@ -149,6 +170,17 @@ pub(super) fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
         0 => u64::MAX,
         _ => free.saturating_mul(stat.f_frsize),
     })
+}
+
+/// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
+/// An allocation that fails half-way may keep what it got.
+pub(crate) fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstat(2) succeeded, so it is filled in.
+    let taken = unsafe { stat.assume_init() }.st_blocks;
+    Ok(len.saturating_sub(taken.unsigned_abs() * 512) <= free_space(fd)?)
 }
 
 pub(super) fn signed(n: u64) -> io::Result<i64> {

@@ -70,7 +70,7 @@ fn what_cannot_be_protected_is_refused_with_the_reason() {
     };
     assert!(why("/proc/self/comm".as_ref()).contains("file system"));
     for (kind, word) in [
-        ("btrfs", "btrfs"),
+        ("btrfs", "full disk"),
         ("overlay", "file system"),
         ("tmpfs", "file system"),
     ] {

@@ -124,6 +124,8 @@ fn a_process_without_memory_gets_an_error() {
                 Ok(snapshot) => panic!("{snapshot:?} in 300 MiB"),
             };
             report(&error);
+            let said = error.to_string();
+            assert!(said.contains("zero") || said.contains("large"), "{said}");
             let fits = match error {
                 Error::TooLarge { .. } => true,
                 ref other => other.raw_os_error() == Some(libc::ENOMEM),
