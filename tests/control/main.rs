@@ -8,6 +8,7 @@ mod flags;
 mod kinds;
 
 mod elsewhere;
+mod failing_device;
 mod faults;
 mod harmless;
 mod huge;

@@ -132,6 +132,15 @@ impl LoopFs {
         &self.mount
     }
 
+    /// From here on the device fails to read what is not in RAM: there is nothing behind it any more.
+    pub fn fail(&self) {
+        let image = OpenOptions::new()
+            .write(true)
+            .open(self.mount.with_file_name("image"));
+        let cut = image.and_then(|image| image.set_len(0));
+        cut.expect("take the device away");
+    }
+
     fn made(kind: &str, make: impl FnOnce(&Path) -> io::Result<()>) -> Option<Self> {
         if !is_root() {
             skip(format_args!("mounting {kind} needs root"));
