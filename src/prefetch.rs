@@ -9,13 +9,12 @@
 
 use crate::sys::pages;
 use crate::sys::process::PerProcess;
-use crate::sys::thread;
+use crate::sys::thread::{self, Thread};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 /// What is faulted in at a time, in bytes: whoever says [`stop`] waits for no more than that. A huge page lies in one.
 const STEP: usize = 2 << 20;
@@ -42,7 +41,7 @@ struct Work {
     /// What is being faulted in.
     step: Option<Range<usize>>,
     /// It may have ended by itself.
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 /// Has a range of whole pages faulted in, in the background. False if that cannot be had now.
@@ -61,8 +60,8 @@ pub(crate) fn start(range: Range<usize>) -> bool {
     if prefetcher.works.swap(true, Ordering::AcqRel) {
         return true;
     }
-    join(work.thread.take());
-    match thread::start("folio-prefetch", || prefetcher.run()) {
+    work.thread.take().map(Thread::join);
+    match thread::start(c"folio-prefetch", || prefetcher.run()) {
         Ok(thread) => work.thread = Some(thread),
         Err(_) => {
             work.ranges.clear();
@@ -86,14 +85,8 @@ pub(crate) fn stop(range: Range<usize>) {
 pub(crate) fn end() {
     if let Some(prefetcher) = PREFETCHER.get() {
         let thread = prefetcher.stop(&(0..usize::MAX)).thread.take();
-        join(thread);
+        thread.map(Thread::join);
     }
-}
-
-/// Waits for a thread that is about to end.
-fn join(thread: Option<JoinHandle<()>>) {
-    // It faults pages in and cannot panic.
-    let _ = thread.map(JoinHandle::join);
 }
 
 impl Prefetcher {

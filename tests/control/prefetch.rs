@@ -4,9 +4,11 @@ use crate::residency::evict;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork_into, scenario};
 use crate::support::exclusive;
-use crate::support::file_with;
-use crate::support::kernel::{can_populate, page_size, present_pages, threads};
+use crate::support::kernel::{
+    can_populate, fill_mappings, most_mappings, page_size, present_pages, threads,
+};
 use crate::support::leased::Folder;
+use crate::support::{file_with, skip};
 use folio::{Backing, Mapping, Snapshot};
 use std::fs::File;
 use std::path::Path;
@@ -228,6 +230,28 @@ fn a_writer_comes_meanwhile() {
             snapshot.prefetch(..).expect("prefetch");
             assert_same(&snapshot, &bytes, format_args!("round {round}"));
             assert!(snapshot.is_intact());
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn without_room_for_a_thread_it_does_without() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        if most_mappings() > 1 << 20 {
+            return skip("vm.max_map_count is out of reach");
+        }
+        let path = file_with(folder.path(), "file", &pattern(8, 4 << 20));
+        let snapshot = open(&path);
+        let mut give_back = fill_mappings();
+        // From none to enough for all that a thread maps.
+        for _ in 0..8 {
+            snapshot.prefetch(..).expect("prefetch");
+            wait_until_idle();
+            give_back();
         }
     })
     .succeed();
