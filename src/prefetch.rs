@@ -40,6 +40,8 @@ struct Work {
     ranges: VecDeque<Range<usize>>,
     /// What is being faulted in.
     step: Option<Range<usize>>,
+    /// How many are in [`end`]: nothing is started meanwhile, or they would wait for that, too.
+    ending: usize,
     /// It may have ended by itself.
     thread: Option<Thread>,
 }
@@ -52,6 +54,10 @@ pub(crate) fn start(range: Range<usize>) -> bool {
         return false;
     };
     let mut work = prefetcher.lock();
+    if work.ending > 0 {
+        // It would be forgotten with the others.
+        return true;
+    }
     if work.ranges.len() >= QUEUE_MAX {
         return false;
     }
@@ -84,8 +90,10 @@ pub(crate) fn stop(range: Range<usize>) {
 /// Ends the thread, so that the process can be forked.
 pub(crate) fn end() {
     if let Some(prefetcher) = PREFETCHER.get() {
+        prefetcher.lock().ending += 1;
         let thread = prefetcher.stop(&(0..usize::MAX)).thread.take();
         thread.map(Thread::join);
+        prefetcher.lock().ending -= 1;
     }
 }
 

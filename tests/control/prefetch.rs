@@ -9,9 +9,10 @@ use crate::support::kernel::{
 };
 use crate::support::leased::Folder;
 use crate::support::{file_with, skip};
-use folio::{Backing, Mapping, Snapshot};
+use folio::{Backing, Error, Mapping, Snapshot};
 use std::fs::File;
 use std::path::Path;
+use std::sync::Barrier;
 
 /// The main thread, and the keeper.
 const OTHERS: usize = 2;
@@ -253,6 +254,39 @@ fn without_room_for_a_thread_it_does_without() {
             wait_until_idle();
             give_back();
         }
+    })
+    .succeed();
+}
+
+#[test]
+fn a_scope_is_refused_while_others_prefetch_all_the_time() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("sparse");
+        let file = File::create(&path).expect("create");
+        file.set_len(64 << 30).expect("make it long");
+        drop(file);
+        let snapshot = open(&path);
+        // Fewer than may wait: for more there is no thread.
+        let ask = || (0..20).for_each(|_| snapshot.prefetch(..).expect("prefetch"));
+        let together = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    together.wait();
+                    ask();
+                }
+                together.wait();
+            });
+            for _ in 0..100 {
+                together.wait();
+                let refused = folio::fork::scope(|_| ());
+                assert!(matches!(refused, Err(Error::MultiThreaded { .. })));
+            }
+            together.wait();
+        });
     })
     .succeed();
 }
