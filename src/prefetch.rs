@@ -16,8 +16,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What is faulted in at a time, in bytes: whoever says [`stop`] waits for no more than that. A huge page lies in one.
-const STEP: usize = 2 << 20;
+/// What is faulted in at a time, in bytes: whoever says [`stop`] waits for no more than that, or for the readahead of the
+/// device. One `MADV_WILLNEED` reads as much from any device.
+const STEP: usize = 128 << 10;
 
 /// The most ranges that wait.
 const QUEUE_MAX: usize = 64;

@@ -3,14 +3,17 @@
 use crate::residency::evict;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork_into, scenario};
+use crate::support::disk::LoopFs;
 use crate::support::exclusive;
 use crate::support::kernel::{
     can_populate, fill_mappings, most_mappings, page_size, present_pages, threads,
 };
 use crate::support::leased::Folder;
+use crate::support::refuse::{Refusal, refuse_if};
 use crate::support::{file_with, skip};
 use folio::{Backing, Error, Mapping, Snapshot};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Barrier;
 
@@ -231,6 +234,37 @@ fn a_writer_comes_meanwhile() {
             snapshot.prefetch(..).expect("prefetch");
             assert_same(&snapshot, &bytes, format_args!("round {round}"));
             assert!(snapshot.is_intact());
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn where_pages_cannot_be_populated_all_of_them_are_read_as_well() {
+    scenario!(|| {
+        let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+            return;
+        };
+        // Then its device is asked for no more than its largest request at once, 1280 KiB.
+        let device = disk.path().metadata().expect("its device").dev();
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        let ahead = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        std::fs::write(ahead, "128").expect("set the readahead");
+        // Linux before 5.14.
+        refuse_if(Refusal {
+            call: libc::SYS_madvise,
+            errno: libc::EINVAL,
+            argument: Some((2, u32::MAX, libc::MADV_POPULATE_READ as u32)),
+        });
+        let bytes = pattern(7, 16 << 20);
+        let path = file_with(disk.path(), "file", &bytes);
+        let snapshot = open(&path);
+        evict(&File::open(&path).expect("open"));
+        snapshot.prefetch(..).expect("prefetch");
+        wait_until_idle();
+        // What was asked for comes.
+        while !snapshot.residency().expect("residency").is_full() {
+            std::thread::yield_now();
         }
     })
     .succeed();
