@@ -9,16 +9,16 @@
 
 use crate::sys::pages;
 use crate::sys::process::PerProcess;
-use crate::sys::thread;
+use crate::sys::thread::{self, Thread};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
-/// What is faulted in at a time, in bytes: whoever says [`stop`] waits for no more than that. A huge page lies in one.
-const STEP: usize = 2 << 20;
+/// What is faulted in at a time, in bytes: whoever says [`stop`] waits for no more than that, or for the readahead of the
+/// device. One `MADV_WILLNEED` reads as much from any device.
+const STEP: usize = 128 << 10;
 
 /// The most ranges that wait.
 const QUEUE_MAX: usize = 64;
@@ -41,8 +41,10 @@ struct Work {
     ranges: VecDeque<Range<usize>>,
     /// What is being faulted in.
     step: Option<Range<usize>>,
+    /// How many are in [`end`]: nothing is started meanwhile, or they would wait for that, too.
+    ending: usize,
     /// It may have ended by itself.
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 /// Has a range of whole pages faulted in, in the background. False if that cannot be had now.
@@ -53,6 +55,10 @@ pub(crate) fn start(range: Range<usize>) -> bool {
         return false;
     };
     let mut work = prefetcher.lock();
+    if work.ending > 0 {
+        // It would be forgotten with the others.
+        return true;
+    }
     if work.ranges.len() >= QUEUE_MAX {
         return false;
     }
@@ -61,8 +67,8 @@ pub(crate) fn start(range: Range<usize>) -> bool {
     if prefetcher.works.swap(true, Ordering::AcqRel) {
         return true;
     }
-    join(work.thread.take());
-    match thread::start("folio-prefetch", || prefetcher.run()) {
+    work.thread.take().map(Thread::join);
+    match thread::start(c"folio-prefetch", || prefetcher.run()) {
         Ok(thread) => work.thread = Some(thread),
         Err(_) => {
             work.ranges.clear();
@@ -85,15 +91,11 @@ pub(crate) fn stop(range: Range<usize>) {
 /// Ends the thread, so that the process can be forked.
 pub(crate) fn end() {
     if let Some(prefetcher) = PREFETCHER.get() {
+        prefetcher.lock().ending += 1;
         let thread = prefetcher.stop(&(0..usize::MAX)).thread.take();
-        join(thread);
+        thread.map(Thread::join);
+        prefetcher.lock().ending -= 1;
     }
-}
-
-/// Waits for a thread that is about to end.
-fn join(thread: Option<JoinHandle<()>>) {
-    // It faults pages in and cannot panic.
-    let _ = thread.map(JoinHandle::join);
 }
 
 impl Prefetcher {

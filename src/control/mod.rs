@@ -59,8 +59,9 @@ pub trait Mapping: sealed::HasPages {
     ///
     /// For 2 MiB and more of a file on a disk (in a [`Snapshot`](crate::Snapshot), [`Private`](crate::Private) or
     /// [`Exclusive`](crate::Exclusive)) this returns at once: a thread of this crate (`folio-prefetch`) faults the pages
-    /// in, one range after the other, and ends with the last one or when the mapping is dropped. It hears of no error:
-    /// touching a page that it did not get tries again.
+    /// in, one range after the other, and ends with the last one or when the mapping is dropped. Of a range that is longer
+    /// than half of the memory that is available it takes as much from the front. It hears of no error: touching a page
+    /// that it did not get tries again.
     ///
     /// Elsewhere it is [`Advice::WillNeed`], which enters the pages before it returns (0.2 ms and more for each MiB that is
     /// not in RAM), in pieces, since one `MADV_WILLNEED` reads no more than the readahead of the device or its largest

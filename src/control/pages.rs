@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::page;
 use crate::prefetch;
 use crate::range;
+use crate::replica;
 use crate::sys;
 use std::io;
 use std::ops::{Range, RangeBounds};
@@ -23,6 +24,9 @@ const AHEAD: (usize, usize) = (4 << 20, 128 << 10);
 
 /// So many bytes are worth a thread that faults them in.
 const BACKGROUND: usize = 2 << 20;
+
+/// So few bytes always fit, and nobody asks how much memory there is.
+const UNASKED: usize = 64 << 20;
 
 /// ```text
 ///   page      page      page      page      page
@@ -173,7 +177,10 @@ impl<'a> Pages<'a> {
     }
 
     pub(super) fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        let pages = self.pages(range, Edges::Taken)?;
+        let mut pages = self.pages(range, Edges::Taken)?;
+        if self.on_disk && pages.len() > UNASKED {
+            pages = first(pages, replica::default_memory_limit());
+        }
         let started = || pages.len() >= BACKGROUND && prefetch::start(pages.clone());
         let done = match self.kind {
             Kind::Heap => Ok(()),
@@ -273,6 +280,13 @@ fn read_ahead(pages: Range<usize>) -> io::Result<()> {
     Ok(())
 }
 
+/// The first of these pages, for which there is room: further ones would push them out again before they are needed.
+fn first(pages: Range<usize>, room: u64) -> Range<usize> {
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    let len = pages.len().min(page::round_down(room));
+    pages.start..pages.start + len
+}
+
 /// Pages in pieces of at most `size` bytes, cut at its multiples.
 pub(super) fn pieces(pages: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let mut next = pages.start;
@@ -286,6 +300,21 @@ pub(super) fn pieces(pages: Range<usize>, size: usize) -> impl Iterator<Item = R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_pages_are_as_many_as_there_is_room_for() {
+        let page = page::size();
+        let pages = 7 * page..(1 << 40);
+        for (room, end) in [
+            (0, 7 * page),
+            (page - 1, 7 * page),
+            (2 * page + 1, 9 * page),
+            (1 << 40, 1 << 40),
+            (usize::MAX, 1 << 40),
+        ] {
+            assert_eq!(first(pages.clone(), room as u64), 7 * page..end);
+        }
+    }
 
     #[test]
     fn pieces_cover_the_pages_in_order_and_cut_no_huge_page() {

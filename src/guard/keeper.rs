@@ -20,13 +20,12 @@ use crate::region::Region;
 use crate::sys::lease::{self, Lease};
 use crate::sys::memory::{self as mapping, Pages};
 use crate::sys::process::PerProcess;
-use crate::sys::thread;
+use crate::sys::thread::{self, Thread};
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often to look while something is broken and not answered.
@@ -129,7 +128,7 @@ struct Open {
     breaks: VecDeque<Arc<Break>>,
     answerers: usize,
     /// Of the answerers, and of those that have ended since one was started.
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
     /// Given up while answers are given.
     reserve: Option<Region>,
 }
@@ -304,7 +303,7 @@ impl Keeper {
         }
         open.reserve = None;
         let threads = std::mem::take(&mut open.threads);
-        let (ended, running) = threads.into_iter().partition(JoinHandle::is_finished);
+        let (ended, running) = threads.into_iter().partition(Thread::is_finished);
         open.threads = running;
         join(ended);
         // Started under the lock: whoever has it knows every thread that there is.
@@ -355,15 +354,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Starts the keeper or one who gives answers.
-fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::start("folio-keeper", run)
+fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+    thread::start(c"folio-keeper", run)
 }
 
 /// Waits for threads that are about to end.
-fn join(threads: Vec<JoinHandle<()>>) {
-    for thread in threads {
-        let _ = thread.join();
-    }
+fn join(threads: Vec<Thread>) {
+    threads.into_iter().for_each(Thread::join);
 }
 
 /// The keeper held still, so that the process can be forked: no answer is under way, no thread but its own is left, and

@@ -293,9 +293,11 @@ impl Slot {
         }
         self.keeper.forget(self);
         let mut state = self.state();
+        // Its pages first: the prefetcher may wait for one that nobody gives any more, and unmapping waits for it.
+        let hold = std::mem::replace(&mut state.hold, Hold::Detached);
+        let stored = matches!(hold, Hold::Leased);
+        drop(hold);
         state.region = Region::empty();
-        let stored = matches!(state.hold, Hold::Leased);
-        state.hold = Hold::Detached;
         drop(state);
         self.let_in() && stored
     }

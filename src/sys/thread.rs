@@ -1,12 +1,111 @@
 //! Threads of our own. They have every signal blocked, so that none of the program's is ever handled on them.
 
+use std::ffi::{CStr, c_void};
 use std::io;
-use std::mem::MaybeUninit;
-use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+use std::mem::{self, MaybeUninit};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::Arc;
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-/// Starts one that outlives its starter.
-pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    without_signals(|| Builder::new().name(name.to_string()).spawn(run))
+/// In bytes, as threads of `std` have it.
+const STACK: usize = 2 << 20;
+
+type Run = Box<dyn FnOnce() + Send>;
+
+/// A thread that outlives its starter. It is detached if nobody joins it.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    id: Option<libc::pthread_t>,
+    /// The thread has a second one.
+    running: Arc<()>,
+}
+
+// SAFETY: any thread may join or detach another; where its id is a pointer, only the C library follows it.
+unsafe impl Send for Thread {}
+
+/// Starts one, or says that there is none to be had: `std::thread` maps a stack for signal handlers in the new thread,
+/// and ends the process where there is no room for that (`RLIMIT_AS`, vm.max_map_count).
+pub(crate) fn start(
+    name: &'static CStr,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<Thread> {
+    let running = Arc::new(());
+    let second = Arc::clone(&running);
+    let run: Run = Box::new(move || {
+        let _running = second;
+        // SAFETY: PR_SET_NAME of prctl(2) reads the string.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        run();
+    });
+    let run = Box::into_raw(Box::new(run));
+    let id = without_signals(|| create(run.cast())).inspect_err(|_| {
+        // SAFETY: made above, and no thread has it.
+        drop(unsafe { Box::from_raw(run) });
+    })?;
+    Ok(Thread {
+        id: Some(id),
+        running,
+    })
+}
+
+/// pthread_create(3) of a thread that is given `run`, a `Box<Run>`.
+fn create(run: *mut c_void) -> io::Result<libc::pthread_t> {
+    let mut attributes = MaybeUninit::uninit();
+    let mut id = MaybeUninit::uninit();
+    // SAFETY: writes the one struct.
+    checked(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
+    // SAFETY: initialised above. Refused, it is the size that the program has set.
+    let _ = unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK) };
+    // SAFETY: the attributes are initialised, and `begin` takes what `run` is.
+    let created = unsafe { libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), begin, run) };
+    // SAFETY: initialised above, and not used again.
+    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+    checked(created)?;
+    // SAFETY: the call filled it.
+    Ok(unsafe { id.assume_init() })
+}
+
+extern "C" fn begin(run: *mut c_void) -> *mut c_void {
+    // SAFETY: `start` made it, for this thread alone.
+    let run = unsafe { Box::from_raw(run.cast::<Run>()) };
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(*run)) {
+        // The message was printed; dropping it may panic again.
+        mem::forget(panic);
+    }
+    ptr::null_mut()
+}
+
+/// What pthreads(7) return: an error number, or 0.
+fn checked(returned: i32) -> io::Result<()> {
+    match returned {
+        0 => Ok(()),
+        number => Err(io::Error::from_raw_os_error(number)),
+    }
+}
+
+impl Thread {
+    /// True if it is about to end.
+    pub(crate) fn is_finished(&self) -> bool {
+        Arc::strong_count(&self.running) == 1
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn join(mut self) {
+        if let Some(id) = self.id.take() {
+            // SAFETY: not joined or detached before; it writes no value.
+            unsafe { libc::pthread_join(id, ptr::null_mut()) };
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            // SAFETY: not joined or detached before.
+            unsafe { libc::pthread_detach(id) };
+        }
+    }
 }
 
 /// Starts one that may borrow.

@@ -3,13 +3,19 @@
 use crate::residency::evict;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork_into, scenario};
+use crate::support::disk::LoopFs;
 use crate::support::exclusive;
-use crate::support::file_with;
-use crate::support::kernel::{can_populate, page_size, present_pages, threads};
+use crate::support::kernel::{
+    can_populate, fill_mappings, most_mappings, page_size, present_pages, threads,
+};
 use crate::support::leased::Folder;
-use folio::{Backing, Mapping, Snapshot};
+use crate::support::refuse::{Refusal, refuse_if};
+use crate::support::{file_with, skip};
+use folio::{Backing, Error, Mapping, Snapshot};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Barrier;
 
 /// The main thread, and the keeper.
 const OTHERS: usize = 2;
@@ -229,6 +235,92 @@ fn a_writer_comes_meanwhile() {
             assert_same(&snapshot, &bytes, format_args!("round {round}"));
             assert!(snapshot.is_intact());
         }
+    })
+    .succeed();
+}
+
+#[test]
+fn where_pages_cannot_be_populated_all_of_them_are_read_as_well() {
+    scenario!(|| {
+        let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+            return;
+        };
+        // Then its device is asked for no more than its largest request at once, 1280 KiB.
+        let device = disk.path().metadata().expect("its device").dev();
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        let ahead = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        std::fs::write(ahead, "128").expect("set the readahead");
+        // Linux before 5.14.
+        refuse_if(Refusal {
+            call: libc::SYS_madvise,
+            errno: libc::EINVAL,
+            argument: Some((2, u32::MAX, libc::MADV_POPULATE_READ as u32)),
+        });
+        let bytes = pattern(7, 16 << 20);
+        let path = file_with(disk.path(), "file", &bytes);
+        let snapshot = open(&path);
+        evict(&File::open(&path).expect("open"));
+        snapshot.prefetch(..).expect("prefetch");
+        wait_until_idle();
+        // What was asked for comes.
+        while !snapshot.residency().expect("residency").is_full() {
+            std::thread::yield_now();
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn without_room_for_a_thread_it_does_without() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        if most_mappings() > 1 << 20 {
+            return skip("vm.max_map_count is out of reach");
+        }
+        let path = file_with(folder.path(), "file", &pattern(8, 4 << 20));
+        let snapshot = open(&path);
+        let mut give_back = fill_mappings();
+        // From none to enough for all that a thread maps.
+        for _ in 0..8 {
+            snapshot.prefetch(..).expect("prefetch");
+            wait_until_idle();
+            give_back();
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn a_scope_is_refused_while_others_prefetch_all_the_time() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("sparse");
+        let file = File::create(&path).expect("create");
+        file.set_len(64 << 30).expect("make it long");
+        drop(file);
+        let snapshot = open(&path);
+        // Fewer than may wait: for more there is no thread.
+        let ask = || (0..20).for_each(|_| snapshot.prefetch(..).expect("prefetch"));
+        let together = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    together.wait();
+                    ask();
+                }
+                together.wait();
+            });
+            for _ in 0..100 {
+                together.wait();
+                let refused = folio::fork::scope(|_| ());
+                assert!(matches!(refused, Err(Error::MultiThreaded { .. })));
+            }
+            together.wait();
+        });
     })
     .succeed();
 }

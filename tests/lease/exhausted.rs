@@ -2,7 +2,7 @@
 
 use super::Folder;
 use super::support::child::scenario;
-use super::support::kernel::status;
+use super::support::kernel::{fill_mappings, most_mappings, status};
 use super::support::skip;
 use folio::{Backing, Snapshot, SnapshotOptions};
 use std::fs;
@@ -16,39 +16,6 @@ fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
     };
     // SAFETY: reads the one struct.
     assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
-}
-
-fn most_mappings() -> usize {
-    let most = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
-    most.trim().parse().unwrap()
-}
-
-/// As many mappings as the process may have (vm.max_map_count): pieces of one, each with another protection than the
-/// next.
-fn no_more_mappings() {
-    let page = folio::page::size();
-    let most = most_mappings();
-    let pages = most + 2;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: new address space, that nobody touches.
-    let start = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            pages * page,
-            libc::PROT_NONE,
-            flags,
-            -1,
-            0,
-        )
-    };
-    assert_ne!(start, libc::MAP_FAILED);
-    let protect = |piece: usize| {
-        let start = start.cast::<u8>().wrapping_add(piece * page);
-        // SAFETY: inside the mapping made above.
-        unsafe { libc::mprotect(start.cast(), page, libc::PROT_READ) }
-    };
-    let failed = (1..pages).step_by(2).find(|&piece| protect(piece) == -1);
-    assert!(failed.is_some(), "more mappings than {most}");
 }
 
 /// A writer comes to a leased file after `hinder`; what keeps the bytes then. `None` where there are no leases.
@@ -93,7 +60,7 @@ fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
         if most_mappings() > 1 << 20 {
             return skip("vm.max_map_count is out of reach");
         }
-        let backing = after_a_writer(Snapshot::options(), no_more_mappings);
+        let backing = after_a_writer(Snapshot::options(), || drop(fill_mappings()));
         assert_ne!(backing, Some(Backing::Leased));
     })
     .succeed();

@@ -204,6 +204,38 @@ pub fn can_populate() -> bool {
     can
 }
 
+/// How many mappings a process may have, vm.max_map_count.
+pub fn most_mappings() -> usize {
+    let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("read it");
+    most.trim().parse().expect("a number")
+}
+
+/// Makes as many mappings as the process may have: pieces of one, each with another protection than the next. What it
+/// gives back makes room for two of them, as often as it is called.
+pub fn fill_mappings() -> impl FnMut() {
+    let page = page_size();
+    let pages = most_mappings() + 2;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let (none, len) = (libc::PROT_NONE, pages * page);
+    // SAFETY: new address space, that nobody touches.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), len, none, flags, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    let start = start.addr();
+    let protect = move |piece: usize, access| {
+        let at = (start + piece * page) as *mut _;
+        // SAFETY: inside the mapping made above.
+        unsafe { libc::mprotect(at, page, access) == 0 }
+    };
+    let mut pieces = (1..pages).step_by(2);
+    let full = pieces.any(|piece| !protect(piece, libc::PROT_READ));
+    assert!(full, "more mappings than {}", pages - 2);
+    let mut piece = 1;
+    move || {
+        assert!(protect(piece, libc::PROT_NONE));
+        piece += 2;
+    }
+}
+
 fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -261,6 +293,20 @@ pub fn offset_of(fd: impl AsFd) -> u64 {
 pub fn thread_id() -> libc::pid_t {
     // SAFETY: gettid cannot fail.
     unsafe { libc::gettid() }
+}
+
+/// The state of the thread of that name, proc_pid_stat(5), if there is one.
+pub fn state_of(name: &str) -> Option<char> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("list threads");
+    let stats =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let mut states = stats.filter_map(|stat| {
+        let (before, rest) = stat.rsplit_once(") ")?;
+        before
+            .ends_with(&format!("({name}"))
+            .then(|| rest.chars().next())?
+    });
+    states.next()
 }
 
 /// Sends a signal to one thread of this process.
