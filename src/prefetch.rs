@@ -67,7 +67,7 @@ pub(crate) fn start(range: Range<usize>) -> bool {
     if prefetcher.works.swap(true, Ordering::AcqRel) {
         return true;
     }
-    work.thread.take().map(Thread::join);
+    work.thread.take().into_iter().for_each(Thread::join);
     match thread::start(c"folio-prefetch", || prefetcher.run()) {
         Ok(thread) => work.thread = Some(thread),
         Err(_) => {
@@ -93,7 +93,7 @@ pub(crate) fn end() {
     if let Some(prefetcher) = PREFETCHER.get() {
         prefetcher.lock().ending += 1;
         let thread = prefetcher.stop(&(0..usize::MAX)).thread.take();
-        thread.map(Thread::join);
+        thread.into_iter().for_each(Thread::join);
         prefetcher.lock().ending -= 1;
     }
 }

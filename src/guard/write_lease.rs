@@ -24,6 +24,7 @@ use crate::sys::lease::{self, Lease, Released};
 use crate::sys::memory as mapping;
 use crate::sys::pages;
 use crate::sys::process::abort;
+use crate::sys::thread;
 use crate::sys::userfault::Userfault;
 use std::fs::File;
 use std::io;
@@ -33,7 +34,6 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 /// Why there is no write lease.
 pub(crate) enum Refused {
@@ -362,16 +362,18 @@ fn move_memory_over(region: &Region) -> io::Result<Userfault> {
     let pages = Userfault::new()?;
     pages.register(memory.start(), memory.len())?;
     let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        // The move waits until somebody has taken note of it.
-        let note = || pages.note_moves(&over);
-        let noting = thread::Builder::new().spawn_scoped(scope, note)?;
+    let replace = |is_noted: bool| {
+        if !is_noted {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
         // SAFETY: whoever reads the mapping meanwhile waits for its pages, and is given the same bytes.
         let moved = unsafe { region.replace_unlocked_by(memory) };
         over.store(true, Ordering::Relaxed);
-        let _ = noting.join();
         moved
-    })?;
+    };
+    // The move waits until somebody has taken note of it.
+    let note = || pages.note_moves(&over);
+    thread::beside(c"folio-note", note, replace).0?;
     Ok(pages)
 }
 

@@ -69,16 +69,15 @@ pub(crate) fn fill(
         return Ok(end.into_inner());
     }
     let mut told = 0;
-    std::thread::scope(|scope| {
-        // `None` if there is no thread to be had.
-        let second = thread::start_scoped(scope, "folio-copy", || read_all(&mut |_| Ok(()))).ok();
-        let first = read_all(&mut |done| {
+    let there = || read_all(&mut |_| Ok(()));
+    let here = |_| {
+        read_all(&mut |done| {
             told = done;
             step(done)
-        });
-        let second = second.map_or(Ok(()), |second| second.join().unwrap_or_else(|_| lost()));
-        first.and(second)
-    })?;
+        })
+    };
+    let (first, second) = thread::beside(c"folio-copy", there, here);
+    first.and(second.map_or(Ok(()), |second| second.unwrap_or_else(|_| lost())))?;
     let done = done.into_inner();
     // The second thread may have been the last.
     if told < done {
@@ -139,16 +138,30 @@ mod tests {
         (n.unwrap(), told)
     }
 
+    #[allow(unsafe_code)]
+    fn leave_no_room_for_a_stack() {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+        let most = (pages << 12) + (1 << 20);
+        let limit = libc::rlimit {
+            rlim_cur: most,
+            rlim_max: most,
+        };
+        // SAFETY: setrlimit(2) reads the struct.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+    }
+
     const ALONE: &str = "FOLIO_TEST_NO_THREADS";
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no pread of so much")]
     fn a_large_file_is_read_whole() {
-        if std::env::var_os(ALONE).is_some() {
-            assert!(std::thread::Builder::new().spawn(|| ()).is_err());
-        }
         let (file, model) = file();
         let mut bytes = vec![0; LEN - 77];
+        if std::env::var_os(ALONE).is_some() {
+            leave_no_room_for_a_stack();
+            assert!(thread::start(c"none", || ()).is_err());
+        }
         let (n, told) = filled(&file, 77, &mut bytes);
         assert_eq!(n, bytes.len());
         assert!(bytes == model[77..]);
@@ -161,8 +174,6 @@ mod tests {
         let name = "replica::fill::tests::a_large_file_is_read_whole";
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", name, "--test-threads=1"]);
-        // No thread gets a stack of that size.
-        command.env("RUST_MIN_STACK", (1_usize << 60).to_string());
         let output = command.env(ALONE, "1").output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(

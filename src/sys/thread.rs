@@ -6,7 +6,6 @@ use std::mem::{self, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
-use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 /// In bytes, as threads of `std` have it.
 const STACK: usize = 2 << 20;
@@ -108,17 +107,30 @@ impl Drop for Thread {
     }
 }
 
-/// Starts one that may borrow.
-pub(crate) fn start_scoped<'s, T: Send + 's>(
-    scope: &'s Scope<'s, '_>,
-    name: &str,
-    run: impl FnOnce() -> T + Send + 's,
-) -> io::Result<ScopedJoinHandle<'s, T>> {
-    without_signals(|| {
-        Builder::new()
-            .name(name.to_string())
-            .spawn_scoped(scope, run)
-    })
+/// Runs `here`, which is told whether there is a thread that runs `there` beside it, and returns when both have ended. What
+/// they gave: of `there`, `None` if it was not run, and `Err` if it panicked.
+pub(crate) fn beside<T, R: Send>(
+    name: &'static CStr,
+    there: impl FnOnce() -> R + Send,
+    here: impl FnOnce(bool) -> T,
+) -> (T, Option<std::thread::Result<R>>) {
+    /// Joins also if `here` panics.
+    struct Beside(Option<Thread>);
+    impl Drop for Beside {
+        fn drop(&mut self) {
+            self.0.take().into_iter().for_each(Thread::join);
+        }
+    }
+    let mut gave = None;
+    let place = &mut gave;
+    let run: Box<dyn FnOnce() + Send + '_> =
+        Box::new(move || *place = Some(catch_unwind(AssertUnwindSafe(there))));
+    // SAFETY: only the lifetime changes. What the closure borrows outlives `thread`, which ends when that has run.
+    let run: Run = unsafe { mem::transmute(run) };
+    let thread = Beside(start(name, run).ok());
+    let value = here(thread.0.is_some());
+    drop(thread);
+    (value, gave)
 }
 
 /// Runs `f` with every signal blocked in the calling thread; a thread that it starts begins like that, too.
