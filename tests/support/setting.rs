@@ -49,9 +49,9 @@ impl Setting {
 
 impl Drop for Setting {
     fn drop(&mut self) {
+        let _ = fs::write(self.file, &self.before);
         let _ = self.after_all.kill();
         let _ = self.after_all.wait();
-        let _ = fs::write(self.file, &self.before);
         // SAFETY: takes plain numbers. Said, since a forked process has the descriptor, too.
         unsafe { libc::flock(self.alone.as_raw_fd(), libc::LOCK_UN) };
     }
