@@ -263,7 +263,7 @@ fn a_thread_that_cannot_be_looked_at_is_there() {
 fn every_end_is_known() {
     one(|| ()).unwrap();
     assert_eq!(status(one(|| panic!("on purpose"))).code(), Some(101));
-    if kernel::may_open(200) {
+    if kernel::may_open(200) && kernel::may_start(200) {
         fork::scope(|s| {
             let children: Vec<_> = (0..50).map(|_| s.spawn(|| ()).unwrap()).collect();
             for child in children {
@@ -588,7 +588,7 @@ fn nothing_runs_at_the_end_of_a_child() {
 #[test]
 fn sixty_four_children_lose_no_count() {
     scenario!(|| {
-        if !kernel::may_open(200) {
+        if !kernel::may_open(200) || !kernel::may_start(200) {
             return;
         }
         let count = Shared::<AtomicU64>::anonymous().unwrap();

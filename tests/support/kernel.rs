@@ -249,6 +249,16 @@ pub fn may_open(count: u64) -> bool {
     limit.rlim_cur >= count
 }
 
+/// True if the user of this process may have so many; says so if not. There is no limit for root.
+pub fn may_start(count: u64) -> bool {
+    let limit = limit_of(libc::RLIMIT_NPROC).rlim_cur;
+    let may = super::is_root() || limit >= count;
+    if !may {
+        super::skip(format_args!("RLIMIT_NPROC allows {limit} processes only"));
+    }
+    may
+}
+
 /// True if a file may become so long by this process; says so if it may not. SIGXFSZ kills whoever does not ask.
 pub fn may_write(bytes: u64) -> bool {
     let limit = limit_of(libc::RLIMIT_FSIZE).rlim_cur;
