@@ -18,6 +18,7 @@ use std::sync::atomic::{
 use support::child::scenario;
 use support::disk::LoopFs;
 use support::pipe::pipe;
+use support::refuse::refuse;
 use support::{kernel, limit_file_sizes, temp_dir};
 
 folio::shareable! {
@@ -414,6 +415,23 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
         shared.flush().unwrap();
         assert_eq!(std::fs::read(&small).unwrap(), [1; 16 << 10], "{kind}");
     }
+}
+
+/// Of a tmpfs that is as large as the memory, the first attempt would take all memory.
+#[test]
+fn what_there_is_no_room_for_is_not_begun() {
+    scenario!(|| {
+        let Some(disk) = LoopFs::new("tmpfs", 64 << 10) else {
+            return;
+        };
+        refuse(libc::SYS_fallocate, libc::EIO);
+        let path = disk.path().join("new");
+        let full = Shared::<[AtomicU8]>::create_slice(&path, 1 << 20).unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC), "{full}");
+        let begun = Shared::<[AtomicU8]>::create_slice(&path, 4096).unwrap_err();
+        assert_eq!(begun.raw_os_error(), Some(libc::EIO), "{begun}");
+    })
+    .succeed();
 }
 
 /// A file system without fallocate(2), mounted as long as the value lives.

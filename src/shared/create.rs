@@ -6,7 +6,7 @@
 use super::open::refused;
 use crate::error::{Error, Result};
 use crate::sys::file::{self, Kind};
-use crate::sys::shared::{allocate, has_room};
+use crate::sys::shared::allocate;
 use crate::sys::{publish, write};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
@@ -44,12 +44,7 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
     if stat.kind != Kind::Regular || len == 0 {
         return Ok(fd);
     }
-    let room = match has_room(fd.as_fd(), len) {
-        Ok(false) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-        // An answer that cannot be had is no obstacle.
-        _ => Ok(()),
-    };
-    match room.and_then(|()| allocate(fd.as_fd(), len)) {
+    match allocate(fd.as_fd(), len) {
         // As good as `open`: a hole that finds no space later is a fault, which is answered.
         Err(e) if cannot_allocate(&e) && stat.size >= len => Ok(fd),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
