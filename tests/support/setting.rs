@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 /// Somebody else's value again when dropped. One test at a time has it, also of several processes.
@@ -35,6 +36,8 @@ impl Setting {
             .args(["-c", &put_back])
             .stdin(Stdio::piped())
             .stdout(alone.try_clone()?)
+            // timeout(1) and terminals kill the whole group.
+            .process_group(0)
             .spawn()?;
         let setting = Setting {
             file,
