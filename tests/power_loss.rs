@@ -13,6 +13,7 @@ use std::process::Command;
 use support::bytes::{assert_same, pattern};
 use support::disk::unmount;
 use support::exclusive::has_userfaultfd;
+use support::kernel::may_write;
 use support::temporary::MOUNT;
 use support::{is_root, skip, temp_dir};
 
@@ -32,16 +33,16 @@ impl Mounted {
         let mounted = Command::new("mount")
             .args(["-t", kind, "-o", options])
             .args([image, &mount])
-            .output()
-            .ok()?;
-        if !mounted.status.success() {
-            skip(format_args!(
-                "no {kind}: {}",
-                String::from_utf8_lossy(&mounted.stderr)
-            ));
-            return None;
-        }
-        Some(Mounted { mount, _dir: dir })
+            .output();
+        let refusal = match mounted {
+            Ok(mounted) if mounted.status.success() => {
+                return Some(Mounted { mount, _dir: dir });
+            }
+            Ok(mounted) => String::from_utf8_lossy(&mounted.stderr).into_owned(),
+            Err(error) => format!("mount: {error}"),
+        };
+        skip(format_args!("no {kind}: {refusal}"));
+        None
     }
 
     fn path(&self) -> &Path {
@@ -62,6 +63,9 @@ fn after_power_loss<T>(act: impl Fn(&Path) -> T, check: impl Fn(&str, &Path)) {
         return skip("mounting needs root");
     }
     for (kind, size) in [("ext4", 48 << 20), ("xfs", 300 << 20)] {
+        if !may_write(size) {
+            continue;
+        }
         let dir = temp_dir();
         let (image, copy) = (dir.path().join("image"), dir.path().join("copy"));
         fs::File::create(&image).unwrap().set_len(size).unwrap();

@@ -18,6 +18,7 @@ use std::sync::atomic::{
 use support::child::scenario;
 use support::disk::LoopFs;
 use support::pipe::pipe;
+use support::refuse::refuse;
 use support::{kernel, limit_file_sizes, temp_dir};
 
 folio::shareable! {
@@ -209,7 +210,6 @@ fn what_cannot_be_shared_is_refused() {
         open(&fifo),
         open(Path::new("/dev/zero")),
         open(Path::new("/proc/self/comm")),
-        open(Path::new("/sys/kernel/mm/transparent_hugepage/enabled")),
         Shared::<AtomicU8>::create("/dev/null").unwrap_err(),
         received(reader),
         received(writer),
@@ -219,6 +219,11 @@ fn what_cannot_be_shared_is_refused() {
         received(opened_as_path(&file)),
     ] {
         assert!(matches!(error, Error::NotMappable { .. }), "{error}");
+    }
+    let setting = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
+    match OpenOptions::new().read(true).write(true).open(setting) {
+        Ok(_) => assert!(matches!(open(setting), Error::NotMappable { .. })),
+        Err(error) => support::skip(format_args!("a setting in /sys: {error}")),
     }
     let missing = open(&dir.path().join("missing"));
     assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
@@ -386,6 +391,9 @@ fn all_who_create_at_once_get_one_file() {
 
 #[test]
 fn a_full_disk_is_an_error_and_leaves_nothing() {
+    if !kernel::may_write(400 << 20) {
+        return;
+    }
     for kind in ["tmpfs", "ext4", "xfs", "btrfs"] {
         let Some(disk) = LoopFs::new(kind, 64 << 10) else {
             continue;
@@ -407,6 +415,23 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
         shared.flush().unwrap();
         assert_eq!(std::fs::read(&small).unwrap(), [1; 16 << 10], "{kind}");
     }
+}
+
+/// Of a tmpfs that is as large as the memory, the first attempt would take all memory.
+#[test]
+fn what_there_is_no_room_for_is_not_begun() {
+    scenario!(|| {
+        let Some(disk) = LoopFs::new("tmpfs", 64 << 10) else {
+            return;
+        };
+        refuse(libc::SYS_fallocate, libc::EIO);
+        let path = disk.path().join("new");
+        let full = Shared::<[AtomicU8]>::create_slice(&path, 1 << 20).unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC), "{full}");
+        let begun = Shared::<[AtomicU8]>::create_slice(&path, 4096).unwrap_err();
+        assert_eq!(begun.raw_os_error(), Some(libc::EIO), "{begun}");
+    })
+    .succeed();
 }
 
 /// A file system without fallocate(2), mounted as long as the value lives.
@@ -645,6 +670,9 @@ fn a_memfd_never_shrinks() {
 #[test]
 fn children_lose_no_count_wherever_it_is() {
     scenario!(|| {
+        if !kernel::may_open(200) || !kernel::may_start(200) {
+            return;
+        }
         let dir = temp_dir();
         let counters = [
             Shared::<AtomicU64>::anonymous().unwrap(),

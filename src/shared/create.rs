@@ -43,12 +43,7 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
     if stat.kind != Kind::Regular || len == 0 {
         return Ok(fd);
     }
-    let room = match write::has_room(fd.as_fd(), len) {
-        Ok(false) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-        // An answer that cannot be had is no obstacle.
-        _ => Ok(()),
-    };
-    match room.and_then(|()| write::allocate_front(fd.as_fd(), len)) {
+    match write::allocate_front(fd.as_fd(), len) {
         // As good as `open`: a hole that finds no space later is a fault, which is answered.
         Err(e) if cannot_allocate(&e) && stat.size >= len => Ok(fd),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),

@@ -31,7 +31,14 @@ pub(crate) fn in_core(start: usize, pages: &mut [u8]) -> io::Result<()> {
 /// page of a file that the caller neither owns nor may write to. So it is asked about a page far behind the end of the
 /// file, which can be nowhere. `None` if that is no shared mapping, or no address space is left to try.
 pub(crate) fn in_core_is_true(start: usize) -> Option<bool> {
-    let far = 1_usize << (usize::BITS / 2 + 8);
+    // Less where address space is limited (RLIMIT_AS). Should that be inside the file, it claims too little, not too much.
+    [40, 30]
+        .into_iter()
+        .find_map(|bits| is_missing(start, 1 << bits))
+}
+
+/// Whether mincore(2) admits that the last page is not in RAM, of `far` bytes from the start of the mapping on.
+fn is_missing(start: usize, far: usize) -> Option<bool> {
     let flags = libc::MREMAP_MAYMOVE;
     let start = ptr::without_provenance_mut(start);
     // SAFETY: an old length of 0 leaves the old mapping as it is and maps the same file a second time, mremap(2).

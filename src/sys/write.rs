@@ -136,6 +136,10 @@ pub(crate) fn allocate_front(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
         // Before anything is taken, and without SIGXFSZ.
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
+    // An answer that cannot be had is no obstacle.
+    if !has_room(fd, len).unwrap_or(true) {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
     grant(fd, 0, len, libc::FALLOC_FL_KEEP_SIZE)?;
     grant(fd, len.saturating_sub(1), len, 0)
 }
@@ -173,8 +177,8 @@ fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
-/// An allocation that fails half-way may keep what it got.
-pub(crate) fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
+/// An allocation that fails half-way may keep what it got, and on tmpfs it may take all memory on the way.
+fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
     call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;

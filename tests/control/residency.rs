@@ -3,7 +3,7 @@
 use crate::kinds::{self, Deed};
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, scenario};
-use crate::support::kernel::{file_system, page_size, resident_pages};
+use crate::support::kernel::{file_system, limit, page_size, resident_pages, status};
 use crate::support::leased::{Folder, leased};
 use crate::support::random::runner;
 use crate::support::user::{become_nobody, may_be_others};
@@ -286,4 +286,13 @@ fn a_full_file_of_our_own_is_told() {
     snapshot.populate(..).expect("populate");
     let residency = snapshot.residency().expect("residency");
     assert!(residency.is_full() && residency.is_known());
+}
+
+#[test]
+fn a_full_file_of_our_own_is_told_where_addresses_are_few() {
+    scenario!(|| {
+        limit(libc::RLIMIT_AS, (status("VmSize") + (2 << 30)) as u64);
+        a_full_file_of_our_own_is_told();
+    })
+    .succeed();
 }

@@ -1,7 +1,9 @@
 //! Each system call in its turn fails, whichever it is: an error that names the operation and the path and the old bytes,
 //! or the new bytes; nothing left behind, and no signal.
 
+use crate::killed::MANY;
 use crate::support::child::{fork, report, scenario};
+use crate::support::kernel::may_start;
 use crate::support::temp_dir;
 use crate::support::trace::{Traced, stop_here};
 use crate::{names, stores};
@@ -93,7 +95,7 @@ fn with_one_failure(
 #[test]
 #[cfg_attr(not(target_arch = "x86_64"), ignore = "registers of x86-64")]
 fn each_system_call_in_its_turn() {
-    if !crate::has_unnamed(&std::env::temp_dir()) {
+    if !crate::has_unnamed(&std::env::temp_dir()) || !may_start(MANY) {
         return;
     }
     scenario!(|| {

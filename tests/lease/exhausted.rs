@@ -2,7 +2,7 @@
 
 use super::Folder;
 use super::support::child::scenario;
-use super::support::kernel::{fill_mappings, most_mappings, status};
+use super::support::kernel::{fill_mappings, may_open, most_mappings, status};
 use super::support::skip;
 use folio::{Backing, Snapshot, SnapshotOptions};
 use std::fs;
@@ -69,6 +69,9 @@ fn a_writer_gets_through_when_there_can_be_no_more_mappings() {
 #[test]
 fn more_snapshots_than_descriptors() {
     scenario!(|| {
+        if !may_open(100) {
+            return;
+        }
         let Some(folder) = Folder::new() else {
             return;
         };

@@ -1,5 +1,6 @@
 //! Loop devices and real file systems on them, taken down again when dropped, also those of a killed run.
 
+use super::kernel::may_write;
 use super::temporary::{MOUNT, temp_dir};
 use super::{is_root, skip};
 use std::ffi::CString;
@@ -159,6 +160,9 @@ impl LoopFs {
     }
 
     fn device(kind: &str, dir: &Path, size: u64, options: &[&str]) -> io::Result<()> {
+        if !may_write(size) {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
         let mkfs = tool(&format!("mkfs.{kind}"))?;
         let image = dir.with_file_name("image");
         File::create(&image)?.set_len(size)?;

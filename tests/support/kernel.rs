@@ -281,6 +281,40 @@ pub fn may_open(count: u64) -> bool {
     limit.rlim_cur >= count
 }
 
+/// True if the user of this process may have so many; says so if not. There is no limit for root.
+pub fn may_start(count: u64) -> bool {
+    let limit = limit_of(libc::RLIMIT_NPROC).rlim_cur;
+    let may = super::is_root() || limit >= count;
+    if !may {
+        super::skip(format_args!("RLIMIT_NPROC allows {limit} processes only"));
+    }
+    may
+}
+
+/// True if a file may become so long by this process; says so if it may not. SIGXFSZ kills whoever does not ask.
+pub fn may_write(bytes: u64) -> bool {
+    let limit = limit_of(libc::RLIMIT_FSIZE).rlim_cur;
+    if limit < bytes {
+        super::skip(format_args!("RLIMIT_FSIZE allows {limit} bytes only"));
+    }
+    limit >= bytes
+}
+
+/// True if there are so many addresses for this process; says so if there are not.
+pub fn may_map(bytes: usize) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: addresses that nobody else knows, and nothing behind them.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        let limit = limit_of(libc::RLIMIT_AS).rlim_cur;
+        super::skip(format_args!("RLIMIT_AS allows {limit} bytes only"));
+        return false;
+    }
+    // SAFETY: mapped above.
+    unsafe { libc::munmap(start, bytes) };
+    true
+}
+
 /// Current offset of a descriptor.
 pub fn offset_of(fd: impl AsFd) -> u64 {
     // SAFETY: lseek takes any number for a descriptor.

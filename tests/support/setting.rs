@@ -1,8 +1,9 @@
 //! A setting of the whole machine, changed for a test, and put back even if the test is killed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 /// Somebody else's value again when dropped. One test at a time has it, also of several processes.
@@ -20,7 +21,7 @@ impl Setting {
         file: &'static str,
         value: impl FnOnce(&str) -> io::Result<String>,
     ) -> io::Result<Self> {
-        let alone = File::open(file)?;
+        let alone = OpenOptions::new().write(true).open(file)?;
         // SAFETY: takes plain numbers.
         if unsafe { libc::flock(alone.as_raw_fd(), libc::LOCK_EX) } != 0 {
             return Err(io::Error::last_os_error());
@@ -28,10 +29,15 @@ impl Setting {
         let before = fs::read_to_string(file)?.trim().to_string();
         // To know first whether it can be put back.
         fs::write(file, &before)?;
-        let put_back = format!("trap '' INT TERM HUP; cat; echo {before} >{file}");
+        // It writes by the descriptor that is locked, so nobody has the file until it has: the next one would take our
+        // value for somebody else's.
+        let put_back = format!("trap '' INT TERM HUP; read line; echo {before}");
         let after_all = Command::new("sh")
             .args(["-c", &put_back])
             .stdin(Stdio::piped())
+            .stdout(alone.try_clone()?)
+            // timeout(1) and terminals kill the whole group.
+            .process_group(0)
             .spawn()?;
         let setting = Setting {
             file,
@@ -46,9 +52,9 @@ impl Setting {
 
 impl Drop for Setting {
     fn drop(&mut self) {
+        let _ = fs::write(self.file, &self.before);
         let _ = self.after_all.kill();
         let _ = self.after_all.wait();
-        let _ = fs::write(self.file, &self.before);
         // SAFETY: takes plain numbers. Said, since a forked process has the descriptor, too.
         unsafe { libc::flock(self.alone.as_raw_fd(), libc::LOCK_UN) };
     }

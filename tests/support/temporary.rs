@@ -42,6 +42,8 @@ pub fn remove_leftovers(parent: &Path) {
             .and_then(|name| name.strip_prefix(&prefix)?.split('-').next());
         if owner.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
             unmount(&entry.path().join(MOUNT));
+            // What its children mounted there.
+            remove_leftovers(&entry.path());
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
