@@ -209,13 +209,21 @@ impl From<Error> for io::Error {
     }
 }
 
+/// An empty path can be seen, too.
+fn shown(path: &Path) -> std::path::Display<'_> {
+    match path.as_os_str().is_empty() {
+        true => Path::new("\"\"").display(),
+        false => path.display(),
+    }
+}
+
 /// ` on PATH`, or nothing.
 struct On<'a>(&'a Option<PathBuf>);
 
 impl fmt::Display for On<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(path) => write!(f, " on {}", path.display()),
+            Some(path) => write!(f, " on {}", shown(path)),
             None => Ok(()),
         }
     }
@@ -227,7 +235,7 @@ struct Colon<'a>(&'a Option<PathBuf>);
 impl fmt::Display for Colon<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(path) => write!(f, ": {}", path.display()),
+            Some(path) => write!(f, ": {}", shown(path)),
             None => Ok(()),
         }
     }
@@ -262,6 +270,10 @@ mod tests {
         let error = Error::os("fallocate", Some(Path::new("/a/b")), cause);
         assert_eq!(error.to_string(), "fallocate failed on /a/b");
         assert_eq!(error.source().map(ToString::to_string), Some(text));
+        let directory = Error::IsDirectory {
+            path: Some(PathBuf::new()),
+        };
+        assert_eq!(directory.to_string(), "is a directory: \"\"");
     }
 
     #[test]

@@ -72,7 +72,9 @@ impl WriteLease {
                 "userfaultfd(2) is refused (by a container's seccomp filter, or the kernel), so others could not be let in",
             ));
         }
-        let keeper = Keeper::get().ok_or(Refused::Never("no thread can watch over it"))?;
+        let keeper = Keeper::get().ok_or(Refused::Never(
+            "no thread can be had that watches over it (see ulimit -u, vm.max_map_count)",
+        ))?;
         if let Err(e) = keeper.take(file.as_fd(), Lease::Write) {
             return Err(match e.raw_os_error() {
                 Some(libc::EAGAIN) => Refused::Busy,
