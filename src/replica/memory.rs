@@ -131,12 +131,29 @@ impl Memory {
     }
 
     /// Room for at most `most` bytes after those that are there: one step's worth.
+    fn step(&self, most: usize) -> Range<usize> {
+        self.len..self.len + (self.capacity() - self.len).min(most).min(STEP)
+    }
+
     fn spare(&mut self, most: usize) -> &mut [MaybeUninit<u8>] {
-        let end = self.len + (self.capacity() - self.len).min(most).min(STEP);
+        let step = self.step(most);
         match &mut self.place {
-            Place::Block(block) => &mut block.spare()[self.len..end],
+            Place::Block(block) => &mut block.spare()[step],
             // SAFETY: a region in `Memory` is private anonymous memory of ours, writable until it is given out.
-            Place::Region(region) => unsafe { region.spare(self.len..end) },
+            Place::Region(region) => unsafe { region.spare(step) },
+        }
+    }
+
+    /// Faults in the huge pages that a step is the first to reach. The kernel copies out of a pipe under the pipe's lock: a
+    /// fault in the middle of that, which zeroes 2 MiB, would keep the writer waiting.
+    fn fault_in(&self, step: &Range<usize>) {
+        if let Place::Region(region) = &self.place {
+            let first = whole_huge_pages(step.start);
+            let end = whole_huge_pages(step.end).min(region.len());
+            if first < end {
+                // Refused (Linux before 5.14, no memory), they come by the fault.
+                let _ = region.advise(first..end, libc::MADV_POPULATE_WRITE);
+            }
         }
     }
 
@@ -146,6 +163,7 @@ impl Memory {
     where
         F: FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<&mut [u8]>,
     {
+        self.fault_in(&self.step(most));
         let spare = self.spare(most);
         if spare.is_empty() {
             return Ok(0);
