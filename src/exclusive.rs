@@ -180,7 +180,8 @@ impl Exclusive {
     }
 
     /// Waits until every store made so far is on the disk, and the file's length too. Only pages that were stored to
-    /// since the last time are written.
+    /// since the last time are written, and what the page cache keeps in one piece with them
+    /// ([`docs::durability`](crate::docs::durability)).
     ///
     /// # Errors
     /// [`Error::Os`] if the disk failed: what is on it is not known then, and another flush may not tell again.

@@ -173,22 +173,26 @@ fn only_changed_pages_are_written() {
     fs::File::open(&path).unwrap().sync_all().unwrap();
     let mut child = crate::support::child::scenario!(|| {
         let path = std::path::PathBuf::from(crate::support::child::argument("PATH"));
-        let mut file = open(&path);
-        file.flush().unwrap();
-        let (before, device) = (written(), device_written(&path));
         let changed = 100;
-        for page in 0..changed {
-            file[page * 160 * 4096 + 17] ^= 1;
-        }
-        file.flush().unwrap();
-        let ours = written() - before;
-        let on_device = device_written(&path) - device;
-        // The mapping's pages, and some metadata of the file system beside them.
-        println!("{ours} bytes accounted, {on_device} on the device");
+        // A folio that the kernel is just moving cannot be split, and is written whole; the next time it is not moving.
+        let mut rounds = (0..5).map(|_| {
+            let mut file = open(&path);
+            file.flush().unwrap();
+            let (before, device) = (written(), device_written(&path));
+            for page in 0..changed {
+                file[page * 160 * 4096 + 17] ^= 1;
+            }
+            file.flush().unwrap();
+            let ours = written() - before;
+            let on_device = device_written(&path) - device;
+            // The mapping's pages, and some metadata of the file system beside them.
+            println!("{ours} bytes accounted, {on_device} on the device");
+            (file, ours, on_device)
+        });
         let least = changed as u64 * 4096;
-        // A folio that somebody else looks at just then (the kernel, to move it) is not split. All of them are 62 MiB.
-        let most = least + (4 << 20);
-        assert!((least..most).contains(&ours), "{ours} bytes of ours");
+        let exact = rounds.find(|&(_, ours, _)| ours == least);
+        let (mut file, _, on_device) = exact.expect("no more than these pages accounted to us");
+        let most = least + (1 << 20);
         assert!(
             (least..most).contains(&on_device),
             "{on_device} bytes on the device"
