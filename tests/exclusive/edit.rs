@@ -213,6 +213,49 @@ fn only_changed_pages_are_written() {
     child.argument("PATH", &path).succeed();
 }
 
+/// The page cache keeps what was written in one go in one piece; those of less than 128 KiB stay whole. Prints what
+/// docs/durability.md says of it.
+#[test]
+fn how_much_is_written_depends_on_how_the_file_was() {
+    let Some(system) = system("ext4", 128 << 20) else {
+        return;
+    };
+    crate::support::child::scenario!(|| {
+        let dir = std::path::PathBuf::from(crate::support::child::argument("PATH"));
+        let path = dir.join("file");
+        for piece in [8, 16, 32, 64, 128, 1024].map(|kib: usize| kib << 10) {
+            let _ = fs::remove_file(&path);
+            let mut made = fs::File::create(&path).unwrap();
+            let bytes = pattern(1, piece);
+            for _ in 0..(64 << 20) / piece {
+                std::io::Write::write_all(&mut made, &bytes).unwrap();
+            }
+            made.sync_all().unwrap();
+            drop(made);
+            // Anywhere in a piece. As above, the kernel may be moving one.
+            let mut rounds = (0..5).map(|_| {
+                let mut file = open(&path);
+                file.flush().unwrap();
+                let before = written();
+                for number in 0..100 {
+                    file[(number * 163 + number % 7) * 4096] ^= 1;
+                }
+                file.flush().unwrap();
+                (written() - before) / 4096
+            });
+            let most = match piece >> 10 {
+                128.. => 100,
+                _ => 100 * piece as u64 / 4096,
+            };
+            let pages = rounds.find(|pages| (100..=most).contains(pages));
+            let pages = pages.unwrap_or_else(|| panic!("more than {most} pages, {piece}"));
+            println!("pieces of {} KiB: {pages} pages for 100", piece >> 10);
+        }
+    })
+    .argument("PATH", system.path())
+    .succeed();
+}
+
 /// Pages of a file that we have open which are dirty and not being written, cachestat(2).
 fn dirty_pages(path: &std::path::Path) -> Option<u64> {
     const CACHESTAT: libc::c_long = 451;
