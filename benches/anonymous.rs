@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use folio::{Anonymous, HugePages};
+use stillmap::{Anonymous, HugePages};
 
 #[path = "inputs/size.rs"]
 mod size;

@@ -88,8 +88,8 @@ const SERIES: [(&str, &[&str], RGBColor, u32); 4] = [
         2,
     ),
     (
-        "folio",
-        &["folio::open", "Snapshot::from_fd"],
+        "stillmap",
+        &["stillmap::open", "Snapshot::from_fd"],
         RGBColor(214, 62, 84),
         4,
     ),

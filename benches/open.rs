@@ -26,10 +26,10 @@ fn open_and_scan(criterion: &mut Criterion) {
         let label = size::name(size);
         group.throughput(Throughput::Bytes(size));
         group.bench_with_input(
-            BenchmarkId::new("folio::open", &label),
+            BenchmarkId::new("stillmap::open", &label),
             path,
             |bencher, path| {
-                bencher.iter(|| scan(&folio::open(path).expect("folio::open")));
+                bencher.iter(|| scan(&stillmap::open(path).expect("stillmap::open")));
             },
         );
         group.bench_with_input(

@@ -29,7 +29,7 @@ fn pipe_to_memory(criterion: &mut Criterion) {
             |bencher, &size| {
                 bencher.iter_custom(|times| {
                     total(times, size, |pipe| {
-                        folio::Snapshot::from_fd(pipe).map_err(io::Error::from)
+                        stillmap::Snapshot::from_fd(pipe).map_err(io::Error::from)
                     })
                 });
             },

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use folio::{Backing, Snapshot};
 use indicatif::{ProgressBar, ProgressStyle};
+use stillmap::{Backing, Snapshot};
 
 /// Count the lines, words and bytes of each FILE, with a total if there is more than one.
 #[derive(Parser)]
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 /// The whole use of the library: bytes from anywhere, as one slice.
-fn count(file: &OsString) -> folio::Result<(Counts, Backing)> {
+fn count(file: &OsString) -> stillmap::Result<(Counts, Backing)> {
     let is_stdin = file == "-";
     let bar = Bar::new(is_stdin);
     let options = Snapshot::options().progress(|done, total| bar.show("read", done, total));

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
-use folio::Shared;
+use stillmap::Shared;
 
 /// Add to a counter in FILE, which is made if it is not there, and print what it was and is.
 #[derive(Parser)]
@@ -23,7 +23,7 @@ struct Args {
     add: u64,
 }
 
-folio::shareable! {
+stillmap::shareable! {
     /// What is in the file.
     struct Counter {
         count: AtomicU64,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use folio::Exclusive;
+use stillmap::Exclusive;
 
 /// Change a file in place.
 #[derive(Parser)]
@@ -59,7 +59,7 @@ fn run(how: &How) -> Result<(), Box<dyn Error>> {
     };
     file.flush()?;
     let (bytes, took) = (written() - before, start.elapsed());
-    let (len, wanted) = (file.len(), file.is_wanted());
+    let (len, wanted) = (file.len(), file.has_waiter());
     file.close()?;
     writeln!(
         io::stdout(),
@@ -84,7 +84,7 @@ fn upper(file: &mut [u8]) -> usize {
     changed
 }
 
-fn patch(file: &mut Exclusive, offset: usize, text: &[u8]) -> folio::Result<usize> {
+fn patch(file: &mut Exclusive, offset: usize, text: &[u8]) -> stillmap::Result<usize> {
     let end = offset.saturating_add(text.len());
     if end > file.len() {
         file.resize(end)?;

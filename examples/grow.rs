@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use folio::{Anonymous, HugePages, page};
+use stillmap::{Anonymous, HugePages, page};
 
 /// Resize and discard a zeroed anonymous mapping, and show its resident memory and page faults after each step.
 #[derive(Parser)]

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::AtomicU8;
 
 use clap::Parser;
-use folio::{Shared, Snapshot};
+use stillmap::{Shared, Snapshot};
 
 /// Send standard input to another process as sealed memory, which neither can ever change again.
 #[derive(Parser)]

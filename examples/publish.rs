@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use folio::Draft;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use stillmap::Draft;
 
 /// Index the words of a text: one line for each, with the numbers of the lines it stands in.
 #[derive(Parser)]
@@ -38,8 +38,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> folio::Result<()> {
-    let text = folio::open_or_stdin(&args.text)?;
+fn run(args: &Args) -> stillmap::Result<()> {
+    let text = stillmap::open_or_stdin(&args.text)?;
     let bar = progress(text.len());
     let index = index(&text, &bar);
     let len = index

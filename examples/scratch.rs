@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use folio::{Backing, Private};
+use stillmap::{Backing, Private};
 
 /// Use a file as a scratchpad: count its bytes by value after each is turned, in place, into the distance to the one
 /// before. The file never changes.

@@ -4,7 +4,6 @@
 //! `cargo run --release --example survive -- --rounds 200 --mib 8`
 
 use clap::Parser;
-use folio::Backing;
 use indicatif::ProgressBar;
 use std::error::Error;
 use std::fs::{self, File};
@@ -13,6 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
+use stillmap::Backing;
 
 /// Keep a mapped file's bytes while another process truncates and rewrites the file
 #[derive(Parser)]
@@ -70,7 +70,7 @@ fn survive(args: &Args) -> Outcome<()> {
     for round in 0..args.rounds {
         let byte = round as u8;
         fs::write(&path, vec![byte; size])?;
-        let bytes = folio::open(&path)?;
+        let bytes = stillmap::open(&path)?;
         backing.0 = bytes.backing();
         writer.tell()?;
         // All of it while the writer is at work, and again after it got through.
@@ -89,7 +89,7 @@ fn survive(args: &Args) -> Outcome<()> {
     let (before, after) = backing;
     writeln!(
         io::stdout(),
-        "folio: {} times truncated and rewritten, {} MiB each time\n  \
+        "stillmap: {} times truncated and rewritten, {} MiB each time\n  \
          bytes changed under the reader: 0, writes lost: 0, signals: 0\n  \
          backing before: {before:?}, after: {after:?}\n  \
          the writer waited {median:.1?} (median) to open the file",

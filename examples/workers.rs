@@ -9,9 +9,9 @@ use std::time::Duration;
 use std::{iter, thread};
 
 use clap::Parser;
-use folio::fork::{self, Scope};
-use folio::{Anonymous, Error, Shared};
 use indicatif::{ProgressBar, ProgressStyle};
+use stillmap::fork::{self, Scope};
+use stillmap::{Anonymous, Error, Shared};
 
 /// Count the Collatz steps of all numbers below N, by forked workers, and print which number takes most.
 #[derive(Parser)]
@@ -28,7 +28,7 @@ struct Args {
     kill: bool,
 }
 
-folio::shareable! {
+stillmap::shareable! {
     /// What the workers count while they work.
     struct Counters {
         numbers: AtomicU64,
@@ -61,9 +61,9 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let workers = args.workers.unwrap_or(processors).get().min(below);
     let part = below.div_ceil(workers);
-    let counters = Shared::<Counters>::anonymous()?;
+    let counters = Shared::<Counters>::new()?;
     // One flag for each part: what a dead worker left half done is done again.
-    let done = Shared::<[AtomicU64]>::anonymous_slice(below.div_ceil(part))?;
+    let done = Shared::<[AtomicU64]>::with_len(below.div_ceil(part))?;
     let mut steps = Anonymous::shared(below * WIDTH)?;
     let mut lost = 0;
     let mut kill = args.kill;
@@ -95,7 +95,7 @@ fn round(
     counters: &Counters,
     done: &[AtomicU64],
     kill: bool,
-) -> folio::Result<usize> {
+) -> stillmap::Result<usize> {
     let total = (steps.len() / WIDTH) as u64;
     fork::scope(|s| {
         s.spawn(move || draw(total, counters))?;
@@ -112,7 +112,7 @@ fn work<'scope>(
     counters: &'scope Counters,
     done: &'scope [AtomicU64],
     kill: bool,
-) -> folio::Result<usize> {
+) -> stillmap::Result<usize> {
     let mut workers = Vec::new();
     for (index, chunk) in steps.chunks_mut(part * WIDTH).enumerate() {
         if done[index].load(Ordering::Acquire) == 0 {

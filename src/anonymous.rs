@@ -1,9 +1,9 @@
 //! Memory with no file behind it, zeroed, granted page by page as it is touched.
 
-use crate::control::Mapping;
-use crate::control::sealed::{HasPages, Pages as PagesOf};
 use crate::error::{Error, Result};
 use crate::page;
+use crate::pages::Mapping;
+use crate::pages::sealed::{HasPages, Pages as PagesOf};
 use crate::range::{self, whole_pages};
 use crate::region::Region;
 use crate::sys::limits;
@@ -25,13 +25,13 @@ use std::path::Path;
 ///
 /// # Examples
 /// ```
-/// let mut memory = folio::Anonymous::new(1 << 30)?; // 1 GiB of addresses, no RAM yet
+/// let mut memory = stillmap::Anonymous::new(1 << 30)?; // 1 GiB of addresses, no RAM yet
 /// memory[123_456_789] = 7; // one page of RAM
 /// memory.resize(2 << 30)?;
 /// assert_eq!(memory[123_456_789], 7);
 /// memory.discard(..)?; // no RAM again
 /// assert_eq!(memory[123_456_789], 0);
-/// # Ok::<(), folio::Error>(())
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Anonymous {
     region: Region,
@@ -50,10 +50,10 @@ pub struct Anonymous {
 ///
 /// # Examples
 /// ```
-/// use folio::{Anonymous, HugePages};
+/// use stillmap::{Anonymous, HugePages};
 /// let memory = Anonymous::options().huge_pages(HugePages::Transparent).allocate(64 << 20)?;
 /// assert!(memory.iter().all(|&byte| byte == 0));
-/// # Ok::<(), folio::Error>(())
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -74,9 +74,9 @@ pub enum HugePages {
 ///
 /// # Examples
 /// ```
-/// let memory = folio::Anonymous::options().shared(true).populate(true).allocate(4096)?;
+/// let memory = stillmap::Anonymous::options().shared(true).populate(true).allocate(4096)?;
 /// assert_eq!(memory.len(), 4096);
-/// # Ok::<(), folio::Error>(())
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
@@ -92,11 +92,11 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Anonymous, HugePages, Mapping};
+    /// use stillmap::{Anonymous, HugePages, Mapping};
     /// let table = Anonymous::options().huge_pages(HugePages::Transparent).allocate(64 << 20)?;
     /// table.populate(..)?;
     /// println!("{} of 64 MiB in huge pages", table.huge_bytes()? >> 20);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn huge_pages(mut self, how: HugePages) -> Self {
         self.huge_pages = how;
@@ -107,10 +107,10 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Anonymous, Mapping};
+    /// use stillmap::{Anonymous, Mapping};
     /// let memory = Anonymous::options().populate(true).allocate(1 << 20)?;
     /// assert!(memory.residency()?.is_full());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn populate(mut self, yes: bool) -> Self {
         self.populate = yes;
@@ -121,10 +121,10 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// let mut memory = folio::Anonymous::options().shared(true).allocate(1)?;
-    /// folio::fork::scope(|scope| scope.spawn(|| memory[0] = 7).map(drop))??;
+    /// let mut memory = stillmap::Anonymous::options().shared(true).allocate(1)?;
+    /// stillmap::fork::scope(|scope| scope.spawn(|| memory[0] = 7).map(drop))??;
     /// assert_eq!(memory[0], 7);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn shared(mut self, yes: bool) -> Self {
         self.shared = yes;
@@ -135,11 +135,11 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// use folio::Anonymous;
+    /// use stillmap::Anonymous;
     /// let first = Anonymous::new(4096)?;
     /// let second = Anonymous::options().near(first.as_ptr().addr() + (1 << 30)).allocate(4096)?;
     /// assert_ne!(first.as_ptr(), second.as_ptr());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn near(mut self, address: usize) -> Self {
         self.place = Place::Near(page::round_down(address));
@@ -150,12 +150,12 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Anonymous, Error};
+    /// use stillmap::{Anonymous, Error};
     /// let first = Anonymous::new(4096)?;
     /// let address = first.as_ptr().addr();
     /// let taken = Anonymous::options().at(address).allocate(4096);
     /// assert!(matches!(taken, Err(Error::AddressTaken { .. })));
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn at(mut self, address: usize) -> Self {
         self.place = Place::At(address);
@@ -170,9 +170,9 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// let memory = folio::Anonymous::options().allocate(100)?;
+    /// let memory = stillmap::Anonymous::options().allocate(100)?;
     /// assert_eq!(&memory[..], [0; 100]);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn allocate(self, len: usize) -> Result<Anonymous> {
         let granule = self.huge_pages.granule()?;
@@ -227,9 +227,9 @@ impl Anonymous {
     ///
     /// # Examples
     /// ```
-    /// let memory = folio::Anonymous::new(100)?;
+    /// let memory = stillmap::Anonymous::new(100)?;
     /// assert_eq!(&memory[..], [0; 100]);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias = "MAP_PRIVATE")]
     pub fn new(len: usize) -> Result<Self> {
@@ -246,9 +246,9 @@ impl Anonymous {
     ///
     /// # Examples
     /// ```
-    /// let mut memory = folio::Anonymous::shared(4096)?;
+    /// let mut memory = stillmap::Anonymous::shared(4096)?;
     /// memory[0] = 1;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias = "MAP_SHARED")]
     pub fn shared(len: usize) -> Result<Self> {
@@ -259,9 +259,9 @@ impl Anonymous {
     ///
     /// # Examples
     /// ```
-    /// let near = folio::Anonymous::options().near(0x5000_0000_0000).allocate(1)?;
+    /// let near = stillmap::Anonymous::options().near(0x5000_0000_0000).allocate(1)?;
     /// assert_eq!(near[0], 0);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn options() -> AnonymousOptions {
         AnonymousOptions {
@@ -280,12 +280,12 @@ impl Anonymous {
     ///
     /// # Examples
     /// ```
-    /// let mut memory = folio::Anonymous::new(10)?;
+    /// let mut memory = stillmap::Anonymous::new(10)?;
     /// memory.fill(7);
     /// memory.resize(5)?;
     /// memory.resize(10)?;
     /// assert_eq!(&memory[..], [7, 7, 7, 7, 7, 0, 0, 0, 0, 0]);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias = "mremap")]
     pub fn resize(&mut self, len: usize) -> Result<()> {
@@ -335,11 +335,11 @@ impl Anonymous {
     ///
     /// # Examples
     /// ```
-    /// let mut memory = folio::Anonymous::new(1 << 20)?;
+    /// let mut memory = stillmap::Anonymous::new(1 << 20)?;
     /// memory.fill(7);
     /// memory.discard(1..)?;
     /// assert_eq!((memory[0], memory[1]), (7, 0));
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias("MADV_DONTNEED", "MADV_REMOVE"))]
     pub fn discard<R: RangeBounds<usize>>(&mut self, range: R) -> Result<()> {
@@ -450,7 +450,7 @@ impl Anonymous {
 
 fn memfd(huge_pages: HugePages) -> Result<File> {
     let reserved = huge_pages == HugePages::Reserved;
-    let memfd = crate::sys::file::memfd(c"folio", reserved);
+    let memfd = crate::sys::file::memfd(c"stillmap", reserved);
     let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
     let sealed = crate::sys::file::add_seals(memfd.as_fd(), libc::F_SEAL_SHRINK);
     sealed.map_err(|e| Error::os("fcntl", None, e))?;

@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// # Examples
 /// ```
-/// let error = folio::open("/no/such/file").unwrap_err();
+/// let error = stillmap::open("/no/such/file").unwrap_err();
 /// assert_eq!(error.to_string(), "open failed on /no/such/file");
 /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
 /// assert!(std::error::Error::source(&error).is_some());
@@ -162,7 +162,7 @@ impl Error {
     ///
     /// # Examples
     /// ```
-    /// let error = folio::open("no such file").unwrap_err();
+    /// let error = stillmap::open("no such file").unwrap_err();
     /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     /// ```
     pub fn kind(&self) -> io::ErrorKind {
@@ -187,7 +187,7 @@ impl Error {
     ///
     /// # Examples
     /// ```
-    /// let error = folio::open("no such file").unwrap_err();
+    /// let error = stillmap::open("no such file").unwrap_err();
     /// assert_eq!(error.raw_os_error(), Some(2)); // ENOENT
     /// ```
     pub fn raw_os_error(&self) -> Option<i32> {

@@ -1,10 +1,10 @@
 //! A file that nobody else has open, to be edited in place.
 
-use crate::control::Mapping;
-use crate::control::sealed::{HasPages, Pages};
 use crate::error::{Error, Result};
-use crate::guard::write_lease::{Editable, Refused, WriteLease};
+use crate::lease::write::{Editable, Refused, WriteLease};
 use crate::page;
+use crate::pages::Mapping;
+use crate::pages::sealed::{HasPages, Pages};
 use crate::range;
 use crate::sys::extents;
 use crate::sys::file::{self, Kind};
@@ -25,7 +25,7 @@ use std::time::Duration;
 ///
 /// It holds a write lease (fcntl(2), "Leases"): nobody else has the file open, and whoever opens it, in this process or
 /// another, waits until the `Exclusive` is closed or dropped; a non-blocking open fails with `EAGAIN`.
-/// [`is_wanted`](Exclusive::is_wanted) tells when somebody waits.
+/// [`has_waiter`](Exclusive::has_waiter) tells when somebody waits.
 ///
 /// The kernel lets nobody wait for ever (`fs.lease-break-time`, 45 seconds). At three quarters of that time the bytes
 /// become memory, in place: the file keeps all stores made until then, whoever waits gets in, and later stores stay
@@ -50,14 +50,14 @@ use std::time::Duration;
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("counter");
 /// std::fs::write(&path, [0; 8])?;
-/// match folio::Exclusive::open(&path) {
+/// match stillmap::Exclusive::open(&path) {
 ///     Ok(mut file) => {
 ///         file[0] += 1;
 ///         file.flush()?;
 ///         file.close()?;
 ///         assert_eq!(std::fs::read(&path)?[0], 1);
 ///     }
-///     Err(folio::Error::Unprotectable { why, .. }) => println!("not on this file system: {why}"),
+///     Err(stillmap::Error::Unprotectable { why, .. }) => println!("not on this file system: {why}"),
 ///     Err(error) => return Err(error.into()),
 /// }
 /// # Ok(())
@@ -90,8 +90,8 @@ impl Exclusive {
     ///
     /// # Examples
     /// ```
-    /// let error = folio::Exclusive::open("/proc/self/comm").unwrap_err();
-    /// assert!(matches!(error, folio::Error::Unprotectable { .. }));
+    /// let error = stillmap::Exclusive::open("/proc/self/comm").unwrap_err();
+    /// assert!(matches!(error, stillmap::Error::Unprotectable { .. }));
     /// ```
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
@@ -151,12 +151,12 @@ impl Exclusive {
     ///
     /// # Examples
     /// ```no_run
-    /// let mut list = folio::Exclusive::open("list")?;
+    /// let mut list = stillmap::Exclusive::open("list")?;
     /// let end = list.len();
     /// list.resize(end + 6)?;
     /// list[end..].copy_from_slice(b"entry\n");
     /// list.close()?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias("ftruncate", "mremap"))]
     pub fn resize(&mut self, len: usize) -> Result<()> {
@@ -189,10 +189,10 @@ impl Exclusive {
     ///
     /// # Examples
     /// ```no_run
-    /// let mut file = folio::Exclusive::open("data")?;
+    /// let mut file = stillmap::Exclusive::open("data")?;
     /// file[0] = 1;
     /// file.flush()?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias("msync", "fsync"))]
     pub fn flush(&self) -> Result<()> {
@@ -206,10 +206,10 @@ impl Exclusive {
     ///
     /// # Examples
     /// ```no_run
-    /// let mut file = folio::Exclusive::open("data")?;
+    /// let mut file = stillmap::Exclusive::open("data")?;
     /// file[5000] = 1;
     /// file.flush_range(5000..=5000)?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
         let range = range::check(range, self.len)?;
@@ -233,12 +233,12 @@ impl Exclusive {
     ///
     /// # Examples
     /// ```no_run
-    /// let mut file = folio::Exclusive::open("data")?;
+    /// let mut file = stillmap::Exclusive::open("data")?;
     /// file[..4096].fill(1);
     /// file.start_writeback(..4096)?;
     /// file[4096..8192].fill(2);
     /// file.flush()?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias("sync_file_range", "MS_ASYNC"))]
     pub fn start_writeback<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
@@ -253,18 +253,18 @@ impl Exclusive {
     ///
     /// # Examples
     /// ```no_run
-    /// let mut file = folio::Exclusive::open("data")?;
+    /// let mut file = stillmap::Exclusive::open("data")?;
     /// for i in 0..file.len() {
     ///     file[i] ^= 0x55;
-    ///     if i % 4096 == 0 && file.is_wanted() {
+    ///     if i % 4096 == 0 && file.has_waiter() {
     ///         break; // in time, so that nothing is lost
     ///     }
     /// }
     /// file.close()?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn is_wanted(&self) -> bool {
-        self.editable.is_wanted()
+    pub fn has_waiter(&self) -> bool {
+        self.editable.has_waiter()
     }
 
     /// Flushes, lets the others in, and says if anything was lost. Dropping lets them in, too, without a flush.
@@ -274,8 +274,8 @@ impl Exclusive {
     ///
     /// # Examples
     /// ```no_run
-    /// folio::Exclusive::open("data")?.close()?;
-    /// # Ok::<(), folio::Error>(())
+    /// stillmap::Exclusive::open("data")?.close()?;
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn close(self) -> Result<()> {
         let flushed = self.flush();
@@ -393,7 +393,7 @@ impl fmt::Debug for Exclusive {
         f.debug_struct("Exclusive")
             .field("path", &self.path)
             .field("len", &self.len)
-            .field("wanted", &self.is_wanted())
+            .field("wanted", &self.has_waiter())
             .finish()
     }
 }

@@ -14,10 +14,10 @@
 //! # An example
 //!
 //! ```
-//! use folio::{Anonymous, Snapshot};
+//! use stillmap::{Anonymous, Snapshot};
 //!
 //! // Any input: a file, `-` for standard input, a FIFO, a device, a file of /proc.
-//! let input = folio::open_or_stdin("Cargo.toml")?;
+//! let input = stillmap::open_or_stdin("Cargo.toml")?;
 //! assert!(input.starts_with(b"[package]"));
 //! println!("{} bytes, kept by {:?}", input.len(), input.backing());
 //!
@@ -33,7 +33,7 @@
 //!
 //! // A new file: the old one or this one, whole, whatever happens.
 //! let folder = tempfile::tempdir().expect("a folder");
-//! let mut draft = folio::Draft::create(folder.path().join("copy"), input.len())?;
+//! let mut draft = stillmap::Draft::create(folder.path().join("copy"), input.len())?;
 //! draft.copy_from_slice(&input);
 //! draft.commit()?;
 //!
@@ -42,18 +42,18 @@
 //! std::thread::scope(|scope| {
 //!     scope.spawn(|| assert_eq!(frozen[8], b']'));
 //! });
-//! # Ok::<(), folio::Error>(())
+//! # Ok::<(), stillmap::Error>(())
 //! ```
 //!
 //! # How it can be safe
 //!
 //! `&[u8]` promises that nobody changes the bytes, and a file is open to everybody. So a mapping of a file is `unsafe` in other crates, or safe
-//! with a warning. folio gives the reference only where something keeps the promise, and [`Snapshot::backing`] tells what it is:
+//! with a warning. stillmap gives the reference only where something keeps the promise, and [`Snapshot::backing`] tells what it is:
 //!
 //! - [`Memory`](Backing::Memory): the bytes were read. So are pipes and all else that has no size, and small files, for which
 //!   reading is faster than mapping.
 //! - [`Sealed`](Backing::Sealed): the kernel refuses every change (memfd seals, fs-verity).
-//! - [`Leased`](Backing::Leased): the kernel holds back whoever opens the file for writing or truncates it, and tells folio, which
+//! - [`Leased`](Backing::Leased): the kernel holds back whoever opens the file for writing or truncates it, and tells stillmap, which
 //!   copies the bytes and puts the copy in place of the mapping, at the same addresses and in one step. Then the writer goes on.
 //! - [`Cloned`](Backing::Cloned): the bytes are in an unnamed file of ours, a reflink clone or a copy.
 //! - [`Unguarded`](Backing::Unguarded): you promised it yourself, in `unsafe`.
@@ -73,7 +73,7 @@
 //! - Endless input does not exhaust memory: beyond [`limit`](SnapshotOptions::limit) it is [`Error::TooLarge`].
 //! - Memory, descriptors and leases are given back at once: on drop, and by a call that fails.
 //! - No signal handler, no signal mask and no thread of the program is touched; from the first lease on there is one thread more,
-//!   `folio-keeper`, which sleeps until a lease breaks, and looks four times in each lease-break-time (45 s) while there are leases.
+//!   `stillmap-keeper`, which sleeps until a lease breaks, and looks four times in each lease-break-time (45 s) while there are leases.
 //!   Large copies and [`prefetch`](Mapping::prefetch) have threads that end with their work. (A [`Shared`] over a file installs a
 //!   handler for SIGBUS, see there.)
 //!
@@ -117,33 +117,36 @@
 #![doc(test(attr(deny(warnings))))]
 
 mod anonymous;
-mod block;
-mod control;
+mod atfork;
+mod backing;
+mod budget;
+mod buffer;
 pub mod docs;
 mod draft;
 mod error;
 mod exclusive;
-pub mod faults;
+mod file_system;
 pub mod fork;
-mod guard;
+mod input;
+mod lease;
 pub mod page;
-mod prefetch;
+mod pages;
 mod private;
 mod range;
 mod region;
-mod replica;
 mod shared;
 mod snapshot;
-mod source;
 mod sys;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
-pub use control::{Advice, Locked, Mapping, Residency};
+pub use backing::Backing;
 pub use draft::{Draft, DraftOptions};
 pub use error::{Error, Result};
 pub use exclusive::Exclusive;
+pub use pages::faults;
+pub use pages::{Advice, LockGuard, Mapping, Residency};
 pub use private::Private;
-pub use replica::Backing;
+
 pub use shared::{Shareable, Shared};
 pub use snapshot::{Snapshot, SnapshotOptions};
 
@@ -156,8 +159,8 @@ use std::path::Path;
 ///
 /// # Examples
 /// ```
-/// assert!(folio::open("Cargo.toml")?.len() > 100);
-/// # Ok::<(), folio::Error>(())
+/// assert!(stillmap::open("Cargo.toml")?.len() > 100);
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 pub fn open<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
     Snapshot::open(path)
@@ -170,8 +173,8 @@ pub fn open<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
 ///
 /// # Examples
 /// ```no_run
-/// println!("{} bytes", folio::stdin()?.len());
-/// # Ok::<(), folio::Error>(())
+/// println!("{} bytes", stillmap::stdin()?.len());
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 pub fn stdin() -> Result<Snapshot> {
     Snapshot::stdin()
@@ -185,8 +188,8 @@ pub fn stdin() -> Result<Snapshot> {
 /// # Examples
 /// ```no_run
 /// let input = std::env::args_os().nth(1).unwrap_or("-".into());
-/// println!("{} bytes", folio::open_or_stdin(input)?.len());
-/// # Ok::<(), folio::Error>(())
+/// println!("{} bytes", stillmap::open_or_stdin(input)?.len());
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
     match path.as_ref() {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// # Examples
 /// ```
-/// assert!(folio::page::size().is_power_of_two());
+/// assert!(stillmap::page::size().is_power_of_two());
 /// ```
 pub fn size() -> usize {
     // Zero is "not asked yet"; two threads that ask at once store the same answer, so no order is needed.
@@ -29,7 +29,7 @@ pub fn size() -> usize {
 ///
 /// # Examples
 /// ```
-/// use folio::page;
+/// use stillmap::page;
 /// assert_eq!(page::round_up(1), Some(page::size()));
 /// assert_eq!(page::round_up(0), Some(0));
 /// assert_eq!(page::round_up(usize::MAX), None);
@@ -42,7 +42,7 @@ pub fn round_up(n: usize) -> Option<usize> {
 ///
 /// # Examples
 /// ```
-/// use folio::page;
+/// use stillmap::page;
 /// assert_eq!(page::round_down(page::size() + 1), page::size());
 /// ```
 pub fn round_down(n: usize) -> usize {
@@ -55,8 +55,8 @@ pub fn round_down(n: usize) -> usize {
 ///
 /// # Examples
 /// ```
-/// if let Some(huge) = folio::page::huge_size() {
-///     assert_eq!(huge % folio::page::size(), 0);
+/// if let Some(huge) = stillmap::page::huge_size() {
+///     assert_eq!(huge % stillmap::page::size(), 0);
 /// }
 /// ```
 pub fn huge_size() -> Option<usize> {

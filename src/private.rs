@@ -3,14 +3,16 @@
 //! A copy-on-write mapping of a live file would not do: pages that were not written to yet show what others write, and
 //! truncation takes even those that were. So what is mapped is sealed, or a file of our own.
 
-use crate::control::Mapping;
-use crate::control::sealed::{HasPages, Pages};
+use crate::backing::Backing;
+use crate::budget::{self, fits_memory};
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::file_system::FileSystem;
+use crate::input::{Copy, Source, Window, clone_of, copy, copy_to_disk};
+use crate::pages::Mapping;
+use crate::pages::sealed::{HasPages, Pages};
 use crate::region::Region;
-use crate::replica::{self, Backing, Copy, Memory, clone_of, copy, copy_to_disk, fits_memory};
-use crate::source::{Source, Window};
 use crate::sys::file::{self, Kind, Stat};
-use crate::sys::file_system::FileSystem;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,7 +30,7 @@ const READ_MAX: u64 = 256 << 10;
 ///
 /// # Examples
 /// ```
-/// let mut bytes = folio::Private::open("Cargo.toml")?;
+/// let mut bytes = stillmap::Private::open("Cargo.toml")?;
 /// bytes.make_ascii_uppercase();
 /// assert!(bytes.starts_with(b"[PACKAGE]"));
 /// assert!(std::fs::read("Cargo.toml")?.starts_with(b"[package]"));
@@ -40,7 +42,7 @@ pub struct Private {
 }
 
 enum Store {
-    Memory(Memory),
+    Memory(Buffer),
     /// Copy-on-write, `len` bytes from `delta` on, over what does not change.
     Mapped {
         region: Region,
@@ -59,7 +61,7 @@ impl Private {
     ///
     /// # Examples
     /// ```
-    /// let bytes = folio::Private::open("Cargo.toml")?;
+    /// let bytes = stillmap::Private::open("Cargo.toml")?;
     /// assert_eq!(&bytes[..], std::fs::read("Cargo.toml")?);
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -76,7 +78,7 @@ impl Private {
     /// # Examples
     /// ```
     /// let file = std::fs::File::open("Cargo.toml")?;
-    /// let mut bytes = folio::Private::from_fd(&file)?;
+    /// let mut bytes = stillmap::Private::from_fd(&file)?;
     /// bytes[0] = b'{';
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -89,9 +91,9 @@ impl Private {
     ///
     /// # Examples
     /// ```
-    /// let small = folio::Private::open("Cargo.toml")?;
-    /// assert_eq!(small.backing(), folio::Backing::Memory);
-    /// # Ok::<(), folio::Error>(())
+    /// let small = stillmap::Private::open("Cargo.toml")?;
+    /// assert_eq!(small.backing(), stillmap::Backing::Memory);
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn backing(&self) -> Backing {
         match &self.store {
@@ -134,9 +136,9 @@ impl Store {
             limit: isize::MAX.unsigned_abs() as u64,
         })?;
         if size > READ_MAX {
-            let system = FileSystem::of(source.fd());
+            let system = FileSystem::from_fd(source.fd());
             let system = system.map_err(|e| source.error("fstatfs", e))?;
-            if stat.verity || file::is_sealed(source.fd(), system) {
+            if stat.verity || system.is_sealed(source.fd()) {
                 return Store::mapped(source, source.fd(), range.start, len, Backing::Sealed);
             }
             if let Some(clone) = clone_of(source.fd(), system) {
@@ -152,7 +154,7 @@ impl Store {
             }
         }
         match copy(source, window, stat, Some(u64::MAX), &mut |_, _| ())?.0 {
-            Copy::Memory(memory) => Ok(Store::Memory(memory)),
+            Copy::Buffer(memory) => Ok(Store::Memory(memory)),
             Copy::Disk { .. } => unreachable!("no limit"),
         }
     }
@@ -166,7 +168,7 @@ impl Store {
         backing: Backing,
     ) -> Result<Self> {
         if len == 0 {
-            return Memory::with_capacity(0).map(Store::Memory);
+            return Buffer::with_capacity(0).map(Store::Memory);
         }
         let mapped = Region::copy_on_write(fd, offset, len);
         let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
@@ -187,8 +189,8 @@ impl Store {
 }
 
 /// What has no size, or says 0.
-fn read_to_end(source: &Source<'_>) -> Result<Memory> {
-    let mut memory = Memory::for_stream()?;
+fn read_to_end(source: &Source<'_>) -> Result<Buffer> {
+    let mut memory = Buffer::for_stream()?;
     let mut limit = None;
     loop {
         memory.make_room(usize::MAX)?;
@@ -197,7 +199,7 @@ fn read_to_end(source: &Source<'_>) -> Result<Memory> {
             return memory.finish();
         }
         if memory.len() as u64 > READ_MAX {
-            let limit = *limit.get_or_insert_with(replica::default_memory_limit);
+            let limit = *limit.get_or_insert_with(budget::default_memory_limit);
             if memory.len() as u64 > limit {
                 let path = source.name();
                 return Err(Error::TooLarge { path, limit });

@@ -10,10 +10,10 @@
 
 use crate::error::{Error, Result};
 use crate::page;
-use crate::prefetch;
+use crate::pages::lock_table;
+use crate::pages::prefetch;
 use crate::range::whole_pages;
 use crate::sys::file;
-use crate::sys::lock;
 use crate::sys::memory::{self, Pages, Place};
 use crate::sys::process::abort;
 use memmap2::MmapRaw;
@@ -86,7 +86,7 @@ impl Region {
     /// Private memory of which no page is there, also where all memory is locked as it is mapped (mlockall(2)).
     pub(crate) fn without_pages(len: usize) -> Result<Self> {
         let mut region = Region::anonymous(len)?;
-        lock::unlock_all(region.addresses());
+        lock_table::unlock_all(region.addresses());
         let discarded = region.discard(0..region.len, false);
         discarded.map_err(|e| Error::os("madvise", None, e))?;
         Ok(region)
@@ -202,7 +202,7 @@ impl Region {
 
     /// Pages of which none can be had: touching one is a SIGBUS, as it is where a file lost them.
     pub(crate) fn lost(len: usize) -> io::Result<Self> {
-        let nothing = file::memfd(c"folio-lost", false)?;
+        let nothing = file::memfd(c"stillmap-lost", false)?;
         Region::file(nothing.as_fd(), 0, len).map(|(region, _)| region)
     }
 
@@ -321,7 +321,7 @@ impl Region {
                 Err(e) if moved == 0 => return Err(Error::os("mremap", None, e)),
                 // Half of the bytes are here and half are there, and where they were others may be by now.
                 Err(e) => abort(&format!(
-                    "folio: aborting: memory could not be moved: {e}\n"
+                    "stillmap: aborting: memory could not be moved: {e}\n"
                 )),
             }
         }
@@ -333,7 +333,7 @@ impl Region {
     /// To be called before these addresses may come to hold something else.
     fn withdraw(&self) {
         prefetch::stop(self.addresses());
-        lock::forget(self.addresses());
+        lock_table::forget(self.addresses());
     }
 
     /// The mapping goes on without this value.
@@ -377,7 +377,7 @@ impl Region {
 
     /// Locks the pages that were locked before others came to their addresses.
     pub(crate) fn lock_again(&self) {
-        lock::renew(self.addresses());
+        lock_table::renew(self.addresses());
     }
 
     /// Takes write access away, for good.

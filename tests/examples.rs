@@ -437,7 +437,7 @@ fn survive_survives_and_memmap2_does_not() {
     let output = run.expect("run");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("folio: 20 times"), "{text}");
+    assert!(text.contains("stillmap: 20 times"), "{text}");
     assert!(text.contains("changed under the reader: 0"), "{text}");
     assert_eq!(text.contains("before: Leased"), leased.is_some(), "{text}");
     assert!(text.contains("memmap2: killed by signal 7"), "{text}");

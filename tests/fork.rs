@@ -3,8 +3,6 @@
 
 mod support;
 
-use folio::fork::{self, Scope};
-use folio::{Anonymous, Backing, Error, Exclusive, Shared, Snapshot};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,6 +11,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use stillmap::fork::{self, Scope};
+use stillmap::{Anonymous, Backing, Error, Exclusive, Shared, Snapshot};
 use support::child::{report, scenario};
 use support::kernel;
 use support::leased::Folder;
@@ -157,7 +157,7 @@ fn it_waits_also_while_it_unwinds() {
         }
     }
     scenario!(|| {
-        let done = Shared::<AtomicU32>::anonymous().unwrap();
+        let done = Shared::<AtomicU32>::new().unwrap();
         let (end, hold) = pipe();
         let unwound = catch_unwind(AssertUnwindSafe(|| {
             fork::scope(|s| {
@@ -339,7 +339,7 @@ fn sa_nocldwait_hides_no_end() {
 #[test]
 fn a_stopped_child_is_waited_for() {
     scenario!(|| {
-        let done = Shared::<AtomicU32>::anonymous().unwrap();
+        let done = Shared::<AtomicU32>::new().unwrap();
         fork::scope(|s| {
             let child = s
                 .spawn(|| {
@@ -370,7 +370,7 @@ fn a_stopped_child_is_waited_for() {
 #[test]
 fn what_a_child_forks_by_itself_is_waited_for() {
     scenario!(|| {
-        let done = Shared::<AtomicU32>::anonymous().unwrap();
+        let done = Shared::<AtomicU32>::new().unwrap();
         fork::scope(|s| {
             let child = s
                 .spawn(|| {
@@ -422,7 +422,7 @@ fn a_child_opens_scopes_of_its_own() {
 #[test]
 fn grandchildren_are_gone_when_a_killed_child_is() {
     scenario!(|| {
-        let grandchild = Shared::<AtomicU32>::anonymous().unwrap();
+        let grandchild = Shared::<AtomicU32>::new().unwrap();
         let killed = fork::scope(|s| {
             let (end, hold) = pipe();
             let child = s
@@ -591,7 +591,7 @@ fn sixty_four_children_lose_no_count() {
         if !kernel::may_open(200) || !kernel::may_start(200) {
             return;
         }
-        let count = Shared::<AtomicU64>::anonymous().unwrap();
+        let count = Shared::<AtomicU64>::new().unwrap();
         let before = kernel::descriptors();
         fork::scope(|s| {
             for _ in 0..64 {

@@ -3,10 +3,10 @@
 
 mod support;
 
-use folio::{Anonymous, Backing, HugePages, Snapshot};
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use stillmap::{Anonymous, Backing, HugePages, Snapshot};
 use support::bytes::pattern;
 use support::child::scenario;
 use support::kernel::Holdings;
@@ -49,7 +49,7 @@ fn a_hundred_thousand_small_files() {
         let dir = temp_dir();
         let small = file_with(dir.path(), "small", &pattern(1, 5000));
         assert_leaves_nothing(100_000, "a small file", || {
-            assert_eq!(folio::open(&small).unwrap().len(), 5000);
+            assert_eq!(stillmap::open(&small).unwrap().len(), 5000);
         });
     })
     .succeed();
@@ -78,7 +78,7 @@ fn every_other_way_to_a_snapshot() {
         let dir = temp_dir();
         let large = file_with(dir.path(), "large", &pattern(2, 3 << 20));
         assert_leaves_nothing(500, "a large file", || {
-            assert_eq!(folio::open(&large).unwrap().len(), 3 << 20);
+            assert_eq!(stillmap::open(&large).unwrap().len(), 3 << 20);
         });
         assert_leaves_nothing(10_000, "a file by its descriptor", || {
             let file = File::open(&large).unwrap();
@@ -89,7 +89,7 @@ fn every_other_way_to_a_snapshot() {
                 .unwrap();
         });
         assert_leaves_nothing(10_000, "a /proc file", || {
-            assert!(!folio::open("/proc/version").unwrap().is_empty());
+            assert!(!stillmap::open("/proc/version").unwrap().is_empty());
         });
         assert_leaves_nothing(10_000, "a pipe", || {
             let (reader, writer) = pipe();
@@ -117,9 +117,9 @@ fn ten_thousand_errors_of_each_kind() {
         let missing = dir.path().join("missing");
         let write_only = File::create(dir.path().join("write-only")).unwrap();
         assert_leaves_nothing(10_000, "errors", || {
-            folio::open(&missing).unwrap_err();
-            folio::open(dir.path()).unwrap_err();
-            folio::open("/proc/self/mem").unwrap_err();
+            stillmap::open(&missing).unwrap_err();
+            stillmap::open(dir.path()).unwrap_err();
+            stillmap::open("/proc/self/mem").unwrap_err();
             Snapshot::options().offset(1 << 40).open(&file).unwrap_err();
             Snapshot::options().len(usize::MAX).open(&file).unwrap_err();
             Snapshot::options()

@@ -1,5 +1,5 @@
 //! The storm of `tests/lease` for as long as it is told to:
-//! `FOLIO_SOAK_SECONDS=600 cargo test --release --test lease_soak -- --ignored --nocapture`.
+//! `STILLMAP_SOAK_SECONDS=600 cargo test --release --test lease_soak -- --ignored --nocapture`.
 #![allow(clippy::disallowed_methods)]
 #![allow(dead_code)] // a part of what it shares with tests/lease is used
 
@@ -17,9 +17,9 @@ fn the_competitor() {
 }
 
 #[test]
-#[ignore = "takes as long as FOLIO_SOAK_SECONDS says, 60 by default"]
+#[ignore = "takes as long as STILLMAP_SOAK_SECONDS says, 60 by default"]
 fn breaks_survived() {
-    let seconds = std::env::var("FOLIO_SOAK_SECONDS").unwrap_or_default();
+    let seconds = std::env::var("STILLMAP_SOAK_SECONDS").unwrap_or_default();
     let total = Duration::from_secs(seconds.parse().unwrap_or(60));
     let seed = support::random::seed();
     let disks = Disk::all();

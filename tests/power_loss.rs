@@ -6,10 +6,10 @@
 
 mod support;
 
-use folio::{Draft, Exclusive};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use stillmap::{Draft, Exclusive};
 use support::bytes::{assert_same, pattern};
 use support::disk::unmount;
 use support::exclusive::has_userfaultfd;

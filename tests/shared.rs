@@ -3,7 +3,6 @@
 
 mod support;
 
-use folio::{Anonymous, Backing, Error, Shareable, Shared, Snapshot, fork};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -15,13 +14,14 @@ use std::sync::Barrier;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering,
 };
+use stillmap::{Anonymous, Backing, Error, Shareable, Shared, Snapshot, fork};
 use support::child::scenario;
 use support::disk::LoopFs;
 use support::pipe::pipe;
 use support::refuse::refuse;
 use support::{kernel, limit_file_sizes, temp_dir};
 
-folio::shareable! {
+stillmap::shareable! {
     /// Documentation and derives go through.
     #[derive(Debug, Default)]
     pub struct Counters {
@@ -48,7 +48,7 @@ fn it_can_cross_threads_and_shows_no_bytes() {
     fn crosses<T: Send + Sync + 'static>() {}
     crosses::<Shared<Counters>>();
     crosses::<Shared<[AtomicU8]>>();
-    let shared = Shared::<AtomicU64>::anonymous().unwrap();
+    let shared = Shared::<AtomicU64>::new().unwrap();
     shared.store(123_456_789, Ordering::Relaxed);
     let text = format!("{shared:?}");
     assert!(
@@ -81,7 +81,7 @@ fn every_way_gives_zeros_and_one_memory() {
     let dir = temp_dir();
     let path = dir.path().join("file");
     let made = [
-        Shared::<[AtomicU8]>::anonymous_slice(10_000).unwrap(),
+        Shared::<[AtomicU8]>::with_len(10_000).unwrap(),
         Shared::<[AtomicU8]>::memfd_slice("test", 10_000).unwrap(),
         Shared::<[AtomicU8]>::create_slice(&path, 10_000).unwrap(),
     ];
@@ -114,7 +114,7 @@ fn nothing_is_a_length_too() {
     let dir = temp_dir();
     let path = dir.path().join("empty");
     let made = [
-        Shared::<[AtomicU64]>::anonymous_slice(0).unwrap(),
+        Shared::<[AtomicU64]>::with_len(0).unwrap(),
         Shared::<[AtomicU64]>::memfd_slice("test", 0).unwrap(),
         Shared::<[AtomicU64]>::create_slice(&path, 0).unwrap(),
         Shared::<[AtomicU64]>::open_slice(&path).unwrap(),
@@ -128,7 +128,7 @@ fn nothing_is_a_length_too() {
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     let sealed = Shared::<[AtomicU8]>::memfd_slice("test", 0).unwrap().seal();
     assert!(sealed.unwrap().is_empty());
-    let bytes = Shared::<[AtomicU8]>::anonymous_slice(0).unwrap();
+    let bytes = Shared::<[AtomicU8]>::with_len(0).unwrap();
     bytes.read_at(0, &mut []).unwrap();
     assert!(bytes.read_at(0, &mut [0]).is_err());
 }
@@ -177,7 +177,7 @@ fn a_file_of_the_wrong_size_is_refused_with_both_sizes() {
 fn lengths_beyond_any_address_space_are_errors() {
     for len in [usize::MAX, usize::MAX / 8, isize::MAX as usize] {
         let refused = [
-            Shared::<[AtomicU64]>::anonymous_slice(len),
+            Shared::<[AtomicU64]>::with_len(len),
             Shared::<[AtomicU64]>::memfd_slice("test", len),
             Shared::<[AtomicU64]>::create_slice("/nonexistent", len),
         ];
@@ -247,25 +247,25 @@ fn opened_as_path(path: &Path) -> OwnedFd {
 
 #[test]
 fn more_alignment_than_a_page_is_refused_or_given() {
-    folio::shareable! {
+    stillmap::shareable! {
         #[repr(align(1048576))]
         struct Wide { all: [[AtomicU64; 1024]; 128] }
     }
     for _ in 0..8 {
-        match Shared::<Wide>::anonymous() {
+        match Shared::<Wide>::new() {
             Ok(wide) => assert_eq!(&raw const wide.all as usize % 1048576, 0),
             Err(error) => assert!(matches!(error, Error::Misaligned { align: 1048576, .. })),
         }
     }
     // A reference to nothing has to be aligned, too.
-    folio::shareable! {
+    stillmap::shareable! {
         #[repr(align(1048576))]
         struct Nothing {}
     }
-    if let Ok(nothing) = Shared::<Nothing>::anonymous() {
+    if let Ok(nothing) = Shared::<Nothing>::new() {
         assert_eq!(&raw const *nothing as usize % 1048576, 0);
     }
-    if let Ok(none) = Shared::<[Wide]>::anonymous_slice(0) {
+    if let Ok(none) = Shared::<[Wide]>::with_len(0) {
         assert_eq!(none.as_ptr() as usize % 1048576, 0);
     }
 }
@@ -280,7 +280,7 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
         for refused in [
             create(&dir.path().join("new"), 8193),
             create(&there, 8193),
-            Shared::<[AtomicU8]>::anonymous_slice(8193).map(drop),
+            Shared::<[AtomicU8]>::with_len(8193).map(drop),
             Shared::<[AtomicU8]>::memfd_slice("test", 8193).map(drop),
             Anonymous::shared(8193).map(drop),
             Anonymous::shared(8192).unwrap().resize(8193),
@@ -441,7 +441,7 @@ impl Ramfs {
     fn new() -> Option<Self> {
         let dir = temp_dir();
         let mounted = Command::new("mount")
-            .args(["-t", "ramfs", "folio-test"])
+            .args(["-t", "ramfs", "stillmap-test"])
             .arg(dir.path())
             .output();
         match mounted {
@@ -491,7 +491,7 @@ fn a_disk_filled_by_others_after_create_changes_nothing() {
 #[test]
 fn bulk_bytes_agree_with_a_model() {
     const SIZE: usize = 20_000;
-    let shared = Shared::<[AtomicU8]>::anonymous_slice(SIZE).unwrap();
+    let shared = Shared::<[AtomicU8]>::with_len(SIZE).unwrap();
     let mut model = vec![0_u8; SIZE];
     let mut random = support::random::seed();
     let mut next = |bound: usize| {
@@ -537,7 +537,7 @@ fn bulk_bytes_agree_with_a_model() {
 #[test]
 fn a_read_beside_a_writer_gives_bytes_that_were_there() {
     let rounds = if cfg!(miri) { 20 } else { 2000 };
-    let shared = Shared::<[AtomicU8]>::anonymous_slice(3000).unwrap();
+    let shared = Shared::<[AtomicU8]>::with_len(3000).unwrap();
     shared.write_at(0, &[1; 3000]).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
@@ -562,8 +562,8 @@ fn a_read_beside_a_writer_gives_bytes_that_were_there() {
 #[test]
 fn what_was_written_before_a_release_is_read_after_an_acquire() {
     let rounds: u64 = if cfg!(miri) { 20 } else { 20_000 };
-    let message = Shared::<[AtomicU8]>::anonymous_slice(1000).unwrap();
-    let turn = Shared::<AtomicU64>::anonymous().unwrap();
+    let message = Shared::<[AtomicU8]>::with_len(1000).unwrap();
+    let turn = Shared::<AtomicU64>::new().unwrap();
     let start = Barrier::new(2);
     std::thread::scope(|s| {
         s.spawn(|| {
@@ -644,7 +644,7 @@ fn what_others_have_mapped_is_not_sealed() {
 fn only_memfds_that_take_seals_are_sealed() {
     let dir = temp_dir();
     let file = Shared::<AtomicU8>::create(dir.path().join("file")).unwrap();
-    let anonymous = Shared::<AtomicU8>::anonymous().unwrap();
+    let anonymous = Shared::<AtomicU8>::new().unwrap();
     // SAFETY: the name is a C string, and the descriptor is new.
     let fixed = unsafe {
         let fd = libc::memfd_create(c"fixed".as_ptr(), libc::MFD_CLOEXEC);
@@ -675,7 +675,7 @@ fn children_lose_no_count_wherever_it_is() {
         }
         let dir = temp_dir();
         let counters = [
-            Shared::<AtomicU64>::anonymous().unwrap(),
+            Shared::<AtomicU64>::new().unwrap(),
             Shared::<AtomicU64>::memfd("test").unwrap(),
             Shared::<AtomicU64>::create(dir.path().join("file")).unwrap(),
         ];
@@ -703,8 +703,8 @@ fn children_lose_no_count_wherever_it_is() {
 fn stranger(test: &str, path: &Path, task: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
-        .env("FOLIO_TEST_STRANGER", task)
-        .env("FOLIO_TEST_PATH", path)
+        .env("STILLMAP_TEST_STRANGER", task)
+        .env("STILLMAP_TEST_PATH", path)
         .stdout(Stdio::null())
         .spawn()
         .unwrap()
@@ -712,7 +712,7 @@ fn stranger(test: &str, path: &Path, task: &str) -> Child {
 
 #[test]
 fn unrelated_processes_lose_no_count_and_survive_one_another() {
-    if let Some(task) = std::env::var_os("FOLIO_TEST_STRANGER") {
+    if let Some(task) = std::env::var_os("STILLMAP_TEST_STRANGER") {
         let path = support::child::argument("PATH");
         let counters = Shared::<[AtomicU64; 2]>::create(path).unwrap();
         if task == "count" {
@@ -757,7 +757,7 @@ fn the_limit_on_file_sizes_is_an_error_and_no_signal() {
             Shared::<[AtomicU8]>::create_slice(&new, 2 << 20),
             Shared::<[AtomicU8]>::create_slice(&there, 2 << 20),
             Shared::<[AtomicU8]>::memfd_slice("memfd", 2 << 20),
-            Shared::<[AtomicU8]>::anonymous_slice(2 << 20),
+            Shared::<[AtomicU8]>::with_len(2 << 20),
         ] {
             let error = refused.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");

@@ -3,12 +3,12 @@
 
 mod support;
 
-use folio::{Error, Shared, fork};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use stillmap::{Error, Shared, fork};
 use support::child::{report, scenario};
 use support::disk::LoopFs;
 use support::pipe::pipe;
@@ -67,7 +67,7 @@ impl Other {
     }
 }
 
-/// A mapping that this test made by itself, of a file without bytes: touching it is a fault that is none of folio's.
+/// A mapping that this test made by itself, of a file without bytes: touching it is a fault that is none of stillmap's.
 struct Foreign {
     start: *mut u8,
     _file: File,
@@ -497,7 +497,7 @@ fn rust_still_reports_a_stack_overflow() {
 fn only_files_need_the_handler() {
     scenario!(|| {
         let before = installed().sa_sigaction;
-        drop(Shared::<AtomicU32>::anonymous().unwrap());
+        drop(Shared::<AtomicU32>::new().unwrap());
         let memfd = Shared::<AtomicU32>::memfd("test").unwrap();
         let fd = memfd.as_fd().unwrap().try_clone_to_owned().unwrap();
         drop(Shared::<AtomicU32>::from_fd(fd).unwrap());

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio, exit};
 
 use crate::noise::noise;
 
-const JOB: &str = "FOLIO_BENCH_WRITES";
+const JOB: &str = "STILLMAP_BENCH_WRITES";
 
 /// A pipe of the default size with a writer that has begun: the start of the process is over.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use folio::{Anonymous, HugePages};
+use stillmap::{Anonymous, HugePages};
 
 use crate::bare::Bare;
 use crate::measure::{Board, Sample, Unit, Workload};
@@ -34,7 +34,7 @@ fn first_touch(name: String, size: usize, huge: bool) -> Workload<'static> {
         false => HugePages::System,
     };
     let workload = Workload::new(ROOM, name, Unit::Rate(size as u64))
-        .folio("Anonymous", move || {
+        .stillmap("Anonymous", move || {
             let allocate = || Anonymous::options().huge_pages(pages).allocate(size);
             allocate_and_touch(allocate, |memory| touch(memory))
         })

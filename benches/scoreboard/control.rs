@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
 
-use folio::{Anonymous, HugePages, Mapping, Snapshot};
+use stillmap::{Anonymous, HugePages, Mapping, Snapshot};
 
 use crate::bare::Bare;
 use crate::files::{self, Files};
@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const BARE: &str = "bare mincore loop";
 const PLAIN: &str = "memmap2 map";
-const ALONE: &str = "folio::open alone";
+const ALONE: &str = "stillmap::open alone";
 
 /// How many times the bytes of a file are added up, in the processor's cache, between opening it and scanning it: that
 /// takes about as long as a fast disk does for them.
@@ -75,7 +75,7 @@ fn residency<'a>(
 ) -> Workload<'a> {
     let bytes = mapping.as_ref();
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("residency", move || {
+        .stillmap("residency", move || {
             Sample::of(1, || {
                 mapping.residency().expect("residency").resident() as u64
             })
@@ -89,7 +89,7 @@ fn residency<'a>(
 
 /// mincore(2) into one buffer, and a count.
 fn count_in_core(bytes: &[u8]) -> u64 {
-    let page = folio::page::size();
+    let page = stillmap::page::size();
     let mut answers = vec![0_u8; 64 << 10];
     let mut count = 0;
     for part in bytes.chunks(answers.len() * page) {
@@ -109,7 +109,7 @@ fn count_in_core(bytes: &[u8]) -> u64 {
 fn populate(name: String, size: usize) -> Workload<'static> {
     const BARE: &str = "bare MADV_POPULATE_WRITE";
     Workload::new(ROOM, name, Unit::Rate(size as u64))
-        .folio("populate", move || {
+        .stillmap("populate", move || {
             let options = Anonymous::options().huge_pages(HugePages::Never);
             let start = Instant::now();
             let memory = options.allocate(size).expect("allocate");
@@ -139,9 +139,9 @@ fn cold_scan(name: String, size: u64, path: &Path, times: u64) -> Workload<'_> {
         evict(path);
         Sample::of(1, run)
     };
-    let open = move || folio::open(path).expect("open");
+    let open = move || stillmap::open(path).expect("open");
     Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("folio::open, prefetch", move || {
+        .stillmap("stillmap::open, prefetch", move || {
             cold(&|| {
                 let bytes = open();
                 bytes.prefetch(..).expect("prefetch");

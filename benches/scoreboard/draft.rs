@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use folio::Draft;
+use stillmap::Draft;
 
 use crate::measure::{Board, Sample, Unit, Workload};
 use crate::{files, size};
@@ -40,7 +40,7 @@ fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
     // The last contender holds the directory.
     let workload = Workload::new(ROOM, name, Unit::Rate(len as u64))
         .writes(len)
-        .folio("Draft", move || {
+        .stillmap("Draft", move || {
             Sample::of(1, || {
                 let mut draft = Draft::create(&ours.0, len).expect("create");
                 fill(&mut draft);

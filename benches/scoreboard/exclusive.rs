@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use folio::Exclusive;
+use stillmap::Exclusive;
 
 use crate::files::Files;
 use crate::measure::{Board, Sample, Unit, Workload};
@@ -27,7 +27,7 @@ fn change(name: String, files: &Files) -> Workload<'_> {
     let [ours, map, all] = [0, 1, 2].map(|n| files.paths()[n].clone());
     let (mut first, mut second, mut third) = (0, 0, 0);
     Workload::new(ROOM, name, Unit::Time)
-        .folio("Exclusive", move || {
+        .stillmap("Exclusive", move || {
             Sample::of(1, || {
                 first += 1;
                 let mut file = Exclusive::open(&ours).expect("open");

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use folio::Backing;
+use stillmap::Backing;
 
 use crate::bare::Bare;
 use crate::files::Files;
@@ -52,7 +52,7 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
 
 /// False where there are no leases, or where files can be cloned.
 fn freezes_into_memory(path: &Path) -> io::Result<bool> {
-    let bytes = folio::open(path)?;
+    let bytes = stillmap::open(path)?;
     let leased = bytes.backing() == Backing::Leased;
     OpenOptions::new().write(true).open(path)?;
     Ok(leased && bytes.backing() == Backing::Memory)
@@ -60,8 +60,8 @@ fn freezes_into_memory(path: &Path) -> io::Result<bool> {
 
 fn wait(name: String, size: u64, path: &Path) -> Workload<'_> {
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("open for writing", move || {
-            let bytes = folio::open(path).expect("folio::open");
+        .stillmap("open for writing", move || {
+            let bytes = stillmap::open(path).expect("stillmap::open");
             assert_eq!(bytes.backing(), Backing::Leased);
             // Somebody has read it: its pages are mapped, and have to go.
             let sum = scan(&bytes);
@@ -95,8 +95,8 @@ fn scan_cold(name: String, size: u64, path: &Path) -> Workload<'_> {
     let direct =
         |threads, step: u64| move || cold(&|| scan_direct(path, size, threads, step as usize));
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("folio::open", move || {
-            cold(&|| scan(&folio::open(path).expect("folio::open")))
+        .stillmap("stillmap::open", move || {
+            cold(&|| scan(&stillmap::open(path).expect("stillmap::open")))
         })
         .peer("std::fs::read", move || {
             cold(&|| scan(&std::fs::read(path).expect("read")))

@@ -11,7 +11,7 @@ const MIB: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// This crate.
-    Folio,
+    Stillmap,
     /// What one would use instead.
     Peer,
     /// What the kernel or the memory allows at best, measured in the same run.
@@ -96,8 +96,8 @@ impl<'a> Workload<'a> {
         }
     }
 
-    pub fn folio(self, name: &'static str, run: impl FnMut() -> Sample + 'a) -> Self {
-        self.with(Role::Folio, name, run)
+    pub fn stillmap(self, name: &'static str, run: impl FnMut() -> Sample + 'a) -> Self {
+        self.with(Role::Stillmap, name, run)
     }
 
     pub fn peer(self, name: &'static str, run: impl FnMut() -> Sample + 'a) -> Self {
@@ -108,7 +108,7 @@ impl<'a> Workload<'a> {
         self.with(Role::Limit, name, run)
     }
 
-    /// folio shall be at least `times` as fast as the contender `name`; said below the table if it is not.
+    /// stillmap shall be at least `times` as fast as the contender `name`; said below the table if it is not.
     pub fn claim(mut self, times: f64, name: &'static str) -> Self {
         assert!(
             self.contenders
@@ -201,10 +201,10 @@ impl Outcome {
             .min_by(|one, other| one.median().total_cmp(&other.median()))
     }
 
-    /// How many times as fast folio is.
+    /// How many times as fast stillmap is.
     pub fn ratio(&self, to: &Standing) -> Option<f64> {
-        self.best(Role::Folio)
-            .map(|folio| to.median() / folio.median())
+        self.best(Role::Stillmap)
+            .map(|stillmap| to.median() / stillmap.median())
     }
 
     /// The claims that did not hold: the ratio wanted, to whom, and the ratio measured.

@@ -86,8 +86,8 @@ pub fn measure(
 
 fn scan_files(name: String, size: u64, pattern: Pattern<'_>) -> Workload<'_> {
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("folio::open", move || {
-            pattern.run(folio_open, |it| scan(it))
+        .stillmap("stillmap::open", move || {
+            pattern.run(stillmap_open, |it| scan(it))
         })
         .peer("std::fs::read", move || {
             pattern.run(std_read, |it| scan(it))
@@ -157,7 +157,7 @@ fn open_and_drop(name: String, path: &Path) -> Workload<'_> {
         Sample::new(start.elapsed(), times)
     }
     Workload::new(ROOM, name, Unit::Time)
-        .folio("folio::open", || run(|| folio_open(path)))
+        .stillmap("stillmap::open", || run(|| stillmap_open(path)))
         .peer("memmap2 map", || run(|| map(path)))
         .limit("open, fstat, mmap, munmap, close", || {
             run(|| bare_map(path))
@@ -166,8 +166,8 @@ fn open_and_drop(name: String, path: &Path) -> Workload<'_> {
         .claim(1.0 / 1.7, "memmap2 map")
 }
 
-fn folio_open(path: &Path) -> folio::Snapshot {
-    folio::open(path).expect("folio::open")
+fn stillmap_open(path: &Path) -> stillmap::Snapshot {
+    stillmap::open(path).expect("stillmap::open")
 }
 
 fn std_read(path: &Path) -> Vec<u8> {

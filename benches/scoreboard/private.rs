@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use folio::{Backing, Private};
+use stillmap::{Backing, Private};
 
 use crate::files::{self, Files};
 use crate::measure::{Board, Sample, Unit, Workload};
@@ -52,7 +52,7 @@ fn open_clones(name: String, xfs: &Xfs, len: u64) -> io::Result<Workload<'_>> {
         }
     };
     Ok(Workload::new(ROOM, name, Unit::Time)
-        .folio("Private", contender(large))
+        .stillmap("Private", contender(large))
         .peer("Private, 16 MiB", contender(small))
         .claim(0.5, "Private, 16 MiB"))
 }
@@ -91,7 +91,7 @@ impl Drop for Xfs {
 fn open(name: String, files: &Files) -> Workload<'_> {
     let path = &files.paths()[0];
     Workload::new(ROOM, name, Unit::Time)
-        .folio("Private", move || {
+        .stillmap("Private", move || {
             Sample::of(1, || store(&mut Private::open(path).expect("open")))
         })
         .peer("std::fs::read", move || {

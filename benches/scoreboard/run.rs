@@ -9,7 +9,7 @@ use clap::Parser;
 use crate::measure::{Board, Plan};
 use crate::{files, machine, table};
 
-/// Measures folio against its peers and against what the kernel allows, all in one run.
+/// Measures stillmap against its peers and against what the kernel allows, all in one run.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// Also write every contender's numbers to FILE
@@ -74,7 +74,7 @@ pub fn run(args: Args, rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::
         text += &table::details(outcomes);
     }
     text += "
-Medians; ± is the median deviation of the rounds. A ratio above 1: folio is faster.
+Medians; ± is the median deviation of the rounds. A ratio above 1: stillmap is faster.
 RSS: the most memory beyond what there was before, mapped page cache included.
 others: how much of one processor other programs had meanwhile; much of it, and the row is worth little.
 ";

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use folio::{Anonymous, Shared, fork};
+use stillmap::{Anonymous, Shared, fork};
 
 use crate::bare::Bare;
 use crate::measure::{Board, Sample, Unit, Workload};
@@ -63,7 +63,7 @@ fn read_at(name: String, size: usize, times: f64) -> io::Result<Workload<'static
     let (source, mut mine, mut theirs) = (ones(size), ones(size), ones(size));
     let n = copies(size);
     Ok(Workload::new(ROOM, name, Unit::Rate(size as u64))
-        .folio("read_at", move || {
+        .stillmap("read_at", move || {
             let (shared, mine) = (&shared, &mut mine[..]);
             Sample::of(n, || {
                 for _ in 0..n {
@@ -90,7 +90,7 @@ fn write_at(name: String, size: usize, times: f64) -> io::Result<Workload<'stati
     let (mine, source, mut theirs) = (ones(size), ones(size), ones(size));
     let n = copies(size);
     Ok(Workload::new(ROOM, name, Unit::Rate(size as u64))
-        .folio("write_at", move || {
+        .stillmap("write_at", move || {
             let (shared, mine) = (&shared, &mine[..]);
             Sample::of(n, || {
                 for _ in 0..n {
@@ -117,7 +117,7 @@ fn fetch_add() -> io::Result<Workload<'static>> {
     let shared = Shared::<AtomicU64>::memfd("scoreboard")?;
     let plain = AtomicU64::new(0);
     Ok(Workload::new(ROOM, "fetch_add", Unit::Time)
-        .folio("Shared<AtomicU64>", move || {
+        .stillmap("Shared<AtomicU64>", move || {
             Sample::of(TIMES, || {
                 count(TIMES, || shared.fetch_add(1, Ordering::Relaxed))
             })
@@ -141,7 +141,7 @@ fn count(times: usize, mut add: impl FnMut() -> u64) -> u64 {
 fn workers(name: &'static str) -> Workload<'static> {
     const SIZE: usize = 256 << 20;
     Workload::new(ROOM, name, Unit::Rate(SIZE as u64))
-        .folio("2 workers", || fill(SIZE, 2))
+        .stillmap("2 workers", || fill(SIZE, 2))
         .peer("1 worker", || fill(SIZE, 1))
         .claim(1.6, "1 worker")
 }
@@ -166,7 +166,7 @@ fn fault(name: &'static str) -> io::Result<Workload<'static>> {
     const SIZE: usize = 1 << 20;
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     Ok(Workload::new(ROOM, name, Unit::Time)
-        .folio("Shared of a file", move || {
+        .stillmap("Shared of a file", move || {
             let path = dir.path().join("file");
             let shared = Shared::<[AtomicU8]>::create_slice(&path, SIZE).expect("create");
             shared.write_at(0, &vec![1; SIZE]).expect("write_at");

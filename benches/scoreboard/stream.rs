@@ -52,9 +52,9 @@ fn pipe(name: String, size: u64, block: usize) -> Workload<'static> {
         Sample::new(time, 1).check(some)
     }
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .folio("Snapshot::from_fd", move || {
+        .stillmap("Snapshot::from_fd", move || {
             run(size, block, |pipe| {
-                folio::Snapshot::from_fd(pipe).map_err(io::Error::from)
+                stillmap::Snapshot::from_fd(pipe).map_err(io::Error::from)
             })
         })
         .peer("read_to_end", move || run(size, block, read_to_end))

@@ -8,21 +8,21 @@ use std::path::Path;
 use crate::measure::{Outcome, Role, Standing, Unit};
 use crate::size;
 
-/// One row for each workload: folio, the best peer, the limit.
+/// One row for each workload: stillmap, the best peer, the limit.
 pub fn summary(outcomes: &[Outcome]) -> String {
     let head = [
         "workload",
-        "folio",
+        "stillmap",
         "best peer",
         "ratio",
         "limit",
         "ratio to limit",
-        "RSS folio",
+        "RSS stillmap",
         "RSS peer",
         "others",
     ];
     let rows = outcomes.iter().map(|outcome| {
-        let folio = outcome.best(Role::Folio);
+        let stillmap = outcome.best(Role::Stillmap);
         let peer = outcome.best(Role::Peer);
         let limit = outcome.best(Role::Limit);
         let figure = |standing: Option<&Standing>| standing.map(|it| figure(it, outcome.unit));
@@ -35,12 +35,12 @@ pub fn summary(outcomes: &[Outcome]) -> String {
         };
         let memory = |of: Option<&Standing>| of.and_then(|it| it.peak_rss).map(memory);
         let cells = [
-            figure(folio),
+            figure(stillmap),
             named(peer),
             ratio(peer),
             named(limit),
             ratio(limit),
-            memory(folio),
+            memory(stillmap),
             memory(peer),
             outcome
                 .others
@@ -64,14 +64,14 @@ pub fn details(outcomes: &[Outcome]) -> String {
         "fastest",
         "slowest",
         "rounds",
-        "folio is times",
+        "stillmap is times",
         "RSS",
     ];
     let rows = outcomes.iter().flat_map(|outcome| {
         outcome.standings.iter().map(move |it| {
             let name = match it.role {
                 Role::Limit => format!("{} (limit)", it.name),
-                Role::Folio | Role::Peer => it.name.to_owned(),
+                Role::Stillmap | Role::Peer => it.name.to_owned(),
             };
             vec![
                 format!("{}: {}", outcome.room, outcome.workload),
@@ -112,7 +112,7 @@ pub fn write_csv(path: &Path, remarks: &[String], outcomes: &[Outcome]) -> io::R
     for remark in remarks {
         _ = writeln!(text, "# {remark}");
     }
-    text += "room,workload,item_bytes,contender,role,median_ns,fastest_ns,slowest_ns,deviation_ns,rounds,peak_rss_bytes,folio_times,others\n";
+    text += "room,workload,item_bytes,contender,role,median_ns,fastest_ns,slowest_ns,deviation_ns,rounds,peak_rss_bytes,stillmap_times,others\n";
     for outcome in outcomes {
         for it in &outcome.standings {
             let bytes = match outcome.unit {
@@ -120,7 +120,7 @@ pub fn write_csv(path: &Path, remarks: &[String], outcomes: &[Outcome]) -> io::R
                 Unit::Rate(bytes) => bytes.to_string(),
             };
             let role = match it.role {
-                Role::Folio => "folio",
+                Role::Stillmap => "stillmap",
                 Role::Peer => "peer",
                 Role::Limit => "limit",
             };

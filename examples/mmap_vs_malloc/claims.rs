@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use folio::{Anonymous, HugePages, Mapping, Snapshot, faults, page};
+use stillmap::{Anonymous, HugePages, Mapping, Snapshot, faults, page};
 
 use crate::kernel::{address_space, available, resident, size, time, written};
 use crate::touch::{How, allocate, first_touch, touch};
@@ -171,9 +171,9 @@ fn huge_faults(_: &Path) -> Trial {
         ));
     };
     // RAM that a virtual machine has not used yet is slow the first time, whoever gets it.
-    let fastest = |how| -> folio::Result<_> {
+    let fastest = |how| -> stillmap::Result<_> {
         let costs = (0..4).map(|_| first_touch(how, len));
-        let costs = costs.collect::<folio::Result<Vec<_>>>()?;
+        let costs = costs.collect::<stillmap::Result<Vec<_>>>()?;
         Ok(costs.into_iter().min_by_key(|cost| cost.time))
     };
     let (Some(small), Some(large)) = (fastest(How::SmallPages)?, fastest(How::HugePages)?) else {
@@ -339,7 +339,7 @@ impl Change {
         let place = |number: usize| number * len / places + 4321;
         // First, since it needs the file for itself.
         let by_mapping = device_writes(|| {
-            let mut map = folio::Exclusive::open(&path)?;
+            let mut map = stillmap::Exclusive::open(&path)?;
             (0..places).for_each(|number| map[place(number)] = 0);
             Ok(map.close()?)
         })?;
@@ -373,7 +373,7 @@ fn device_writes(work: impl FnOnce() -> io::Result<()>) -> io::Result<(u64, Dura
 fn change_writes_less(dir: &Path) -> Trial {
     let change = Change::made(dir)?;
     let measured = format!(
-        "{} bytes of {} changed: {} written in {} through folio::Exclusive, {} in {} by `write`",
+        "{} bytes of {} changed: {} written in {} through stillmap::Exclusive, {} in {} by `write`",
         change.places,
         size(change.len as u64),
         size(change.by_mapping.0),
@@ -395,12 +395,12 @@ fn change_writes_pages(dir: &Path) -> Trial {
 fn progeny(_: &Path) -> Trial {
     let mut shared = Anonymous::shared(page::size())?;
     let mut private = Anonymous::new(page::size())?;
-    folio::fork::scope(|scope| {
+    stillmap::fork::scope(|scope| {
         scope.spawn(|| {
             shared[0] = 7;
             private[0] = 7;
         })?;
-        Ok::<(), folio::Error>(())
+        Ok::<(), stillmap::Error>(())
     })??;
     let (shared, private) = (black_box(&shared)[0], black_box(&private)[0]);
     let measured = format!(

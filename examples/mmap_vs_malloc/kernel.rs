@@ -47,8 +47,8 @@ pub fn machine() -> String {
         "Linux {}, {processors} processors, {} of RAM, pages of {}, transparent huge pages of {}: {huge}",
         read("/proc/sys/kernel/osrelease").trim(),
         size(memory),
-        size(folio::page::size() as u64),
-        folio::page::huge_size().map_or("no size".to_owned(), |bytes| size(bytes as u64)),
+        size(stillmap::page::size() as u64),
+        stillmap::page::huge_size().map_or("no size".to_owned(), |bytes| size(bytes as u64)),
     )
 }
 

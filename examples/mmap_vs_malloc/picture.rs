@@ -105,7 +105,7 @@ pub fn draw(path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
 }
 
 /// The fastest of some.
-fn nanos_per_page(how: How, len: usize) -> folio::Result<f64> {
+fn nanos_per_page(how: How, len: usize) -> stillmap::Result<f64> {
     let mut fastest = Duration::MAX;
     for _ in 0..5 {
         fastest = fastest.min(first_touch(how, len)?.time);

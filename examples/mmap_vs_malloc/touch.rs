@@ -3,8 +3,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use folio::faults::{self, Faults};
-use folio::{Anonymous, HugePages, Mapping, page};
+use stillmap::faults::{self, Faults};
+use stillmap::{Anonymous, HugePages, Mapping, page};
 
 /// How memory is had.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Cost {
     pub faults: Faults,
 }
 
-pub fn first_touch(how: How, len: usize) -> folio::Result<Cost> {
+pub fn first_touch(how: How, len: usize) -> stillmap::Result<Cost> {
     if how != How::MallocAgain {
         give_back();
         // A virtual machine may have given free memory back to its host; getting that again is not what is measured.
@@ -77,7 +77,7 @@ fn give_back() {
     }
 }
 
-pub fn allocate(how: HugePages, len: usize) -> folio::Result<Anonymous> {
+pub fn allocate(how: HugePages, len: usize) -> stillmap::Result<Anonymous> {
     Anonymous::options().huge_pages(how).allocate(len)
 }
 

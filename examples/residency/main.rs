@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use folio::{Error, Mapping, Residency, Snapshot};
+use stillmap::{Error, Mapping, Residency, Snapshot};
 
 /// Show which pages of each FILE are in RAM. Nothing is read to find out.
 #[derive(Parser)]

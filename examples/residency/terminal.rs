@@ -3,7 +3,7 @@
 use std::env;
 use std::fmt::Write;
 
-use folio::page;
+use stillmap::page;
 
 use crate::View;
 

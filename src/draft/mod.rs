@@ -7,11 +7,11 @@ mod target;
 
 pub use options::DraftOptions;
 
-use crate::control::Mapping;
-use crate::control::sealed::{HasPages, Pages};
+use crate::atfork::Withheld;
 use crate::error::{Error, Result};
-use crate::guard::withheld::Withheld;
 use crate::page;
+use crate::pages::Mapping;
+use crate::pages::sealed::{HasPages, Pages};
 use crate::sys::process;
 use pending::Pending;
 use std::fmt;
@@ -46,14 +46,14 @@ use target::Target;
 /// - It stays with the process that made it. A child of [`fork::scope`](crate::fork::scope) does not get the bytes:
 ///   touching them there ends it, and `resize` and `commit` are errors.
 ///
-/// Where the kernel cannot make unnamed files, a hidden file beside the target, named after it with `.folio-draft` in
+/// Where the kernel cannot make unnamed files, a hidden file beside the target, named after it with `.stillmap-draft` in
 /// the name, takes the place of one. Dropping removes it; a process that is killed leaves it behind.
 ///
 /// # Examples
 /// ```
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("greeting");
-/// let mut draft = folio::Draft::create(&path, 5)?;
+/// let mut draft = stillmap::Draft::create(&path, 5)?;
 /// draft.copy_from_slice(b"hello");
 /// assert!(!path.exists());
 /// draft.commit()?;
@@ -91,7 +91,7 @@ impl Draft {
     ///
     /// # Examples
     /// ```
-    /// let error = folio::Draft::create("/no/such/folder/file", 1).unwrap_err();
+    /// let error = stillmap::Draft::create("/no/such/folder/file", 1).unwrap_err();
     /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     /// ```
     pub fn create<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
@@ -105,10 +105,10 @@ impl Draft {
     ///
     /// # Examples
     /// ```
-    /// let mut draft = folio::Draft::stdout(6)?;
+    /// let mut draft = stillmap::Draft::stdout(6)?;
     /// draft.copy_from_slice(b"hello\n");
     /// draft.commit()?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn stdout(len: usize) -> Result<Self> {
         let path = Path::new("/dev/stdout");
@@ -124,8 +124,8 @@ impl Draft {
     /// ```
     /// let folder = tempfile::tempdir()?;
     /// let path = folder.path().join("new");
-    /// folio::Draft::options().create_new(true).create(&path, 0)?.commit()?;
-    /// assert!(folio::Draft::options().create_new(true).create(&path, 0).is_err());
+    /// stillmap::Draft::options().create_new(true).create(&path, 0)?.commit()?;
+    /// assert!(stillmap::Draft::options().create_new(true).create(&path, 0).is_err());
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn options() -> DraftOptions {
@@ -192,7 +192,7 @@ impl Draft {
     /// # Examples
     /// ```
     /// let folder = tempfile::tempdir()?;
-    /// let mut draft = folio::Draft::create(folder.path().join("list"), 2)?;
+    /// let mut draft = stillmap::Draft::create(folder.path().join("list"), 2)?;
     /// draft.copy_from_slice(b"ab");
     /// draft.resize(3)?;
     /// assert_eq!(&draft[..], b"ab\0");
@@ -243,7 +243,7 @@ impl Draft {
     /// let folder = tempfile::tempdir()?;
     /// let path = folder.path().join("number");
     /// std::fs::write(&path, "1")?;
-    /// let mut draft = folio::Draft::create(&path, 1)?;
+    /// let mut draft = stillmap::Draft::create(&path, 1)?;
     /// draft[0] = b'2';
     /// draft.commit()?;
     /// assert_eq!(std::fs::read(&path)?, b"2");

@@ -14,7 +14,7 @@ const ALWAYS_IN_MEMORY: usize = 1 << 20;
 /// ```
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("sparse");
-/// let mut draft = folio::Draft::options().sparse(true).mode(0o600).create(&path, 1 << 30)?;
+/// let mut draft = stillmap::Draft::options().sparse(true).mode(0o600).create(&path, 1 << 30)?;
 /// draft[1 << 29] = 7;
 /// draft.commit()?;
 /// # Ok::<(), std::io::Error>(())
@@ -51,7 +51,7 @@ impl DraftOptions {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("list");
     /// use std::os::unix::fs::MetadataExt;
-    /// let mut draft = folio::Draft::options().sparse(true).create(&path, 1 << 30)?;
+    /// let mut draft = stillmap::Draft::options().sparse(true).create(&path, 1 << 30)?;
     /// draft[1 << 29] = 7;
     /// draft.commit()?;
     /// assert_eq!(path.metadata()?.len(), 1 << 30);
@@ -71,7 +71,7 @@ impl DraftOptions {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("list");
     /// std::fs::write(&path, "here")?;
-    /// let error = folio::Draft::options().create_new(true).create(&path, 4).unwrap_err();
+    /// let error = stillmap::Draft::options().create_new(true).create(&path, 4).unwrap_err();
     /// assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -89,7 +89,7 @@ impl DraftOptions {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("list");
     /// use std::os::unix::fs::PermissionsExt;
-    /// folio::Draft::options().mode(0o600).create(&path, 4)?.commit()?;
+    /// stillmap::Draft::options().mode(0o600).create(&path, 4)?.commit()?;
     /// assert_eq!(path.metadata()?.permissions().mode() & 0o777, 0o600);
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -106,7 +106,7 @@ impl DraftOptions {
     /// ```
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("list");
-    /// let mut draft = folio::Draft::options().sync(false).create(&path, 2)?;
+    /// let mut draft = stillmap::Draft::options().sync(false).create(&path, 2)?;
     /// draft.copy_from_slice(b"ab");
     /// draft.commit()?;
     /// assert_eq!(std::fs::read(&path)?, b"ab");
@@ -125,7 +125,7 @@ impl DraftOptions {
     /// ```
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("list");
-    /// let mut draft = folio::Draft::options().memory_limit(8 << 20).create(&path, 2)?;
+    /// let mut draft = stillmap::Draft::options().memory_limit(8 << 20).create(&path, 2)?;
     /// draft.copy_from_slice(b"ab");
     /// draft.commit()?;
     /// # Ok::<(), std::io::Error>(())
@@ -144,7 +144,7 @@ impl DraftOptions {
     /// ```
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("list");
-    /// let draft = folio::Draft::options().create(&path, 4)?;
+    /// let draft = stillmap::Draft::options().create(&path, 4)?;
     /// assert!(!path.exists()); // until it is committed
     /// draft.commit()?;
     /// assert_eq!(std::fs::read(&path)?, [0; 4]);

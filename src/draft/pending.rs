@@ -23,7 +23,7 @@ const MODE: u32 = 0o666;
 
 /// The end of every name that may be seen beside a target. A program that finds one may remove it, unless a `commit`
 /// is under way.
-const SUFFIX: &str = ".folio-draft";
+const SUFFIX: &str = ".stillmap-draft";
 
 /// The longest name of a file, in bytes (`NAME_MAX`, limits.h).
 const NAME_MAX: usize = 255;
@@ -207,7 +207,7 @@ fn name(file: &File, place: &Place, create_new: bool) -> Result<()> {
     Err(place.error("linkat", source))
 }
 
-/// `.NAME.folio-draft`, the name that a file has in passing.
+/// `.NAME.stillmap-draft`, the name that a file has in passing.
 fn passing_name(place: &Place, more: Option<&str>) -> CString {
     let name = place.name.as_bytes();
     let more = more.unwrap_or_default();

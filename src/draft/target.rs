@@ -1,7 +1,7 @@
 //! What a path stands for, as `File::create` sees it: a name in a directory, or something to write to.
 
 use crate::error::{Error, Result};
-use crate::sys::file_system::FileSystem;
+use crate::file_system::FileSystem;
 use crate::sys::write;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions};
@@ -146,7 +146,7 @@ impl Place {
 
     /// True if a store into a block that was granted cannot fail.
     pub(super) fn writes_in_place(&self, file: &File) -> bool {
-        FileSystem::of(file.as_fd()).is_ok_and(FileSystem::writes_in_place)
+        FileSystem::from_fd(file.as_fd()).is_ok_and(FileSystem::writes_in_place)
     }
 }
 

@@ -20,13 +20,13 @@ impl Shared<[AtomicU8]> {
     /// # Examples
     /// ```
     /// use std::sync::atomic::AtomicU8;
-    /// let memory = folio::Shared::<[AtomicU8]>::anonymous_slice(4096)?;
-    /// memory.write_at(4090, b"folio")?;
+    /// let memory = stillmap::Shared::<[AtomicU8]>::with_len(4096)?;
+    /// memory.write_at(4090, b"stillmap")?;
     /// let mut bytes = [0; 6];
     /// memory.read_at(4090, &mut bytes)?;
-    /// assert_eq!(&bytes, b"folio\0");
+    /// assert_eq!(&bytes, b"stillmap\0");
     /// assert!(memory.read_at(4091, &mut bytes).is_err());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[inline]
     pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<()> {
@@ -36,7 +36,7 @@ impl Shared<[AtomicU8]> {
         // - `buf` is exclusively ours, and no `&mut [u8]` is ever made of the mapping.
         #[allow(unsafe_code)]
         unsafe {
-            sys::shared::copy_out(from, buf.as_mut_ptr(), buf.len());
+            sys::racy_copy::copy_out(from, buf.as_mut_ptr(), buf.len());
         }
         // A fault is marked before its zeros can be read; the mark must not be read before the bytes.
         fence(Ordering::Acquire);
@@ -54,12 +54,12 @@ impl Shared<[AtomicU8]> {
     ///
     /// # Examples
     /// ```
-    /// use folio::Shared;
+    /// use stillmap::Shared;
     /// use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
     ///
-    /// let message = Shared::<[AtomicU8]>::anonymous_slice(100)?;
-    /// let length = Shared::<AtomicU64>::anonymous()?;
-    /// folio::fork::scope(|s| {
+    /// let message = Shared::<[AtomicU8]>::with_len(100)?;
+    /// let length = Shared::<AtomicU64>::new()?;
+    /// stillmap::fork::scope(|s| {
     ///     s.spawn(|| {
     ///         message.write_at(0, b"done").unwrap();
     ///         length.store(4, Ordering::Release);
@@ -70,9 +70,9 @@ impl Shared<[AtomicU8]> {
     ///     let mut text = [0; 4];
     ///     message.read_at(0, &mut text)?;
     ///     assert_eq!(&text, b"done");
-    ///     Ok::<(), folio::Error>(())
+    ///     Ok::<(), stillmap::Error>(())
     /// })??;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[inline]
     pub fn write_at(&self, offset: usize, data: &[u8]) -> Result<()> {
@@ -82,7 +82,7 @@ impl Shared<[AtomicU8]> {
         // - `data` does not change, as it is a `&[u8]`, so it is not in the mapping.
         #[allow(unsafe_code)]
         unsafe {
-            sys::shared::copy_in(data.as_ptr(), to, data.len());
+            sys::racy_copy::copy_in(data.as_ptr(), to, data.len());
         }
         fence(Ordering::Acquire);
         self.check_fault()

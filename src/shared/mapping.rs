@@ -1,9 +1,9 @@
 //! Advice, residency and locks on shared memory; ranges count bytes.
 
 use super::{Memory, Shareable, Shared};
-use crate::control::Mapping;
-use crate::control::sealed::{HasPages, Pages};
 use crate::page;
+use crate::pages::Mapping;
+use crate::pages::sealed::{HasPages, Pages};
 
 impl<T: ?Sized + Shareable> HasPages for Shared<T> {
     fn pages(&self) -> Pages<'_> {

@@ -5,12 +5,13 @@ mod create;
 mod mapping;
 mod open;
 mod shareable;
+mod sigbus;
 
 pub use shareable::Shareable;
 
 use crate::error::{Error, Result};
-use crate::guard::sigbus::Guarded;
 use crate::region::Region;
+use crate::shared::sigbus::Guarded;
 use crate::sys;
 use std::fmt;
 use std::ops::Deref;
@@ -44,42 +45,42 @@ use std::ptr::NonNull;
 /// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers there are (sigaction(2)).
 /// - Memory of this type without a name, and memfds that cannot shrink (`F_SEAL_SHRINK`), lose no pages and need no
 ///   handler; a machine that grants no more memory than it has (`vm.overcommit_memory` is 2) is the exception, see
-///   [`docs::safety`](crate::docs::safety#something-fails). Compiling with `--cfg folio_no_sigbus` leaves it out for files too; then a truncated file kills.
+///   [`docs::safety`](crate::docs::safety#something-fails). Compiling with `--cfg stillmap_no_sigbus` leaves it out for files too; then a truncated file kills.
 ///
 /// # Examples
 /// ```
-/// use folio::Shared;
+/// use stillmap::Shared;
 /// use std::sync::atomic::{AtomicU64, Ordering};
 ///
-/// let counter = Shared::<AtomicU64>::anonymous()?;
-/// folio::fork::scope(|s| {
+/// let counter = Shared::<AtomicU64>::new()?;
+/// stillmap::fork::scope(|s| {
 ///     for _ in 0..4 {
 ///         s.spawn(|| {
 ///             counter.fetch_add(1, Ordering::Relaxed);
 ///         })?;
 ///     }
-///     Ok::<(), folio::Error>(())
+///     Ok::<(), stillmap::Error>(())
 /// })??;
 /// assert_eq!(counter.load(Ordering::Relaxed), 4);
-/// # Ok::<(), folio::Error>(())
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 /// It gives no slice of plain bytes:
 /// ```compile_fail,E0308
-/// let memory = folio::Shared::<[std::sync::atomic::AtomicU8]>::anonymous_slice(16).unwrap();
+/// let memory = stillmap::Shared::<[std::sync::atomic::AtomicU8]>::with_len(16).unwrap();
 /// let bytes: &[u8] = &memory;
 /// ```
 /// ```
-/// let memory = folio::Shared::<[std::sync::atomic::AtomicU8]>::anonymous_slice(16).unwrap();
+/// let memory = stillmap::Shared::<[std::sync::atomic::AtomicU8]>::with_len(16).unwrap();
 /// let bytes: &[std::sync::atomic::AtomicU8] = &memory;
 /// # assert_eq!(bytes.len(), 16);
 /// ```
 /// and nothing exclusive:
 /// ```compile_fail,E0596
-/// let mut counter = folio::Shared::<std::sync::atomic::AtomicU64>::anonymous().unwrap();
+/// let mut counter = stillmap::Shared::<std::sync::atomic::AtomicU64>::new().unwrap();
 /// let alone: &mut u64 = counter.get_mut();
 /// ```
 /// ```
-/// let counter = folio::Shared::<std::sync::atomic::AtomicU64>::anonymous().unwrap();
+/// let counter = stillmap::Shared::<std::sync::atomic::AtomicU64>::new().unwrap();
 /// let now: u64 = counter.load(std::sync::atomic::Ordering::Relaxed);
 /// # assert_eq!(now, 0);
 /// ```
@@ -116,10 +117,10 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("counter");
     /// use std::sync::atomic::{AtomicU64, Ordering};
-    /// let counter = folio::Shared::<AtomicU64>::create(&path)?;
+    /// let counter = stillmap::Shared::<AtomicU64>::create(&path)?;
     /// counter.fetch_add(1, Ordering::Relaxed);
     /// counter.flush()?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     ///
     /// Source: msync(2).
@@ -145,9 +146,9 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("counter");
-    /// let counter = folio::Shared::<std::sync::atomic::AtomicU64>::create(&path)?;
+    /// let counter = stillmap::Shared::<std::sync::atomic::AtomicU64>::create(&path)?;
     /// counter.start_writeback()?;
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     ///
     /// Source: sync_file_range(2) with `SYNC_FILE_RANGE_WRITE`.
@@ -178,11 +179,11 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("counter");
     /// use std::sync::atomic::{AtomicU64, Ordering};
-    /// let counter = folio::Shared::<AtomicU64>::create(&path)?;
+    /// let counter = stillmap::Shared::<AtomicU64>::create(&path)?;
     /// std::fs::File::create(&path).unwrap(); // truncates it
     /// assert_eq!(counter.load(Ordering::Relaxed), 0); // no signal
-    /// assert!(matches!(counter.check(), Err(folio::Error::Faulted { .. })));
-    /// # Ok::<(), folio::Error>(())
+    /// assert!(matches!(counter.check(), Err(stillmap::Error::Faulted { .. })));
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn check(&self) -> Result<()> {
         let (Memory::Guarded(guarded), Some(fd)) = (&self.memory, &self.fd) else {
@@ -202,7 +203,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     ///
     /// # Examples
     /// ```
-    /// let memory = folio::Shared::<std::sync::atomic::AtomicU64>::memfd("example")?;
+    /// let memory = stillmap::Shared::<std::sync::atomic::AtomicU64>::memfd("example")?;
     /// let to_send = memory.as_fd().unwrap().try_clone_to_owned()?;
     /// # drop(to_send);
     /// # Ok::<(), std::io::Error>(())

@@ -2,12 +2,12 @@
 
 use super::{Memory, Shareable, Shared, create};
 use crate::error::{Error, Result};
-use crate::guard::sigbus::Guarded;
+use crate::file_system::FileSystem;
 use crate::range::whole_pages;
 use crate::region::Region;
+use crate::shared::sigbus::Guarded;
 use crate::sys;
 use crate::sys::file::{self, Kind};
-use crate::sys::file_system::FileSystem;
 use crate::sys::memory::{Pages, Place};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,11 +23,11 @@ impl<T: Shareable> Shared<T> {
     /// # Examples
     /// ```
     /// use std::sync::atomic::{AtomicU64, Ordering};
-    /// let counter = folio::Shared::<AtomicU64>::anonymous()?;
+    /// let counter = stillmap::Shared::<AtomicU64>::new()?;
     /// assert_eq!(counter.fetch_add(1, Ordering::Relaxed), 0);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn anonymous() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         Ok(value(Mapped::anonymous(size_of::<T>(), align_of::<T>())?))
     }
 
@@ -39,9 +39,9 @@ impl<T: Shareable> Shared<T> {
     ///
     /// # Examples
     /// ```
-    /// let counter = folio::Shared::<std::sync::atomic::AtomicU64>::memfd("counter")?;
+    /// let counter = stillmap::Shared::<std::sync::atomic::AtomicU64>::memfd("counter")?;
     /// assert!(counter.as_fd().is_some());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     ///
     /// Source: memfd_create(2), Linux 3.17.
@@ -61,7 +61,7 @@ impl<T: Shareable> Shared<T> {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("counter");
-    /// use folio::Shared;
+    /// use stillmap::Shared;
     /// use std::sync::atomic::{AtomicU64, Ordering};
     ///
     /// std::fs::write(&path, 41_u64.to_ne_bytes()).unwrap();
@@ -70,8 +70,8 @@ impl<T: Shareable> Shared<T> {
     /// assert_eq!(std::fs::read(&path).unwrap(), 42_u64.to_ne_bytes());
     ///
     /// let error = Shared::<[AtomicU64; 2]>::open(&path).unwrap_err();
-    /// assert!(matches!(error, folio::Error::TooSmall { needed: 16, size: 8, .. }));
-    /// # Ok::<(), folio::Error>(())
+    /// assert!(matches!(error, stillmap::Error::TooSmall { needed: 16, size: 8, .. }));
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
@@ -95,11 +95,11 @@ impl<T: Shareable> Shared<T> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("counter");
     /// use std::sync::atomic::{AtomicU64, Ordering};
-    /// let counter = folio::Shared::<AtomicU64>::create(&path)?;
-    /// let same = folio::Shared::<AtomicU64>::create(&path)?;
+    /// let counter = stillmap::Shared::<AtomicU64>::create(&path)?;
+    /// let same = stillmap::Shared::<AtomicU64>::create(&path)?;
     /// counter.fetch_add(1, Ordering::Relaxed);
     /// assert_eq!(same.load(Ordering::Relaxed), 1);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn create<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
@@ -117,7 +117,7 @@ impl<T: Shareable> Shared<T> {
     ///
     /// # Examples
     /// ```
-    /// use folio::Shared;
+    /// use stillmap::Shared;
     /// use std::sync::atomic::{AtomicU64, Ordering};
     ///
     /// let mine = Shared::<AtomicU64>::memfd("example")?;
@@ -133,20 +133,20 @@ impl<T: Shareable> Shared<T> {
 }
 
 impl<A: Shareable> Shared<[A]> {
-    /// As [`Shared::anonymous`], with `len` elements.
+    /// As [`Shared::new`], with `len` elements.
     ///
     /// # Errors
-    /// As [`Shared::anonymous`]; [`Error::TooLarge`] if no address space could hold them.
+    /// As [`Shared::new`]; [`Error::TooLarge`] if no address space could hold them.
     ///
     /// # Examples
     /// ```
     /// use std::sync::atomic::{AtomicU32, Ordering};
-    /// let table = folio::Shared::<[AtomicU32]>::anonymous_slice(1000)?;
+    /// let table = stillmap::Shared::<[AtomicU32]>::with_len(1000)?;
     /// table[999].store(1, Ordering::Relaxed);
     /// assert_eq!(table.len(), 1000);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn anonymous_slice(len: usize) -> Result<Self> {
+    pub fn with_len(len: usize) -> Result<Self> {
         Ok(slice(Mapped::anonymous(
             bytes_of::<A>(len)?,
             align_of::<A>(),
@@ -161,9 +161,9 @@ impl<A: Shareable> Shared<[A]> {
     /// # Examples
     /// ```
     /// use std::sync::atomic::AtomicU8;
-    /// let page = folio::Shared::<[AtomicU8]>::memfd_slice("page", 4096)?;
+    /// let page = stillmap::Shared::<[AtomicU8]>::memfd_slice("page", 4096)?;
     /// assert_eq!(page.len(), 4096);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn memfd_slice(name: &str, len: usize) -> Result<Self> {
         let mapped = Mapped::memfd(name, bytes_of::<A>(len)?, align_of::<A>())?;
@@ -179,14 +179,14 @@ impl<A: Shareable> Shared<[A]> {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("table");
-    /// use folio::Shared;
+    /// use stillmap::Shared;
     /// use std::sync::atomic::{AtomicU8, AtomicU32};
     ///
     /// std::fs::write(&path, [1; 10]).unwrap();
     /// assert_eq!(Shared::<[AtomicU8]>::open_slice(&path)?.len(), 10);
     /// let error = Shared::<[AtomicU32]>::open_slice(&path).unwrap_err();
-    /// assert!(matches!(error, folio::Error::Misaligned { value: 10, align: 4 }));
-    /// # Ok::<(), folio::Error>(())
+    /// assert!(matches!(error, stillmap::Error::Misaligned { value: 10, align: 4 }));
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open_slice<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
@@ -203,13 +203,13 @@ impl<A: Shareable> Shared<[A]> {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("table");
-    /// use folio::Shared;
+    /// use stillmap::Shared;
     /// use std::sync::atomic::AtomicU64;
     ///
     /// assert_eq!(Shared::<[AtomicU64]>::create_slice(&path, 100)?.len(), 100);
     /// assert_eq!(Shared::<[AtomicU64]>::create_slice(&path, 10)?.len(), 10);
     /// assert_eq!(Shared::<[AtomicU64]>::open_slice(&path)?.len(), 100); // not shortened
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn create_slice<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
         let (path, size) = (path.as_ref(), bytes_of::<A>(len)?);
@@ -225,7 +225,7 @@ impl<A: Shareable> Shared<[A]> {
     ///
     /// # Examples
     /// ```
-    /// use folio::Shared;
+    /// use stillmap::Shared;
     /// use std::sync::atomic::AtomicU8;
     /// let mine = Shared::<[AtomicU8]>::memfd_slice("example", 100)?;
     /// let theirs = Shared::<[AtomicU8]>::from_fd_slice(mine.as_fd().unwrap().try_clone_to_owned()?)?;
@@ -270,7 +270,7 @@ fn slice<A: Shareable>(mapped: Mapped) -> Shared<[A]> {
 impl Mapped {
     fn anonymous(len: usize, align: usize) -> Result<Self> {
         // A memfd that nobody has a descriptor of; unlike MAP_ANONYMOUS it is made by the same calls as the others.
-        let mapped = Mapped::memfd("folio", len, align)?;
+        let mapped = Mapped::memfd("stillmap", len, align)?;
         Ok(Mapped { fd: None, ..mapped })
     }
 
@@ -313,7 +313,7 @@ impl Mapped {
         if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
             return Err(not_mappable("it is sealed against writing"));
         }
-        match FileSystem::of(fd.as_fd()) {
+        match FileSystem::from_fd(fd.as_fd()) {
             Ok(FileSystem::Hugetlbfs) => {
                 return Err(not_mappable("it is made of reserved huge pages"));
             }

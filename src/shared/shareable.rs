@@ -19,19 +19,19 @@ use std::sync::atomic::{
 ///
 /// # Examples
 /// ```
-/// fn shareable<T: folio::Shareable + ?Sized>() {}
+/// fn shareable<T: stillmap::Shareable + ?Sized>() {}
 /// shareable::<std::sync::atomic::AtomicU64>();
 /// shareable::<[[std::sync::atomic::AtomicU8; 16]]>();
 /// ```
 /// What has bit patterns that mean nothing is refused:
 /// ```compile_fail,E0277
-/// fn shareable<T: folio::Shareable + ?Sized>() {}
+/// fn shareable<T: stillmap::Shareable + ?Sized>() {}
 /// shareable::<std::sync::atomic::AtomicBool>();
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` may not lie in shared memory",
     label = "made of integer atomics only: `AtomicU8` to `AtomicU64`, `AtomicI8` to `AtomicI64`, arrays of them",
-    note = "structs of such fields are made by `folio::shareable!`"
+    note = "structs of such fields are made by `stillmap::shareable!`"
 )]
 #[allow(unsafe_code)]
 pub unsafe trait Shareable: Sync + 'static {}
@@ -74,10 +74,10 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 ///
 /// # Examples
 /// ```
-/// use folio::Shared;
+/// use stillmap::Shared;
 /// use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 ///
-/// folio::shareable! {
+/// stillmap::shareable! {
 ///     /// What the workers count.
 ///     #[derive(Debug, Default)]
 ///     pub struct Stats {
@@ -88,25 +88,25 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 ///     }
 /// }
 ///
-/// let stats = Shared::<Stats>::anonymous()?;
+/// let stats = Shared::<Stats>::new()?;
 /// stats.hits.fetch_add(1, Ordering::Relaxed);
 /// stats.by_kind[3].store(7, Ordering::Relaxed);
 /// assert_eq!(stats.hits.load(Ordering::Relaxed), 1);
-/// # Ok::<(), folio::Error>(())
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 ///
 /// A field on a cache line of its own:
 /// ```
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
-/// folio::shareable! {
+/// stillmap::shareable! {
 ///     #[repr(align(64))]
 ///     struct Line { count: AtomicU64, rest: [AtomicU8; 56] }
 ///     struct Counters { first: Line, second: Line }
 /// }
-/// # fn main() -> folio::Result<()> {
+/// # fn main() -> stillmap::Result<()> {
 /// # assert_eq!(size_of::<Counters>(), 128);
 /// # let _: (AtomicU64, AtomicU8);
-/// # let counters = folio::Shared::<Counters>::anonymous()?;
+/// # let counters = stillmap::Shared::<Counters>::new()?;
 /// # counters.second.count.store(1, std::sync::atomic::Ordering::Relaxed);
 /// # counters.first.rest[0].store(1, std::sync::atomic::Ordering::Relaxed);
 /// # Ok(())
@@ -116,57 +116,57 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 /// ## What is refused
 /// A `bool`, which has only two valid bit patterns; an `AtomicU8` takes its place:
 /// ```compile_fail,E0277
-/// folio::shareable! { pub struct Flags { pub ready: bool } }
+/// stillmap::shareable! { pub struct Flags { pub ready: bool } }
 /// ```
 /// ```
-/// folio::shareable! { pub struct Flags { pub ready: std::sync::atomic::AtomicU8 } }
+/// stillmap::shareable! { pub struct Flags { pub ready: std::sync::atomic::AtomicU8 } }
 /// ```
 /// A pointer, which means nothing in another process; an offset takes its place:
 /// ```compile_fail,E0277
-/// folio::shareable! { pub struct Node { pub next: std::sync::atomic::AtomicPtr<u8> } }
+/// stillmap::shareable! { pub struct Node { pub next: std::sync::atomic::AtomicPtr<u8> } }
 /// ```
 /// ```
-/// folio::shareable! { pub struct Node { pub next: std::sync::atomic::AtomicU64 } }
+/// stillmap::shareable! { pub struct Node { pub next: std::sync::atomic::AtomicU64 } }
 /// ```
 /// A plain integer, which cannot be changed atomically:
 /// ```compile_fail,E0277
-/// folio::shareable! { pub struct Count { pub n: u64 } }
+/// stillmap::shareable! { pub struct Count { pub n: u64 } }
 /// ```
 /// A field with a destructor, which nobody would run:
 /// ```compile_fail,E0277
-/// folio::shareable! { pub struct Log { pub lines: Vec<u8> } }
+/// stillmap::shareable! { pub struct Log { pub lines: Vec<u8> } }
 /// ```
 /// ```
-/// folio::shareable! { pub struct Log { pub lines: [std::sync::atomic::AtomicU8; 4096] } }
+/// stillmap::shareable! { pub struct Log { pub lines: [std::sync::atomic::AtomicU8; 4096] } }
 /// ```
 /// A destructor of the struct itself:
 /// ```compile_fail,E0080
-/// folio::shareable! { pub struct Count { pub n: std::sync::atomic::AtomicU64 } }
+/// stillmap::shareable! { pub struct Count { pub n: std::sync::atomic::AtomicU64 } }
 /// impl Drop for Count { fn drop(&mut self) {} }
 /// ```
 /// ```
-/// folio::shareable! { pub struct Count { pub n: std::sync::atomic::AtomicU64 } }
+/// stillmap::shareable! { pub struct Count { pub n: std::sync::atomic::AtomicU64 } }
 /// impl Count { pub fn reset(&self) { self.n.store(0, std::sync::atomic::Ordering::Relaxed) } }
-/// # folio::Shared::<Count>::anonymous()?.reset();
-/// # Ok::<(), folio::Error>(())
+/// # stillmap::Shared::<Count>::new()?.reset();
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 /// Padding, of which nobody says what it holds:
 /// ```compile_fail,E0080
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
-/// folio::shareable! { pub struct Padded { pub kind: AtomicU8, pub n: AtomicU64 } }
+/// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub n: AtomicU64 } }
 /// ```
 /// ```
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
-/// folio::shareable! { pub struct Padded { pub kind: AtomicU8, pub spare: [AtomicU8; 7], pub n: AtomicU64 } }
+/// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub spare: [AtomicU8; 7], pub n: AtomicU64 } }
 /// ```
 /// `repr(packed)`, under which atomics would not be aligned:
 /// ```compile_fail,E0793
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
-/// folio::shareable! { #[repr(packed)] pub struct Packed { pub kind: AtomicU8, pub n: AtomicU64 } }
+/// stillmap::shareable! { #[repr(packed)] pub struct Packed { pub kind: AtomicU8, pub n: AtomicU64 } }
 /// ```
 /// Generic parameters:
 /// ```compile_fail
-/// folio::shareable! { pub struct Pair<A> { pub first: A, pub second: A } }
+/// stillmap::shareable! { pub struct Pair<A> { pub first: A, pub second: A } }
 /// ```
 #[macro_export]
 macro_rules! shareable {

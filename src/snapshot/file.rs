@@ -2,13 +2,14 @@
 
 use super::Snapshot;
 use super::options::SnapshotOptions;
+use crate::backing::Backing;
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
-use crate::guard::lease::ReadLease;
+use crate::file_system::FileSystem;
+use crate::input::{self, Copy, Source, Window};
+use crate::lease::read::ReadLease;
 use crate::region::Region;
-use crate::replica::{self, Backing, Copy, Memory};
-use crate::source::{Source, Window};
 use crate::sys::file::{self, Kind, Stat};
-use crate::sys::file_system::FileSystem;
 use crate::sys::limits;
 use std::io;
 use std::ops::Range;
@@ -27,7 +28,7 @@ const WARM: usize = 4 << 20;
 
 /// True if reading so many bytes costs less than mapping them.
 fn is_read_faster(len: u64) -> bool {
-    let warm = || Memory::in_blocks() as u64 + len <= WARM as u64;
+    let warm = || Buffer::in_blocks() as u64 + len <= WARM as u64;
     len <= READ_ALWAYS || (len <= READ_WARM && warm())
 }
 
@@ -61,8 +62,8 @@ fn map(
         return Ok(None);
     }
     let fd = source.fd();
-    let system = FileSystem::of(fd).map_err(|e| source.error("fstatfs", e))?;
-    if stat.verity || file::is_sealed(fd, system) {
+    let system = FileSystem::from_fd(fd).map_err(|e| source.error("fstatfs", e))?;
+    if stat.verity || system.is_sealed(fd) {
         // The size that was seen before the seal may have been cut until it was set.
         let range = window.of(source.stat()?.size)?;
         return map_range(options, source, fd, range, Backing::Sealed);
@@ -74,7 +75,7 @@ fn map(
             return Ok(Some(leased));
         }
     }
-    if let Some(clone) = replica::clone_of(fd, system) {
+    if let Some(clone) = input::clone_of(fd, system) {
         let fd = clone.as_fd();
         let stat = file::stat(fd).map_err(|e| source.error("statx", e))?;
         // Its size is the one that the file had when it was cloned.
@@ -178,12 +179,12 @@ fn copy(
 ) -> Result<Snapshot> {
     let limit = options.memory_limit;
     let mut progress = |done, total| options.report(done, total);
-    let (copy, intact) = replica::copy(source, window, stat, limit, &mut progress)?;
+    let (copy, intact) = input::copy(source, window, stat, limit, &mut progress)?;
     Ok(match copy {
-        Copy::Memory(memory) => Snapshot::memory(memory, intact),
+        Copy::Buffer(memory) => Snapshot::memory(memory, intact),
         Copy::Disk { region, delta, len } => Snapshot {
             intact,
-            ..Snapshot::mapped(region, delta, len, Backing::Cloned)
+            ..Snapshot::mapped(region, delta, len, Backing::Disk)
         },
     })
 }

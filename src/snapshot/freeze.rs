@@ -1,10 +1,11 @@
 //! From writable memory to bytes that do not change.
 
-use super::{Backing, Snapshot};
+use super::Snapshot;
 use crate::anonymous::Anonymous;
+use crate::backing::Backing;
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::region::Region;
-use crate::replica::Memory;
 use crate::shared::{Shareable, Shared};
 use crate::sys::file;
 use std::os::fd::AsFd;
@@ -18,19 +19,19 @@ impl Anonymous {
     ///
     /// # Examples
     /// ```
-    /// let mut memory = folio::Anonymous::new(3)?;
+    /// let mut memory = stillmap::Anonymous::new(3)?;
     /// memory.copy_from_slice(b"abc");
     /// let frozen = memory.freeze()?;
     /// assert_eq!(&frozen[..], b"abc");
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn freeze(self) -> Result<Snapshot> {
         let memory = match self.is_shared() {
-            true => Memory::copy_of(&self)?,
+            true => Buffer::copy_of(&self)?,
             false => {
                 let (mut region, len) = self.into_region();
                 region.protect_read_only()?;
-                Memory::from_region(region, len)
+                Buffer::from_region(region, len)
             }
         };
         Ok(Snapshot::memory(memory, true))
@@ -51,7 +52,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Backing, Shared, Snapshot};
+    /// use stillmap::{Backing, Shared, Snapshot};
     /// use std::sync::atomic::AtomicU8;
     ///
     /// let memory = Shared::<[AtomicU8]>::memfd_slice("message", 7)?;

@@ -1,9 +1,9 @@
 //! Advice, residency and locks on a snapshot, whatever holds its bytes.
 
 use super::{Snapshot, Store};
-use crate::control::Mapping;
-use crate::control::sealed::{HasPages, Pages};
-use crate::replica::Backing;
+use crate::backing::Backing;
+use crate::pages::Mapping;
+use crate::pages::sealed::{HasPages, Pages};
 
 impl HasPages for Snapshot {
     fn pages(&self) -> Pages<'_> {

@@ -8,11 +8,12 @@ mod stream;
 
 pub use options::SnapshotOptions;
 
+use crate::backing::Backing;
+use crate::buffer::Buffer;
 use crate::error::Result;
-use crate::guard::lease::Guarded;
+use crate::input::Source;
+use crate::lease::read::Guarded;
 use crate::region::Region;
-use crate::replica::{Backing, Memory};
-use crate::source::Source;
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::AsFd;
@@ -48,9 +49,9 @@ use std::ptr::NonNull;
 ///
 /// # Examples
 /// ```
-/// let manifest = folio::open("Cargo.toml")?;
+/// let manifest = stillmap::open("Cargo.toml")?;
 /// assert!(manifest.starts_with(b"[package]"));
-/// # Ok::<(), folio::Error>(())
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Snapshot {
     start: NonNull<u8>,
@@ -61,7 +62,7 @@ pub struct Snapshot {
 
 /// Who owns the bytes.
 enum Store {
-    Memory(Memory),
+    Memory(Buffer),
     Mapped(
         #[allow(dead_code, reason = "held for its drop")] Region,
         Backing,
@@ -85,9 +86,9 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```
-    /// let bytes = folio::Snapshot::open("Cargo.toml")?;
+    /// let bytes = stillmap::Snapshot::open("Cargo.toml")?;
     /// assert_eq!(&bytes[..], std::fs::read("Cargo.toml").unwrap());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         Snapshot::options().open(path)
@@ -102,9 +103,9 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```no_run
-    /// let bytes = folio::Snapshot::stdin()?;
+    /// let bytes = stillmap::Snapshot::stdin()?;
     /// println!("{} bytes", bytes.len());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn stdin() -> Result<Self> {
         Snapshot::options().stdin()
@@ -122,7 +123,7 @@ impl Snapshot {
     /// let (reader, mut writer) = std::os::unix::net::UnixStream::pair()?;
     /// writer.write_all(b"through a socket")?;
     /// drop(writer);
-    /// assert_eq!(&folio::Snapshot::from_fd(reader)?[..], b"through a socket");
+    /// assert_eq!(&stillmap::Snapshot::from_fd(reader)?[..], b"through a socket");
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
@@ -133,9 +134,9 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```
-    /// let window = folio::Snapshot::options().offset(1).len(7).open("Cargo.toml")?;
+    /// let window = stillmap::Snapshot::options().offset(1).len(7).open("Cargo.toml")?;
     /// assert_eq!(&window[..], b"package");
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn options<'a>() -> SnapshotOptions<'a> {
         SnapshotOptions::default()
@@ -145,8 +146,8 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```
-    /// println!("{:?}", folio::open("Cargo.toml")?.backing());
-    /// # Ok::<(), folio::Error>(())
+    /// println!("{:?}", stillmap::open("Cargo.toml")?.backing());
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn backing(&self) -> Backing {
         match &self.store {
@@ -162,8 +163,8 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```
-    /// assert!(folio::open("Cargo.toml")?.is_intact());
-    /// # Ok::<(), folio::Error>(())
+    /// assert!(stillmap::open("Cargo.toml")?.is_intact());
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_intact(&self) -> bool {
         match &self.store {
@@ -188,7 +189,7 @@ impl Snapshot {
     /// ```
     /// let file = std::fs::File::open("Cargo.toml")?;
     /// // SAFETY: nobody edits the manifest while its tests run.
-    /// let bytes = unsafe { folio::Snapshot::map_unguarded(&file) }?;
+    /// let bytes = unsafe { stillmap::Snapshot::map_unguarded(&file) }?;
     /// assert!(bytes.starts_with(b"[package]"));
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -197,7 +198,7 @@ impl Snapshot {
         file::map_unguarded(&Source::descriptor(fd.as_fd()))
     }
 
-    fn memory(memory: Memory, intact: bool) -> Self {
+    fn memory(memory: Buffer, intact: bool) -> Self {
         Snapshot {
             start: memory.start(),
             len: memory.len(),

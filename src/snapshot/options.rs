@@ -1,9 +1,9 @@
 //! Which bytes to take, and which rungs of the ladder may be used for it.
 
 use super::{Snapshot, file, stream};
+use crate::budget;
 use crate::error::{Error, Result};
-use crate::replica;
-use crate::source::Source;
+use crate::input::Source;
 use crate::sys::file::Kind;
 use std::fmt;
 use std::os::fd::AsFd;
@@ -13,12 +13,12 @@ use std::path::Path;
 ///
 /// # Examples
 /// ```
-/// let bytes = folio::Snapshot::options()
+/// let bytes = stillmap::Snapshot::options()
 ///     .limit(1 << 20)
 ///     .progress(|done, total| eprintln!("{done} of {total:?}"))
 ///     .open("Cargo.toml")?;
 /// assert!(bytes.starts_with(b"[package]"));
-/// # Ok::<(), folio::Error>(())
+/// # Ok::<(), stillmap::Error>(())
 /// ```
 #[must_use]
 pub struct SnapshotOptions<'a> {
@@ -73,9 +73,9 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let bytes = folio::Snapshot::options().offset(1).open("Cargo.toml")?;
+    /// let bytes = stillmap::Snapshot::options().offset(1).open("Cargo.toml")?;
     /// assert!(bytes.starts_with(b"package]"));
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn offset(mut self, offset: u64) -> Self {
         self.offset = offset;
@@ -86,9 +86,9 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let bytes = folio::Snapshot::options().offset(1).len(7).open("Cargo.toml")?;
+    /// let bytes = stillmap::Snapshot::options().offset(1).len(7).open("Cargo.toml")?;
     /// assert_eq!(&bytes[..], b"package");
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn len(mut self, len: usize) -> Self {
         self.len = Some(len);
@@ -100,8 +100,8 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let endless = folio::Snapshot::options().limit(1 << 20).open("/dev/zero");
-    /// assert!(matches!(endless, Err(folio::Error::TooLarge { limit: 1048576, .. })));
+    /// let endless = stillmap::Snapshot::options().limit(1 << 20).open("/dev/zero");
+    /// assert!(matches!(endless, Err(stillmap::Error::TooLarge { limit: 1048576, .. })));
     /// ```
     pub fn limit(mut self, bytes: u64) -> Self {
         self.limit = Some(bytes);
@@ -114,12 +114,12 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Backing, Snapshot};
+    /// use stillmap::{Backing, Snapshot};
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("large");
     /// std::fs::write(&path, vec![7; 4 << 20])?;
     /// let bytes = Snapshot::options().lease(false).memory_limit(1 << 20).open(&path)?;
-    /// assert_eq!(bytes.backing(), Backing::Cloned); // on the disk
+    /// assert_eq!(bytes.backing(), Backing::Disk); // on the disk
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
@@ -131,10 +131,10 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Backing, Snapshot};
+    /// use stillmap::{Backing, Snapshot};
     /// let bytes = Snapshot::options().lease(false).open("Cargo.toml")?;
     /// assert_ne!(bytes.backing(), Backing::Leased);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn lease(mut self, yes: bool) -> Self {
         self.lease = yes;
@@ -145,10 +145,10 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Backing, Snapshot};
+    /// use stillmap::{Backing, Snapshot};
     /// let bytes = Snapshot::options().across_fork(true).open("Cargo.toml")?;
     /// assert_ne!(bytes.backing(), Backing::Leased);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn across_fork(mut self, yes: bool) -> Self {
         self.across_fork = yes;
@@ -159,8 +159,8 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let null = folio::Snapshot::options().must_map(true).open("/dev/null");
-    /// assert!(matches!(null, Err(folio::Error::NotMappable { .. })));
+    /// let null = stillmap::Snapshot::options().must_map(true).open("/dev/null");
+    /// assert!(matches!(null, Err(stillmap::Error::NotMappable { .. })));
     /// ```
     pub fn must_map(mut self, yes: bool) -> Self {
         self.must_map = yes;
@@ -172,10 +172,10 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// use folio::{Mapping, Snapshot};
+    /// use stillmap::{Mapping, Snapshot};
     /// let bytes = Snapshot::options().populate(true).open("Cargo.toml")?;
     /// assert!(bytes.residency()?.is_full());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn populate(mut self, yes: bool) -> Self {
         self.populate = yes;
@@ -187,10 +187,10 @@ impl<'a> SnapshotOptions<'a> {
     /// # Examples
     /// ```
     /// let mut last = 0;
-    /// let options = folio::Snapshot::options().progress(|done, _total| last = done);
+    /// let options = stillmap::Snapshot::options().progress(|done, _total| last = done);
     /// let bytes = options.open("Cargo.toml")?;
     /// assert_eq!(last, bytes.len() as u64);
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn progress(mut self, f: impl FnMut(u64, Option<u64>) + 'a) -> Self {
         self.progress = Some(Box::new(f));
@@ -205,11 +205,11 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let bytes = folio::Snapshot::options().open("Cargo.toml")?;
+    /// let bytes = stillmap::Snapshot::options().open("Cargo.toml")?;
     /// assert!(bytes.starts_with(b"[package]"));
-    /// let outside = folio::Snapshot::options().offset(1 << 40).open("Cargo.toml");
-    /// assert!(matches!(outside, Err(folio::Error::OutOfBounds { .. })));
-    /// # Ok::<(), folio::Error>(())
+    /// let outside = stillmap::Snapshot::options().offset(1 << 40).open("Cargo.toml");
+    /// assert!(matches!(outside, Err(stillmap::Error::OutOfBounds { .. })));
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
         self.take(&Source::open(path.as_ref())?)
@@ -222,9 +222,9 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// let input = folio::Snapshot::options().limit(1 << 20).stdin()?;
+    /// let input = stillmap::Snapshot::options().limit(1 << 20).stdin()?;
     /// println!("{} bytes", input.len());
-    /// # Ok::<(), folio::Error>(())
+    /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn stdin(mut self) -> Result<Snapshot> {
         let stdin = std::io::stdin();
@@ -240,7 +240,7 @@ impl<'a> SnapshotOptions<'a> {
     /// # Examples
     /// ```
     /// let file = std::fs::File::open("Cargo.toml")?;
-    /// let bytes = folio::Snapshot::options().len(9).from_fd(&file)?;
+    /// let bytes = stillmap::Snapshot::options().len(9).from_fd(&file)?;
     /// assert_eq!(&bytes[..], b"[package]");
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -289,7 +289,7 @@ impl<'a> SnapshotOptions<'a> {
     pub(super) fn device_limit(&self) -> u64 {
         match self.has_stream_limit() {
             true => self.stream_limit(),
-            false => replica::default_memory_limit(),
+            false => budget::default_memory_limit(),
         }
     }
 

@@ -2,9 +2,10 @@
 
 use super::Snapshot;
 use super::options::SnapshotOptions;
+use crate::budget::default_memory_limit;
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
-use crate::replica::{Memory, default_memory_limit};
-use crate::source::Source;
+use crate::input::Source;
 use crate::sys::file;
 
 /// What a pipe is widened to, in bytes: the most that an unprivileged process may ask for (pipe(7), `pipe-max-size`).
@@ -30,7 +31,7 @@ pub(super) fn take(
     skip(options, source, position)?;
 
     let wanted = options.len;
-    let mut memory = Memory::for_stream()?;
+    let mut memory = Buffer::for_stream()?;
     let mut limit = Limit::new(options, source);
     loop {
         let done = memory.len() as u64;
@@ -68,7 +69,7 @@ fn skip(options: &SnapshotOptions<'_>, source: &Source<'_>, position: Option<u64
             return Ok(());
         }
     }
-    let mut scratch = Memory::for_stream()?;
+    let mut scratch = Buffer::for_stream()?;
     let mut left = offset;
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX);

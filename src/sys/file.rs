@@ -1,7 +1,6 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
 use super::call;
-use super::file_system::FileSystem;
 use super::write::within_limit;
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
@@ -232,16 +231,6 @@ pub(crate) fn set_pipe_capacity(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<us
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
     call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) })
         .map(|capacity| capacity.unsigned_abs() as usize)
-}
-
-/// True if no process can ever again change or shorten what is in the memfd (memfd_create(2), Linux 3.17).
-pub(crate) fn is_sealed(fd: BorrowedFd<'_>, system: FileSystem) -> bool {
-    // Elsewhere there are no seals; and a sealed hugetlbfs file maps in huge pages only, so it is read instead.
-    if system != FileSystem::Tmpfs {
-        return false;
-    }
-    let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
-    seals(fd) & wanted == wanted
 }
 
 /// The seals of a memfd; none for what cannot have any.

@@ -9,23 +9,23 @@
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("folio runs on Linux only: it relies on file leases, sealed memfds and mremap");
+compile_error!("stillmap runs on Linux only: it relies on file leases, sealed memfds and mremap");
 
 #[cfg(not(target_pointer_width = "64"))]
-compile_error!("folio needs 64-bit addresses and file offsets");
+compile_error!("stillmap needs 64-bit addresses and file offsets");
 
 pub(crate) mod extents;
 pub(crate) mod file;
-pub(crate) mod file_system;
 pub(crate) mod lease;
 pub(crate) mod limits;
-pub(crate) mod lock;
 pub(crate) mod memory;
+pub(crate) mod mlock;
 pub(crate) mod pages;
 pub(crate) mod process;
 pub(crate) mod publish;
-pub(crate) mod shared;
+pub(crate) mod racy_copy;
 pub(crate) mod signal;
+pub(crate) mod statfs;
 pub(crate) mod thread;
 pub(crate) mod userfault;
 pub(crate) mod write;
@@ -33,7 +33,7 @@ pub(crate) mod write;
 use std::io;
 
 /// Runs a system call that gives -1 and errno on failure, again while it is interrupted.
-fn call<T: Copy + PartialEq + From<i8>>(mut f: impl FnMut() -> T) -> io::Result<T> {
+pub(crate) fn call<T: Copy + PartialEq + From<i8>>(mut f: impl FnMut() -> T) -> io::Result<T> {
     loop {
         let value = f();
         if value != T::from(-1) {

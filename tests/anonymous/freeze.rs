@@ -5,9 +5,9 @@ use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork, scenario};
 use crate::support::kernel::{mapping_at, minor_faults};
 use crate::support::pipe::pipe;
-use folio::{Anonymous, Backing};
 use std::fs::File;
 use std::io::{Read, Write};
+use stillmap::{Anonymous, Backing};
 
 #[test]
 fn the_bytes_stay() {

@@ -6,7 +6,7 @@ use crate::support::child::scenario;
 use crate::support::kernel::{minor_faults, smaps};
 use crate::support::pool::{HugePagePool, huge_page_size};
 use crate::support::skip;
-use folio::{Anonymous, Error, HugePages};
+use stillmap::{Anonymous, Error, HugePages};
 
 /// The word in brackets of a setting in /sys/kernel/mm/transparent_hugepage.
 fn setting(name: &str) -> String {
@@ -31,7 +31,7 @@ fn transparent_takes_one_fault_for_many_pages() {
     if setting("enabled") == "never" {
         return skip("transparent huge pages are switched off");
     }
-    let Some(huge) = folio::page::huge_size() else {
+    let Some(huge) = stillmap::page::huge_size() else {
         return skip("no transparent huge pages");
     };
     let len = 16 * huge;

@@ -6,7 +6,7 @@ use crate::support::child::scenario;
 use crate::support::kernel::{
     Holdings, mappings, may_write, minor_faults, page_size, resident_pages, smaps, status,
 };
-use folio::{Anonymous, HugePages};
+use stillmap::{Anonymous, HugePages};
 
 const GIB: usize = 1 << 30;
 

@@ -4,7 +4,7 @@ use crate::both_kinds;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
 use crate::support::kernel::may_write;
-use folio::{Anonymous, Error, HugePages};
+use stillmap::{Anonymous, Error, HugePages};
 
 /// What no address space holds.
 const IMPOSSIBLE: [usize; 8] = [

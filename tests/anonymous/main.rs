@@ -12,7 +12,7 @@ mod model;
 mod placement;
 mod shared;
 
-use folio::{Anonymous, AnonymousOptions};
+use stillmap::{Anonymous, AnonymousOptions};
 
 /// Private and shared memory promise the same in most things.
 fn both_kinds() -> [AnonymousOptions; 2] {

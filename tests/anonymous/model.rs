@@ -3,8 +3,8 @@
 use crate::support::bytes::assert_same;
 use crate::support::pool::{HugePagePool, huge_page_size};
 use crate::support::random::runner;
-use folio::{Anonymous, AnonymousOptions, HugePages};
 use proptest::prelude::*;
+use stillmap::{Anonymous, AnonymousOptions, HugePages};
 
 #[derive(Debug, Clone)]
 enum Step {

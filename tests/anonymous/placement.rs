@@ -3,7 +3,7 @@
 use crate::both_kinds;
 use crate::support::bytes::assert_same;
 use crate::support::kernel::{mapping_at, page_size};
-use folio::{Anonymous, Error, HugePages};
+use stillmap::{Anonymous, Error, HugePages};
 
 /// A hole of so many bytes where nothing else is likely to be mapped meanwhile.
 fn hole(len: usize) -> usize {

@@ -6,9 +6,9 @@ use crate::support::child::{fork, scenario};
 use crate::support::kernel::resident_pages;
 use crate::support::limit_file_sizes;
 use crate::support::pipe::pipe;
-use folio::Anonymous;
 use std::fs::File;
 use std::io::{Read, Write};
+use stillmap::Anonymous;
 
 #[test]
 fn a_child_writes_and_the_parent_sees() {

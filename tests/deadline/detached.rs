@@ -6,10 +6,10 @@ use crate::support::child::scenario;
 use crate::support::exclusive::{any_system, open, systems};
 use crate::support::refuse::{Refusal, refuse_if};
 use crate::support::{file_with, kernel, skip};
-use folio::{Error, Mapping};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use stillmap::{Error, Mapping};
 
 /// Two threads store rising numbers, each into its half; the opener sees for each half how far it had got: all stores
 /// until then, none after. The mapping goes on.
@@ -76,7 +76,7 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
             }
             assert_eq!(file.as_ptr(), address);
             file.fill(3);
-            assert!(file.is_wanted());
+            assert!(file.has_waiter());
             assert!(matches!(file.flush(), Err(Error::LeaseLost { .. })));
             assert!(matches!(
                 file.start_writeback(..),
@@ -123,7 +123,7 @@ fn it_is_dropped_while_a_prefetched_page_cannot_be_given() {
             }
             Mapping::prefetch(&file, ..).unwrap();
             // It waits, or has been told that it cannot: without CAP_SYS_PTRACE.
-            while kernel::state_of("folio-prefetch").is_some_and(|state| state != 'D') {
+            while kernel::state_of("stillmap-prefetch").is_some_and(|state| state != 'D') {
                 thread::yield_now();
             }
             drop(file);
@@ -144,7 +144,7 @@ fn locked_bytes_stay_and_stay_locked() {
             let path = file_with(system.path(), "file", &vec![1; 300 << 10]);
             let mut file = open(&path);
             file.fill(2);
-            let locked = folio::Mapping::lock(&file, ..100_000).unwrap();
+            let locked = stillmap::Mapping::lock(&file, ..100_000).unwrap();
             assert!(fs::read(&path).unwrap() == vec![2; 300 << 10], "{kind}");
             assert_same(&file, &vec![2; 300 << 10], kind);
             let start = file.as_ptr().addr();

@@ -28,7 +28,7 @@ fn no_more_memory() {
 fn without_memory_and_disk_the_process_ends_before_a_byte_changes() {
     let mut child = scenario!(|| {
         let path = PathBuf::from(argument("PATH"));
-        let snapshot = leased(|| folio::open(&path));
+        let snapshot = leased(|| stillmap::open(&path));
         // SAFETY: takes numbers only.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         limit(libc::RLIMIT_FSIZE, 0);

@@ -2,14 +2,14 @@
 
 use crate::support::break_time::BreakTime;
 use crate::support::leased::{Folder, leased};
-use folio::Backing;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use stillmap::Backing;
 
-const SERVE: &str = "FOLIO_TEST_STOPPED";
+const SERVE: &str = "STILLMAP_TEST_STOPPED";
 
 /// The process that is stopped: holds a snapshot, and says what became of it when it is asked.
 #[test]
@@ -17,7 +17,7 @@ fn the_stopped_process() {
     let Some(path) = std::env::var_os(SERVE) else {
         return;
     };
-    let snapshot = leased(|| folio::open(&path));
+    let snapshot = leased(|| stillmap::open(&path));
     println!("\nbacking: {:?}", snapshot.backing());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();

@@ -16,7 +16,7 @@ fn touching_the_bytes_ends_the_child_and_changes_nothing() {
             let draft = draft_of(options, &path, &[7; 10_000]).unwrap();
             // The borrow checker sees no difference between this cell and its copy in the child.
             let cell = RefCell::new(draft);
-            folio::fork::scope(|scope| {
+            stillmap::fork::scope(|scope| {
                 let child = scope.spawn(|| cell.borrow_mut()[0] = 8).unwrap();
                 assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGSEGV));
             })
@@ -25,7 +25,7 @@ fn touching_the_bytes_ends_the_child_and_changes_nothing() {
             draft.resize(20_000).unwrap();
             assert_eq!(draft[..10_000], [7; 10_000]);
             // Where it was resized to, too.
-            folio::fork::scope(|scope| {
+            stillmap::fork::scope(|scope| {
                 let child = scope.spawn(|| draft[19_999] = 8).unwrap();
                 assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGSEGV));
             })
@@ -49,7 +49,7 @@ fn a_child_can_neither_resize_nor_commit_it_nor_is_it_in_its_way() {
         for options in stores(dir.path()) {
             let mut draft = draft_of(options, &path, &[7; 10_000]).unwrap();
             let moved = draft_of(options, &path, b"moved").unwrap();
-            folio::fork::scope(|scope| {
+            stillmap::fork::scope(|scope| {
                 let draft = &mut draft;
                 let child = scope.spawn(|| {
                     for len in [0, 5000, 20_000] {

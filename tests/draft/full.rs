@@ -4,9 +4,9 @@ use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
 use crate::support::limit_file_sizes;
 use crate::{can_map, draft_of, names, stores};
-use folio::Draft;
 use std::fs;
 use std::path::Path;
+use stillmap::Draft;
 
 /// Fills a file system until nothing goes in any more, and leaves `free` bytes.
 fn fill(dir: &Path, free: u64) {
@@ -47,7 +47,7 @@ fn full_disk(kind: &str) {
             format!("fallocate failed on {}", path.display())
         );
         let mut draft = match options.create(&path, 1 << 20) {
-            Err(folio::Error::TooLarge { limit: 0, .. }) if kind == "btrfs" => continue,
+            Err(stillmap::Error::TooLarge { limit: 0, .. }) if kind == "btrfs" => continue,
             draft => draft.unwrap(),
         };
         draft.fill(7);
@@ -109,7 +109,7 @@ fn the_limit_on_file_sizes_is_an_error_too() {
         stream.fill(7);
         // SIGXFSZ keeps its default action, which is to kill.
         limit_file_sizes(1 << 20);
-        let too_big = |done: folio::Result<()>| {
+        let too_big = |done: stillmap::Result<()>| {
             let error = done.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
         };

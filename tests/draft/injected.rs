@@ -7,10 +7,10 @@ use crate::support::kernel::may_start;
 use crate::support::temp_dir;
 use crate::support::trace::{Traced, stop_here};
 use crate::{names, stores};
-use folio::{DraftOptions, Error, Result};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use stillmap::{DraftOptions, Error, Result};
 
 /// No system call of Linux has this number: it tells the tracer that the draft is done.
 const DONE: libc::c_long = 9999;

@@ -9,12 +9,12 @@ use crate::support::random::seed;
 use crate::support::temp_dir;
 use crate::support::trace::{Traced, stop_here};
 use crate::{draft_of, names, stores};
-use folio::Draft;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use stillmap::Draft;
 
 /// Helpers of those that were killed count as processes until init has reaped them.
 pub const MANY: u64 = 200;

@@ -27,10 +27,10 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// A draft that holds `bytes`, whichever way they are stored: in memory, in the file, or as a sparse file.
 fn draft_of(
-    options: folio::DraftOptions,
+    options: stillmap::DraftOptions,
     path: &Path,
     bytes: &[u8],
-) -> folio::Result<folio::Draft> {
+) -> stillmap::Result<stillmap::Draft> {
     let mut draft = options.create(path, bytes.len())?;
     draft.copy_from_slice(bytes);
     Ok(draft)
@@ -50,8 +50,8 @@ fn has_unnamed(dir: &Path) -> bool {
 }
 
 /// Every way in which a draft may keep its bytes in that directory.
-fn stores(dir: &Path) -> Vec<folio::DraftOptions> {
-    let options = folio::Draft::options;
+fn stores(dir: &Path) -> Vec<stillmap::DraftOptions> {
+    let options = stillmap::Draft::options;
     let in_memory = [options(), options().sparse(true)];
     let in_file = can_map(dir).then(|| options().memory_limit(0));
     in_memory.into_iter().chain(in_file).collect()

@@ -4,9 +4,9 @@ use crate::names;
 use crate::support::bytes::assert_same;
 use crate::support::random::runner;
 use crate::support::temp_dir;
-use folio::Draft;
 use proptest::prelude::*;
 use std::fs;
+use stillmap::Draft;
 
 #[derive(Clone, Debug)]
 enum Act {

@@ -6,10 +6,10 @@ use crate::support::kernel::{may_map, may_write};
 use crate::support::user::{become_nobody, may_be_nobody, may_be_others};
 use crate::support::{file_with, temp_dir};
 use crate::{draft_of, names, stores};
-use folio::{Draft, Error};
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use stillmap::{Draft, Error};
 
 #[test]
 fn a_new_file_is_there_after_commit_and_not_before() {
@@ -227,7 +227,7 @@ fn the_mode_is_the_one_that_file_create_would_leave() {
             unsafe { libc::umask(umask) };
             let (ours, std) = (dir.path().join("ours"), dir.path().join("std"));
             let mode = |path| fs::metadata(path).unwrap().mode();
-            let commit = |options: folio::DraftOptions| {
+            let commit = |options: stillmap::DraftOptions| {
                 draft_of(options, &ours, b"x").unwrap().commit().unwrap();
             };
             commit(Draft::options());
@@ -360,13 +360,13 @@ fn what_a_power_loss_left_behind_is_removed_by_the_next_commit() {
     }
     let dir = temp_dir();
     let path = file_with(dir.path(), "file", b"old");
-    let left = file_with(dir.path(), ".file.folio-draft", b"somebody's draft");
+    let left = file_with(dir.path(), ".file.stillmap-draft", b"somebody's draft");
     let draft = draft_of(Draft::options(), &path, b"new").unwrap();
     draft.commit().unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"new");
     assert_eq!(names(dir.path()), ["file"]);
     // One that is in use is left alone, and in nobody's way.
-    file_with(dir.path(), ".file.folio-draft", b"in use");
+    file_with(dir.path(), ".file.stillmap-draft", b"in use");
     let held = fs::File::open(&left).unwrap();
     // SAFETY: plain numbers.
     assert_eq!(
@@ -376,7 +376,7 @@ fn what_a_power_loss_left_behind_is_removed_by_the_next_commit() {
     let draft = draft_of(Draft::options(), &path, b"newer").unwrap();
     draft.commit().unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"newer");
-    assert_eq!(names(dir.path()), [".file.folio-draft", "file"]);
+    assert_eq!(names(dir.path()), [".file.stillmap-draft", "file"]);
 }
 
 #[test]
@@ -406,7 +406,7 @@ fn a_sparse_draft_takes_space_where_it_was_touched() {
     let there = fs::metadata(&path).unwrap();
     assert_eq!(there.len(), 5 << 30);
     assert!(there.blocks() * 512 < 1 << 20, "{} blocks", there.blocks());
-    let window = folio::Snapshot::options().offset(3 << 30).len(2);
+    let window = stillmap::Snapshot::options().offset(3 << 30).len(2);
     assert_eq!(&window.open(&path).unwrap()[..], [7, 0]);
 }
 

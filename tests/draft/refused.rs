@@ -5,9 +5,9 @@ use crate::support::child::{argument, report, scenario};
 use crate::support::refuse::{Refusal, refuse, refuse_if};
 use crate::support::{kernel, temp_dir};
 use crate::{draft_of, names, stores};
-use folio::{Draft, DraftOptions, Result};
 use std::fs;
 use std::path::Path;
+use stillmap::{Draft, DraftOptions, Result};
 
 /// Everything a draft can do, in one go.
 fn all_of_it(options: DraftOptions, path: &Path) -> Result<()> {
@@ -137,7 +137,7 @@ fn a_hidden_file_takes_the_place_of_an_unnamed_one() {
         let mapped = Draft::options().memory_limit(0);
         let error = mapped.create(&path, 1).unwrap_err();
         assert!(
-            matches!(error, folio::Error::TooLarge { limit: 0, .. }),
+            matches!(error, stillmap::Error::TooLarge { limit: 0, .. }),
             "{error}"
         );
         assert!(names(dir.path()).is_empty());
@@ -148,7 +148,7 @@ fn a_hidden_file_takes_the_place_of_an_unnamed_one() {
                 assert!(
                     while_open
                         .iter()
-                        .any(|name| name.starts_with(".file.folio-draft"))
+                        .any(|name| name.starts_with(".file.stillmap-draft"))
                 );
                 draft.commit().unwrap();
                 assert_eq!(fs::read(&path).unwrap(), bytes.as_bytes());
@@ -183,7 +183,7 @@ fn where_nothing_can_be_reserved_drafts_stay_in_memory() {
             .create(&path, 101)
             .unwrap_err();
         assert!(
-            matches!(error, folio::Error::TooLarge { limit: 100, .. }),
+            matches!(error, stillmap::Error::TooLarge { limit: 100, .. }),
             "{error}"
         );
         assert_eq!(names(dir.path()), ["file"]);

@@ -5,10 +5,10 @@ use crate::support::bytes::{assert_same, cat, pattern};
 use crate::support::child::{argument, scenario};
 use crate::support::pipe::{make_fifo, pipe, pipe_with, terminal};
 use crate::support::temp_dir;
-use folio::Draft;
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
+use stillmap::Draft;
 
 #[test]
 fn a_fifo() {

@@ -4,10 +4,10 @@ use crate::support::bytes::{assert_same, pattern};
 use crate::support::exclusive::{any_system, open, system, systems};
 use crate::support::random::runner;
 use crate::support::{file_with, skip};
-use folio::Error;
 use proptest::prelude::*;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use stillmap::Error;
 
 #[test]
 fn stores_go_to_the_file() {
@@ -174,7 +174,7 @@ fn only_changed_pages_are_written() {
     let mut child = crate::support::child::scenario!(|| {
         let path = std::path::PathBuf::from(crate::support::child::argument("PATH"));
         let changed = 100;
-        // A folio that the kernel is just moving cannot be split, and is written whole; the next time it is not moving.
+        // A page-cache folio that the kernel is just moving cannot be split, and is written whole; the next time it is not moving.
         let mut rounds = (0..5).map(|_| {
             let mut file = open(&path);
             file.flush().unwrap();

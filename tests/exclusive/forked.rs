@@ -3,9 +3,9 @@
 use crate::support::child::scenario;
 use crate::support::exclusive::{open, systems};
 use crate::support::file_with;
-use folio::Error;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use stillmap::Error;
 
 #[test]
 fn a_child_can_neither_touch_nor_cut_it() {
@@ -14,22 +14,22 @@ fn a_child_can_neither_touch_nor_cut_it() {
             let path = file_with(system.path(), "file", &[1; 10_000]);
             let mut file = open(&path);
             file.fill(2);
-            folio::fork::scope(|scope| {
+            stillmap::fork::scope(|scope| {
                 let child = scope.spawn(|| {
                     assert!(matches!(file.resize(0), Err(Error::LeaseLost { .. })));
                     assert!(matches!(file.resize(20_000), Err(Error::LeaseLost { .. })));
                     assert!(matches!(file.flush(), Err(Error::LeaseLost { .. })));
-                    assert!(file.is_wanted());
+                    assert!(file.has_waiter());
                 });
                 assert!(child.unwrap().wait().unwrap().success());
             })
             .unwrap();
-            folio::fork::scope(|scope| {
+            stillmap::fork::scope(|scope| {
                 let child = scope.spawn(|| file[0] = 3).unwrap();
                 assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGSEGV));
             })
             .unwrap();
-            assert!(!file.is_wanted(), "{kind}");
+            assert!(!file.has_waiter(), "{kind}");
             assert_eq!(file[..], [2; 10_000], "{kind}");
             file.close().unwrap();
             assert_eq!(fs::read(&path).unwrap(), [2; 10_000], "{kind}");
@@ -44,7 +44,7 @@ fn a_child_that_drops_it_lets_nobody_in() {
         for (kind, system) in systems() {
             let path = file_with(system.path(), "file", &[1; 10_000]);
             let mut file = Some(open(&path));
-            folio::fork::scope(|scope| {
+            stillmap::fork::scope(|scope| {
                 let child = scope.spawn(|| {
                     let error = file.take().unwrap().close().unwrap_err();
                     assert!(matches!(error, Error::LeaseLost { .. }), "{error}");
@@ -53,7 +53,7 @@ fn a_child_that_drops_it_lets_nobody_in() {
             })
             .unwrap();
             let mut file = file.unwrap();
-            assert!(!file.is_wanted(), "{kind}");
+            assert!(!file.has_waiter(), "{kind}");
             file.fill(2);
             file.close().unwrap();
             assert_eq!(fs::read(&path).unwrap(), [2; 10_000], "{kind}");

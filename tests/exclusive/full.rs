@@ -3,12 +3,12 @@
 use crate::support::child::scenario;
 use crate::support::exclusive::{open, system, system_with};
 use crate::support::{file_with, limit_file_sizes};
-use folio::Exclusive;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use stillmap::Exclusive;
 
 /// Takes all space that is left.
 fn fill(dir: &Path) {

@@ -6,8 +6,8 @@ use crate::support::exclusive::{any_system, open, systems};
 use crate::support::file_with;
 use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
-use folio::{Error, Exclusive};
 use std::fs::{self, File};
+use stillmap::{Error, Exclusive};
 
 #[test]
 fn a_file_that_somebody_has_open_is_busy() {

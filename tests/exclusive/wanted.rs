@@ -3,18 +3,18 @@
 use crate::support::child::scenario;
 use crate::support::exclusive::{any_system, open, systems};
 use crate::support::{file_with, kernel};
-use folio::Exclusive;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
+use stillmap::Exclusive;
 
 #[test]
 fn every_other_open_waits_or_fails_if_it_may_not_wait() {
     for (kind, system) in systems() {
         let path = file_with(system.path(), "file", b"old bytes");
         let mut file = open(&path);
-        assert!(!file.is_wanted());
+        assert!(!file.has_waiter());
         for (read, write) in [(true, false), (false, true), (true, true)] {
             let mut options = File::options();
             options
@@ -24,7 +24,7 @@ fn every_other_open_waits_or_fails_if_it_may_not_wait() {
             let refused = options.open(&path).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::WouldBlock, "{kind}");
         }
-        assert!(file.is_wanted());
+        assert!(file.has_waiter());
         let reader = thread::spawn({
             let path = path.clone();
             move || fs::read(path).unwrap()
@@ -42,7 +42,7 @@ fn names_may_change_meanwhile() {
         let mut file = open(&path);
         fs::rename(&path, system.path().join("other")).unwrap();
         fs::write(&path, b"another file").unwrap();
-        assert!(!file.is_wanted());
+        assert!(!file.has_waiter());
         file.copy_from_slice(b"new");
         file.close().unwrap();
         assert_eq!(fs::read(system.path().join("other")).unwrap(), b"new");

@@ -7,12 +7,12 @@ use super::support::random;
 use super::support::temp_dir_in;
 use super::support::user::may_be_others;
 use super::{Disk, Folder, leased};
-use folio::{Backing, Snapshot};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
+use stillmap::{Backing, Snapshot};
 
 const SERVER: &str = "breaking::the_competitor";
 
@@ -39,7 +39,7 @@ fn a_broken_lease_becomes_a_clone_or_memory() {
         // Above 4 MiB, where it may be cloned.
         let bytes = vec![7; 5 << 20];
         fs::write(&path, &bytes).unwrap();
-        let snapshot = leased(|| folio::open(&path));
+        let snapshot = leased(|| stillmap::open(&path));
         let mut competitor = Competitor::start(SERVER);
         competitor.tell(Blow::Rewrite, &path);
         competitor.wait();
@@ -61,7 +61,7 @@ fn the_same_thread_may_write_to_its_own_file() {
     let path = folder.path().join("file");
     let bytes = vec![3; 2 << 20];
     fs::write(&path, &bytes).unwrap();
-    let many: Vec<Snapshot> = (0..20).map(|_| leased(|| folio::open(&path))).collect();
+    let many: Vec<Snapshot> = (0..20).map(|_| leased(|| stillmap::open(&path))).collect();
     fs::write(&path, b"x").unwrap();
     assert!(many.iter().all(|snapshot| snapshot[..] == bytes));
 }
@@ -74,7 +74,7 @@ fn a_writer_that_does_not_wait_is_refused_at_first_and_let_in_later() {
     let path = folder.path().join("file");
     let bytes = vec![3; 8 << 20];
     fs::write(&path, &bytes).unwrap();
-    let snapshot = leased(|| folio::open(&path));
+    let snapshot = leased(|| stillmap::open(&path));
     let mut options = OpenOptions::new();
     options.write(true).custom_flags(libc::O_NONBLOCK);
     let refused = options.open(&path).unwrap_err();
@@ -153,7 +153,7 @@ fn the_program_keeps_its_signals() {
         let path = folder.path().join("file");
         fs::write(&path, vec![1; 2 << 20]).unwrap();
         let before = signals();
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         fs::write(&path, b"new").unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert_eq!(signals(), before);
@@ -182,7 +182,7 @@ fn every_blow_is_told_apart() {
 fn bytes_that_are_gone_are_never_replaced_by_others() {
     let mut child = scenario!(|| {
         let path = PathBuf::from(argument("PATH"));
-        let snapshot = leased(|| folio::open(&path));
+        let snapshot = leased(|| stillmap::open(&path));
         assert!(snapshot.is_intact());
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_TRUNC);
@@ -221,7 +221,7 @@ fn a_writer_gets_through_after_the_process_changed_its_user() {
         };
         let path = folder.path().join("file");
         fs::write(&path, vec![5; 2 << 20]).unwrap();
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Leased);
         let mut competitor = Competitor::start(SERVER);
         // SAFETY: takes numbers; every thread changes its user.
@@ -258,7 +258,7 @@ fn faulting_in_gives_way_to_a_writer() {
                 let options = Snapshot::options().populate(true).must_map(true);
                 let snapshot = match options.open(&path) {
                     // The writer has it open: a copy could meet its truncation.
-                    Err(folio::Error::NotMappable { .. }) => continue,
+                    Err(stillmap::Error::NotMappable { .. }) => continue,
                     other => other.unwrap(),
                 };
                 assert!(snapshot.is_intact());

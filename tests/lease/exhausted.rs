@@ -4,8 +4,8 @@ use super::Folder;
 use super::support::child::scenario;
 use super::support::kernel::{fill_mappings, may_open, most_mappings, status};
 use super::support::skip;
-use folio::{Backing, Snapshot, SnapshotOptions};
 use std::fs;
+use stillmap::{Backing, Snapshot, SnapshotOptions};
 
 const LEN: usize = 8 << 20;
 
@@ -79,7 +79,7 @@ fn more_snapshots_than_descriptors() {
         let bytes = vec![5; 5 << 18];
         fs::write(&path, &bytes).unwrap();
         limit(libc::RLIMIT_NOFILE, 100);
-        let snapshots: Vec<_> = (0..200).map(|_| folio::open(&path).unwrap()).collect();
+        let snapshots: Vec<_> = (0..200).map(|_| stillmap::open(&path).unwrap()).collect();
         assert_eq!(snapshots[0].backing(), Backing::Leased);
         assert_ne!(snapshots[199].backing(), Backing::Leased);
         assert!(snapshots.iter().all(|snapshot| snapshot[..] == bytes));

@@ -3,12 +3,12 @@
 use super::Folder;
 use super::support::child::scenario;
 use super::support::kernel;
-use folio::{Backing, Snapshot};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use stillmap::{Backing, Snapshot};
 
 const LEN: usize = 2 << 20;
 
@@ -44,7 +44,7 @@ fn a_leased_mapping_is_not_in_the_child() {
             return;
         };
         let path = file(&folder);
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Leased);
         let address = snapshot.as_ptr().addr();
         assert!(kernel::mapping_at(address).is_some());
@@ -64,11 +64,11 @@ fn dropping_what_was_inherited_touches_neither_child_nor_parent() {
             return;
         };
         let path = file(&folder);
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         let address = snapshot.as_ptr().addr();
         let mut inherited = Some(snapshot);
         let status = fork(|| {
-            let options = folio::Anonymous::options().at(address);
+            let options = stillmap::Anonymous::options().at(address);
             let mut mine = options.allocate(LEN).unwrap();
             mine.fill(9);
             drop(inherited.take());
@@ -106,9 +106,9 @@ fn a_child_leases_for_itself() {
             return;
         };
         let path = file(&folder);
-        let of_parent = folio::open(&path).unwrap();
+        let of_parent = stillmap::open(&path).unwrap();
         let status = fork(|| {
-            let of_child = folio::open(&path).unwrap();
+            let of_child = stillmap::open(&path).unwrap();
             assert_eq!(of_child.backing(), Backing::Leased);
             // Both processes are asked for their leases, and both copy.
             fs::write(&path, b"new").unwrap();
@@ -130,7 +130,7 @@ fn dropping_in_the_parent_gives_the_lease_back() {
             return;
         };
         let path = file(&folder);
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         let (mut end, release) = std::os::unix::net::UnixStream::pair().unwrap();
         // SAFETY: as in `fork`; the child only reads and exits.
         let child = unsafe { libc::fork() };

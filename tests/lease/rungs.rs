@@ -6,9 +6,9 @@ use super::support::kernel::{may_map, may_write};
 use super::support::user::{become_nobody, may_be_others};
 use super::support::{file_with, temp_dir, temp_dir_in};
 use super::{Disk, Folder, leased};
-use folio::{Backing, Error, Snapshot};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
+use stillmap::{Backing, Error, Snapshot};
 
 const LEN: usize = 3 << 20;
 
@@ -28,7 +28,7 @@ fn without_lease(disk: &Disk) -> Backing {
 fn a_file_that_nobody_writes_to_is_leased() {
     for disk in Disk::all() {
         let path = file_with(disk.path(), "quiet", &bytes());
-        let snapshot = leased(|| folio::open(&path));
+        let snapshot = leased(|| stillmap::open(&path));
         assert!(snapshot[..] == bytes());
         fs::remove_file(path).unwrap();
     }
@@ -39,7 +39,7 @@ fn a_file_with_a_live_writer_is_cloned_or_copied() {
     for disk in Disk::all() {
         let path = file_with(disk.path(), "written", &bytes());
         let writer = OpenOptions::new().append(true).open(&path).unwrap();
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_eq!(snapshot.backing(), without_lease(&disk), "{}", disk.name);
         drop(writer);
         assert!(snapshot[..] == bytes());
@@ -60,7 +60,7 @@ fn a_mapping_counts_as_a_writer_after_its_descriptor_is_closed() {
         // SAFETY: the mapping is written to below, through itself only.
         let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
         drop(file);
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_eq!(snapshot.backing(), without_lease(&disk), "{}", disk.name);
         map[0] = 99;
         map.flush().unwrap();
@@ -93,18 +93,18 @@ fn a_clone_stays_when_the_file_is_overwritten() {
 fn where_a_lease_proves_nothing_there_is_none() {
     if let Some(overlay) = LoopFs::new("overlay", 64 << 20) {
         let path = file_with(overlay.path(), "file", &bytes());
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert!(snapshot[..] == bytes());
     }
     if let Some(memory) = LoopFs::new("tmpfs", 64 << 20) {
         let path = file_with(memory.path(), "file", &bytes());
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert!(snapshot[..] == bytes());
     }
     if let Some(squashed) = LoopFs::squashfs(&[("file", &bytes())]) {
-        let snapshot = folio::open(squashed.path().join("file")).unwrap();
+        let snapshot = stillmap::open(squashed.path().join("file")).unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert!(snapshot[..] == bytes());
     }
@@ -114,7 +114,7 @@ fn where_a_lease_proves_nothing_there_is_none() {
         "/sys/kernel/mm/transparent_hugepage/enabled",
     ] {
         if File::open(path).is_ok() {
-            let snapshot = folio::open(path).unwrap();
+            let snapshot = stillmap::open(path).unwrap();
             assert_eq!(snapshot.backing(), Backing::Memory, "{path}");
             assert!(!snapshot.is_empty(), "{path}");
         }
@@ -132,7 +132,7 @@ fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
     scenario!(|| {
         become_nobody();
         let path = super::support::child::argument("PATH");
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_ne!(snapshot.backing(), Backing::Leased);
         assert!(snapshot[..] == bytes());
     })
@@ -146,13 +146,13 @@ fn options_choose_the_rung() {
         return;
     };
     let path = file_with(folder.path(), "file", &bytes());
-    let backing = |options: folio::SnapshotOptions<'_>| {
+    let backing = |options: stillmap::SnapshotOptions<'_>| {
         let snapshot = options.open(&path).unwrap();
         assert!(snapshot[..] == bytes());
         snapshot.backing()
     };
     let options = Snapshot::options;
-    leased(|| folio::open(&path));
+    leased(|| stillmap::open(&path));
     leased(|| options().populate(true).open(&path));
     assert_ne!(backing(options().lease(false)), Backing::Leased);
     assert_ne!(backing(options().across_fork(true)), Backing::Leased);
@@ -223,7 +223,7 @@ fn a_full_tmpfs_is_no_signal() {
     };
     let path = disk.path().join("sparse");
     File::create(&path).unwrap().set_len(8 << 20).unwrap();
-    let leased = folio::open(&path).unwrap();
+    let leased = stillmap::open(&path).unwrap();
     let copied = Snapshot::options().memory_limit(0).open(&path).unwrap();
     // Fills what is left.
     assert!(fs::write(disk.path().join("full"), vec![1; 8 << 20]).is_err());

@@ -1,6 +1,5 @@
 //! Readers that check every byte without pause, and a competing process that does to the files what it can.
 
-use folio::{Backing, Snapshot};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -10,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use stillmap::{Backing, Snapshot};
 
 /// What a writer does to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ fn check(result: i32) -> std::io::Result<()> {
     }
 }
 
-const SERVE: &str = "FOLIO_TEST_COMPETITOR";
+const SERVE: &str = "STILLMAP_TEST_COMPETITOR";
 
 /// A process that strikes when it is told to.
 pub struct Competitor {

@@ -4,11 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use folio::{Backing, Error, Private};
 use proptest::prelude::*;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use stillmap::{Backing, Error, Private};
 use support::bytes::{assert_same, pattern};
 use support::disk::LoopFs;
 use support::random::runner;

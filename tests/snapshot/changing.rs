@@ -2,12 +2,12 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::temp_dir;
-use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use stillmap::{Backing, Error, Snapshot};
 
 const MOST: usize = 3 << 20;
 
@@ -65,7 +65,7 @@ fn a_whole_file_is_a_valid_read() {
     let whole = pattern(1, MOST);
     let mut some = 0;
     while_it_changes(&path, &whole, || {
-        let snapshot = folio::open(&path).unwrap();
+        let snapshot = stillmap::open(&path).unwrap();
         assert_same(&snapshot, &whole[..snapshot.len()], "by path");
         let snapshot = Snapshot::from_fd(File::open(&path).unwrap()).unwrap();
         assert_same(&snapshot, &whole[..snapshot.len()], "by descriptor");
@@ -121,7 +121,7 @@ fn overwritten_bytes_are_old_or_new_and_stay() {
             });
             let _stop = Stop(&stop);
             for _ in 0..30 {
-                let snapshot = folio::open(&path).unwrap();
+                let snapshot = stillmap::open(&path).unwrap();
                 assert_eq!(snapshot.len(), size);
                 let first = snapshot.to_vec();
                 assert!(first.iter().all(|byte| (1..=2).contains(byte)));
@@ -157,7 +157,10 @@ fn a_copy_that_never_finds_the_file_still_is_not_intact() {
         assert!(!snapshot.is_intact());
     }
     drop(snapshot);
-    assert!(folio::open(&path).unwrap().is_intact(), "nobody writes now");
+    assert!(
+        stillmap::open(&path).unwrap().is_intact(),
+        "nobody writes now"
+    );
 }
 
 /// One disturbance, then quiet: the copy is tried again.

@@ -4,10 +4,10 @@ use crate::sizes::{assert_snapshot, assert_snapshot_from};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::kernel::offset_of;
 use crate::support::{file_with, skip, temp_dir};
-use folio::{Error, Snapshot};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use stillmap::{Error, Snapshot};
 
 /// Small enough to be read, large enough not to be.
 const SIZES: [usize; 3] = [10_000, 700_000, (4 << 20) + 99];

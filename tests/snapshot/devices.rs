@@ -5,14 +5,14 @@ use crate::support::bytes::{assert_same, cat, pattern};
 use crate::support::disk::LoopDevice;
 use crate::support::kernel::offset_of;
 use crate::support::{file_with, skip, temp_dir};
-use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
+use stillmap::{Backing, Error, Snapshot};
 
 #[test]
 fn dev_null_is_empty() {
-    assert_snapshot(&folio::open("/dev/null").unwrap(), b"", "/dev/null");
+    assert_snapshot(&stillmap::open("/dev/null").unwrap(), b"", "/dev/null");
     let null = File::open("/dev/null").unwrap();
     assert_snapshot(&Snapshot::from_fd(null).unwrap(), b"", "/dev/null");
 }
@@ -40,7 +40,7 @@ fn proc_and_sys_files_say_0_or_4096() {
             continue;
         };
         seen += 1;
-        assert_same(&folio::open(path).unwrap(), &want, path);
+        assert_same(&stillmap::open(path).unwrap(), &want, path);
         let file = File::open(path).unwrap();
         assert_same(&Snapshot::from_fd(&file).unwrap(), &want, path);
         if want.len() > 3 {
@@ -56,7 +56,7 @@ fn proc_and_sys_files_say_0_or_4096() {
 #[test]
 fn proc_files_that_cannot_be_read_through_are_errors() {
     // Its first page is not mapped: EIO.
-    let error = folio::open("/proc/self/mem").unwrap_err();
+    let error = stillmap::open("/proc/self/mem").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error:?}");
     assert!(error.to_string().contains("/mem"), "{error}");
     // Says 128 TiB.
@@ -111,7 +111,7 @@ fn a_block_device() {
         return;
     };
     let path = device.path();
-    assert_snapshot(&folio::open(path).unwrap(), &bytes, "block device");
+    assert_snapshot(&stillmap::open(path).unwrap(), &bytes, "block device");
     let file = File::open(path).unwrap();
     assert_snapshot(&Snapshot::from_fd(&file).unwrap(), &bytes, "its descriptor");
     assert_eq!(offset_of(&file), bytes.len() as u64);
@@ -142,7 +142,7 @@ fn the_current_terminal_of_a_process_without_one_is_an_error() {
     match File::open("/dev/tty") {
         Ok(_) => skip("there is a terminal"),
         Err(error) => {
-            let ours = folio::open("/dev/tty").unwrap_err();
+            let ours = stillmap::open("/dev/tty").unwrap_err();
             assert_eq!(ours.raw_os_error(), error.raw_os_error());
         }
     }

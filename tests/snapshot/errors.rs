@@ -2,10 +2,10 @@
 
 use crate::support::pipe::pipe;
 use crate::support::{file_with, temp_dir};
-use folio::{Error, Snapshot};
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use stillmap::{Error, Snapshot};
 
 /// One of every kind that a snapshot can give, with what its message has to name.
 fn every_error(dir: &Path) -> Vec<(Error, &'static str)> {
@@ -14,10 +14,13 @@ fn every_error(dir: &Path) -> Vec<(Error, &'static str)> {
     drop(writer);
     let missing = dir.join("missing");
     vec![
-        (folio::open(missing).unwrap_err(), "missing"),
-        (folio::open(dir.join("victim/below")).unwrap_err(), "below"),
-        (folio::open(dir).unwrap_err(), "folio-test-"),
-        (folio::open("/proc/self/mem").unwrap_err(), "mem"),
+        (stillmap::open(missing).unwrap_err(), "missing"),
+        (
+            stillmap::open(dir.join("victim/below")).unwrap_err(),
+            "below",
+        ),
+        (stillmap::open(dir).unwrap_err(), "stillmap-test-"),
+        (stillmap::open("/proc/self/mem").unwrap_err(), "mem"),
         (
             Snapshot::options().offset(101).open(&path).unwrap_err(),
             "101",
@@ -37,9 +40,12 @@ fn every_error(dir: &Path) -> Vec<(Error, &'static str)> {
             Snapshot::from_fd(std::fs::File::create(dir.join("write-only")).unwrap()).unwrap_err(),
             "write-only",
         ),
-        (folio::Anonymous::new(usize::MAX).unwrap_err(), ""),
+        (stillmap::Anonymous::new(usize::MAX).unwrap_err(), ""),
         (
-            folio::Anonymous::options().at(1).allocate(1).unwrap_err(),
+            stillmap::Anonymous::options()
+                .at(1)
+                .allocate(1)
+                .unwrap_err(),
             "0x1",
         ),
     ]
@@ -91,11 +97,11 @@ fn becoming_an_io_error_keeps_kind_and_errno() {
 #[test]
 fn a_function_of_std_can_pass_it_on() {
     fn inner() -> io::Result<usize> {
-        Ok(folio::open("/no/such/file")?.len())
+        Ok(stillmap::open("/no/such/file")?.len())
     }
     assert_eq!(inner().unwrap_err().kind(), ErrorKind::NotFound);
     fn boxed() -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(folio::open("/no/such/file")?.len())
+        Ok(stillmap::open("/no/such/file")?.len())
     }
     assert!(boxed().unwrap_err().downcast_ref::<Error>().is_some());
     fn crosses<T: Send + Sync + 'static>() {}
@@ -105,7 +111,7 @@ fn a_function_of_std_can_pass_it_on() {
 /// Within a chain that is printed whole, each thing stands once.
 #[test]
 fn a_chain_says_everything_once() {
-    let error = folio::open("/no/such/file").unwrap_err();
+    let error = stillmap::open("/no/such/file").unwrap_err();
     let mut chain = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {

@@ -5,8 +5,8 @@ use crate::support::child::{report, scenario};
 use crate::support::kernel::{Holdings, may_write, status};
 use crate::support::pipe::{feed, pipe};
 use crate::support::{file_with, limit_file_sizes, temp_dir};
-use folio::{Error, Snapshot};
 use std::os::fd::AsFd;
+use stillmap::{Error, Snapshot};
 
 #[test]
 fn a_stream_may_have_as_many_bytes_as_the_limit_and_no_more() {
@@ -113,7 +113,7 @@ fn a_process_without_memory_gets_an_error() {
             .set_len(1 << 30)
             .unwrap();
         for result in [
-            folio::open("/dev/zero"),
+            stillmap::open("/dev/zero"),
             Snapshot::options().limit(u64::MAX).open("/dev/zero"),
             Snapshot::options().len(1 << 30).open("/dev/zero"),
             Snapshot::options().len(usize::MAX).open("/dev/zero"),
@@ -138,7 +138,7 @@ fn a_process_without_memory_gets_an_error() {
         // And the process goes on.
         let path = file_with(dir.path(), "small", &pattern(3, 5 << 20));
         assert_same(
-            &folio::open(path).unwrap(),
+            &stillmap::open(path).unwrap(),
             &pattern(3, 5 << 20),
             "afterwards",
         );
@@ -164,7 +164,7 @@ fn files_over_the_memory_limit_are_not_copied_into_memory() {
         match options().memory_limit(size as u64 - 1).open(&path) {
             Ok(snapshot) => {
                 assert_same(&snapshot, &bytes, size);
-                assert_ne!(snapshot.backing(), folio::Backing::Memory, "{size}");
+                assert_ne!(snapshot.backing(), stillmap::Backing::Memory, "{size}");
             }
             Err(error) => assert!(
                 matches!(error, Error::TooLarge { limit, .. } if limit == size as u64 - 1),

@@ -5,8 +5,8 @@ use crate::support::child::{fork, scenario};
 use crate::support::kernel::{minor_faults, present_pages};
 use crate::support::pipe::{feed, pipe};
 use crate::support::{file_with, temp_dir};
-use folio::{Backing, Error, Snapshot, SnapshotOptions};
 use std::fs::File;
+use stillmap::{Backing, Error, Snapshot, SnapshotOptions};
 
 const SIZES: [usize; 4] = [0, 10_000, 700_000, (6 << 20) + 99];
 

@@ -4,21 +4,21 @@ use crate::support::bytes::assert_same;
 use crate::support::child::{argument, scenario};
 use crate::support::user::{become_nobody, may_be_nobody};
 use crate::support::{file_with, skip, temp_dir};
-use folio::{Error, Snapshot};
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use stillmap::{Error, Snapshot};
 
 #[test]
 fn missing() {
     let dir = temp_dir();
     let path = dir.path().join("missing");
     for error in [
-        folio::open(&path).unwrap_err(),
-        folio::open_or_stdin(&path).unwrap_err(),
+        stillmap::open(&path).unwrap_err(),
+        stillmap::open_or_stdin(&path).unwrap_err(),
         Snapshot::options().must_map(true).open(&path).unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -26,11 +26,11 @@ fn missing() {
         let named = matches!(&error, Error::Os { call: "open", path: Some(p), .. } if *p == path);
         assert!(named, "{error:?}");
     }
-    assert_eq!(folio::open("").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(stillmap::open("").unwrap_err().kind(), ErrorKind::NotFound);
     let file = file_with(dir.path(), "file", b"x");
-    let error = folio::open(file.join("below")).unwrap_err();
+    let error = stillmap::open(file.join("below")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR), "{error:?}");
-    let error = folio::open(dir.path().join("x".repeat(5000))).unwrap_err();
+    let error = stillmap::open(dir.path().join("x".repeat(5000))).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG), "{error:?}");
 }
 
@@ -38,12 +38,12 @@ fn missing() {
 fn directories() {
     let dir = temp_dir();
     for result in [
-        folio::open(dir.path()),
+        stillmap::open(dir.path()),
         Snapshot::from_fd(File::open(dir.path()).unwrap()),
         Snapshot::options().offset(3).len(4).open(dir.path()),
         Snapshot::options().must_map(true).open(dir.path()),
-        folio::open("/proc"),
-        folio::open("/"),
+        stillmap::open("/proc"),
+        stillmap::open("/"),
     ] {
         let error = result.unwrap_err();
         assert!(
@@ -62,7 +62,7 @@ fn no_permission() {
     let mut child = scenario!(|| {
         become_nobody();
         let path = argument("FILE");
-        let error = folio::open(&path).unwrap_err();
+        let error = stillmap::open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
         assert_eq!(error.raw_os_error(), Some(libc::EACCES));
         assert!(error.to_string().contains("secret"), "{error}");
@@ -87,11 +87,11 @@ fn bytes_that_are_no_text() {
     let name = OsStr::from_bytes(b"caf\xe9 \xff\n*");
     let path = dir.path().join(name);
     match std::fs::write(&path, "odd") {
-        Ok(()) => assert_same(&folio::open(&path).unwrap(), b"odd", "not UTF-8"),
+        Ok(()) => assert_same(&stillmap::open(&path).unwrap(), b"odd", "not UTF-8"),
         Err(error) => skip(format_args!("a name that is not UTF-8: {error}")),
     }
     let missing = dir.path().join(OsStr::from_bytes(b"\xff"));
-    let error = folio::open(&missing).unwrap_err();
+    let error = stillmap::open(&missing).unwrap_err();
     assert!(
         matches!(&error, Error::Os { path: Some(p), .. } if *p == missing),
         "{error:?}"
@@ -99,7 +99,7 @@ fn bytes_that_are_no_text() {
 
     let nul = dir.path().join(OsStr::from_bytes(b"a\0b"));
     std::fs::write(dir.path().join("a"), "not this one").unwrap();
-    let error = folio::open(nul).unwrap_err();
+    let error = stillmap::open(nul).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
 }
 
@@ -115,13 +115,13 @@ fn symbolic_links() {
     symlink(target, &link).unwrap();
     symlink("nowhere", &dangling).unwrap();
     symlink(&circle, &circle).unwrap();
-    assert_same(&folio::open(link).unwrap(), b"bytes", "link");
+    assert_same(&stillmap::open(link).unwrap(), b"bytes", "link");
     assert_eq!(
-        folio::open(dangling).unwrap_err().raw_os_error(),
+        stillmap::open(dangling).unwrap_err().raw_os_error(),
         Some(libc::ENOENT)
     );
     assert_eq!(
-        folio::open(circle).unwrap_err().raw_os_error(),
+        stillmap::open(circle).unwrap_err().raw_os_error(),
         Some(libc::ELOOP)
     );
 }
@@ -129,9 +129,9 @@ fn symbolic_links() {
 #[test]
 fn the_root_crate_doors_are_the_same() {
     let want = std::fs::read("Cargo.toml").unwrap();
-    assert_same(&folio::open("Cargo.toml").unwrap(), &want, "open");
+    assert_same(&stillmap::open("Cargo.toml").unwrap(), &want, "open");
     assert_same(
-        &folio::open_or_stdin(Path::new("Cargo.toml")).unwrap(),
+        &stillmap::open_or_stdin(Path::new("Cargo.toml")).unwrap(),
         &want,
         "or stdin",
     );

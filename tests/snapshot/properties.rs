@@ -6,10 +6,10 @@ use crate::support::kernel::offset_of;
 use crate::support::pipe::{feed_slowly, pipe};
 use crate::support::random::runner;
 use crate::support::{file_with, temp_dir};
-use folio::{Error, Snapshot};
 use proptest::prelude::*;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use stillmap::{Error, Snapshot};
 
 /// Sizes of any order of magnitude, often next to a power of two.
 fn sizes() -> impl Strategy<Value = usize> {
@@ -57,7 +57,7 @@ fn assert_window(got: Result<Snapshot, Error>, want: Option<&[u8]>, what: &str) 
     }
 }
 
-fn with_window(offset: u64, len: Option<usize>) -> folio::SnapshotOptions<'static> {
+fn with_window(offset: u64, len: Option<usize>) -> stillmap::SnapshotOptions<'static> {
     let options = Snapshot::options().offset(offset);
     match len {
         Some(len) => options.len(len),
@@ -81,7 +81,7 @@ fn windows_of_files() {
         );
         let sealed = sealed_memfd(&bytes);
         assert_window(with_window(offset, len).from_fd(&sealed), want, "sealed");
-        assert_same(&folio::open(&path).unwrap(), &all, "whole");
+        assert_same(&stillmap::open(&path).unwrap(), &all, "whole");
         Ok(())
     };
     runner(150).run(&windows(), run).unwrap();

@@ -5,11 +5,11 @@ use crate::support::bytes::{assert_same, pattern};
 use crate::support::disk::LoopFs;
 use crate::support::kernel::{mapping_at, offset_of};
 use crate::support::{file_with, skip, temp_dir};
-use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
+use stillmap::{Backing, Error, Snapshot};
 
 const LARGE: usize = (3 << 20) + 99;
 
@@ -188,7 +188,7 @@ fn a_file_under_fs_verity_is_mapped() {
     if let Err(error) = enable_verity(&file) {
         return skip(format_args!("no fs-verity: {error}"));
     }
-    let snapshot = folio::open(&path).unwrap();
+    let snapshot = stillmap::open(&path).unwrap();
     assert_snapshot(&snapshot, &bytes, "verity");
     assert_eq!(snapshot.backing(), Backing::Sealed);
 }

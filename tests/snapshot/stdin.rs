@@ -5,10 +5,10 @@ use crate::support::child::{argument, scenario};
 use crate::support::kernel::offset_of;
 use crate::support::pipe::{feed, pipe};
 use crate::support::{file_with, temp_dir};
-use folio::Snapshot;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
+use stillmap::Snapshot;
 
 #[test]
 fn redirected_from_a_file_at_an_offset() {
@@ -41,11 +41,11 @@ fn a_pipe_by_every_door() {
     for door in ["stdin", "options", "dash", "path", "dash option"] {
         let mut child = scenario!(|| {
             let snapshot = match argument("DOOR").as_bytes() {
-                b"stdin" => folio::stdin(),
+                b"stdin" => stillmap::stdin(),
                 b"options" => Snapshot::options().limit(1 << 30).stdin(),
-                b"dash" => folio::open_or_stdin("-"),
-                b"path" => folio::open("/dev/stdin"),
-                _ => folio::open_or_stdin(argument("DASH")),
+                b"dash" => stillmap::open_or_stdin("-"),
+                b"path" => stillmap::open("/dev/stdin"),
+                _ => stillmap::open_or_stdin(argument("DASH")),
             };
             assert_same(&snapshot.unwrap(), &pattern(2, 300_000), "stdin");
         });
@@ -68,9 +68,13 @@ fn a_file_named_dash_is_opened_by_open() {
         let dir = temp_dir();
         file_with(dir.path(), "-", b"a file");
         std::env::set_current_dir(dir.path()).unwrap();
-        assert_same(&folio::open("-").unwrap(), b"a file", "open");
-        assert_same(&folio::open_or_stdin("./-").unwrap(), b"a file", "./-");
-        assert_same(&folio::open_or_stdin("-").unwrap(), b"", "stdin is empty");
+        assert_same(&stillmap::open("-").unwrap(), b"a file", "open");
+        assert_same(&stillmap::open_or_stdin("./-").unwrap(), b"a file", "./-");
+        assert_same(
+            &stillmap::open_or_stdin("-").unwrap(),
+            b"",
+            "stdin is empty",
+        );
     })
     .succeed();
 }
@@ -86,11 +90,11 @@ fn closed() {
         let dir = temp_dir();
         let path = file_with(dir.path(), "file", &pattern(3, 2 << 20));
         assert_same(
-            &folio::open(path).unwrap(),
+            &stillmap::open(path).unwrap(),
             &pattern(3, 2 << 20),
             "as number 0",
         );
-        let error = folio::open_or_stdin("-").unwrap_err();
+        let error = stillmap::open_or_stdin("-").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error:?}");
     })
     .succeed();

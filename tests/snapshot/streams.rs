@@ -7,12 +7,12 @@ use crate::support::pipe::{
     feed, feed_messages, feed_slowly, make_fifo, messages_socket, pipe, pipe_with, terminal,
 };
 use crate::support::temp_dir;
-use folio::{Backing, Error, Snapshot};
 use std::fs::File;
 use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use stillmap::{Backing, Error, Snapshot};
 
 #[test]
 fn pipes_of_every_size() {
@@ -91,7 +91,7 @@ fn a_fifo_by_its_path() {
             // Waits for the reader, as the reader waits for it.
             File::create(&path).unwrap().write_all(&bytes).unwrap();
         });
-        assert_snapshot(&folio::open(&path).unwrap(), &bytes, "FIFO");
+        assert_snapshot(&stillmap::open(&path).unwrap(), &bytes, "FIFO");
     });
 }
 
@@ -121,7 +121,7 @@ fn what_cannot_be_read_from_a_socket_is_an_error() {
     let dir = temp_dir();
     let path = dir.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
-    let error = folio::open(&path).unwrap_err();
+    let error = stillmap::open(&path).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENXIO), "{error:?}");
     // Not connected.
     let error = Snapshot::from_fd(&listener).unwrap_err();

@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-const SCENARIO: &str = "FOLIO_TEST_SCENARIO";
+const SCENARIO: &str = "STILLMAP_TEST_SCENARIO";
 /// Only against a hang: no test depends on how long anything takes.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -67,7 +67,7 @@ impl Scenario {
 
     /// Hands a value to the child, which reads it with [`argument`].
     pub fn argument(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
-        self.command.env(format!("FOLIO_TEST_{name}"), value);
+        self.command.env(format!("STILLMAP_TEST_{name}"), value);
         self
     }
 
@@ -130,7 +130,7 @@ impl Outcome {
 
 /// In a child: what the parent handed over under `name`.
 pub fn argument(name: &str) -> OsString {
-    std::env::var_os(format!("FOLIO_TEST_{name}")).expect("the parent sets every argument")
+    std::env::var_os(format!("STILLMAP_TEST_{name}")).expect("the parent sets every argument")
 }
 
 /// In a child: tells the parent one line.

@@ -2,8 +2,8 @@
 
 use super::disk::LoopFs;
 use super::skip;
-use folio::{Error, Exclusive};
 use std::path::Path;
+use stillmap::{Error, Exclusive};
 
 /// The file systems that it works on, each new and empty.
 pub fn systems() -> Vec<(&'static str, LoopFs)> {

@@ -15,12 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Opens until the snapshot is leased. A file that was just written is for a moment still open for writing in whatever
 /// process another test is starting, which has our descriptors until it executes its program.
 #[track_caller]
-pub fn leased(open: impl Fn() -> folio::Result<folio::Snapshot>) -> folio::Snapshot {
+pub fn leased(open: impl Fn() -> stillmap::Result<stillmap::Snapshot>) -> stillmap::Snapshot {
     let start = Instant::now();
     loop {
         match open() {
-            Ok(snapshot) if snapshot.backing() == folio::Backing::Leased => return snapshot,
-            Ok(_) | Err(folio::Error::NotMappable { .. }) => std::thread::yield_now(),
+            Ok(snapshot) if snapshot.backing() == stillmap::Backing::Leased => return snapshot,
+            Ok(_) | Err(stillmap::Error::NotMappable { .. }) => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
         assert!(start.elapsed() < PATIENCE, "no lease in {PATIENCE:?}");

@@ -1,15 +1,15 @@
-//! Property tests whose seed is printed, and can be given again in `FOLIO_TEST_SEED`.
+//! Property tests whose seed is printed, and can be given again in `STILLMAP_TEST_SEED`.
 
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::hash::{BuildHasher, Hasher};
 
 /// A seed for one test, printed (libtest shows it if the test fails).
 pub fn seed() -> u64 {
-    let seed = match std::env::var("FOLIO_TEST_SEED") {
-        Ok(given) => given.parse().expect("FOLIO_TEST_SEED is a number"),
+    let seed = match std::env::var("STILLMAP_TEST_SEED") {
+        Ok(given) => given.parse().expect("STILLMAP_TEST_SEED is a number"),
         Err(_) => std::hash::RandomState::new().build_hasher().finish(),
     };
-    println!("FOLIO_TEST_SEED={seed}");
+    println!("STILLMAP_TEST_SEED={seed}");
     seed
 }
 

@@ -29,7 +29,7 @@ fn prefix() -> String {
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let digits = |c: &char| c.is_ascii_digit();
     let number: String = namespace.to_string_lossy().chars().filter(digits).collect();
-    format!("folio-test-{number}-")
+    format!("stillmap-test-{number}-")
 }
 
 /// Takes down what processes left there that are no more.

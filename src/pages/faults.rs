@@ -1,0 +1,60 @@
+//! Page faults: how often a thread had to wait for the kernel to give it a page.
+
+use crate::sys;
+use std::fmt;
+use std::ops::Sub;
+
+/// How many page faults there were.
+///
+/// # Examples
+/// ```
+/// use stillmap::{Anonymous, faults, page};
+/// let mut memory = Anonymous::new(100 * page::size())?;
+/// let before = faults::count();
+/// memory[50 * page::size()] = 1;
+/// let faults = faults::count() - before;
+/// assert!(faults.minor >= 1, "{faults}");
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Faults {
+    /// Faults that needed no I/O: the page was in RAM already, or was made of zeros.
+    pub minor: u64,
+    /// Faults that waited for a device.
+    pub major: u64,
+}
+
+/// The faults of the calling thread since it started. One fault can bring many pages: a huge page, or those around
+/// the one that was touched.
+///
+/// Source: getrusage(2), `RUSAGE_THREAD`, Linux 2.6.26.
+///
+/// # Examples
+/// ```
+/// println!("{}", stillmap::faults::count());
+/// ```
+#[doc(alias("getrusage", "ru_minflt", "ru_majflt"))]
+pub fn count() -> Faults {
+    let (minor, major) = sys::pages::faults();
+    Faults { minor, major }
+}
+
+/// What came between two counts; 0 where the second is from a thread that has had fewer.
+impl Sub for Faults {
+    type Output = Faults;
+
+    fn sub(self, before: Faults) -> Faults {
+        Faults {
+            minor: self.minor.saturating_sub(before.minor),
+            major: self.major.saturating_sub(before.major),
+        }
+    }
+}
+
+/// `12 minor, 3 major`
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} minor, {} major", self.minor, self.major)
+    }
+}

@@ -1,0 +1,232 @@
+//! One value of every type and backing that has a `Mapping`.
+
+use crate::support::bytes::pattern;
+use crate::support::kernel::{page_size, smaps};
+use crate::support::leased::{leased, refusal};
+use crate::support::pipe::{feed, pipe};
+use crate::support::{file_with, skip, temp_dir};
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use stillmap::{
+    Anonymous, Backing, Draft, Error, Exclusive, HugePages, Mapping, Private, Result, Shared,
+    Snapshot,
+};
+
+/// Bytes of each value: some pages, and a part of one.
+pub const PAGES: usize = 24;
+
+/// What is done to a value of any type.
+pub trait Deed {
+    /// `bytes` are those of the mapping; `is_heap`: its pages are the allocator's.
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], is_heap: bool);
+}
+
+/// Does it to one of each, with files where the build has its own.
+pub fn each(deed: &mut impl Deed) {
+    each_in(temp_dir().path(), deed);
+}
+
+/// A new type or backing is one line here.
+pub fn each_in(dir: &Path, deed: &mut impl Deed) {
+    let page = page_size();
+    let len = (PAGES - 1) * page + 123;
+    let bytes = pattern(5, 4 << 20);
+    let large = &file_with(dir, "large", &bytes);
+    let small = &file_with(dir, "small", &bytes[..len]);
+    let open = |path: &Path| File::open(path).expect("open the file");
+    let sealed = sealed_memfd(&bytes[..1 << 20]);
+    let at = |name: &str| dir.join(name);
+    let window = |offset| Snapshot::options().offset(offset).len(len).must_map(true);
+    let memory = Anonymous::options;
+    let mut of = Each(deed);
+
+    of.writable("private memory", Anonymous::new(len));
+    of.writable("shared memory", Anonymous::shared(len));
+    of.writable(
+        "small pages",
+        memory().huge_pages(HugePages::Never).allocate(len),
+    );
+    let huge = memory().huge_pages(HugePages::Transparent);
+    of.writable("huge pages", huge.allocate(len));
+    of.writable("shared huge pages", huge.shared(true).allocate(5 << 20));
+    of.writable("no memory", Anonymous::new(0));
+
+    match refusal(dir) {
+        Some(why) => skip(format_args!("no lease here: {why}")),
+        None => {
+            for offset in [0, 77, page as u64 + 4000] {
+                let window = leased(|| window(offset).open(large));
+                of.mapped("a window under a lease", Backing::Leased, Ok(window));
+            }
+            let overwritten = overwritten(&at("overwritten"), &bytes);
+            of.is("a file that was written to", Ok(overwritten), false);
+        }
+    }
+    // SAFETY: nobody else knows the file.
+    let unguarded = unsafe { Snapshot::map_unguarded(open(large)) };
+    of.mapped("an unguarded map", Backing::Unguarded, unguarded);
+    of.mapped(
+        "a window of a sealed memfd",
+        Backing::Sealed,
+        window(13).from_fd(&sealed),
+    );
+    let on_disk = Snapshot::options().offset(99).lease(false).memory_limit(0);
+    of.mapped(
+        "a clone, or a copy on the disk",
+        Backing::Cloned,
+        on_disk.open(large),
+    );
+    of.mapped(
+        "a long stream",
+        Backing::Memory,
+        Snapshot::from_fd(stream(&bytes)),
+    );
+    let frozen = Anonymous::new(len).and_then(Anonymous::freeze);
+    of.mapped("frozen memory", Backing::Memory, frozen);
+    of.heap("a small file", stillmap::open(small));
+    of.heap("a file of /proc", stillmap::open("/proc/self/status"));
+    of.heap("no file", stillmap::open("/dev/null"));
+
+    of.heap("a small file to change", Private::open(small));
+    of.writable("a large file to change", Private::open(large));
+    of.writable("a sealed memfd to change", Private::from_fd(&sealed));
+
+    of.writable("a draft in memory", Draft::create(at("new"), len));
+    of.writable(
+        "a sparse draft",
+        Draft::options().sparse(true).create(at("new"), len),
+    );
+    let on_disk = Draft::options().memory_limit(0).create(at("new"), len);
+    match on_disk {
+        Err(Error::TooLarge { .. }) => skip("no drafts in their files here"),
+        draft => of.writable("a draft in its file", draft),
+    }
+    of.writable("a draft for a device", Draft::create("/dev/null", len));
+
+    match exclusive(&file_with(dir, "edited", &bytes[..len])) {
+        Err(Error::Unprotectable { why, .. }) => skip(format_args!("no editing here: {why}")),
+        file => of.writable("a file to edit", file),
+    }
+
+    type Bytes = Shared<[AtomicU8]>;
+    of.atomics("shared atomics", Bytes::with_len(len));
+    of.atomics("a shared memfd", Bytes::memfd_slice("memfd", len));
+    of.atomics("a shared file", Bytes::create_slice(at("shared"), len));
+    let received = Bytes::from_fd_slice(memfd(&bytes[..len]).into());
+    of.atomics("a received memfd", received);
+    of.numbers(
+        "shared numbers",
+        Shared::<[AtomicU64]>::memfd_slice("memfd", len / 8),
+    );
+}
+
+struct Each<'a, D>(&'a mut D);
+
+impl<D: Deed> Each<'_, D> {
+    fn is<M: Mapping + Deref<Target = [u8]>>(&mut self, name: &str, value: Result<M>, heap: bool) {
+        let value = value.unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        self.0.on(name, &value, &value, heap);
+    }
+
+    fn heap<M: Mapping + Deref<Target = [u8]>>(&mut self, name: &str, value: Result<M>) {
+        self.is(name, value, true);
+    }
+
+    fn mapped(&mut self, name: &str, backing: Backing, value: Result<Snapshot>) {
+        let found = value.as_ref().ok().map(Snapshot::backing);
+        assert_eq!(found, Some(backing), "{name}: {value:?}");
+        self.is(name, value, false);
+    }
+
+    /// Some pages are stored to and the others not touched.
+    fn writable<M: Mapping + DerefMut<Target = [u8]>>(&mut self, name: &str, value: Result<M>) {
+        let value = value.map(|mut value| {
+            value
+                .iter_mut()
+                .skip(1)
+                .step_by(3 * page_size())
+                .for_each(|byte| *byte = 7);
+            value
+        });
+        self.is(name, value, false);
+    }
+
+    fn atomics(&mut self, name: &str, value: Result<Shared<[AtomicU8]>>) {
+        let value = value.unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        value
+            .iter()
+            .step_by(3 * page_size())
+            .for_each(|byte| byte.store(7, Ordering::Relaxed));
+        // SAFETY: the same layout; nobody stores to it from here on.
+        let bytes = unsafe { std::slice::from_raw_parts(value.as_ptr().cast(), value.len()) };
+        self.0.on(name, &value, bytes, false);
+    }
+
+    fn numbers(&mut self, name: &str, value: Result<Shared<[AtomicU64]>>) {
+        let value = value.unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        // SAFETY: as above.
+        let bytes = unsafe { std::slice::from_raw_parts(value.as_ptr().cast(), 8 * value.len()) };
+        self.0.on(name, &value, bytes, false);
+    }
+}
+
+/// How large the pages under these bytes are.
+pub fn granule(bytes: &[u8]) -> usize {
+    let start = bytes.as_ptr() as usize;
+    match bytes.is_empty() {
+        true => page_size(),
+        false => smaps(start..start + 1, "KernelPageSize"),
+    }
+}
+
+/// Was under a lease until a writer came: the keeper has put other pages there.
+fn overwritten(path: &Path, bytes: &[u8]) -> Snapshot {
+    std::fs::write(path, bytes).expect("write the file");
+    let snapshot = leased(|| stillmap::open(path));
+    // Returns when the bytes are elsewhere.
+    std::fs::write(path, "something else").expect("write the file");
+    snapshot
+}
+
+/// The tests beside this one start processes, which have every file open for a moment.
+pub fn exclusive(path: &Path) -> Result<Exclusive> {
+    loop {
+        match Exclusive::open(path) {
+            Err(Error::Busy { .. }) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Never changes again.
+fn sealed_memfd(bytes: &[u8]) -> File {
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+    let file = memfd(bytes);
+    // SAFETY: takes numbers.
+    let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    assert_eq!(sealed, 0);
+    file
+}
+
+/// Anybody who has it may shorten it.
+fn memfd(bytes: &[u8]) -> File {
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"memfd".as_ptr(), libc::MFD_ALLOW_SEALING) };
+    assert!(fd >= 0, "memfd_create: {}", std::io::Error::last_os_error());
+    // SAFETY: new, and nobody else's.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(bytes).expect("fill the memfd");
+    file.rewind().expect("rewind the memfd");
+    file
+}
+
+/// A pipe that gives these bytes.
+fn stream(bytes: &[u8]) -> OwnedFd {
+    let (reader, writer) = pipe();
+    feed(writer, bytes.to_vec());
+    reader
+}

@@ -1,0 +1,302 @@
+//! Locked pages, counted by the kernel: `VmLck` of /proc/self/status, in a process where nobody else locks.
+
+use crate::flags::areas;
+use crate::kinds::{self, Deed};
+use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::{fork, scenario};
+use crate::support::kernel::{page_size, status};
+use crate::support::leased::Folder;
+use crate::support::random::runner;
+use crate::support::user::{become_nobody, may_be_nobody};
+use crate::support::{file_with, skip, temp_dir};
+use proptest::prelude::*;
+use std::ops::Range;
+use stillmap::{Anonymous, Backing, Mapping, Snapshot};
+
+fn locked() -> usize {
+    status("VmLck")
+}
+
+/// Addresses of locked pages, from smaps.
+fn locked_pages() -> Vec<usize> {
+    let locked = areas()
+        .into_iter()
+        .filter(|(_, flags)| flags.contains("lo"));
+    locked
+        .flat_map(|(range, _)| range.step_by(page_size()))
+        .collect()
+}
+
+pub struct Lock;
+
+impl Deed for Lock {
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
+        let len = bytes.len();
+        assert_eq!(locked(), 0, "{name}: before");
+        let all = mapping.lock(..).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let residency = mapping.residency().expect("residency");
+        assert!(residency.is_full(), "{name}");
+        if kinds::granule(bytes) > page_size() {
+            // Reserved huge pages never leave RAM, and are not counted.
+            return assert_eq!(locked(), 0, "{name}");
+        }
+        assert_eq!(locked(), residency.pages() * page_size(), "{name}: all");
+        assert_eq!(all.bytes(), locked(), "{name}");
+        let part = mapping.lock(len / 3..len / 2).expect("a part of it");
+        assert_eq!(locked(), all.bytes(), "{name}: a part is in it already");
+        drop(all);
+        assert_eq!(locked(), part.bytes(), "{name}: the part stays");
+        drop(part);
+        assert_eq!(locked(), 0, "{name}: after");
+    }
+}
+
+#[test]
+fn it_goes_with_the_guard_on_every_type() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
+    scenario!(|| kinds::each(&mut Lock)).succeed();
+}
+
+#[test]
+fn guards_nest_in_any_order() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
+    scenario!(|| {
+        let page = page_size();
+        let pages = 30;
+        let memory = Anonymous::new(pages * page).expect("memory");
+        let start = memory.as_ptr() as usize;
+        let number = || 0..=pages * page;
+        let step = (any::<bool>(), number(), number());
+        let done = runner(40).run(&proptest::collection::vec(step, 1..30), |steps| {
+            let mut held = Vec::new();
+            let mut model: Vec<Range<usize>> = Vec::new();
+            for (take, a, b) in steps {
+                if take || held.is_empty() {
+                    let range = a.min(b)..a.max(b);
+                    held.push(memory.lock(range.clone()).expect("lock"));
+                    model.push(range);
+                } else {
+                    let index = a % held.len();
+                    drop(held.swap_remove(index));
+                    model.swap_remove(index);
+                }
+                let in_a_guard = |page_number: &usize| {
+                    let bytes = page_number * page..(page_number + 1) * page;
+                    let meets = |range: &&Range<usize>| {
+                        !range.is_empty() && range.start < bytes.end && bytes.start < range.end
+                    };
+                    model.iter().any(|range| meets(&range))
+                };
+                let expected: Vec<usize> = (0..pages)
+                    .filter(in_a_guard)
+                    .map(|n| start + n * page)
+                    .collect();
+                prop_assert_eq!(locked_pages(), expected);
+            }
+            Ok(())
+        });
+        done.expect("all cases");
+        assert_eq!(locked(), 0);
+    })
+    .succeed();
+}
+
+#[test]
+fn more_than_a_step_is_locked_and_unlocked() {
+    scenario!(|| {
+        let memory = Anonymous::new(50 << 20).expect("memory");
+        let guard = match memory.lock(1..) {
+            Err(error) if error.to_string().contains("RLIMIT_MEMLOCK") => return skip(error),
+            other => other.expect("lock"),
+        };
+        assert_eq!(locked(), 50 << 20);
+        drop(guard);
+        assert_eq!(locked(), 0);
+    })
+    .succeed();
+}
+
+#[test]
+fn what_the_program_locked_itself_stays_locked() {
+    scenario!(|| {
+        let memory = Anonymous::new(10 * page_size()).expect("memory");
+        // SAFETY: takes a flag.
+        let done = unsafe { libc::mlockall(libc::MCL_CURRENT) };
+        if done != 0 {
+            return skip(format_args!(
+                "mlockall: {}",
+                std::io::Error::last_os_error()
+            ));
+        }
+        let is_locked = || locked_pages().contains(&(memory.as_ptr() as usize));
+        assert!(is_locked());
+        drop(memory.lock(..).expect("lock"));
+        assert!(is_locked());
+    })
+    .succeed();
+}
+
+#[test]
+fn a_leaked_guard_does_not_outlive_its_mapping() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
+    scenario!(|| {
+        let page = page_size();
+        let memory = Anonymous::new(10 * page).expect("memory");
+        let address = memory.as_ptr() as usize;
+        std::mem::forget(memory.lock(..).expect("lock"));
+        drop(memory);
+        assert_eq!(locked(), 0);
+        let memory = Anonymous::options()
+            .at(address)
+            .allocate(10 * page)
+            .expect("the same place");
+        let guard = memory.lock(..).expect("lock");
+        assert_eq!(locked(), guard.bytes(), "nobody had locked these pages");
+        drop(guard);
+        assert_eq!(locked(), 0, "nobody holds it");
+        // Nor does it stay behind when the mapping moves away.
+        let mut moving = Anonymous::new(10 * page).expect("memory");
+        let address = moving.as_ptr() as usize;
+        std::mem::forget(moving.lock(..).expect("lock"));
+        // Something above it, so that it cannot grow where it is.
+        let above = address + 10 * page;
+        let above = Anonymous::options().at(above).allocate(page);
+        moving.resize(20 * page).expect("resize");
+        drop(above);
+        if moving.as_ptr() as usize == address {
+            return skip("it did not move");
+        }
+        let before = locked();
+        let other = Anonymous::options()
+            .at(address)
+            .allocate(10 * page)
+            .expect("the old place");
+        let guard = other.lock(..).expect("lock");
+        assert_eq!(
+            locked(),
+            before + guard.bytes(),
+            "nobody had locked these pages"
+        );
+        drop(guard);
+        assert_eq!(locked(), before, "nobody holds it");
+    })
+    .succeed();
+}
+
+#[test]
+fn over_the_limit_the_error_names_it_and_nothing_is_locked() {
+    scenario!(|| {
+        if !may_be_nobody() {
+            return;
+        }
+        let bytes = 8 << 20;
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: writes one struct, and reads it.
+        unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit), 0);
+            limit.rlim_cur = limit.rlim_max.min(bytes as u64);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit), 0);
+        }
+        let bytes = limit.rlim_cur as usize / page_size() * page_size();
+        become_nobody();
+        let memory = Anonymous::new(64 << 20).expect("memory");
+        let step = 16 << 20;
+        let address = memory.as_ptr() as usize;
+        // One page is in a step of its own, and is locked before the limit is met.
+        let first = (address + page_size()).next_multiple_of(step) - page_size() - address;
+        let range = first..first + bytes + page_size();
+        let error = memory.lock(range).expect_err("over the limit");
+        assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
+        assert!(error.to_string().contains("mlock"), "{error}");
+        assert_eq!(locked(), 0);
+        // The refused step is not counted as locked either.
+        let again = first + page_size()..first + page_size() + bytes / 2;
+        let fits = memory.lock(again).expect("up to the limit");
+        assert_eq!(locked(), fits.bytes());
+    })
+    .succeed();
+}
+
+#[test]
+fn a_lock_stays_when_a_writer_makes_other_pages_come_under_it() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
+    scenario!(|| {
+        let bytes = pattern(7, 3 << 20);
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = file_with(folder.path(), "file", &bytes);
+        let snapshot = stillmap::open(&path).expect("open");
+        assert_eq!(snapshot.backing(), Backing::Leased);
+        let page = page_size();
+        let guard = snapshot.lock(page..2 << 20).expect("lock");
+        let before = locked_pages();
+        assert_eq!(before.len() * page, guard.bytes());
+        // Returns when the bytes are elsewhere.
+        std::fs::write(&path, "something else").expect("write");
+        assert_ne!(snapshot.backing(), Backing::Leased);
+        assert_eq!(locked_pages(), before);
+        assert_same(&snapshot, &bytes, "the snapshot");
+        drop(guard);
+        assert_eq!(locked(), 0);
+    })
+    .succeed();
+}
+
+#[test]
+fn a_forked_child_locks_for_itself() {
+    scenario!(|| {
+        let memory = Anonymous::new(10 * page_size()).expect("memory");
+        let guard = memory.lock(..).expect("lock");
+        fork(|| {
+            assert_eq!(locked(), 0, "locks are not inherited");
+            let ours = memory.lock(1..page_size() + 1).expect("lock");
+            assert_eq!(locked(), ours.bytes());
+            drop(ours);
+            assert_eq!(locked(), 0);
+        })
+        .succeed();
+        assert_eq!(locked(), guard.bytes(), "the parent's are as they were");
+    })
+    .succeed();
+}
+
+#[test]
+fn neighbours_on_the_heap_share_a_page_and_its_lock() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "small", &pattern(8, 1000));
+        // Some of so many share pages.
+        let small: Vec<Snapshot> = (0..64)
+            .map(|_| stillmap::open(&path).expect("read"))
+            .collect();
+        let guards: Vec<_> = small.iter().map(|s| s.lock(..).expect("lock")).collect();
+        let all = locked_pages();
+        let sum: usize = guards.iter().map(|guard| guard.bytes()).sum();
+        assert!(all.len() * page_size() < sum, "no two share a page");
+        for (index, guard) in guards.into_iter().enumerate() {
+            drop(guard);
+            let locked = locked_pages();
+            for left in &small[index + 1..] {
+                let first = left.as_ptr() as usize / page_size() * page_size();
+                assert!(locked.contains(&first), "a page that is held was unlocked");
+            }
+        }
+        assert_eq!(locked(), 0);
+    })
+    .succeed();
+}

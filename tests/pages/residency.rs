@@ -1,0 +1,298 @@
+//! Which pages are in RAM, against cachestat(2) of the file, which knows nothing of mappings.
+
+use crate::kinds::{self, Deed};
+use crate::support::bytes::pattern;
+use crate::support::child::{argument, scenario};
+use crate::support::kernel::{file_system, limit, page_size, resident_pages, status};
+use crate::support::leased::{Folder, leased};
+use crate::support::random::runner;
+use crate::support::user::{become_nobody, may_be_others};
+use crate::support::{file_with, skip, temp_dir};
+use proptest::prelude::*;
+use std::cell::Cell;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use stillmap::{Advice, Anonymous, Backing, Mapping, Snapshot};
+
+const PAGES: usize = 400;
+
+/// Which pages of a file are in RAM, one system call for each; `None` before Linux 6.5, and on overlayfs.
+pub fn cached(file: &File, pages: usize) -> Option<Vec<bool>> {
+    // The pages are those of another file, below, and cachestat(2) does not look there.
+    if file_system(file) == libc::OVERLAYFS_SUPER_MAGIC {
+        return None;
+    }
+    const CACHESTAT: libc::c_long = 451;
+    let page = page_size() as u64;
+    (0..pages as u64)
+        .map(|number| {
+            let range = [number * page, page];
+            let mut counts = [0_u64; 5];
+            // SAFETY: the kernel reads two numbers and writes five.
+            let done = unsafe {
+                libc::syscall(
+                    CACHESTAT,
+                    file.as_raw_fd(),
+                    range.as_ptr(),
+                    counts.as_mut_ptr(),
+                    0,
+                )
+            };
+            (done == 0).then_some(counts[0] == 1)
+        })
+        .collect()
+}
+
+/// Out of RAM, as far as the kernel follows; then no readahead.
+pub fn evict(file: &File) {
+    file.sync_all().expect("write it back");
+    for advice in [libc::POSIX_FADV_DONTNEED, libc::POSIX_FADV_RANDOM] {
+        // SAFETY: takes numbers.
+        assert_eq!(
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, advice) },
+            0
+        );
+    }
+}
+
+fn touch(file: &File, page: usize) {
+    let mut byte = [0];
+    let offset = (page * page_size()) as u64;
+    file.read_exact_at(&mut byte, offset).expect("read a byte");
+}
+
+/// The pages that it says are in RAM, through each way of asking.
+fn said(mapping: &impl Mapping, pages: usize) -> Vec<bool> {
+    let page = page_size();
+    let residency = mapping.residency().expect("residency");
+    assert!(residency.is_known());
+    assert_eq!(residency.pages(), pages);
+    let said: Vec<bool> = (0..pages)
+        .map(|n| residency.is_resident(n * page))
+        .collect();
+    assert_eq!(
+        residency.resident(),
+        said.iter().filter(|&&page| page).count()
+    );
+    let mut from_ranges = vec![false; pages];
+    for range in residency.ranges() {
+        from_ranges[range.start / page..range.end.div_ceil(page)].fill(true);
+    }
+    assert_eq!(from_ranges, said);
+    said
+}
+
+#[test]
+fn it_is_what_the_kernel_says_of_the_file() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "file", &pattern(1, PAGES * page_size()));
+    let file = File::open(&path).expect("open");
+    if cached(&file, 1).is_none() {
+        return skip("cachestat(2) is not there");
+    }
+    // SAFETY: nobody else knows the file.
+    let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
+    assert_eq!(snapshot.backing(), Backing::Unguarded);
+    let partial = Cell::new(0);
+    let pages = proptest::collection::vec(0..PAGES, 0..30);
+    let done = runner(30).run(&pages, |pages| {
+        evict(&file);
+        pages.iter().for_each(|&page| touch(&file, page));
+        let truth = cached(&file, PAGES).expect("cachestat");
+        let said = said(&snapshot, PAGES);
+        prop_assert_eq!(&said, &truth);
+        prop_assert!(pages.iter().all(|&page| said[page]));
+        partial.set(partial.get() + usize::from(said.contains(&false) && said.contains(&true)));
+        Ok(())
+    });
+    done.expect("all cases");
+    if partial.get() == 0 {
+        skip("this file system evicts nothing, so only full files were seen");
+    }
+}
+
+#[test]
+fn a_window_under_a_lease_counts_from_its_own_first_byte() {
+    let page = page_size();
+    let Some(folder) = Folder::new() else {
+        return;
+    };
+    let path = file_with(folder.path(), "file", &pattern(2, PAGES * page));
+    let file = File::open(&path).expect("open");
+    let (offset, len) = (5 * page + 100, 100 * page);
+    let options = || Snapshot::options().offset(offset as u64).len(len);
+    let window = leased(|| options().must_map(true).open(&path));
+    evict(&file);
+    for page in [0, 5, 60, 105, 106] {
+        touch(&file, page);
+    }
+    let Some(truth) = cached(&file, PAGES) else {
+        return skip("cachestat(2) is not there");
+    };
+    let residency = window.residency().expect("residency");
+    assert_eq!(residency.pages(), 101, "100 bytes into a page, so one more");
+    for byte in [
+        0,
+        page - 101,
+        page - 100,
+        55 * page,
+        len - 101,
+        len - 100,
+        len - 1,
+    ] {
+        let page = (offset + byte) / page;
+        assert_eq!(residency.is_resident(byte), truth[page], "byte {byte}");
+    }
+    assert!(!residency.is_resident(len), "past the end");
+}
+
+#[test]
+fn memory_is_there_once_it_is_touched() {
+    let page = page_size();
+    let mut memory = Anonymous::options()
+        .huge_pages(stillmap::HugePages::Never)
+        .allocate(1 << 30)
+        .expect("address space");
+    assert_eq!(memory.residency().expect("residency").resident(), 0);
+    let touched = [0, 1, 63, 64, 65, 1000, 100_000, (1 << 30) / page - 1];
+    for n in touched {
+        memory[n * page] = 1;
+    }
+    let residency = memory.residency().expect("residency");
+    assert_eq!(residency.resident(), touched.len());
+    assert!(touched.iter().all(|&n| residency.is_resident(n * page)));
+    let ranges: Vec<_> = residency
+        .ranges()
+        .map(|r| r.start / page..r.end / page)
+        .collect();
+    let last = *touched.last().expect("some");
+    assert_eq!(
+        ranges,
+        [0..2, 63..66, 1000..1001, 100_000..100_001, last..last + 1]
+    );
+    memory.discard(..).expect("discard");
+    assert_eq!(memory.residency().expect("residency").resident_bytes(), 0);
+}
+
+pub struct Look;
+
+impl Deed for Look {
+    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
+        let residency = mapping
+            .residency()
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        // A private mapping of a file that is all in RAM: the kernel cannot be tried out there.
+        let cannot_tell = residency.is_full() && name.ends_with("to change");
+        assert!(residency.is_known() || cannot_tell, "{name}");
+        let page = page_size();
+        let first = bytes.as_ptr() as usize % page;
+        assert_eq!(
+            residency.pages(),
+            match bytes.len() {
+                0 => 0,
+                len => (first + len).div_ceil(page),
+            }
+        );
+        let mut in_ram = 0;
+        for number in 0..residency.pages() {
+            let start = (number * page).saturating_sub(first);
+            let bytes = &bytes[start..bytes.len().min((number + 1) * page - first)];
+            let truth = resident_pages(bytes) == 1;
+            assert_eq!(residency.is_resident(start), truth, "{name}: page {number}");
+            in_ram += if truth { bytes.len() } else { 0 };
+        }
+        assert_eq!(residency.resident_bytes(), in_ram, "{name}");
+    }
+}
+
+#[test]
+fn it_is_what_the_kernel_says_of_each_page_of_every_type() {
+    kinds::each(&mut Look);
+}
+
+#[test]
+fn the_heap_is_seen_too() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "small", &pattern(3, 100_000));
+    let small = stillmap::open(path).expect("read");
+    assert_eq!(small.backing(), Backing::Memory);
+    let residency = small.residency().expect("residency");
+    assert!(residency.is_full() && residency.is_known());
+    assert_eq!(residency.resident_bytes(), small.len());
+    assert_eq!(residency.pages(), resident_pages(&small));
+}
+
+#[test]
+fn page_out_empties_a_file() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "file", &pattern(4, PAGES * page_size()));
+    let file = File::open(&path).expect("open");
+    file.sync_all().expect("write it back");
+    // SAFETY: nobody else knows the file.
+    let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
+    snapshot.populate(..).expect("populate");
+    snapshot.advise(.., Advice::PageOut).expect("page out");
+    let Some(truth) = cached(&file, PAGES) else {
+        return skip("cachestat(2) is not there");
+    };
+    assert_eq!(said(&snapshot, PAGES), truth);
+    if truth.iter().all(|&page| page) {
+        skip("this file system keeps its pages");
+    }
+}
+
+#[test]
+fn a_file_of_others_is_not_told() {
+    if !may_be_others() {
+        return;
+    }
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "theirs", &pattern(5, PAGES * page_size()));
+    scenario!(|| {
+        let path = argument("FILE");
+        let path = Path::new(&path);
+        let file = File::open(path).expect("open");
+        // SAFETY: nobody changes the file.
+        let map = || unsafe { Snapshot::map_unguarded(&file) }.expect("map");
+        evict(&file);
+        let ours = map().residency().expect("residency");
+        assert!(ours.is_known());
+        if ours.is_full() {
+            return skip("this file system evicts nothing");
+        }
+        become_nobody();
+        let theirs = map().residency().expect("residency");
+        assert!(theirs.is_full(), "the kernel claims all pages: {theirs}");
+        assert!(!theirs.is_known());
+        assert_eq!(format!("{theirs:10}"), "??????????");
+        // What is our own is told as before.
+        let memory = Anonymous::new(page_size()).expect("memory");
+        memory.populate(..).expect("populate");
+        assert!(memory.residency().expect("residency").is_known());
+    })
+    .argument("FILE", &path)
+    .succeed();
+}
+
+#[test]
+fn a_full_file_of_our_own_is_told() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "ours", &pattern(6, PAGES * page_size()));
+    let file = File::open(path).expect("open");
+    // SAFETY: nobody else knows the file.
+    let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
+    snapshot.populate(..).expect("populate");
+    let residency = snapshot.residency().expect("residency");
+    assert!(residency.is_full() && residency.is_known());
+}
+
+#[test]
+fn a_full_file_of_our_own_is_told_where_addresses_are_few() {
+    scenario!(|| {
+        limit(libc::RLIMIT_AS, (status("VmSize") + (2 << 30)) as u64);
+        a_full_file_of_our_own_is_told();
+    })
+    .succeed();
+}
