@@ -130,11 +130,7 @@ fn work<'scope>(
             true => Ok(()),
             false => Err(io::Error::other(status.to_string())),
         });
-        killed.map_err(|source| Error::Os {
-            call: "kill",
-            path: None,
-            source,
-        })?;
+        killed.expect("kill(1)");
     }
     let mut lost = 0;
     for worker in workers {

@@ -1,4 +1,4 @@
-//! What can go wrong, in one enum; it knows no other room of the crate.
+//! Every way to fail, in one enum.
 
 use std::fmt;
 use std::io;
@@ -23,55 +23,67 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The kernel refused a system call.
-    #[error("{call} failed{}{}", On(path), hint(call, source))]
+    /// The kernel refused what was tried.
+    #[non_exhaustive]
+    #[error("{operation} failed{}{}", On(path), hint(operation, source))]
     Os {
-        /// The system call, as its man page names it; or, of several, what they were to do.
-        call: &'static str,
+        /// What was tried: a system call by the name of its man page, or what several of them were to do.
+        operation: &'static str,
         /// What it was tried on.
         path: Option<PathBuf>,
         /// The cause, with its errno.
         source: io::Error,
     },
-    /// The input can only be read, and [`must_map`](crate::SnapshotOptions::must_map) forbids that.
+    /// The input can only be read or copied, and the options forbid that.
+    #[non_exhaustive]
     #[error("cannot be mapped{}: {what}", Colon(path))]
     NotMappable {
-        /// What cannot be mapped.
+        /// The input.
         path: Option<PathBuf>,
         /// What it is, or what it lacks.
         what: &'static str,
     },
-    /// A directory has no bytes to give.
+    /// A directory has no bytes.
+    #[non_exhaustive]
     #[error("is a directory{}", Colon(path))]
     IsDirectory {
         /// The directory.
         path: Option<PathBuf>,
     },
-    /// A range does not lie inside what there is.
-    #[error("{len} bytes at offset {offset} lie outside the {size} bytes there are")]
+    /// A range does not lie inside the value or the file.
+    #[non_exhaustive]
+    #[error(
+        "{len} bytes at offset {offset} are outside of {size} bytes{}",
+        Colon(path)
+    )]
     OutOfBounds {
-        /// First byte asked for.
+        /// The file, or `None` for a range of a value in memory.
+        path: Option<PathBuf>,
+        /// First byte of the range.
         offset: u64,
-        /// How many bytes were asked for.
+        /// Length of the range, in bytes.
         len: u64,
-        /// How many there are.
+        /// Length of the value or file, in bytes.
         size: u64,
     },
-    /// More bytes than the limit allows, or than an address space can hold.
+    /// More bytes than the limit, or than fit in the address space.
+    #[non_exhaustive]
     #[error("more than the limit of {limit} bytes{}", Colon(path))]
     TooLarge {
-        /// What was being read, or `None` for a length given by the caller.
+        /// The input, or `None` for a length that the caller gave.
         path: Option<PathBuf>,
         /// The limit, in bytes.
         limit: u64,
     },
-    /// Somebody has the file open, or the memfd mapped, so it cannot be had exclusively.
-    #[error("somebody else has it open or mapped{}", Colon(path))]
+    /// Another process, or another part of this one, has the file open or mapped.
+    #[non_exhaustive]
+    #[error("is open or mapped elsewhere{}", Colon(path))]
     Busy {
         /// The file.
         path: Option<PathBuf>,
     },
-    /// Nobody can keep the promise that the type needs for this file.
+    /// Nothing can keep other writers away from the file.
+    #[non_exhaustive]
     #[error("cannot be protected from other writers{}: {why}", Colon(path))]
     Unprotectable {
         /// The file.
@@ -79,86 +91,232 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
-    /// The write lease was taken back; stores made since are in memory only.
-    #[error(
-        "the lease was taken back before the changes were saved{}",
-        Colon(path)
-    )]
+    /// The memory cannot be sealed.
+    #[non_exhaustive]
+    #[error("cannot be sealed{}: {why}", Colon(path))]
+    Unsealable {
+        /// The memfd or file.
+        path: Option<PathBuf>,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The write lease was lost; later stores are in memory only.
+    #[non_exhaustive]
+    #[error("the lease was lost before the changes were saved{}", Colon(path))]
     LeaseLost {
         /// The file.
         path: Option<PathBuf>,
     },
     /// The file lost pages under its mapping: it was truncated, or the device failed.
+    #[non_exhaustive]
     #[error("the file lost pages under its mapping{}", Colon(path))]
     Faulted {
         /// The file.
         path: Option<PathBuf>,
     },
-    /// The file is shorter than what is to be seen in it.
-    #[error("{needed} bytes are needed, there are {size}{}", Colon(path))]
+    /// The file is shorter than the value to be mapped from it.
+    #[non_exhaustive]
+    #[error("has {size} bytes, and {needed} are needed{}", Colon(path))]
     TooSmall {
         /// The file.
         path: Option<PathBuf>,
         /// Bytes needed.
         needed: u64,
-        /// Bytes there are.
+        /// Size of the file, in bytes.
         size: u64,
     },
-    /// An address or a length is not the multiple that it has to be.
+    /// The size of the file is not a multiple of the size of one element.
+    #[non_exhaustive]
+    #[error(
+        "has {size} bytes, which is not a multiple of {multiple_of}{}",
+        Colon(path)
+    )]
+    WrongSize {
+        /// The file.
+        path: Option<PathBuf>,
+        /// Size of the file, in bytes.
+        size: u64,
+        /// Size of one element, in bytes.
+        multiple_of: usize,
+    },
+    /// An address or a length is not aligned.
+    #[non_exhaustive]
     #[error("{value:#x} is not a multiple of {align}")]
     Misaligned {
         /// The address or length, in bytes.
         value: u64,
-        /// What it has to be a multiple of, in bytes.
+        /// The alignment, in bytes.
         align: usize,
     },
+    /// The value belongs to the process that made it; a forked child has a copy that is of no use.
+    #[non_exhaustive]
+    #[error(
+        "belongs to the process that made it, not to its forked child{}",
+        Colon(path)
+    )]
+    WrongProcess {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+    },
     /// A process with other threads cannot be forked safely.
-    #[error("cannot fork safely beside other threads: there are {threads}")]
+    #[non_exhaustive]
+    #[error("cannot fork safely beside {threads} other threads")]
     MultiThreaded {
         /// Threads beside the calling one.
         threads: usize,
     },
-    /// A forked child did not end well.
+    /// A forked child ended with an error or by a signal.
+    #[non_exhaustive]
     #[error("a child failed: {status}")]
     ChildFailed {
-        /// How it ended: exit code or signal.
+        /// Its exit code or signal.
         status: std::process::ExitStatus,
     },
-    /// Something is mapped already where the mapping had to be.
-    #[error("address {address:#x} is taken")]
+    /// Another mapping is at the requested address.
+    #[non_exhaustive]
+    #[error("address {address:#x} is in use")]
     AddressTaken {
-        /// The address asked for.
+        /// The requested address.
         address: usize,
+    },
+    /// The platform or the kernel has nothing of the kind.
+    #[non_exhaustive]
+    #[error("{what} is not supported here{}", Colon(path))]
+    Unsupported {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+        /// What is missing.
+        what: &'static str,
     },
 }
 
+/// The `path` field of the variants that have one, by the kind of reference that `$error` is.
+macro_rules! path_field {
+    ($error:expr) => {
+        match $error {
+            Error::Os { path, .. }
+            | Error::NotMappable { path, .. }
+            | Error::IsDirectory { path }
+            | Error::OutOfBounds { path, .. }
+            | Error::TooLarge { path, .. }
+            | Error::Busy { path }
+            | Error::Unprotectable { path, .. }
+            | Error::Unsealable { path, .. }
+            | Error::LeaseLost { path }
+            | Error::Faulted { path }
+            | Error::TooSmall { path, .. }
+            | Error::WrongSize { path, .. }
+            | Error::WrongProcess { path }
+            | Error::Unsupported { path, .. } => Some(path),
+            Error::Misaligned { .. }
+            | Error::MultiThreaded { .. }
+            | Error::ChildFailed { .. }
+            | Error::AddressTaken { .. } => None,
+        }
+    };
+}
+
+/// One constructor for each variant: nothing outside of this file spells out its fields.
 impl Error {
-    /// The one place that makes an [`Error::Os`].
-    pub(crate) fn os(call: &'static str, path: Option<&Path>, source: io::Error) -> Self {
+    pub(crate) fn os(operation: &'static str, path: Option<&Path>, source: io::Error) -> Self {
         Error::Os {
-            call,
-            path: path.map(Path::to_path_buf),
+            operation,
+            path: owned(path),
             source,
         }
     }
 
-    /// The same with a path, unless it names one.
-    pub(crate) fn on(self, name: impl FnOnce() -> Option<PathBuf>) -> Self {
-        match self {
-            Error::Os {
-                call,
-                path: None,
-                source,
-            } => Error::Os {
-                call,
-                path: name(),
-                source,
-            },
-            other => other,
+    pub(crate) fn not_mappable(path: Option<&Path>, what: &'static str) -> Self {
+        Error::NotMappable {
+            path: owned(path),
+            what,
         }
     }
 
-    /// The kind that [`std::io::Error`] would have.
+    pub(crate) fn is_directory(path: Option<&Path>) -> Self {
+        Error::IsDirectory { path: owned(path) }
+    }
+
+    pub(crate) fn out_of_bounds(offset: u64, len: u64, size: u64) -> Self {
+        Error::OutOfBounds {
+            path: None,
+            offset,
+            len,
+            size,
+        }
+    }
+
+    pub(crate) fn too_large(path: Option<&Path>, limit: u64) -> Self {
+        Error::TooLarge {
+            path: owned(path),
+            limit,
+        }
+    }
+
+    /// More bytes than a pointer can reach.
+    pub(crate) fn too_large_to_address(path: Option<&Path>) -> Self {
+        Error::too_large(path, isize::MAX.unsigned_abs() as u64)
+    }
+
+    pub(crate) fn busy(path: Option<&Path>) -> Self {
+        Error::Busy { path: owned(path) }
+    }
+
+    pub(crate) fn unprotectable(path: Option<&Path>, why: &'static str) -> Self {
+        Error::Unprotectable {
+            path: owned(path),
+            why,
+        }
+    }
+
+    pub(crate) fn unsealable(path: Option<&Path>, why: &'static str) -> Self {
+        Error::Unsealable {
+            path: owned(path),
+            why,
+        }
+    }
+
+    pub(crate) fn lease_lost(path: Option<&Path>) -> Self {
+        Error::LeaseLost { path: owned(path) }
+    }
+
+    pub(crate) fn faulted(path: Option<&Path>) -> Self {
+        Error::Faulted { path: owned(path) }
+    }
+
+    pub(crate) fn too_small(path: Option<&Path>, needed: u64, size: u64) -> Self {
+        Error::TooSmall {
+            path: owned(path),
+            needed,
+            size,
+        }
+    }
+
+    pub(crate) fn wrong_size(path: Option<&Path>, size: u64, multiple_of: usize) -> Self {
+        Error::WrongSize {
+            path: owned(path),
+            size,
+            multiple_of,
+        }
+    }
+
+    pub(crate) fn misaligned(value: u64, align: usize) -> Self {
+        Error::Misaligned { value, align }
+    }
+
+    pub(crate) fn wrong_process(path: Option<&Path>) -> Self {
+        Error::WrongProcess { path: owned(path) }
+    }
+
+    /// The same with a path, where the variant has room for one and none is known yet.
+    pub(crate) fn with_path(mut self, name: impl FnOnce() -> Option<PathBuf>) -> Self {
+        if let Some(path @ None) = path_field!(&mut self) {
+            *path = name();
+        }
+        self
+    }
+
+    /// The kind of the [`std::io::Error`] that this converts into.
     ///
     /// # Examples
     /// ```
@@ -169,21 +327,26 @@ impl Error {
         use io::ErrorKind as K;
         match self {
             Error::Os { source, .. } => source.kind(),
-            Error::NotMappable { .. } | Error::Unprotectable { .. } => K::Unsupported,
+            Error::NotMappable { .. }
+            | Error::Unprotectable { .. }
+            | Error::Unsealable { .. }
+            | Error::Unsupported { .. } => K::Unsupported,
             Error::IsDirectory { .. } => K::IsADirectory,
             Error::OutOfBounds { .. } | Error::Misaligned { .. } => K::InvalidInput,
+            Error::WrongSize { .. } => K::InvalidData,
             Error::TooLarge { .. } => K::FileTooLarge,
             Error::Busy { .. } => K::ResourceBusy,
             Error::TooSmall { .. } => K::UnexpectedEof,
             Error::AddressTaken { .. } => K::AlreadyExists,
             Error::LeaseLost { .. }
             | Error::Faulted { .. }
+            | Error::WrongProcess { .. }
             | Error::MultiThreaded { .. }
             | Error::ChildFailed { .. } => K::Other,
         }
     }
 
-    /// The errno, if the kernel gave one.
+    /// The errno, if a system call failed; `EISDIR` for [`IsDirectory`](Error::IsDirectory).
     ///
     /// # Examples
     /// ```
@@ -193,27 +356,74 @@ impl Error {
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
             Error::Os { source, .. } => source.raw_os_error(),
+            Error::IsDirectory { .. } => Some(libc::EISDIR),
             _ => None,
         }
     }
+
+    /// The file that the error is about, where it is known.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = stillmap::open("no such file").unwrap_err();
+    /// assert_eq!(error.path(), Some("no such file".as_ref()));
+    /// ```
+    pub fn path(&self) -> Option<&Path> {
+        path_field!(self)?.as_deref()
+    }
+
+    /// The error of this crate that an [`io::Error`] was made of, with its fields and its errno.
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::Error;
+    /// let io = std::io::Error::from(stillmap::open("no such file").unwrap_err());
+    /// assert_eq!(io.to_string(), "open failed on no such file: No such file or directory (os error 2)");
+    /// assert_eq!(Error::downcast_ref(&io).and_then(Error::raw_os_error), Some(2)); // ENOENT
+    /// ```
+    pub fn downcast_ref(error: &io::Error) -> Option<&Error> {
+        let inner = error.get_ref()?.downcast_ref::<InIoError>()?;
+        Some(&inner.0)
+    }
 }
 
-/// Keeps the kind and, where there is one, the errno. With an errno that is all there is room for: the call and the path
-/// are lost. `Box<dyn Error>` keeps them.
+fn owned(path: Option<&Path>) -> Option<PathBuf> {
+    path.map(Path::to_path_buf)
+}
+
+/// Keeps the kind; the text names the operation, the path and the cause. [`Error::downcast_ref`] gives back the rest.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Os { source, .. } => source,
-            other => io::Error::new(other.kind(), other),
+        io::Error::new(error.kind(), InIoError(error))
+    }
+}
+
+/// An [`Error`] inside an [`io::Error`]. Its text includes the cause, since few users of `io::Error` print the source.
+#[derive(Debug)]
+struct InIoError(Error);
+
+impl fmt::Display for InIoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.0, self.0.raw_os_error()) {
+            (Error::Os { source, .. }, _) => write!(f, "{}: {source}", self.0),
+            (error, Some(errno)) => write!(f, "{error} ({})", io::Error::from_raw_os_error(errno)),
+            (error, None) => error.fmt(f),
         }
     }
 }
 
-/// An empty path can be seen, too.
+impl std::error::Error for InIoError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.0)
+    }
+}
+
+/// An empty path is shown as `""`.
 fn shown(path: &Path) -> std::path::Display<'_> {
-    match path.as_os_str().is_empty() {
-        true => Path::new("\"\"").display(),
-        false => path.display(),
+    if path.as_os_str().is_empty() {
+        Path::new("\"\"").display()
+    } else {
+        path.display()
     }
 }
 
@@ -241,9 +451,9 @@ impl fmt::Display for Colon<'_> {
     }
 }
 
-/// What the user can do about it, where we know it.
-fn hint(call: &str, source: &io::Error) -> &'static str {
-    match (call, source.raw_os_error()) {
+/// What the user can do about it, where that is known.
+fn hint(operation: &str, source: &io::Error) -> &'static str {
+    match (operation, source.raw_os_error()) {
         ("mmap" | "mremap", Some(libc::ENOMEM)) => {
             "; see vm.max_map_count, vm.overcommit_memory and ulimit -v"
         }
@@ -277,16 +487,23 @@ mod tests {
     }
 
     #[test]
-    fn io_error_keeps_kind_and_errno() {
-        let error = Error::os("open", None, io::Error::from_raw_os_error(libc::EACCES));
-        let io = io::Error::from(error);
-        assert_eq!(io.raw_os_error(), Some(libc::EACCES));
-        let io = io::Error::from(Error::IsDirectory { path: None });
-        assert_eq!(io.kind(), io::ErrorKind::IsADirectory);
+    fn io_error_keeps_kind_operation_path_and_errno() {
+        let cause = io::Error::from_raw_os_error(libc::EACCES);
+        let error = io::Error::from(Error::os("open", Some(Path::new("/a/b")), cause));
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().starts_with("open failed on /a/b: "));
+        let inner = Error::downcast_ref(&error);
+        assert_eq!(inner.and_then(Error::raw_os_error), Some(libc::EACCES));
+        let directory = Error::is_directory(None);
+        assert_eq!(directory.raw_os_error(), Some(libc::EISDIR));
+        assert_eq!(
+            io::Error::from(directory).kind(),
+            io::ErrorKind::IsADirectory
+        );
     }
 
     #[test]
-    fn advice_stands_where_we_have_some() {
+    fn a_message_gives_a_hint_where_there_is_one() {
         let error = Error::os("mmap", None, io::Error::from_raw_os_error(libc::ENOMEM));
         assert!(error.to_string().contains("vm.max_map_count"));
     }

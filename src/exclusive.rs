@@ -173,7 +173,7 @@ impl Exclusive {
         };
         let resized = self.editable.resize(len, size);
         let resized = resized.ok_or_else(|| self.lost())?;
-        resized.map_err(|e| e.on(|| Some(path)))?;
+        resized.map_err(|e| e.with_path(|| Some(path)))?;
         self.start = self.editable.start();
         self.len = len;
         Ok(())
@@ -325,7 +325,7 @@ fn refused(why: Refused, path: &Path) -> Error {
     match why {
         Refused::Busy => Error::Busy { path },
         Refused::Never(why) => Error::Unprotectable { path, why },
-        Refused::Failed(error) => error.on(|| path),
+        Refused::Failed(error) => error.with_path(|| path),
     }
 }
 

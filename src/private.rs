@@ -104,7 +104,7 @@ impl Private {
 
     fn of(source: &Source<'_>) -> Result<Self> {
         // A mapping knows no path; its source does.
-        let store = Store::of(source).map_err(|e| e.on(|| source.name()))?;
+        let store = Store::of(source).map_err(|e| e.with_path(|| source.name()))?;
         Ok(Private { store })
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn check_bytes(offset: usize, len: usize, size: usize) -> Result<()> 
 
 #[cold]
 fn out_of_bounds(offset: u64, len: u64, size: u64) -> Error {
-    Error::OutOfBounds { offset, len, size }
+    Error::out_of_bounds(offset, len, size)
 }
 
 /// The pages that a mapping of `len` bytes takes, or `TooLarge` where no pointer could reach them all.

@@ -42,7 +42,7 @@ fn one(f: impl FnOnce()) -> Result<(), Error> {
 
 fn status(result: Result<(), Error>) -> std::process::ExitStatus {
     match result {
-        Err(Error::ChildFailed { status }) => status,
+        Err(Error::ChildFailed { status, .. }) => status,
         other => panic!("{other:?}"),
     }
 }
@@ -188,7 +188,7 @@ fn other_threads_are_an_error_when_the_scope_opens_and_at_each_spawn() {
         let refused = fork::scope(|_| unreachable!());
         assert!(matches!(
             refused,
-            Err::<(), _>(Error::MultiThreaded { threads: 1 })
+            Err::<(), _>(Error::MultiThreaded { threads: 1, .. })
         ));
         drop(hold);
         waiter.join().unwrap();
@@ -197,7 +197,7 @@ fn other_threads_are_an_error_when_the_scope_opens_and_at_each_spawn() {
             s.spawn(|| ()).unwrap();
             let waiter = std::thread::spawn(move || wait_for(end));
             let refused = s.spawn(|| ()).unwrap_err();
-            assert!(matches!(refused, Error::MultiThreaded { threads: 1 }));
+            assert!(matches!(refused, Error::MultiThreaded { threads: 1, .. }));
             drop(hold);
             waiter.join().unwrap();
             s.spawn(|| ()).unwrap();
@@ -282,10 +282,16 @@ fn every_end_is_known() {
         ),
     ] {
         match result {
-            (Err(Error::ChildFailed { status }), code, signal) => {
+            (Err(Error::ChildFailed { status, .. }), code, signal) => {
                 assert_eq!((status.code(), status.signal()), (code, signal));
             }
-            (Err(Error::Os { call: "waitid", .. }), ..) => {
+            (
+                Err(Error::Os {
+                    operation: "waitid",
+                    ..
+                }),
+                ..,
+            ) => {
                 support::skip("the kernel forgets how a child ended");
             }
             other => panic!("{other:?}"),
@@ -460,7 +466,10 @@ fn the_parents_scope_and_children_are_not_the_childs() {
             .spawn(move || {
                 assert!(matches!(
                     s.spawn(|| ()),
-                    Err(Error::Os { call: "fork", .. })
+                    Err(Error::Os {
+                        operation: "fork",
+                        ..
+                    })
                 ));
                 assert!(matches!(sibling.wait(), Err(Error::Os { .. })));
             })

@@ -166,7 +166,8 @@ fn a_file_of_the_wrong_size_is_refused_with_both_sizes() {
         error,
         Error::Misaligned {
             value: 39,
-            align: 2
+            align: 2,
+            ..
         }
     ));
     // And left as it is.

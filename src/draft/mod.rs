@@ -272,7 +272,7 @@ impl Output {
 
     /// A mapping knows no path; the draft does.
     fn named(&self, error: Error) -> Error {
-        error.on(|| Some(self.path().to_path_buf()))
+        error.with_path(|| Some(self.path().to_path_buf()))
     }
 }
 

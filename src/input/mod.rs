@@ -140,11 +140,11 @@ impl Window {
     /// A file may have fewer bytes than it says (those of /sys do): an error if a window was asked for.
     pub(crate) fn check_read(&self, read: u64, range: &Range<u64>) -> Result<()> {
         match self.len {
-            Some(len) if read < len => Err(Error::OutOfBounds {
-                offset: self.offset,
+            Some(len) if read < len => Err(Error::out_of_bounds(
+                self.offset,
                 len,
-                size: range.start - self.base + read,
-            }),
+                range.start - self.base + read,
+            )),
             _ => Ok(()),
         }
     }

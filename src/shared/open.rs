@@ -326,7 +326,7 @@ impl Mapped {
             _ => {
                 let pages = whole(len, name())?;
                 let region = Region::shared(fd.as_fd(), pages, Place::Anywhere, Pages::Zeroed);
-                let region = region.map_err(|e| e.on(name))?;
+                let region = region.map_err(|e| e.with_path(name))?;
                 match seals & libc::F_SEAL_SHRINK != 0 {
                     true => Memory::Steady(region),
                     // SAFETY: `Shared` makes references to atomics only.

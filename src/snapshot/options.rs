@@ -250,7 +250,8 @@ impl<'a> SnapshotOptions<'a> {
 
     fn take(&mut self, source: &Source<'_>) -> Result<Snapshot> {
         // A mapping knows no path; its source does.
-        self.first_rung(source).map_err(|e| e.on(|| source.name()))
+        self.first_rung(source)
+            .map_err(|e| e.with_path(|| source.name()))
     }
 
     /// The first fork of the ladder: what has a size, and what has to be read to its end.

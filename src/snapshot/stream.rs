@@ -48,11 +48,11 @@ pub(super) fn take(
         options.report(memory.len() as u64, wanted.map(|wanted| wanted as u64));
     }
     if let Some(wanted) = wanted.filter(|wanted| memory.len() < *wanted) {
-        return Err(Error::OutOfBounds {
-            offset: options.offset,
-            len: wanted as u64,
-            size: options.offset.saturating_add(memory.len() as u64),
-        });
+        return Err(Error::out_of_bounds(
+            options.offset,
+            wanted as u64,
+            options.offset.saturating_add(memory.len() as u64),
+        ));
     }
     Ok(Snapshot::memory(memory.finish()?, true))
 }
@@ -77,11 +77,11 @@ fn skip(options: &SnapshotOptions<'_>, source: &Source<'_>, position: Option<u64
         let n = scratch.read_from(most, |into| file::read(source.fd(), into));
         let n = n.map_err(|e| source.error("read", e))? as u64;
         if n == 0 {
-            return Err(Error::OutOfBounds {
+            return Err(Error::out_of_bounds(
                 offset,
-                len: options.len.unwrap_or(0) as u64,
-                size: offset - left,
-            });
+                options.len.unwrap_or(0) as u64,
+                offset - left,
+            ));
         }
         left -= n;
     }

@@ -45,7 +45,7 @@ fn at_replaces_nothing() {
             let wanted = address + start * page;
             let error = options.at(wanted).allocate(pages * page).unwrap_err();
             assert!(
-                matches!(error, Error::AddressTaken { address } if address == wanted),
+                matches!(error, Error::AddressTaken { address, .. } if address == wanted),
                 "{error:?}"
             );
             assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);

@@ -86,7 +86,7 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
             assert_same(&file, &vec![3; pages * 4096], kind);
             let error = file.close().unwrap_err();
             assert!(
-                matches!(&error, Error::LeaseLost { path: Some(p) } if *p == path),
+                matches!(&error, Error::LeaseLost { path: Some(p), .. } if *p == path),
                 "{error}"
             );
             assert_eq!(fs::read(&path).unwrap(), b"the opener's", "{kind}");

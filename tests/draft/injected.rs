@@ -36,7 +36,7 @@ fn outcome(done: Result<()>, path: &Path, errno: i32) -> i32 {
     let is_this = error.raw_os_error() == Some(errno);
     match &error {
         Error::Os {
-            call,
+            operation: call,
             path: Some(on),
             ..
         } if is_this && *call == "fsync" && path.parent() == Some(on) => DIRECTORY_NOT_SYNCED,

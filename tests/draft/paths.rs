@@ -416,5 +416,5 @@ fn errors_name_operation_and_path() {
     assert_eq!(error.to_string(), "open failed on /no/such/folder");
     let dir = temp_dir();
     let error = Draft::create(dir.path(), 1).unwrap_err();
-    assert!(matches!(error, Error::IsDirectory { path: Some(p) } if p == dir.path()));
+    assert!(matches!(error, Error::IsDirectory { path: Some(p), .. } if p == dir.path()));
 }

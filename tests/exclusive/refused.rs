@@ -65,7 +65,9 @@ fn mapping_of(file: &File) -> impl Drop + use<> {
 #[test]
 fn what_cannot_be_protected_is_refused_with_the_reason() {
     let why = |path: &std::path::Path| match Exclusive::open(path) {
-        Err(Error::Unprotectable { why, path: Some(p) }) if p == path => why,
+        Err(Error::Unprotectable {
+            why, path: Some(p), ..
+        }) if p == path => why,
         other => panic!("{}: {other:?}", path.display()),
     };
     assert!(why("/proc/self/comm".as_ref()).contains("file system"));

@@ -48,7 +48,8 @@ impl Deed for AdviseAll {
                     // Of no use on such pages; nothing to refuse on the heap, or on no pages.
                     Err(
                         Error::Os {
-                            call: "madvise", ..
+                            operation: "madvise",
+                            ..
                         }
                         | Error::Faulted { .. },
                     ) => {

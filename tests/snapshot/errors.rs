@@ -68,7 +68,10 @@ fn messages_name_what_was_tried_and_leave_the_cause_to_source() {
             !message.ends_with('.') && !message.starts_with(char::is_uppercase),
             "{message:?}"
         );
-        if let Error::Os { call, .. } = &error {
+        if let Error::Os {
+            operation: call, ..
+        } = &error
+        {
             assert!(message.contains(call), "{message:?} does not name {call:?}");
             let source = error.source().expect("a cause");
             assert!(

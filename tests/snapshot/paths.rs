@@ -23,7 +23,8 @@ fn missing() {
     ] {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
-        let named = matches!(&error, Error::Os { call: "open", path: Some(p), .. } if *p == path);
+        let named =
+            matches!(&error, Error::Os { operation: "open", path: Some(p), .. } if *p == path);
         assert!(named, "{error:?}");
     }
     assert_eq!(stillmap::open("").unwrap_err().kind(), ErrorKind::NotFound);
@@ -47,7 +48,7 @@ fn directories() {
     ] {
         let error = result.unwrap_err();
         assert!(
-            matches!(error, Error::IsDirectory { path: Some(_) }),
+            matches!(error, Error::IsDirectory { path: Some(_), .. }),
             "{error:?}"
         );
         assert_eq!(error.kind(), ErrorKind::IsADirectory);
