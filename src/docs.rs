@@ -1,8 +1,12 @@
 //! Documents that are longer than a type's own page.
 
-/// What can happen, and what a caller of each type sees; the rules of leases; what counts as a bug.
+/// Half a page for each type: can the bytes change, can it end the process, who waits, what a fork does.
 #[doc = include_str!("../docs/safety.md")]
 pub mod safety {}
+
+/// The rules of file leases, and what a lease does not block.
+#[doc = include_str!("../docs/leases.md")]
+pub mod leases {}
 
 /// What `flush`, `commit` and the like promise when the power fails, in exact words, and what they do not.
 #[doc = include_str!("../docs/durability.md")]

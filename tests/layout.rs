@@ -1,0 +1,144 @@
+//! The sources are where ARCHITECTURE.md says, and use only what stands below them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The most lines of code in one file, comments, blank lines and unit tests aside.
+const CODE_LINES_MAX: usize = 400;
+
+/// File names that say nothing about what is inside.
+const VAGUE: [&str; 7] = [
+    "util", "utils", "helper", "helpers", "common", "manager", "misc",
+];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Each file of `src/` below its name there, without its unit tests.
+fn files() -> Vec<(String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    sources(&src, &mut paths);
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+        let name = path.strip_prefix(&src).unwrap().display().to_string();
+        (name, code.to_owned())
+    };
+    paths.into_iter().map(read).collect()
+}
+
+fn architecture() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    fs::read_to_string(path).unwrap()
+}
+
+/// The layer of each module, from the drawing in ARCHITECTURE.md: a number, then the modules of that layer.
+fn layers() -> HashMap<String, usize> {
+    let text = architecture();
+    let drawing = text.split("```layers\n").nth(1).expect("a block of layers");
+    let lines = drawing.split("```").next().unwrap().lines();
+    lines
+        .flat_map(|line| {
+            let mut words = line.split_whitespace();
+            let layer = words.next().and_then(|n| n.parse().ok()).expect("a number");
+            words.map(move |name| (name.trim_end_matches('/').to_owned(), layer))
+        })
+        .collect()
+}
+
+/// The top-level module that a file belongs to.
+fn module(file: &str) -> &str {
+    let first = file.split('/').next().unwrap();
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().map(str::trim_start);
+    lines.filter(|line| !line.is_empty() && !line.starts_with("//"))
+}
+
+#[test]
+fn a_module_uses_only_layers_below_its_own() {
+    let layers = layers();
+    for (file, text) in files() {
+        let module = module(&file);
+        if matches!(module, "lib" | "docs" | "portable") {
+            continue;
+        }
+        let own = *layers
+            .get(module)
+            .unwrap_or_else(|| panic!("{file}: in no layer"));
+        for line in code(&text) {
+            for used in line.split("crate::").skip(1) {
+                let name = used
+                    .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                    .next()
+                    .unwrap();
+                let Some(&layer) = layers.get(name).filter(|_| name != module) else {
+                    continue;
+                };
+                assert!(
+                    layer < own,
+                    "{file} uses {name}, which is not below it: {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn files_are_short_and_named_after_what_they_hold() {
+    for (file, text) in files() {
+        let lines = code(&text).count();
+        assert!(lines <= CODE_LINES_MAX, "{file}: {lines} lines of code");
+        for part in file.trim_end_matches(".rs").split('/') {
+            assert!(!VAGUE.contains(&part), "{file}: {part} says nothing");
+        }
+        assert!(text.starts_with("//! "), "{file}: says not what it is for");
+    }
+}
+
+#[test]
+fn the_readme_and_the_crate_page_promise_the_same() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| fs::read_to_string(root.join(name)).unwrap();
+    assert!(read("README.md").contains(&read("docs/promises.md")));
+    assert!(read("src/lib.rs").contains("include_str!(\"../docs/promises.md\")"));
+}
+
+#[test]
+fn unsafe_code_is_where_the_architecture_allows_it() {
+    let text = architecture();
+    let listed = text.split("```unsafe\n").nth(1).expect("a block of files");
+    let listed: Vec<&str> = listed
+        .split("```")
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let allows = |file: &str| {
+        listed
+            .iter()
+            .any(|name| file == *name || (name.ends_with('/') && file.starts_with(name)))
+    };
+    for (file, text) in files() {
+        let uses = code(&text).any(|line| line.contains("unsafe ") && !line.contains("unsafe_"));
+        if file.starts_with("sys/") || file == "lib.rs" {
+            continue;
+        }
+        assert!(
+            !uses || allows(&file),
+            "{file}: unsafe code is not allowed here"
+        );
+    }
+}
