@@ -87,7 +87,9 @@ mod range;
 mod region;
 mod shared;
 mod snapshot;
+mod sync;
 mod sys;
+mod table;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use backing::Backing;

@@ -7,7 +7,7 @@ mod target;
 
 pub use options::DraftOptions;
 
-use crate::atfork::Withheld;
+use crate::atfork::NotForChildren;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::pages::Mapping;
@@ -62,12 +62,13 @@ use target::Target;
 /// ```
 #[doc(alias("atomic", "O_TMPFILE"))]
 pub struct Draft {
+    /// First: it is dropped before the bytes are unmapped.
+    not_for_children: NotForChildren,
     store: Store,
     output: Output,
     options: DraftOptions,
     /// The process that made it.
     process: i32,
-    withheld: Withheld,
 }
 
 /// Where the bytes go in the end.
@@ -141,6 +142,7 @@ impl Draft {
     }
 
     fn over(options: DraftOptions, mut output: Output, len: usize) -> Result<Self> {
+        let not_for_children = NotForChildren::new().map_err(|e| output.named(e))?;
         let made = Draft::store(&options, &mut output, len);
         let store = made.map_err(|e| output.named(e))?;
         let mut draft = Draft {
@@ -148,7 +150,7 @@ impl Draft {
             output,
             options,
             process: process::id(),
-            withheld: Withheld::default(),
+            not_for_children,
         };
         draft.withhold();
         Ok(draft)
@@ -158,7 +160,7 @@ impl Draft {
     fn withhold(&mut self) {
         let start = self.store.as_ptr().addr();
         let pages = page::round_up(self.store.len()).unwrap_or(0);
-        self.withheld.cover(start..start + pages);
+        self.not_for_children.set_range(start..start + pages);
     }
 
     /// A forked child has the descriptor of its parent's file, and must not change it.
@@ -200,6 +202,7 @@ impl Draft {
     /// ```
     pub fn resize(&mut self, len: usize) -> Result<()> {
         self.is_ours("ftruncate")?;
+        self.not_for_children.clear_range();
         let resized = self.change_len(len);
         self.withhold();
         resized.map_err(|e| self.output.named(e))

@@ -47,7 +47,6 @@
 //! [`scope`]; and [`Shared`](crate::Shared) memory, wherever it lies. Why no check can tell the two apart is in
 //! [`docs::safety`](crate::docs::safety#forkscope-what-nothing-checks).
 
-use crate::atfork;
 use crate::error::{Error, Result};
 use crate::lease::monitor::{self, Still};
 use crate::sys::process::{self, ChildId, Side};
@@ -237,9 +236,6 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         match side.map_err(|e| Error::os("fork", None, e))? {
             Side::Child => {
                 still.in_child();
-                if atfork::in_child().is_err() {
-                    process::exit_now(PANICKED);
-                }
                 begin(self.children.process, dropping.map(|(dropped, _)| dropped));
                 run(writer, f)
             }

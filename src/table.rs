@@ -1,0 +1,144 @@
+//! Entries that are never freed, so that a signal handler, a fork handler or a thread that takes no lock can look at
+//! all of them at any time. An entry is used again and again; what is in it has to be atomic.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Entries of the first block. Each further block has twice as many as the one before.
+const FIRST_BLOCK: usize = 32;
+
+/// Blocks of entries, chained.
+pub(crate) struct Table<T: 'static> {
+    first: OnceLock<&'static Block<T>>,
+}
+
+struct Block<T: 'static> {
+    entries: Vec<Entry<T>>,
+    /// How many of them are claimed.
+    claimed: AtomicUsize,
+    /// Where to look for a free one first.
+    next_free: AtomicUsize,
+    next: OnceLock<&'static Block<T>>,
+}
+
+#[derive(Default)]
+struct Entry<T> {
+    is_claimed: AtomicBool,
+    value: T,
+}
+
+/// An entry of a table. Dropping it gives the entry to the next caller of [`Table::claim`].
+pub(crate) struct Claimed<T: 'static> {
+    block: &'static Block<T>,
+    index: usize,
+}
+
+impl<T: Default> Table<T> {
+    pub(crate) const fn new() -> Self {
+        let first = OnceLock::new();
+        Table { first }
+    }
+
+    /// All entries, those included that nobody has claimed. Takes no lock and allocates nothing.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'static T> {
+        // Reading a OnceLock is one atomic load.
+        let first = self.first.get().copied();
+        let blocks = std::iter::successors(first, |block| block.next.get().copied());
+        blocks.flat_map(|block| block.entries.iter().map(|entry| &entry.value))
+    }
+
+    /// An entry that no other caller has, as its last owner left it. Allocates where all are claimed.
+    pub(crate) fn claim(&self) -> Claimed<T> {
+        let mut block = *self.first.get_or_init(|| Block::new(FIRST_BLOCK));
+        loop {
+            if let Some(index) = block.claim() {
+                return Claimed { block, index };
+            }
+            let double = || Block::new(2 * block.entries.len());
+            block = block.next.get_or_init(double);
+        }
+    }
+}
+
+impl<T: Default> Block<T> {
+    fn new(len: usize) -> &'static Self {
+        Box::leak(Box::new(Block {
+            entries: std::iter::repeat_with(Entry::default).take(len).collect(),
+            claimed: AtomicUsize::new(0),
+            next_free: AtomicUsize::new(0),
+            next: OnceLock::new(),
+        }))
+    }
+
+    fn claim(&self) -> Option<usize> {
+        let len = self.entries.len();
+        if self.claimed.load(Ordering::Relaxed) >= len {
+            return None;
+        }
+        let start = self.next_free.load(Ordering::Relaxed);
+        let index = (start..start + len)
+            .map(|index| index % len)
+            .find(|&index| !self.entries[index].is_claimed.swap(true, Ordering::Acquire))?;
+        self.claimed.fetch_add(1, Ordering::Relaxed);
+        self.next_free.store(index + 1, Ordering::Relaxed);
+        Some(index)
+    }
+}
+
+impl<T> Claimed<T> {
+    /// The same entry for other threads, for as long as they like.
+    pub(crate) fn get(&self) -> &'static T {
+        &self.block.entries[self.index].value
+    }
+}
+
+impl<T> Drop for Claimed<T> {
+    fn drop(&mut self) {
+        // Release: the next owner finds what this one has stored.
+        let entry = &self.block.entries[self.index];
+        entry.is_claimed.store(false, Ordering::Release);
+        self.block.claimed.fetch_sub(1, Ordering::Relaxed);
+        self.block.next_free.store(self.index, Ordering::Relaxed);
+    }
+}
+
+impl<T> Deref for Claimed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.get()
+    }
+}
+
+impl<T> fmt::Debug for Claimed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Claimed").field(&self.index).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn an_entry_has_one_owner() {
+        static TABLE: Table<AtomicUsize> = Table::new();
+        let address = |entry: &Claimed<AtomicUsize>| std::ptr::from_ref(entry.get()).addr();
+        let mut claimed: Vec<_> = (0..100).map(|_| TABLE.claim()).collect();
+        let addresses: HashSet<usize> = claimed.iter().map(address).collect();
+        assert_eq!(addresses.len(), 100);
+        // Released in any order, they are used again before there are new ones.
+        let entries = TABLE.iter().count();
+        for index in [70, 3, 31, 0] {
+            drop(claimed.swap_remove(index));
+        }
+        claimed.extend((0..entries - 96).map(|_| TABLE.claim()));
+        assert_eq!(TABLE.iter().count(), entries);
+        let addresses: HashSet<usize> = claimed.iter().map(address).collect();
+        assert_eq!(addresses.len(), entries);
+        assert!(addresses.len() > TABLE.iter().count() / 2);
+    }
+}
