@@ -1,0 +1,317 @@
+//! Files as Python buffers that do not change.
+
+mod buffer;
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use buffer::Exports;
+use pyo3::exceptions::{PyBufferError, PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyMemoryView, PySlice};
+use pyo3::{PyTypeInfo, ffi};
+use stillmap::{Error, Mapping, SnapshotOptions};
+
+/// An `OSError` with errno, text and path, so that Python chooses the subclass.
+fn os_error(error: Error) -> PyErr {
+    let path = error.path().map(|path| path.as_os_str().to_owned());
+    match error.raw_os_error() {
+        Some(errno) => {
+            let text = std::io::Error::from_raw_os_error(errno).to_string();
+            let text = text.split(" (os error").next().unwrap_or(&text).to_owned();
+            PyOSError::new_err((errno, text, path))
+        }
+        None => PyOSError::new_err(error.to_string()),
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("it is closed")
+}
+
+fn in_use() -> PyErr {
+    PyBufferError::new_err("a view of the bytes exists")
+}
+
+/// An element, or a view of a slice without a copy.
+fn item<'py>(this: &Bound<'py, PyAny>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let view = PyMemoryView::from(this)?;
+    if index.is_instance_of::<PySlice>() || index.is_instance_of::<PyInt>() {
+        return view.get_item(index);
+    }
+    Err(pyo3::exceptions::PyTypeError::new_err(
+        "an index is an integer or a slice",
+    ))
+}
+
+/// How many pages of a snapshot are in RAM.
+#[pyclass(frozen, get_all, module = "stillmap")]
+struct Residency {
+    resident: usize,
+    pages: usize,
+}
+
+#[pymethods]
+impl Residency {
+    fn __repr__(&self) -> String {
+        format!(
+            "Residency(resident={}, pages={})",
+            self.resident, self.pages
+        )
+    }
+}
+
+#[pyclass(module = "stillmap")]
+struct Snapshot {
+    inner: Option<stillmap::Snapshot>,
+    exports: Exports,
+}
+
+impl Snapshot {
+    fn inner(&self) -> PyResult<&stillmap::Snapshot> {
+        self.inner.as_ref().ok_or_else(closed)
+    }
+}
+
+#[pymethods]
+impl Snapshot {
+    #[getter]
+    fn backing(&self) -> PyResult<String> {
+        Ok(format!("{:?}", self.inner()?.backing()).to_lowercase())
+    }
+
+    #[getter]
+    fn is_intact(&self) -> PyResult<bool> {
+        Ok(self.inner()?.is_intact())
+    }
+
+    #[getter]
+    fn residency(&self) -> PyResult<Residency> {
+        let residency = self.inner()?.residency().map_err(os_error)?;
+        Ok(Residency {
+            resident: residency.resident(),
+            pages: residency.pages(),
+        })
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is_none()
+    }
+
+    fn close(&mut self) -> PyResult<()> {
+        if self.exports.any() {
+            return Err(in_use());
+        }
+        self.inner = None;
+        Ok(())
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        Ok(self.inner()?.len())
+    }
+
+    fn __getitem__<'py>(
+        this: &Bound<'py, Self>,
+        index: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        item(this.as_any(), index)
+    }
+
+    fn __enter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
+        this
+    }
+
+    fn __exit__(
+        &mut self,
+        _kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        self.close().map(|()| false)
+    }
+
+    /// # Safety
+    /// Called by Python with a `Py_buffer` to be filled.
+    unsafe fn __getbuffer__(
+        this: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: i32,
+    ) -> PyResult<()> {
+        let snapshot = this.borrow();
+        let bytes = snapshot.inner()?;
+        let (start, len) = (bytes.as_ptr().cast_mut(), bytes.len());
+        // SAFETY:
+        // - `view` is Python's, see above.
+        // - The bytes stay where they are while the export is counted: `close` refuses, and `view` holds `this`.
+        // - The buffer is read-only.
+        unsafe { buffer::fill(view, this.as_any(), start, len, true, flags) }?;
+        snapshot.exports.add();
+        Ok(())
+    }
+
+    /// # Safety
+    /// Called by Python, once for each buffer that `__getbuffer__` filled.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        self.exports.remove();
+    }
+}
+
+#[pyclass(module = "stillmap")]
+struct Draft {
+    inner: Option<stillmap::Draft>,
+    /// Where the bytes are. Taken once: no reference to them is made while Python may write to them.
+    start: AtomicPtr<u8>,
+    len: usize,
+    exports: Exports,
+}
+
+impl Draft {
+    fn take(&mut self) -> PyResult<stillmap::Draft> {
+        if self.exports.any() {
+            return Err(in_use());
+        }
+        self.inner.take().ok_or_else(closed)
+    }
+}
+
+#[pymethods]
+impl Draft {
+    fn commit(&mut self, py: Python<'_>) -> PyResult<()> {
+        let draft = self.take()?;
+        // Without the lock of the interpreter: it waits for the disk.
+        py.detach(|| draft.commit()).map_err(os_error)
+    }
+
+    fn discard(&mut self) -> PyResult<()> {
+        self.take().map(drop)
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        self.inner.as_ref().map(|_| self.len).ok_or_else(closed)
+    }
+
+    fn __getitem__<'py>(
+        this: &Bound<'py, Self>,
+        index: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        item(this.as_any(), index)
+    }
+
+    fn __enter__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyMemoryView>> {
+        let view = PyMemoryView::from(this.as_any())?;
+        // Released at the end of the block, so that the commit finds no view of it.
+        this.borrow_mut().exports.keep(view.clone().unbind());
+        Ok(view)
+    }
+
+    fn __exit__(
+        this: &Bound<'_, Self>,
+        kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let view = this.borrow_mut().exports.kept();
+        if let Some(view) = view {
+            view.bind(this.py()).call_method0("release")?;
+        }
+        let mut draft = this.borrow_mut();
+        if kind.is_none() {
+            draft.commit(this.py())?;
+        } else {
+            draft.discard()?;
+        }
+        Ok(false)
+    }
+
+    /// # Safety
+    /// Called by Python with a `Py_buffer` to be filled.
+    unsafe fn __getbuffer__(
+        this: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: i32,
+    ) -> PyResult<()> {
+        let draft = this.borrow();
+        let len = draft.__len__()?;
+        let start = draft.start.load(Ordering::Relaxed);
+        // SAFETY:
+        // - `view` is Python's, see above.
+        // - The bytes stay where they are, and no Rust reference to them is made, while the export is counted: `take`
+        //   refuses, and `view` holds `this`.
+        unsafe { buffer::fill(view, this.as_any(), start, len, false, flags) }?;
+        draft.exports.add();
+        Ok(())
+    }
+
+    /// # Safety
+    /// Called by Python, once for each buffer that `__getbuffer__` filled.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        self.exports.remove();
+    }
+}
+
+/// The bytes of a path, or of a descriptor from its current offset on.
+#[pyfunction]
+#[pyo3(signature = (file, /, *, offset=0, length=None))]
+fn open(
+    py: Python<'_>,
+    file: &Bound<'_, PyAny>,
+    offset: u64,
+    length: Option<usize>,
+) -> PyResult<Snapshot> {
+    let options = move || {
+        let options = SnapshotOptions::default().offset(offset);
+        match length {
+            Some(length) => options.len(length),
+            None => options,
+        }
+    };
+    let opened = if PyInt::is_type_of(file) {
+        let fd: i32 = file.extract()?;
+        if fd < 0 {
+            return Err(PyValueError::new_err("a descriptor is not negative"));
+        }
+        // SAFETY: the caller passes a descriptor that stays open during the call; a wrong number is an error of fcntl(2).
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        py.detach(|| options().from_fd(fd))
+    } else {
+        let path = path(file)?;
+        py.detach(|| options().open(path))
+    };
+    Ok(Snapshot {
+        inner: Some(opened.map_err(os_error)?),
+        exports: Exports::default(),
+    })
+}
+
+/// A new file of `length` bytes, to be written as a buffer and committed.
+#[pyfunction]
+#[pyo3(signature = (path, length, /))]
+fn draft(py: Python<'_>, path: &Bound<'_, PyAny>, length: usize) -> PyResult<Draft> {
+    let path = self::path(path)?;
+    let made = py.detach(|| stillmap::Draft::create(path, length));
+    let mut made = made.map_err(os_error)?;
+    Ok(Draft {
+        start: AtomicPtr::new(made.as_mut_ptr()),
+        len: made.len(),
+        inner: Some(made),
+        exports: Exports::default(),
+    })
+}
+
+/// What os.fspath(3) and os.fsencode(3) make of it: `str`, `bytes` or a path object.
+fn path(path: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let encoded = path.py().import("os")?.call_method1("fsencode", (path,))?;
+    Ok(std::ffi::OsString::from_vec(encoded.extract()?).into())
+}
+
+#[pymodule]
+fn _stillmap(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Snapshot>()?;
+    module.add_class::<Draft>()?;
+    module.add_class::<Residency>()?;
+    module.add_function(wrap_pyfunction!(open, module)?)?;
+    module.add_function(wrap_pyfunction!(draft, module)?)
+}
