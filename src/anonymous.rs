@@ -2,8 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::page;
-use crate::pages::Mapping;
-use crate::pages::sealed::{HasPages, Pages as PagesOf};
+use crate::pages::Pages as PagesOf;
 use crate::range::{self, whole_pages};
 use crate::region::Region;
 use crate::sys::limits;
@@ -92,10 +91,10 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, HugePages, Mapping};
+    /// use stillmap::{Anonymous, HugePages};
     /// let table = Anonymous::options().huge_pages(HugePages::Transparent).allocate(64 << 20)?;
-    /// table.populate(..)?;
-    /// println!("{} of 64 MiB in huge pages", table.huge_bytes()? >> 20);
+    /// table.pages().populate(..)?;
+    /// println!("{} of 64 MiB in huge pages", table.pages().huge_bytes()? >> 20);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn huge_pages(mut self, how: HugePages) -> Self {
@@ -107,9 +106,9 @@ impl AnonymousOptions {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping};
+    /// use stillmap::Anonymous;
     /// let memory = Anonymous::options().populate(true).allocate(1 << 20)?;
-    /// assert!(memory.residency()?.is_full());
+    /// assert!(memory.pages().residency(..)?.is_full());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn populate(mut self, yes: bool) -> Self {
@@ -434,6 +433,18 @@ impl Anonymous {
         }
     }
 
+    /// Advice, populate, lock and residency of its pages.
+    ///
+    /// # Examples
+    /// ```
+    /// let memory = stillmap::Anonymous::new(1 << 20)?;
+    /// assert_eq!(memory.pages().residency(..)?.resident_bytes(), 0);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn pages(&self) -> PagesOf<'_> {
+        PagesOf::memory(&self[..], self.granule)
+    }
+
     pub(crate) fn is_shared(&self) -> bool {
         self.shared.is_some()
     }
@@ -491,14 +502,6 @@ impl DerefMut for Anonymous {
         }
     }
 }
-
-impl HasPages for Anonymous {
-    fn pages(&self) -> PagesOf<'_> {
-        PagesOf::memory(&self[..], self.granule)
-    }
-}
-
-impl Mapping for Anonymous {}
 
 impl AsRef<[u8]> for Anonymous {
     fn as_ref(&self) -> &[u8] {

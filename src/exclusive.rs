@@ -3,8 +3,7 @@
 use crate::error::{Error, Result};
 use crate::lease::write::{Editable, Refused, WriteLease};
 use crate::page;
-use crate::pages::Mapping;
-use crate::pages::sealed::{HasPages, Pages};
+use crate::pages::Pages;
 use crate::range;
 use crate::sys::extents;
 use crate::sys::file::{self, Kind};
@@ -366,14 +365,20 @@ impl DerefMut for Exclusive {
     }
 }
 
-impl HasPages for Exclusive {
-    fn pages(&self) -> Pages<'_> {
+impl Exclusive {
+    /// Advice, prefetch, populate, lock and residency of its pages.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let file = stillmap::Exclusive::open("table")?;
+    /// file.pages().populate(..)?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn pages(&self) -> Pages<'_> {
         let pages = Pages::own(&self[..]).on_disk();
-        pages.named(Some(&self.path))
+        pages.with_path(Some(&self.path))
     }
 }
-
-impl Mapping for Exclusive {}
 
 impl AsRef<[u8]> for Exclusive {
     fn as_ref(&self) -> &[u8] {

@@ -97,7 +97,7 @@ pub use draft::{Draft, DraftOptions};
 pub use error::{Error, Result};
 pub use exclusive::Exclusive;
 pub use pages::faults;
-pub use pages::{Advice, LockGuard, Mapping, Residency};
+pub use pages::{Advice, LockGuard, Pages, Residency};
 pub use private::Private;
 
 pub use shared::{Shareable, Shared};

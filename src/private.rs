@@ -9,8 +9,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::input::{Copy, Source, Window, clone_of, copy, copy_to_disk};
-use crate::pages::Mapping;
-use crate::pages::sealed::{HasPages, Pages};
+use crate::pages::Pages;
 use crate::region::Region;
 use crate::sys::file::{self, Kind, Stat};
 use std::fmt;
@@ -250,8 +249,16 @@ impl DerefMut for Private {
     }
 }
 
-impl HasPages for Private {
-    fn pages(&self) -> Pages<'_> {
+impl Private {
+    /// Advice, prefetch, populate, lock and residency of its pages.
+    ///
+    /// # Examples
+    /// ```
+    /// let bytes = stillmap::Private::open("Cargo.toml")?;
+    /// assert!(bytes.pages().is_resident(..)?);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn pages(&self) -> Pages<'_> {
         match &self.store {
             Store::Memory(memory) if memory.is_block() => Pages::heap(&self[..]),
             Store::Mapped {
@@ -263,8 +270,6 @@ impl HasPages for Private {
         }
     }
 }
-
-impl Mapping for Private {}
 
 impl AsRef<[u8]> for Private {
     fn as_ref(&self) -> &[u8] {

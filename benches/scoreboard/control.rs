@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
 
-use stillmap::{Anonymous, HugePages, Mapping, Snapshot};
+use stillmap::{Anonymous, HugePages, Pages, Snapshot};
 
 use crate::bare::Bare;
 use crate::files::{self, Files};
@@ -34,13 +34,13 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
             let file = File::open(&files.paths()[0])?;
             // SAFETY: nobody else knows the file.
             let snapshot = unsafe { Snapshot::map_unguarded(&file) }?;
-            board.measure(residency(in_cache, size, &snapshot));
+            board.measure(residency(in_cache, size, snapshot.pages(), &snapshot));
         }
         let granted = format!("residency of {}, small pages", size::name(size));
         if board.wants(ROOM, &granted, size) {
             let options = Anonymous::options().huge_pages(HugePages::Never);
             let memory = options.populate(true).allocate(size as usize)?;
-            board.measure(residency(granted, size, &memory));
+            board.measure(residency(granted, size, memory.pages(), &memory));
         }
     }
     for size in [MIB, 256 * MIB] {
@@ -68,16 +68,11 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
 }
 
 /// The check is the number of pages found.
-fn residency<'a>(
-    name: String,
-    size: u64,
-    mapping: &'a (impl Mapping + AsRef<[u8]>),
-) -> Workload<'a> {
-    let bytes = mapping.as_ref();
+fn residency<'a>(name: String, size: u64, pages: Pages<'a>, bytes: &'a [u8]) -> Workload<'a> {
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
         .stillmap("residency", move || {
             Sample::of(1, || {
-                mapping.residency().expect("residency").resident() as u64
+                pages.residency(..).expect("residency").resident_pages() as u64
             })
         })
         .limit(BARE, move || Sample::of(1, || count_in_core(bytes)));
@@ -113,7 +108,7 @@ fn populate(name: String, size: usize) -> Workload<'static> {
             let options = Anonymous::options().huge_pages(HugePages::Never);
             let start = Instant::now();
             let memory = options.allocate(size).expect("allocate");
-            memory.populate(..).expect("populate");
+            memory.pages().populate(..).expect("populate");
             Sample::new(start.elapsed(), 1)
         })
         .limit(BARE, move || {
@@ -144,7 +139,7 @@ fn cold_scan(name: String, size: u64, path: &Path, times: u64) -> Workload<'_> {
         .stillmap("stillmap::open, prefetch", move || {
             cold(&|| {
                 let bytes = open();
-                bytes.prefetch(..).expect("prefetch");
+                bytes.pages().prefetch(..).expect("prefetch");
                 then(&bytes)
             })
         })

@@ -10,8 +10,7 @@ pub use options::DraftOptions;
 use crate::atfork::NotForChildren;
 use crate::error::{Error, Result};
 use crate::page;
-use crate::pages::Mapping;
-use crate::pages::sealed::{HasPages, Pages};
+use crate::pages::Pages;
 use crate::sys::process;
 use pending::Pending;
 use std::fmt;
@@ -325,17 +324,24 @@ impl DerefMut for Draft {
     }
 }
 
-impl HasPages for Draft {
-    fn pages(&self) -> Pages<'_> {
+impl Draft {
+    /// Advice, populate, lock and residency of its pages.
+    ///
+    /// # Examples
+    /// ```
+    /// let dir = tempfile::tempdir().expect("a directory");
+    /// let draft = stillmap::Draft::create(dir.path().join("new"), 1 << 20)?;
+    /// draft.pages().populate(..)?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn pages(&self) -> Pages<'_> {
         let pages = match &self.store {
             Store::Memory(memory) | Store::Sparse(memory) => memory.pages(),
             Store::Mapped { .. } => Pages::own(&self[..]),
         };
-        pages.named(Some(self.output.path()))
+        pages.with_path(Some(self.output.path()))
     }
 }
-
-impl Mapping for Draft {}
 
 impl AsRef<[u8]> for Draft {
     fn as_ref(&self) -> &[u8] {

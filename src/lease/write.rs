@@ -144,7 +144,7 @@ fn split_page_cache_folios(region: &Region) {
     }
     let page = page::size();
     let mut answers = vec![0; region.len() / page];
-    if pages::in_core(region.addresses().start, &mut answers).is_err() {
+    if pages::mincore(region.addresses().start, &mut answers).is_err() {
         return;
     }
     for (number, answer) in answers.iter().enumerate().step_by(SPLIT_STEP / page) {

@@ -27,9 +27,9 @@ use crate::sys;
 ///
 /// # Examples
 /// ```
-/// use stillmap::{Advice, Mapping};
+/// use stillmap::Advice;
 /// let bytes = stillmap::open("Cargo.toml")?;
-/// bytes.advise(.., Advice::Sequential)?;
+/// bytes.pages().advise(.., Advice::Sequential)?;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 #[doc(alias("madvise", "posix_madvise"))]
@@ -45,7 +45,7 @@ pub enum Advice {
     /// In no order: reading ahead would be wasted.
     #[doc(alias = "MADV_RANDOM")]
     Random,
-    /// Needed soon: start reading it in now. [`Mapping::prefetch`](crate::Mapping::prefetch) does it in the background.
+    /// Needed soon: start reading it in now. [`Pages::prefetch`](crate::Pages::prefetch) does it in the background.
     #[doc(alias = "MADV_WILLNEED")]
     WillNeed,
     /// Not needed soon: the first to go when RAM gets short. An error where pages are locked.
@@ -65,7 +65,7 @@ pub enum Advice {
     /// far as they lie in the mapping. An error says that not all could be had.
     #[doc(alias = "MADV_COLLAPSE")]
     Collapse,
-    /// Fault the pages in for reading. The same as [`Mapping::populate`](crate::Mapping::populate) on files.
+    /// Fault the pages in for reading. The same as [`Pages::populate`](crate::Pages::populate) on files.
     #[doc(alias = "MADV_POPULATE_READ")]
     PopulateRead,
     /// Fault the pages in for writing: as if every page had been written to, with the byte that it held. Pages of a
@@ -95,7 +95,7 @@ impl Advice {
     /// assert!(stillmap::Advice::WillNeed.is_supported());
     /// ```
     pub fn is_supported(self) -> bool {
-        sys::pages::knows_advice(self.code())
+        sys::pages::is_advice_supported(self.code())
     }
 
     /// Its number in madvise(2).
@@ -121,9 +121,9 @@ impl Advice {
 
     /// What becomes of a page that the range holds in part only. It is left alone where the advice could cost the bytes
     /// beside the range something: time, or being hidden.
-    pub(super) fn edges(self) -> Edges {
+    pub(super) fn rounding(self) -> Rounding {
         match self {
-            Advice::Cold | Advice::PageOut | Advice::DoDump | Advice::Mergeable => Edges::Left,
+            Advice::Cold | Advice::PageOut | Advice::DoDump | Advice::Mergeable => Rounding::Inward,
             Advice::Normal
             | Advice::Sequential
             | Advice::Random
@@ -133,19 +133,21 @@ impl Advice {
             | Advice::PopulateRead
             | Advice::PopulateWrite
             | Advice::DontDump
-            | Advice::Unmergeable => Edges::Taken,
-            Advice::Collapse => Edges::Huge,
+            | Advice::Unmergeable => Rounding::Outward,
+            Advice::Collapse => Rounding::ToHugePages,
         }
     }
 }
 
-/// Pages that a range holds in part only.
+/// Which pages a range takes that holds its first and last page in part only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Edges {
-    Taken,
-    Left,
-    /// All of the huge page is taken.
-    Huge,
+pub(super) enum Rounding {
+    /// These pages too.
+    Outward,
+    /// Not these pages.
+    Inward,
+    /// The whole of each huge page.
+    ToHugePages,
 }
 
 #[cfg(test)]

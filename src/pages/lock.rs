@@ -1,12 +1,13 @@
 //! Pages that stay in RAM while a guard lives.
 
 use super::lock_table;
-use super::range::{STEP, pieces};
+use super::populate::POPULATE_CHUNK;
+use super::range::chunks;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Keeps pages in RAM (mlock(2)) until it is dropped; made by [`Mapping::lock`](crate::Mapping::lock).
+/// Keeps pages in RAM (mlock(2)) until it is dropped; made by [`Pages::lock`](crate::Pages::lock).
 ///
 /// Locks nest: a page is unlocked with the last `LockGuard` that holds it, and a page that the program had locked before
 /// by itself, say with mlockall(2), stays locked. The other way round it is not so: an munlock(2) from elsewhere
@@ -16,10 +17,9 @@ use std::ops::Range;
 ///
 /// # Examples
 /// ```
-/// use stillmap::Mapping;
 /// let key = stillmap::open("Cargo.toml")?;
-/// let locked = key.lock(0..32)?; // never written to swap, never waited for
-/// assert!(locked.bytes() >= 32);
+/// let locked = key.pages().lock(0..32)?; // never written to swap, never waited for
+/// assert!(locked.len() >= 32);
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 #[derive(Debug)]
@@ -34,17 +34,16 @@ impl LockGuard<'_> {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::Mapping;
     /// let memory = stillmap::Anonymous::new(1)?;
-    /// assert_eq!(memory.lock(..)?.bytes(), stillmap::page::size());
+    /// assert_eq!(memory.pages().lock(..)?.len(), stillmap::page::size());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn bytes(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.pages.len()
     }
 
     /// A guard that holds nothing yet, to be extended from `start` on.
-    pub(super) fn nothing(start: usize) -> Self {
+    pub(super) fn empty(start: usize) -> Self {
         LockGuard {
             pages: start..start,
             mapping: PhantomData,
@@ -61,6 +60,6 @@ impl LockGuard<'_> {
 
 impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
-        pieces(self.pages.clone(), STEP).for_each(lock_table::unlock);
+        chunks(self.pages.clone(), POPULATE_CHUNK).for_each(lock_table::unlock);
     }
 }

@@ -1,14 +1,15 @@
-//! What one wants to tell the kernel about pages, and to see of them: the same on every type.
+//! Control over the pages behind a value: advice, prefetch, populate, lock, residency. The same on every type.
 //!
-//! A range is checked once, against the bytes of the value, and turned into pages in one place (`pages.rs`). Nothing
-//! in this room changes a byte, so all of it is safe while others read, and while the keeper puts other pages with the
-//! same bytes under a mapping: advice may be lost then, locks are not.
+//! A range is checked once, against the bytes of the value, and turned into pages in one place (`range.rs`). Nothing
+//! in this directory changes a byte, so all of it is safe while others read, and while a copy takes the place of a
+//! leased file: advice may be lost then, locks are not.
 
 mod advice;
 pub mod faults;
 mod huge;
 mod lock;
 pub(crate) mod lock_table;
+mod populate;
 pub(crate) mod prefetch;
 mod range;
 mod residency;
@@ -17,170 +18,323 @@ pub use advice::Advice;
 pub use lock::LockGuard;
 pub use residency::Residency;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::{page, sys};
+use advice::Rounding;
+use std::io;
 use std::ops::RangeBounds;
+use std::path::Path;
 
-/// Pages at will, on every type of this crate: what is in RAM, bring it in, keep it there, let it go.
+/// The pages behind a value, to ask about and to control; made by the `pages` method of every type.
 ///
-/// Ranges count bytes of the value, from its first (of shared numbers too: bytes, not elements),
-/// and may be any [`RangeBounds`]; an empty one does nothing. They are widened to whole pages, except where
-/// [`Advice`] says otherwise, and never past the mapping.
+/// Ranges count bytes of the value from its first (bytes, not elements, also for a [`Shared`](crate::Shared) slice) and
+/// may be any [`RangeBounds`]. An empty one does nothing. A range is widened to whole pages, except where [`Advice`]
+/// says otherwise, and never past the mapping.
 ///
-/// Small files and streams are read into a block of the heap. Its pages can hold blocks of others as well: advice and
-/// prefetching do nothing there, the rest works as everywhere.
-///
-/// This trait is sealed.
+/// Small files and streams are read into a block of the heap, whose pages can hold other blocks of the program. There,
+/// advice and prefetching do nothing.
 ///
 /// # Examples
 /// ```
-/// use stillmap::Mapping;
 /// let bytes = stillmap::open("Cargo.toml")?;
-/// bytes.populate(..)?;
-/// println!("{:60}", bytes.residency()?);
+/// bytes.pages().populate(..)?;
+/// println!("{:60}", bytes.pages().residency(..)?);
 /// # Ok::<(), stillmap::Error>(())
 /// ```
-pub trait Mapping: sealed::HasPages {
-    /// Tells the kernel about a range. Nothing here changes a byte.
+///
+/// ```text
+///   page      page      page      page      page
+///   |<----------------- a mapping --------------->|
+///   |   |<-------------- the value ---------->|   |
+///           |<--- a range --->|
+///   |<- pages that hold it -->|   rounded outward
+///             |<----->|           rounded inward: pages that hold nothing else
+/// ```
+// It holds addresses and no `Region`: the mapping of a leased file may be replaced at any moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages<'a> {
+    /// Address of the first byte.
+    start: usize,
+    len: usize,
+    /// Size of a page, in bytes; addresses of pages are multiples of it.
+    page_size: usize,
+    origin: Origin,
+    /// Whether faults read from a disk.
+    on_disk: bool,
+    /// What errors name.
+    path: Option<&'a Path>,
+}
+
+/// What is behind the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// A block of the heap: its pages may hold other blocks.
+    Heap,
+    /// Writable memory of this process.
+    Memory,
+    /// Read-only memory of this process, or a file that it may write to.
+    Own,
+    /// A file that this process may not be allowed to write to.
+    File,
+}
+
+/// Which constructor fits: `memory` for writable memory without a file; `own` for memory that is only read, and for
+/// files that this process has open for writing or made itself; `file` for any other; `heap` for what was not mapped.
+impl<'a> Pages<'a> {
+    /// A block of the heap.
+    pub(crate) fn heap<T: ?Sized>(bytes: &'a T) -> Self {
+        Pages::new(bytes, Origin::Heap)
+    }
+
+    /// A mapping of memory that may be faulted in by writing, in pages of `page_size` bytes.
+    pub(crate) fn memory<T: ?Sized>(bytes: &'a T, page_size: usize) -> Self {
+        let pages = Pages::new(bytes, Origin::Memory);
+        Pages { page_size, ..pages }
+    }
+
+    /// A mapping of memory that is only read, or of a file that this process may write to.
+    pub(crate) fn own<T: ?Sized>(bytes: &'a T) -> Self {
+        Pages::new(bytes, Origin::Own)
+    }
+
+    /// A mapping of any other file.
+    pub(crate) fn file<T: ?Sized>(bytes: &'a T) -> Self {
+        Pages::new(bytes, Origin::File)
+    }
+
+    /// The same, of a file on a disk: the kernel may drop its pages when it needs the memory.
+    pub(crate) fn on_disk(self) -> Self {
+        Pages {
+            on_disk: true,
+            ..self
+        }
+    }
+
+    /// The same, with a path for errors.
+    pub(crate) fn with_path(self, path: Option<&'a Path>) -> Self {
+        Pages { path, ..self }
+    }
+
+    fn new<T: ?Sized>(bytes: &'a T, origin: Origin) -> Self {
+        Pages {
+            start: std::ptr::from_ref(bytes).cast::<u8>().addr(),
+            len: size_of_val(bytes),
+            page_size: page::size(),
+            origin,
+            on_disk: false,
+            path: None,
+        }
+    }
+}
+
+impl<'a> Pages<'a> {
+    /// Gives the kernel advice about a range. No advice changes a byte.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Os`](crate::Error::Os) where the kernel does not
-    /// know the advice ([`Advice::is_supported`]) or has no use for it on such pages.
+    /// [`Error::OutOfBounds`]; [`Error::Os`] where the kernel does not know the advice ([`Advice::is_supported`]) or
+    /// refuses it for such pages.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Advice, Mapping};
+    /// use stillmap::Advice;
     /// let secrets = stillmap::Anonymous::new(4096)?;
-    /// secrets.advise(.., Advice::DontDump)?;
+    /// secrets.pages().advise(.., Advice::DontDump)?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias = "madvise")]
-    fn advise<R: RangeBounds<usize>>(&self, range: R, advice: Advice) -> Result<()> {
-        self.pages().advise(range, advice)
+    pub fn advise<R: RangeBounds<usize>>(&self, range: R, advice: Advice) -> Result<()> {
+        let pages = self.in_range(range, advice.rounding())?;
+        let done = match (self.origin, advice) {
+            // Pages of the heap hold blocks of others.
+            (Origin::Heap, _) => Ok(()),
+            (_, Advice::WillNeed) => populate::read_ahead(pages),
+            _ => sys::pages::advise(pages, advice.code()),
+        };
+        done.map_err(|e| self.error(e))
     }
 
-    /// Reads a range in while the caller does something else: what comes from a file or from swap will be there sooner.
+    /// Reads a range in while the caller does something else, so that it waits less when it touches the pages.
     ///
     /// For 2 MiB and more of a file on a disk (in a [`Snapshot`](crate::Snapshot), [`Private`](crate::Private) or
     /// [`Exclusive`](crate::Exclusive)) this returns at once: a thread of this crate (`stillmap-prefetch`) faults the pages
     /// in, one range after the other, and ends with the last one or when the mapping is dropped. Of a range that is longer
-    /// than half of the memory that is available it takes as much from the front. It hears of no error: touching a page
-    /// that it did not get tries again.
+    /// than half of the available memory it takes as much from the front. It reports no error: touching a page that could
+    /// not be read tries again.
     ///
     /// Elsewhere it is [`Advice::WillNeed`], which enters the pages before it returns (0.2 ms and more for each MiB that is
     /// not in RAM), in pieces, since one `MADV_WILLNEED` reads no more than the readahead of the device or its largest
     /// request, however long its range.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    /// [`Error::OutOfBounds`]; [`Error::Os`] for what the kernel refused.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::Mapping;
     /// let bytes = stillmap::open("Cargo.toml")?;
-    /// bytes.prefetch(..)?;
+    /// bytes.pages().prefetch(..)?;
     /// let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();
     /// assert!(lines > 10);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias = "MADV_WILLNEED")]
-    fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        self.pages().prefetch(range)
+    pub fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        let mut pages = self.in_range(range, Rounding::Outward)?;
+        if self.on_disk {
+            pages = populate::fitting_memory(pages);
+        }
+        let started = || pages.len() >= populate::BACKGROUND_MIN && prefetch::start(pages.clone());
+        let done = match self.origin {
+            Origin::Heap => Ok(()),
+            // In a file in memory, a fault would make a page where there is a hole.
+            _ if self.on_disk && started() => Ok(()),
+            _ => populate::read_ahead(pages),
+        };
+        done.map_err(|e| self.error(e))
     }
 
-    /// Faults a range in now, so that touching it later waits for nothing; memory is granted as if it were written to,
-    /// in huge pages where they were asked for. Pages of a file are faulted in for reading, so that none becomes dirty:
-    /// the first store to each is a fault still, and [`Advice::PopulateWrite`] brings that forward. Pages can go again
-    /// when RAM gets short: [`lock`](Mapping::lock) keeps them. Other threads are let in every 16 MiB.
+    /// Faults a range in now, so that touching it later does not wait.
     ///
-    /// Before Linux 5.14 it only starts reading, as [`prefetch`](Mapping::prefetch).
+    /// Memory is allocated as if it were written to, in huge pages where they were asked for. Pages of a file are faulted
+    /// in for reading, so that none becomes dirty: the first store to each still faults, unless
+    /// [`Advice::PopulateWrite`] was given. The kernel may drop pages again when memory gets short: [`lock`](Pages::lock)
+    /// keeps them. Other threads can map and unmap every 16 MiB.
+    ///
+    /// Before Linux 5.14 it only starts reading, as [`Advice::WillNeed`].
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Faulted`](crate::Error::Faulted) where the device
-    /// failed or the file was truncated, which would have been a signal at the touch;
-    /// [`Error::Os`](crate::Error::Os) for what else the kernel refused. Part of the range may be faulted in then.
+    /// [`Error::OutOfBounds`]; [`Error::Faulted`] where the device failed or the file was truncated, so that touching
+    /// the page would have been a signal; [`Error::Os`] for what else the kernel refused. A part of the range may be
+    /// faulted in then.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::Mapping;
     /// let memory = stillmap::Anonymous::new(1 << 20)?;
-    /// memory.populate(..1 << 19)?;
-    /// assert_eq!(memory.residency()?.resident_bytes(), 1 << 19);
+    /// memory.pages().populate(..1 << 19)?;
+    /// assert_eq!(memory.pages().residency(..)?.resident_bytes(), 1 << 19);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias("MADV_POPULATE_READ", "MADV_POPULATE_WRITE", "MAP_POPULATE"))]
-    fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        self.pages().populate(range)
+    pub fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        let pages = self.in_range(range, Rounding::Outward)?;
+        let mut chunks = range::chunks(pages, populate::POPULATE_CHUNK);
+        chunks.try_for_each(|chunk| self.populate_chunk(chunk))
     }
 
-    /// Faults a range in and keeps it in RAM until the guard is dropped. Other threads are let in every 16 MiB.
+    /// Faults a range in and keeps it in RAM until the guard is dropped. Other threads can map and unmap every 16 MiB.
     ///
     /// # Errors
-    /// [`Error::Os`](crate::Error::Os) naming mlock(2), where `RLIMIT_MEMLOCK` allows no more (8 MiB since Linux 5.16,
-    /// unless privileged); what [`populate`](Mapping::populate) gives. Nothing is locked then.
+    /// [`Error::Os`] naming mlock(2), where `RLIMIT_MEMLOCK` allows no more (8 MiB since Linux 5.16, unless privileged);
+    /// the errors of [`populate`](Pages::populate). Nothing is locked then.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::Mapping;
     /// let memory = stillmap::Anonymous::new(4096)?;
-    /// let locked = memory.lock(..)?;
-    /// assert!(memory.residency()?.is_full());
+    /// let locked = memory.pages().lock(..)?;
+    /// assert!(memory.pages().is_resident(..)?);
     /// drop(locked);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias = "mlock")]
-    fn lock<R: RangeBounds<usize>>(&self, range: R) -> Result<LockGuard<'_>> {
-        self.pages().lock(range)
+    pub fn lock<R: RangeBounds<usize>>(&self, range: R) -> Result<LockGuard<'a>> {
+        let pages = self.in_range(range, Rounding::Outward)?;
+        let mut locked = LockGuard::empty(pages.start);
+        for chunk in range::chunks(pages, populate::POPULATE_CHUNK) {
+            // Read here, where no other lock waits for it, and where a lost page is told from a limit.
+            self.populate_chunk(chunk.clone())?;
+            locked
+                .extend(chunk.end)
+                .map_err(|e| Error::os("mlock", self.path, e))?;
+        }
+        Ok(locked)
     }
 
-    /// Which pages are in RAM: of memory those that were granted, of a file those that the kernel keeps, whoever had
-    /// them read. Pages that are being read in right now are not there yet.
+    /// Which pages of a range are in RAM: pages of memory that were allocated, pages of a file that the kernel has
+    /// cached, whichever process had them read. Pages that are being read in are not there yet.
+    ///
+    /// [`Residency::is_known`] is false where the kernel does not answer.
     ///
     /// # Errors
-    /// [`Error::Os`](crate::Error::Os) if the kernel is out of memory.
+    /// [`Error::OutOfBounds`].
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Mapping, page};
+    /// use stillmap::page;
     /// let mut memory = stillmap::Anonymous::new(10 * page::size())?;
     /// memory[3 * page::size()] = 1;
-    /// assert_eq!(memory.residency()?.resident(), 1);
+    /// assert_eq!(memory.pages().residency(..)?.resident_pages(), 1);
+    /// assert_eq!(memory.pages().residency(4 * page::size()..)?.resident_pages(), 0);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias("mincore", "fincore"))]
-    fn residency(&self) -> Result<Residency> {
-        self.pages().residency()
+    pub fn residency<R: RangeBounds<usize>>(&self, range: R) -> Result<Residency> {
+        let bytes = crate::range::check(range, self.len)?;
+        let pages = self.small_pages(&bytes);
+        let residency = Residency::query(pages.clone(), self.start, bytes);
+        // Where mincore(2) does not tell the truth, it reports every page.
+        if residency.is_full() && !self.is_truthful(pages.start, residency.pages()) {
+            return Ok(residency.into_unknown());
+        }
+        Ok(residency)
+    }
+
+    /// Whether all pages of a range are in RAM, so that touching them reads from no device; false where that is not
+    /// known. It stops at the first page that is not, and allocates nothing.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`].
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::page;
+    /// let mut memory = stillmap::Anonymous::new(2 * page::size())?;
+    /// memory[0] = 1;
+    /// assert!(memory.pages().is_resident(..page::size())?);
+    /// assert!(!memory.pages().is_resident(..)?);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    #[doc(alias = "mincore")]
+    pub fn is_resident<R: RangeBounds<usize>>(&self, range: R) -> Result<bool> {
+        let bytes = crate::range::check(range, self.len)?;
+        let pages = self.small_pages(&bytes);
+        let count = pages.len() / page::size();
+        Ok(residency::are_resident(pages.clone()) && self.is_truthful(pages.start, count))
     }
 
     /// How many bytes are mapped by huge pages now.
     ///
-    /// Exact since Linux 6.7; before that, of memory that the kernel has merged with its neighbours it is at most what
-    /// it says.
+    /// Exact since Linux 6.7. Before that, where the kernel has merged the mapping with a neighbour, it can be too high.
     ///
     /// # Errors
-    /// [`Error::Os`](crate::Error::Os) if `/proc` cannot be read.
+    /// [`Error::Os`] if `/proc` cannot be read.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, HugePages, Mapping};
+    /// use stillmap::{Anonymous, HugePages};
     /// let memory = Anonymous::options().huge_pages(HugePages::Never).populate(true).allocate(8 << 20)?;
-    /// assert_eq!(memory.huge_bytes()?, 0);
+    /// assert_eq!(memory.pages().huge_bytes()?, 0);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias("PAGEMAP_SCAN", "AnonHugePages"))]
-    fn huge_bytes(&self) -> Result<usize> {
-        self.pages().huge_bytes()
+    pub fn huge_bytes(&self) -> Result<usize> {
+        let pages = self.small_pages(&(0..self.len));
+        if pages.is_empty() {
+            return Ok(0);
+        }
+        huge::bytes(pages)
     }
-}
 
-/// A type joins [`Mapping`] in its own room, by `impl HasPages` and an empty `impl Mapping`. Which constructor of `Pages`
-/// fits: `memory` for writable memory without a file; `own` for memory that is only read, and for files that this process
-/// has open for writing or made itself; `file` for any other; `heap` for what was not mapped.
-pub(crate) mod sealed {
-    pub(crate) use super::range::Pages;
+    /// Whether mincore(2) tells the truth about `count` pages, all of which it reports as resident.
+    fn is_truthful(&self, start: usize, count: usize) -> bool {
+        let is_suspect = self.origin == Origin::File && count > 0;
+        !is_suspect || sys::pages::mincore_is_truthful(start) == Some(true)
+    }
 
-    /// A value whose bytes are in pages.
-    pub trait HasPages {
-        /// Where they are, now.
-        fn pages(&self) -> Pages<'_>;
+    /// A refused madvise(2): `EFAULT` where touching the page would be a signal.
+    fn error(&self, source: io::Error) -> Error {
+        let of_file = matches!(self.origin, Origin::File | Origin::Own);
+        match source.raw_os_error() {
+            Some(libc::EFAULT) if of_file => Error::faulted(self.path),
+            _ => Error::os("madvise", self.path, source),
+        }
     }
 }

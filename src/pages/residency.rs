@@ -1,38 +1,43 @@
 //! Which pages are in RAM, and a drawing of them.
 
-use crate::error::{Error, Result};
+use super::range::chunks;
 use crate::page;
 use crate::sys;
 use std::fmt::{self, Write};
 use std::ops::Range;
 
-/// The most pages asked about in one system call: mincore(2) keeps other threads from mapping meanwhile.
-const STEP: usize = 64 << 10;
+/// The most pages in one mincore(2), which keeps other threads from mapping meanwhile: 256 MiB of them.
+const MINCORE_PAGES: usize = 64 << 10;
 
-/// How wide a drawing is if nobody says.
-const WIDTH: usize = 64;
+/// Pages in one mincore(2) of [`are_resident`]: 4 MiB of them, and a buffer that fits on the stack.
+const MINCORE_PAGES_ON_STACK: usize = 1 << 10;
 
-/// Which pages of a mapping were in RAM when it was asked; made by [`Mapping::residency`](crate::Mapping::residency).
+/// Characters of a drawing without a width.
+const DEFAULT_WIDTH: usize = 64;
+
+/// Which pages of a range were in RAM when it was asked; made by [`Pages::residency`](crate::Pages::residency).
 ///
 /// By the time it is looked at, pages may have come and gone.
 ///
 /// Its [`Display`](fmt::Display) draws one line, as wide as the format asks (`{:100}`; 64 by default): each character
-/// is an equal part of the mapping, `·` where nothing of it is in RAM, `░▒▓` for some, `█` for all.
+/// is an equal part of the range, `·` where nothing of it is in RAM, `░▒▓` for some, `█` for all, `?` where it is not
+/// known.
 ///
-/// Since Linux 5.2 the kernel does not tell of a file that the process neither owns nor may write to; it then says "in
-/// RAM" of every page. [`is_known`](Residency::is_known) is false in that case, and where it cannot be ruled out: for a
-/// [`Private`](crate::Private) over a sealed file that is all in RAM.
+/// Since Linux 5.2 the kernel does not answer for a file that the process neither owns nor may write to; it then reports
+/// every page. Seccomp filters can refuse mincore(2). [`is_known`](Residency::is_known) is false in these cases, and
+/// where the first cannot be ruled out: for a [`Private`](crate::Private) over a sealed file that is all in RAM. No page
+/// counts as resident then.
 ///
 /// Source: mincore(2). It costs one bit for each page.
 ///
 /// # Examples
 /// ```
-/// use stillmap::{Anonymous, Mapping, page};
+/// use stillmap::{Anonymous, page};
 /// let mut memory = Anonymous::new(8 * page::size())?;
 /// memory[..4 * page::size()].fill(1);
-/// let residency = memory.residency()?;
+/// let residency = memory.pages().residency(..)?;
 /// assert_eq!(format!("{residency:8}"), "████····");
-/// assert_eq!(residency.resident(), 4);
+/// assert_eq!(residency.resident_pages(), 4);
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,50 +45,51 @@ pub struct Residency {
     /// One bit for each page, lowest first; no bit is set behind the last page.
     bits: Vec<u64>,
     pages: usize,
-    /// Bytes of the first page in front of the first byte.
-    delta: usize,
-    /// Bytes of the mapping.
-    len: usize,
+    /// The bytes of the value that were asked about.
+    bytes: Range<usize>,
+    /// Bytes of the first page in front of them.
+    offset_in_page: usize,
     known: bool,
 }
 
 impl Residency {
-    /// Asks about whole pages, which hold `len` bytes from the address `start` on.
-    pub(super) fn of(pages: Range<usize>, start: usize, len: usize) -> Result<Self> {
+    /// Asks about whole pages, which hold `bytes` of a value that starts at the address `start`.
+    pub(super) fn query(pages: Range<usize>, start: usize, bytes: Range<usize>) -> Self {
         let count = pages.len() / page::size();
-        let mut bits = Vec::with_capacity(count.div_ceil(64));
-        let mut answers = vec![0; count.min(STEP)];
-        let mut asked = 0;
-        while asked < count {
-            let answers = &mut answers[..(count - asked).min(STEP)];
-            let from = pages.start + asked * page::size();
-            sys::pages::in_core(from, answers).map_err(|e| Error::os("mincore", None, e))?;
-            bits.extend(answers.chunks(64).map(gather));
-            asked += answers.len();
-        }
-        Ok(Residency {
-            bits,
+        let mut residency = Residency {
+            bits: Vec::with_capacity(count.div_ceil(64)),
             pages: count,
-            delta: start - pages.start,
-            len,
+            offset_in_page: start + bytes.start - pages.start,
+            bytes,
             known: true,
-        })
+        };
+        let mut answers = vec![0; count.min(MINCORE_PAGES)];
+        let mut next = 0;
+        while next < count {
+            let answers = &mut answers[..(count - next).min(MINCORE_PAGES)];
+            if sys::pages::mincore(pages.start + next * page::size(), answers).is_err() {
+                return residency.into_unknown();
+            }
+            residency.bits.extend(answers.chunks(64).map(gather));
+            next += answers.len();
+        }
+        residency
     }
 
-    /// The same where the kernel may not have told the truth.
-    pub(super) fn unknown(self) -> Self {
+    /// The same where the kernel did not answer, or not truthfully.
+    pub(super) fn into_unknown(self) -> Self {
         Residency {
+            bits: vec![0; self.pages.div_ceil(64)],
             known: false,
             ..self
         }
     }
 
-    /// Whether the kernel told; if not, it says of every page that it is in RAM.
+    /// Whether the kernel answered; if not, no page counts as resident.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::Mapping;
-    /// assert!(stillmap::Anonymous::new(1)?.residency()?.is_known());
+    /// assert!(stillmap::Anonymous::new(1)?.pages().residency(..)?.is_known());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_known(&self) -> bool {
@@ -94,8 +100,8 @@ impl Residency {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping, page};
-    /// assert_eq!(Anonymous::new(page::size() + 1)?.residency()?.pages(), 2);
+    /// use stillmap::{Anonymous, page};
+    /// assert_eq!(Anonymous::new(page::size() + 1)?.pages().residency(..)?.pages(), 2);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn pages(&self) -> usize {
@@ -106,11 +112,11 @@ impl Residency {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping};
-    /// assert_eq!(Anonymous::new(1 << 30)?.residency()?.resident(), 0);
+    /// use stillmap::Anonymous;
+    /// assert_eq!(Anonymous::new(1 << 30)?.pages().residency(..)?.resident_pages(), 0);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn resident(&self) -> usize {
+    pub fn resident_pages(&self) -> usize {
         self.bits
             .iter()
             .map(|word| word.count_ones() as usize)
@@ -121,67 +127,67 @@ impl Residency {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping};
+    /// use stillmap::Anonymous;
     /// let mut memory = Anonymous::new(5)?;
     /// memory[0] = 1;
-    /// assert_eq!(memory.residency()?.resident_bytes(), 5);
+    /// assert_eq!(memory.pages().residency(..)?.resident_bytes(), 5);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn resident_bytes(&self) -> usize {
-        self.ranges().map(|range| range.len()).sum()
+        self.resident_ranges().map(|range| range.len()).sum()
     }
 
     /// Whether all pages are in RAM; true if there are none.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping};
-    /// assert!(Anonymous::new(0)?.residency()?.is_full());
-    /// assert!(!Anonymous::new(1)?.residency()?.is_full());
+    /// use stillmap::Anonymous;
+    /// assert!(Anonymous::new(0)?.pages().residency(..)?.is_full());
+    /// assert!(!Anonymous::new(1)?.pages().residency(..)?.is_full());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_full(&self) -> bool {
-        self.resident() == self.pages
+        self.resident_pages() == self.pages
     }
 
     /// Whether the page that holds a byte is in RAM; false past the end.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping, page};
+    /// use stillmap::{Anonymous, page};
     /// let mut memory = Anonymous::new(2 * page::size())?;
     /// memory[page::size()] = 1;
-    /// let residency = memory.residency()?;
+    /// let residency = memory.pages().residency(..)?;
     /// assert!(!residency.is_resident(0));
     /// assert!(residency.is_resident(page::size() + 1));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_resident(&self, byte: usize) -> bool {
-        byte < self.len && self.bit((self.delta + byte) / page::size())
+        self.bytes.contains(&byte)
+            && self.bit((self.offset_in_page + byte - self.bytes.start) / page::size())
     }
 
     /// The bytes that are in RAM, as ranges that do not touch, lowest first.
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping, page};
+    /// use stillmap::{Anonymous, page};
     /// let size = page::size();
     /// let mut memory = Anonymous::new(10 * size)?;
     /// memory[2 * size..4 * size].fill(1);
-    /// let residency = memory.residency()?;
-    /// assert!(residency.ranges().eq([2 * size..4 * size]));
+    /// let residency = memory.pages().residency(..)?;
+    /// assert!(residency.resident_ranges().eq([2 * size..4 * size]));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+    pub fn resident_ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let mut next = 0;
         std::iter::from_fn(move || {
             let first = self.next_page(next, true);
             let end = self.next_page(first, false);
             next = end;
             let byte = |page: usize| {
-                (page * page::size())
-                    .saturating_sub(self.delta)
-                    .min(self.len)
+                let distance = (page * page::size()).saturating_sub(self.offset_in_page);
+                (self.bytes.start + distance).min(self.bytes.end)
             };
             (first < end).then(|| byte(first)..byte(end))
         })
@@ -192,13 +198,13 @@ impl Residency {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Anonymous, Mapping, page};
+    /// use stillmap::{Anonymous, page};
     /// let mut memory = Anonymous::new(8 * page::size())?;
     /// memory[..3 * page::size()].fill(1);
-    /// assert!(memory.residency()?.parts(4).eq([1.0, 0.5, 0.0, 0.0]));
+    /// assert!(memory.pages().residency(..)?.fractions(4).eq([1.0, 0.5, 0.0, 0.0]));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn parts(&self, count: usize) -> impl ExactSizeIterator<Item = f64> + '_ {
+    pub fn fractions(&self, count: usize) -> impl ExactSizeIterator<Item = f64> + '_ {
         let count = count.min(self.pages);
         (0..count).map(move |part| {
             let pages = self.part(part, count);
@@ -245,6 +251,16 @@ impl Residency {
     }
 }
 
+/// Whether all of these pages are in RAM, as far as mincore(2) says.
+pub(super) fn are_resident(pages: Range<usize>) -> bool {
+    let mut answers = [0; MINCORE_PAGES_ON_STACK];
+    chunks(pages, answers.len() * page::size()).all(|chunk| {
+        let answers = &mut answers[..chunk.len() / page::size()];
+        sys::pages::mincore(chunk.start, answers).is_ok()
+            && answers.iter().all(|page| page & 1 == 1)
+    })
+}
+
 /// The lowest bit of each of up to 64 bytes, as a word.
 fn gather(bytes: &[u8]) -> u64 {
     let mut word = 0;
@@ -260,8 +276,8 @@ fn gather(bytes: &[u8]) -> u64 {
 
 impl fmt::Display for Residency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = f.width().unwrap_or(WIDTH);
-        let parts = self.parts(width);
+        let width = f.width().unwrap_or(DEFAULT_WIDTH);
+        let parts = self.fractions(width);
         let rest = width - parts.len();
         for part in parts {
             f.write_char(match part {
@@ -290,8 +306,8 @@ mod tests {
         Residency {
             bits: answers.chunks(64).map(gather).collect(),
             pages: pages.len(),
-            delta: 0,
-            len: pages.len() * page::size(),
+            offset_in_page: 0,
+            bytes: 0..pages.len() * page::size(),
             known: true,
         }
     }
@@ -318,12 +334,12 @@ mod tests {
                 .collect();
             assert_eq!(found, pages);
             assert_eq!(
-                residency.resident(),
+                residency.resident_pages(),
                 pages.iter().filter(|&&page| page).count()
             );
             let mut from_ranges = vec![false; pages.len()];
             let mut last = None;
-            for range in residency.ranges() {
+            for range in residency.resident_ranges() {
                 assert!(
                     last.is_none_or(|last| last < range.start),
                     "ranges do not touch"
@@ -340,7 +356,7 @@ mod tests {
         for pages in patterns() {
             let residency = residency(&pages);
             for count in [1, 2, 3, 7, 64, 1000] {
-                let parts: Vec<f64> = residency.parts(count).collect();
+                let parts: Vec<f64> = residency.fractions(count).collect();
                 let count = count.min(pages.len());
                 assert_eq!(parts.len(), count);
                 for (part, found) in parts.iter().enumerate() {
@@ -357,11 +373,11 @@ mod tests {
     fn a_window_counts_bytes_from_its_own_first() {
         let size = page::size();
         let window = Residency {
-            delta: 100,
-            len: 2 * size,
+            offset_in_page: 100,
+            bytes: 0..2 * size,
             ..residency(&[true, false, true])
         };
-        let ranges: Vec<_> = window.ranges().collect();
+        let ranges: Vec<_> = window.resident_ranges().collect();
         assert_eq!(ranges, [0..size - 100, 2 * size - 100..2 * size]);
         assert_eq!(window.resident_bytes(), size);
         assert!(window.is_resident(size - 101) && !window.is_resident(size - 100));
@@ -379,7 +395,7 @@ mod tests {
         assert_eq!(format!("{:2}", residency(&almost)), "▓█");
         let hardly: Vec<bool> = (0..1000).map(|page| page == 5).collect();
         assert_eq!(format!("{:2}", residency(&hardly)), "░·");
-        assert_eq!(format!("{:2}", residency(&hardly).unknown()), "??");
+        assert_eq!(format!("{:2}", residency(&hardly).into_unknown()), "??");
         assert_eq!(residency(&[]).to_string(), "");
     }
 }

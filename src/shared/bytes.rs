@@ -21,11 +21,11 @@ impl Shared<[AtomicU8]> {
     /// ```
     /// use std::sync::atomic::AtomicU8;
     /// let memory = stillmap::Shared::<[AtomicU8]>::with_len(4096)?;
-    /// memory.write_at(4090, b"stillmap")?;
-    /// let mut bytes = [0; 6];
-    /// memory.read_at(4090, &mut bytes)?;
+    /// memory.write_at(4087, b"stillmap")?;
+    /// let mut bytes = [0; 9];
+    /// memory.read_at(4087, &mut bytes)?;
     /// assert_eq!(&bytes, b"stillmap\0");
-    /// assert!(memory.read_at(4091, &mut bytes).is_err());
+    /// assert!(memory.read_at(4088, &mut bytes).is_err());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[inline]

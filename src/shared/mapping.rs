@@ -2,18 +2,24 @@
 
 use super::{Memory, Shareable, Shared};
 use crate::page;
-use crate::pages::Mapping;
-use crate::pages::sealed::{HasPages, Pages};
+use crate::pages::Pages;
 
-impl<T: ?Sized + Shareable> HasPages for Shared<T> {
-    fn pages(&self) -> Pages<'_> {
+impl<T: ?Sized + Shareable> Shared<T> {
+    /// Advice, populate, lock and residency of its pages. Ranges count bytes, not elements.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::AtomicU64;
+    /// let table = stillmap::Shared::<[AtomicU64]>::with_len(1 << 16)?;
+    /// table.pages().populate(..)?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn pages(&self) -> Pages<'_> {
         let pages = match &self.memory {
             Memory::Steady(_) => Pages::memory(&**self, page::size()),
             // Open for writing, so the kernel tells of it.
             Memory::Guarded(_) => Pages::own(&**self),
         };
-        pages.named(self.path.as_deref())
+        pages.with_path(self.path.as_deref())
     }
 }
-
-impl<T: ?Sized + Shareable> Mapping for Shared<T> {}

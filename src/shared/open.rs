@@ -173,7 +173,7 @@ impl<A: Shareable> Shared<[A]> {
     /// A whole file as elements.
     ///
     /// # Errors
-    /// As [`Shared::open`]; [`Error::Misaligned`] if the file's size is not a multiple of the element's.
+    /// As [`Shared::open`]; [`Error::WrongSize`] if the file's size is not a multiple of the element's.
     ///
     /// # Examples
     /// ```
@@ -185,7 +185,7 @@ impl<A: Shareable> Shared<[A]> {
     /// std::fs::write(&path, [1; 10]).unwrap();
     /// assert_eq!(Shared::<[AtomicU8]>::open_slice(&path)?.len(), 10);
     /// let error = Shared::<[AtomicU32]>::open_slice(&path).unwrap_err();
-    /// assert!(matches!(error, stillmap::Error::Misaligned { value: 10, align: 4 }));
+    /// assert!(matches!(error, stillmap::Error::WrongSize { size: 10, multiple_of: 4, .. }));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open_slice<P: AsRef<Path>>(path: P) -> Result<Self> {
@@ -221,7 +221,7 @@ impl<A: Shareable> Shared<[A]> {
     /// As [`Shared::from_fd`], all of it as elements.
     ///
     /// # Errors
-    /// As [`Shared::from_fd`]; [`Error::Misaligned`] if the size is not a multiple of the element's.
+    /// As [`Shared::from_fd`]; [`Error::WrongSize`] if the size is not a multiple of the element's.
     ///
     /// # Examples
     /// ```
@@ -400,9 +400,9 @@ fn size_of_value<T>(size: u64, path: Option<PathBuf>) -> Result<usize> {
 }
 
 fn size_of_slice<A>(size: u64, path: Option<PathBuf>) -> Result<usize> {
-    let align = size_of::<A>();
-    if align == 0 || size % align as u64 != 0 {
-        return Err(Error::Misaligned { value: size, align });
+    let element = size_of::<A>();
+    if element == 0 || size % element as u64 != 0 {
+        return Err(Error::wrong_size(path.as_deref(), size, element));
     }
     usize::try_from(size).map_err(|_| too_large(path))
 }

@@ -172,9 +172,9 @@ impl<'a> SnapshotOptions<'a> {
     ///
     /// # Examples
     /// ```
-    /// use stillmap::{Mapping, Snapshot};
+    /// use stillmap::Snapshot;
     /// let bytes = Snapshot::options().populate(true).open("Cargo.toml")?;
-    /// assert!(bytes.residency()?.is_full());
+    /// assert!(bytes.pages().residency(..)?.is_full());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn populate(mut self, yes: bool) -> Self {

@@ -14,13 +14,13 @@ use std::ptr;
 pub(crate) const COLLAPSE: i32 = 25;
 
 /// Whether the kernel knows an advice: madvise(2) checks it before it looks at the range, here an empty one.
-pub(crate) fn knows_advice(advice: i32) -> bool {
+pub(crate) fn is_advice_supported(advice: i32) -> bool {
     // SAFETY: an empty range; nothing is advised.
     call(|| unsafe { libc::madvise(ptr::null_mut(), 0, advice) }).is_ok()
 }
 
 /// Which pages from `start` on are in RAM, mincore(2): the lowest bit of a byte for each. `start` is on a page.
-pub(crate) fn in_core(start: usize, pages: &mut [u8]) -> io::Result<()> {
+pub(crate) fn mincore(start: usize, pages: &mut [u8]) -> io::Result<()> {
     let len = pages.len() * page_size();
     let start = ptr::without_provenance_mut(start);
     // SAFETY: mincore(2) writes one byte for each page of the range, and there is room for so many.
@@ -30,7 +30,7 @@ pub(crate) fn in_core(start: usize, pages: &mut [u8]) -> io::Result<()> {
 /// Whether mincore(2) answers truly for the shared file mapping at `start`: since Linux 5.2 it says "in RAM" of every
 /// page of a file that the caller neither owns nor may write to. So it is asked about a page far behind the end of the
 /// file, which can be nowhere. `None` if that is no shared mapping, or no address space is left to try.
-pub(crate) fn in_core_is_true(start: usize) -> Option<bool> {
+pub(crate) fn mincore_is_truthful(start: usize) -> Option<bool> {
     // Less where address space is limited (RLIMIT_AS). Should that be inside the file, it claims too little, not too much.
     [40, 30]
         .into_iter()
@@ -47,14 +47,14 @@ fn is_missing(start: usize, far: usize) -> Option<bool> {
         return None;
     }
     let mut last = [0];
-    let asked = in_core(second.addr() + far - page_size(), &mut last);
+    let asked = mincore(second.addr() + far - page_size(), &mut last);
     // SAFETY: mapped above, and nobody refers to it.
     unsafe { libc::munmap(second, far) };
     asked.ok().map(|()| last[0] & 1 == 0)
 }
 
 /// All advice of madvise(2) that leaves bytes alone, in this process and in forked ones.
-const HARMLESS: [i32; 15] = [
+const NON_DESTRUCTIVE: [i32; 15] = [
     libc::MADV_NORMAL,
     libc::MADV_SEQUENTIAL,
     libc::MADV_RANDOM,
@@ -74,7 +74,7 @@ const HARMLESS: [i32; 15] = [
 
 /// madvise(2) with advice that leaves bytes alone; any other is `EINVAL`.
 pub(crate) fn advise(range: Range<usize>, advice: i32) -> io::Result<()> {
-    if !HARMLESS.contains(&advice) {
+    if !NON_DESTRUCTIVE.contains(&advice) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     if range.is_empty() {
@@ -111,9 +111,9 @@ struct Found {
     categories: u64,
 }
 
-const PRESENT: u64 = 1 << 3;
-const ZERO_PAGE: u64 = 1 << 5;
-const HUGE: u64 = 1 << 6;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
+const PAGE_IS_HUGE: u64 = 1 << 6;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: u64 = 3 << 30 | (mem::size_of::<Scan>() as u64) << 16 | (b'f' as u64) << 8 | 16;
@@ -135,10 +135,10 @@ pub(crate) fn huge_bytes(range: Range<usize>) -> io::Result<usize> {
             found: found.as_mut_ptr().expose_provenance() as u64,
             found_len: found.len() as u64,
             most_pages: 0,
-            inverted: ZERO_PAGE,
-            required: PRESENT | HUGE | ZERO_PAGE,
+            inverted: PAGE_IS_PFNZERO,
+            required: PAGE_IS_PRESENT | PAGE_IS_HUGE | PAGE_IS_PFNZERO,
             any_of: 0,
-            returned: HUGE,
+            returned: PAGE_IS_HUGE,
         };
         let request = PAGEMAP_SCAN as libc::Ioctl;
         // SAFETY: the kernel reads and writes the header, and writes at most `found_len` entries to `found`.

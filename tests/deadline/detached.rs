@@ -9,7 +9,7 @@ use crate::support::{file_with, kernel, skip};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use stillmap::{Error, Mapping};
+use stillmap::Error;
 
 /// Two threads store rising numbers, each into its half; the opener sees for each half how far it had got: all stores
 /// until then, none after. The mapping goes on.
@@ -121,7 +121,7 @@ fn it_is_dropped_while_a_prefetched_page_cannot_be_given() {
             while kernel::mapping_at(start).is_none_or(|area| area.name == name) {
                 thread::yield_now();
             }
-            Mapping::prefetch(&file, ..).unwrap();
+            file.pages().prefetch(..).unwrap();
             // It waits, or has been told that it cannot: without CAP_SYS_PTRACE.
             while kernel::state_of("stillmap-prefetch").is_some_and(|state| state != 'D') {
                 thread::yield_now();
@@ -144,7 +144,7 @@ fn locked_bytes_stay_and_stay_locked() {
             let path = file_with(system.path(), "file", &vec![1; 300 << 10]);
             let mut file = open(&path);
             file.fill(2);
-            let locked = stillmap::Mapping::lock(&file, ..100_000).unwrap();
+            let locked = file.pages().lock(..100_000).unwrap();
             assert!(fs::read(&path).unwrap() == vec![2; 300 << 10], "{kind}");
             assert_same(&file, &vec![2; 300 << 10], kind);
             let start = file.as_ptr().addr();

@@ -50,15 +50,15 @@ fn in_reserved_huge_pages() {
                 deed("reserved huge pages", &memory);
             }
         };
-        on(&mut |name, memory| Look.on(name, memory, memory, false));
-        on(&mut |name, memory| Try::at_every_edge().on(name, memory, memory, false));
+        on(&mut |name, memory| Look.on(name, memory.pages(), memory, false));
+        on(&mut |name, memory| Try::at_every_edge().on(name, memory.pages(), memory, false));
         if can_populate() {
-            on(&mut |name, memory| Populate.on(name, memory, memory, false));
+            on(&mut |name, memory| Populate.on(name, memory.pages(), memory, false));
         }
-        on(&mut |name, memory| Lock.on(name, memory, memory, false));
-        on(&mut |name, memory| AdviseAll.on(name, memory, memory, false));
+        on(&mut |name, memory| Lock.on(name, memory.pages(), memory, false));
+        on(&mut |name, memory| AdviseAll.on(name, memory.pages(), memory, false));
         random_advice(1, |advise| {
-            on(&mut |name, memory| advise.on(name, memory, memory, false))
+            on(&mut |name, memory| advise.on(name, memory.pages(), memory, false))
         });
     });
     let Some(_pool) = HugePagePool::of(4) else {

@@ -10,7 +10,7 @@ use crate::support::{file_with, skip};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU8;
-use stillmap::{Backing, Error, Mapping, Shared, Snapshot};
+use stillmap::{Backing, Error, Shared, Snapshot};
 
 const LEN: usize = 4 << 20;
 
@@ -39,9 +39,9 @@ fn asking_for_the_pages_is_an_error() {
         };
         let snapshot = stillmap::open(&path).expect("nothing is read yet");
         assert_eq!(snapshot.backing(), Backing::Leased);
-        assert_faulted(snapshot.populate(..).expect_err("populate"));
-        assert_faulted(snapshot.lock(..).expect_err("lock"));
-        snapshot.prefetch(..).expect("it only asks");
+        assert_faulted(snapshot.pages().populate(..).expect_err("populate"));
+        assert_faulted(snapshot.pages().lock(..).expect_err("lock"));
+        snapshot.pages().prefetch(..).expect("it only asks");
         drop(snapshot);
 
         let populated = Snapshot::options().populate(true).open(&path);
@@ -57,7 +57,7 @@ fn asking_for_the_pages_is_an_error() {
 
         // Answered for: no signal here.
         let shared = Shared::<[AtomicU8]>::open_slice(&path).expect("open");
-        assert_faulted(shared.populate(..).expect_err("populate"));
+        assert_faulted(shared.pages().populate(..).expect_err("populate"));
         assert_faulted(shared.read_at(0, &mut [0; 8]).expect_err("read_at"));
         assert_faulted(shared.check().expect_err("check"));
     })

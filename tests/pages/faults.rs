@@ -1,6 +1,6 @@
 //! Page faults, counted for each thread.
 
-use stillmap::{Anonymous, HugePages, Mapping, faults, page};
+use stillmap::{Anonymous, HugePages, faults, page};
 
 fn touch(memory: &mut Anonymous) -> faults::Faults {
     let before = faults::count();
@@ -22,7 +22,7 @@ fn each_small_page_is_one_and_a_huge_page_is_one() {
     assert!(small.minor >= pages, "{small}");
     let mut huge = memory(HugePages::Transparent);
     let faults = touch(&mut huge);
-    let got = huge.huge_bytes().expect("huge bytes");
+    let got = huge.pages().huge_bytes().expect("huge bytes");
     if got < 8 << 20 {
         return crate::support::skip(format_args!("only {got} bytes in huge pages"));
     }
@@ -38,7 +38,7 @@ fn after_populate_there_are_none_to_speak_of() {
         return;
     }
     let mut memory = memory(HugePages::Never);
-    memory.populate(..).expect("populate");
+    memory.pages().populate(..).expect("populate");
     let faults = touch(&mut memory);
     assert!(faults.minor < 50, "{faults}");
 }

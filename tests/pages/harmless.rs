@@ -1,13 +1,13 @@
 //! Advice of any kind, on any type: no byte changes, here or in a forked child, and the value can be used as before.
 
 use crate::flags::areas;
-use crate::kinds::{self, Deed};
+use crate::kinds::{self, Deed, HasPages};
 use crate::support::bytes::pattern;
 use crate::support::child::scenario;
 use crate::support::kernel::page_size;
 use crate::support::{file_with, skip, temp_dir};
 use std::ops::DerefMut;
-use stillmap::{Advice, Anonymous, Draft, Error, Exclusive, HugePages, Mapping, Result};
+use stillmap::{Advice, Anonymous, Draft, Error, Exclusive, HugePages, Pages, Result};
 
 const ALL: [Advice; 15] = [
     Advice::Normal,
@@ -30,7 +30,7 @@ const ALL: [Advice; 15] = [
 pub struct AdviseAll;
 
 impl Deed for AdviseAll {
-    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], is_heap: bool) {
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], is_heap: bool) {
         let before = bytes.to_vec();
         let (third, page) = (bytes.len() / 3, page_size());
         let ranges = [
@@ -41,7 +41,7 @@ impl Deed for AdviseAll {
         ];
         for advice in ALL {
             for range in ranges.clone() {
-                let done = mapping.advise(range.clone(), advice);
+                let done = pages.advise(range.clone(), advice);
                 let what = format!("{name}: {advice:?} on {range:?}: {done:?}");
                 match &done {
                     Ok(()) => {}
@@ -63,7 +63,7 @@ impl Deed for AdviseAll {
                 }
             }
         }
-        mapping
+        pages
             .populate(..)
             .unwrap_or_else(|e| panic!("{name}: {e:?}"));
         assert!(bytes == before, "{name}: populate");
@@ -99,7 +99,7 @@ fn no_advice_changes_a_byte_of_any_type_here_or_in_a_child() {
 }
 
 /// Grows and shrinks what was advised in parts, which the kernel keeps as several areas.
-fn resize<M: Mapping + DerefMut<Target = [u8]>>(
+fn resize<M: HasPages + DerefMut<Target = [u8]>>(
     name: &str,
     value: Result<M>,
     resize: fn(&mut M, usize) -> Result<()>,
@@ -118,7 +118,7 @@ fn resize<M: Mapping + DerefMut<Target = [u8]>>(
             (9, Advice::NoHugePage),
         ] {
             let pages = (first * page).min(value.len())..((first + 2) * page).min(value.len());
-            value.advise(pages, advice).expect("advice");
+            value.all_pages().advise(pages, advice).expect("advice");
         }
         resize(&mut value, len * page + 5).unwrap_or_else(|e| panic!("{name}, {round}: {e:?}"));
         model.resize(len * page + 5, 0);
@@ -164,6 +164,7 @@ fn advice_moves_with_the_bytes() {
     let mut memory = Anonymous::new(8 * page).expect("memory");
     memory.fill(1);
     memory
+        .pages()
         .advise(2 * page..4 * page, Advice::DontDump)
         .expect("advice");
     memory.resize(5000 * page).expect("resize");

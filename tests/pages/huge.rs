@@ -7,7 +7,7 @@ use crate::support::kernel::smaps;
 use crate::support::pool::{HugePagePool, huge_page_size};
 use crate::support::skip;
 use std::ops::Range;
-use stillmap::{Anonymous, HugePages, Mapping, page};
+use stillmap::{Anonymous, HugePages, Pages, page};
 
 /// What smaps says of the mapping, which must have an area of its own.
 fn in_smaps(memory: &Anonymous) -> usize {
@@ -44,17 +44,21 @@ fn agrees_with_smaps() {
         return skip("no huge pages");
     };
     let memory = allocate(HugePages::Transparent, 16 * huge);
-    assert_eq!(memory.huge_bytes().expect("huge bytes"), 0, "not touched");
-    memory.populate(..8 * huge).expect("populate");
-    let bytes = memory.huge_bytes().expect("huge bytes");
+    assert_eq!(
+        memory.pages().huge_bytes().expect("huge bytes"),
+        0,
+        "not touched"
+    );
+    memory.pages().populate(..8 * huge).expect("populate");
+    let bytes = memory.pages().huge_bytes().expect("huge bytes");
     assert_eq!(bytes, in_smaps(&memory));
     if bytes == 0 {
         return skip("the kernel gave no huge page");
     }
     assert!(bytes <= 8 * huge, "{bytes}");
     let small = allocate(HugePages::Never, 4 * huge);
-    small.populate(..).expect("populate");
-    assert_eq!(small.huge_bytes().expect("huge bytes"), 0);
+    small.pages().populate(..).expect("populate");
+    assert_eq!(small.pages().huge_bytes().expect("huge bytes"), 0);
 }
 
 #[test]
@@ -70,8 +74,11 @@ fn counts_shared_memory() {
         .huge_pages(HugePages::Transparent)
         .shared(true);
     let memory = options.allocate(4 * huge).expect("memory");
-    memory.populate(..).expect("populate");
-    assert_eq!(memory.huge_bytes().expect("huge bytes"), in_smaps(&memory));
+    memory.pages().populate(..).expect("populate");
+    assert_eq!(
+        memory.pages().huge_bytes().expect("huge bytes"),
+        in_smaps(&memory)
+    );
 }
 
 #[test]
@@ -85,29 +92,36 @@ fn reserved_pages_are_counted_and_can_be_asked_for_in_part() {
     let memory = allocate(HugePages::Reserved, 4 * huge_page_size());
     // One byte is a whole page of theirs.
     memory
+        .pages()
         .populate(huge_page_size() + 1..huge_page_size() + 2)
         .expect("populate");
-    assert_eq!(memory.huge_bytes().expect("huge bytes"), huge_page_size());
+    assert_eq!(
+        memory.pages().huge_bytes().expect("huge bytes"),
+        huge_page_size()
+    );
     assert_eq!(in_smaps(&memory), huge_page_size());
     assert_eq!(
-        memory.residency().expect("residency").resident_bytes(),
+        memory
+            .pages()
+            .residency(..)
+            .expect("residency")
+            .resident_bytes(),
         huge_page_size()
     );
     memory
+        .pages()
         .advise(5..10, stillmap::Advice::DontDump)
         .expect("advice");
-    drop(memory.lock(..).expect("lock"));
+    drop(memory.pages().lock(..).expect("lock"));
 }
 
 /// The areas of a value may hold others, too, where the kernel merged them.
 struct Count(usize);
 
 impl Deed for Count {
-    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], is_heap: bool) {
-        mapping
-            .populate(..)
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
-        let counted = mapping.huge_bytes().expect("huge bytes");
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], is_heap: bool) {
+        pages.populate(..).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let counted = pages.huge_bytes().expect("huge bytes");
         let start = bytes.as_ptr() as usize;
         let end = (start + bytes.len()).next_multiple_of(page::size());
         let start = page::round_down(start);
@@ -137,7 +151,10 @@ fn it_agrees_with_smaps_on_every_type() {
 
 /// False, after saying so, where memory is in pieces too small for a huge page: `ENOMEM`, madvise(2).
 fn is_collapsed(memory: &Anonymous, range: Range<usize>) -> bool {
-    match memory.advise(range.clone(), stillmap::Advice::Collapse) {
+    match memory
+        .pages()
+        .advise(range.clone(), stillmap::Advice::Collapse)
+    {
         Ok(()) => true,
         Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
             skip("the kernel has no huge page to collapse to");
@@ -163,6 +180,7 @@ fn collapse_takes_the_huge_pages_that_hold_the_range() {
         let mut memory = allocate(HugePages::Never, 4 * huge + page::size());
         memory.fill(3);
         memory
+            .pages()
             .advise(.., stillmap::Advice::HugePage)
             .expect("advice");
         let first = memory.as_ptr().align_offset(huge);
@@ -174,7 +192,7 @@ fn collapse_takes_the_huge_pages_that_hold_the_range() {
         if !is_collapsed(&memory, range.clone()) {
             return;
         }
-        let bytes = memory.huge_bytes().expect("huge bytes");
+        let bytes = memory.pages().huge_bytes().expect("huge bytes");
         // khugepaged may have been there as well.
         assert!(bytes >= expected, "{range:?}: {bytes}");
         assert!(memory.iter().all(|&byte| byte == 3));
@@ -184,7 +202,8 @@ fn collapse_takes_the_huge_pages_that_hold_the_range() {
     collapse(0..2 * huge, 2 * huge);
     // Nothing to ask for: no huge page lies in it.
     let tiny = allocate(HugePages::Transparent, 5 * page::size());
-    tiny.advise(.., stillmap::Advice::Collapse)
+    tiny.pages()
+        .advise(.., stillmap::Advice::Collapse)
         .expect("no huge page");
 }
 
@@ -202,13 +221,14 @@ fn collapse_makes_them_of_small_ones() {
     }
     let mut memory = allocate(HugePages::Never, 4 * huge);
     memory.fill(3);
-    assert_eq!(memory.huge_bytes().expect("huge bytes"), 0);
+    assert_eq!(memory.pages().huge_bytes().expect("huge bytes"), 0);
     memory
+        .pages()
         .advise(.., stillmap::Advice::HugePage)
         .expect("advice");
     if !is_collapsed(&memory, 0..4 * huge) {
         return;
     }
-    assert!(memory.huge_bytes().expect("huge bytes") >= 3 * huge);
+    assert!(memory.pages().huge_bytes().expect("huge bytes") >= 3 * huge);
     assert!(memory.iter().all(|&byte| byte == 3));
 }

@@ -1,4 +1,4 @@
-//! One value of every type and backing that has a `Mapping`.
+//! One value of every type and backing that has `pages()`.
 
 use crate::support::bytes::pattern;
 use crate::support::kernel::{page_size, smaps};
@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use stillmap::{
-    Anonymous, Backing, Draft, Error, Exclusive, HugePages, Mapping, Private, Result, Shared,
+    Anonymous, Backing, Draft, Error, Exclusive, HugePages, Pages, Private, Result, Shared,
     Snapshot,
 };
 
@@ -22,7 +22,7 @@ pub const PAGES: usize = 24;
 /// What is done to a value of any type.
 pub trait Deed {
     /// `bytes` are those of the mapping; `is_heap`: its pages are the allocator's.
-    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], is_heap: bool);
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], is_heap: bool);
 }
 
 /// Does it to one of each, with files where the build has its own.
@@ -75,11 +75,13 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
         window(13).from_fd(&sealed),
     );
     let on_disk = Snapshot::options().offset(99).lease(false).memory_limit(0);
-    of.mapped(
-        "a clone, or a copy on the disk",
-        Backing::Cloned,
-        on_disk.open(large),
+    let on_disk = on_disk.open(large);
+    let backing = on_disk.as_ref().map(Snapshot::backing);
+    assert!(
+        matches!(backing, Ok(Backing::Cloned | Backing::Disk)),
+        "{backing:?}"
     );
+    of.is("a clone, or a copy on the disk", on_disk, false);
     of.mapped(
         "a long stream",
         Backing::Memory,
@@ -124,15 +126,32 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     );
 }
 
+/// `pages()` of each type.
+pub trait HasPages {
+    fn all_pages(&self) -> Pages<'_>;
+}
+
+macro_rules! has_pages {
+    ($($name:ty),*) => {
+        $(impl HasPages for $name {
+            fn all_pages(&self) -> Pages<'_> {
+                self.pages()
+            }
+        })*
+    };
+}
+
+has_pages!(Anonymous, Draft, Exclusive, Private, Snapshot);
+
 struct Each<'a, D>(&'a mut D);
 
 impl<D: Deed> Each<'_, D> {
-    fn is<M: Mapping + Deref<Target = [u8]>>(&mut self, name: &str, value: Result<M>, heap: bool) {
+    fn is<M: HasPages + Deref<Target = [u8]>>(&mut self, name: &str, value: Result<M>, heap: bool) {
         let value = value.unwrap_or_else(|e| panic!("{name}: {e:?}"));
-        self.0.on(name, &value, &value, heap);
+        self.0.on(name, value.all_pages(), &value, heap);
     }
 
-    fn heap<M: Mapping + Deref<Target = [u8]>>(&mut self, name: &str, value: Result<M>) {
+    fn heap<M: HasPages + Deref<Target = [u8]>>(&mut self, name: &str, value: Result<M>) {
         self.is(name, value, true);
     }
 
@@ -143,7 +162,7 @@ impl<D: Deed> Each<'_, D> {
     }
 
     /// Some pages are stored to and the others not touched.
-    fn writable<M: Mapping + DerefMut<Target = [u8]>>(&mut self, name: &str, value: Result<M>) {
+    fn writable<M: HasPages + DerefMut<Target = [u8]>>(&mut self, name: &str, value: Result<M>) {
         let value = value.map(|mut value| {
             value
                 .iter_mut()
@@ -163,14 +182,14 @@ impl<D: Deed> Each<'_, D> {
             .for_each(|byte| byte.store(7, Ordering::Relaxed));
         // SAFETY: the same layout; nobody stores to it from here on.
         let bytes = unsafe { std::slice::from_raw_parts(value.as_ptr().cast(), value.len()) };
-        self.0.on(name, &value, bytes, false);
+        self.0.on(name, value.pages(), bytes, false);
     }
 
     fn numbers(&mut self, name: &str, value: Result<Shared<[AtomicU64]>>) {
         let value = value.unwrap_or_else(|e| panic!("{name}: {e:?}"));
         // SAFETY: as above.
         let bytes = unsafe { std::slice::from_raw_parts(value.as_ptr().cast(), 8 * value.len()) };
-        self.0.on(name, &value, bytes, false);
+        self.0.on(name, value.pages(), bytes, false);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::support::user::{become_nobody, may_be_nobody};
 use crate::support::{file_with, skip, temp_dir};
 use proptest::prelude::*;
 use std::ops::Range;
-use stillmap::{Anonymous, Backing, Mapping, Snapshot};
+use stillmap::{Anonymous, Backing, Pages, Snapshot};
 
 fn locked() -> usize {
     status("VmLck")
@@ -30,22 +30,22 @@ fn locked_pages() -> Vec<usize> {
 pub struct Lock;
 
 impl Deed for Lock {
-    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], _: bool) {
         let len = bytes.len();
         assert_eq!(locked(), 0, "{name}: before");
-        let all = mapping.lock(..).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let residency = mapping.residency().expect("residency");
-        assert!(residency.is_full(), "{name}");
+        let all = pages.lock(..).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let residency = pages.residency(..).expect("residency");
+        assert!(residency.is_full() || !residency.is_known(), "{name}");
         if kinds::granule(bytes) > page_size() {
             // Reserved huge pages never leave RAM, and are not counted.
             return assert_eq!(locked(), 0, "{name}");
         }
         assert_eq!(locked(), residency.pages() * page_size(), "{name}: all");
-        assert_eq!(all.bytes(), locked(), "{name}");
-        let part = mapping.lock(len / 3..len / 2).expect("a part of it");
-        assert_eq!(locked(), all.bytes(), "{name}: a part is in it already");
+        assert_eq!(all.len(), locked(), "{name}");
+        let part = pages.lock(len / 3..len / 2).expect("a part of it");
+        assert_eq!(locked(), all.len(), "{name}: a part is in it already");
         drop(all);
-        assert_eq!(locked(), part.bytes(), "{name}: the part stays");
+        assert_eq!(locked(), part.len(), "{name}: the part stays");
         drop(part);
         assert_eq!(locked(), 0, "{name}: after");
     }
@@ -77,7 +77,7 @@ fn guards_nest_in_any_order() {
             for (take, a, b) in steps {
                 if take || held.is_empty() {
                     let range = a.min(b)..a.max(b);
-                    held.push(memory.lock(range.clone()).expect("lock"));
+                    held.push(memory.pages().lock(range.clone()).expect("lock"));
                     model.push(range);
                 } else {
                     let index = a % held.len();
@@ -109,7 +109,7 @@ fn guards_nest_in_any_order() {
 fn more_than_a_step_is_locked_and_unlocked() {
     scenario!(|| {
         let memory = Anonymous::new(50 << 20).expect("memory");
-        let guard = match memory.lock(1..) {
+        let guard = match memory.pages().lock(1..) {
             Err(error) if error.to_string().contains("RLIMIT_MEMLOCK") => return skip(error),
             other => other.expect("lock"),
         };
@@ -134,7 +134,7 @@ fn what_the_program_locked_itself_stays_locked() {
         }
         let is_locked = || locked_pages().contains(&(memory.as_ptr() as usize));
         assert!(is_locked());
-        drop(memory.lock(..).expect("lock"));
+        drop(memory.pages().lock(..).expect("lock"));
         assert!(is_locked());
     })
     .succeed();
@@ -149,21 +149,21 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
         let page = page_size();
         let memory = Anonymous::new(10 * page).expect("memory");
         let address = memory.as_ptr() as usize;
-        std::mem::forget(memory.lock(..).expect("lock"));
+        std::mem::forget(memory.pages().lock(..).expect("lock"));
         drop(memory);
         assert_eq!(locked(), 0);
         let memory = Anonymous::options()
             .at(address)
             .allocate(10 * page)
             .expect("the same place");
-        let guard = memory.lock(..).expect("lock");
-        assert_eq!(locked(), guard.bytes(), "nobody had locked these pages");
+        let guard = memory.pages().lock(..).expect("lock");
+        assert_eq!(locked(), guard.len(), "nobody had locked these pages");
         drop(guard);
         assert_eq!(locked(), 0, "nobody holds it");
         // Nor does it stay behind when the mapping moves away.
         let mut moving = Anonymous::new(10 * page).expect("memory");
         let address = moving.as_ptr() as usize;
-        std::mem::forget(moving.lock(..).expect("lock"));
+        std::mem::forget(moving.pages().lock(..).expect("lock"));
         // Something above it, so that it cannot grow where it is.
         let above = address + 10 * page;
         let above = Anonymous::options().at(above).allocate(page);
@@ -177,10 +177,10 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
             .at(address)
             .allocate(10 * page)
             .expect("the old place");
-        let guard = other.lock(..).expect("lock");
+        let guard = other.pages().lock(..).expect("lock");
         assert_eq!(
             locked(),
-            before + guard.bytes(),
+            before + guard.len(),
             "nobody had locked these pages"
         );
         drop(guard);
@@ -214,14 +214,14 @@ fn over_the_limit_the_error_names_it_and_nothing_is_locked() {
         // One page is in a step of its own, and is locked before the limit is met.
         let first = (address + page_size()).next_multiple_of(step) - page_size() - address;
         let range = first..first + bytes + page_size();
-        let error = memory.lock(range).expect_err("over the limit");
+        let error = memory.pages().lock(range).expect_err("over the limit");
         assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
         assert!(error.to_string().contains("mlock"), "{error}");
         assert_eq!(locked(), 0);
         // The refused step is not counted as locked either.
         let again = first + page_size()..first + page_size() + bytes / 2;
-        let fits = memory.lock(again).expect("up to the limit");
-        assert_eq!(locked(), fits.bytes());
+        let fits = memory.pages().lock(again).expect("up to the limit");
+        assert_eq!(locked(), fits.len());
     })
     .succeed();
 }
@@ -240,9 +240,9 @@ fn a_lock_stays_when_a_writer_makes_other_pages_come_under_it() {
         let snapshot = stillmap::open(&path).expect("open");
         assert_eq!(snapshot.backing(), Backing::Leased);
         let page = page_size();
-        let guard = snapshot.lock(page..2 << 20).expect("lock");
+        let guard = snapshot.pages().lock(page..2 << 20).expect("lock");
         let before = locked_pages();
-        assert_eq!(before.len() * page, guard.bytes());
+        assert_eq!(before.len() * page, guard.len());
         // Returns when the bytes are elsewhere.
         std::fs::write(&path, "something else").expect("write");
         assert_ne!(snapshot.backing(), Backing::Leased);
@@ -258,16 +258,16 @@ fn a_lock_stays_when_a_writer_makes_other_pages_come_under_it() {
 fn a_forked_child_locks_for_itself() {
     scenario!(|| {
         let memory = Anonymous::new(10 * page_size()).expect("memory");
-        let guard = memory.lock(..).expect("lock");
+        let guard = memory.pages().lock(..).expect("lock");
         fork(|| {
             assert_eq!(locked(), 0, "locks are not inherited");
-            let ours = memory.lock(1..page_size() + 1).expect("lock");
-            assert_eq!(locked(), ours.bytes());
+            let ours = memory.pages().lock(1..page_size() + 1).expect("lock");
+            assert_eq!(locked(), ours.len());
             drop(ours);
             assert_eq!(locked(), 0);
         })
         .succeed();
-        assert_eq!(locked(), guard.bytes(), "the parent's are as they were");
+        assert_eq!(locked(), guard.len(), "the parent's are as they were");
     })
     .succeed();
 }
@@ -284,9 +284,12 @@ fn neighbours_on_the_heap_share_a_page_and_its_lock() {
         let small: Vec<Snapshot> = (0..64)
             .map(|_| stillmap::open(&path).expect("read"))
             .collect();
-        let guards: Vec<_> = small.iter().map(|s| s.lock(..).expect("lock")).collect();
+        let guards: Vec<_> = small
+            .iter()
+            .map(|s| s.pages().lock(..).expect("lock"))
+            .collect();
         let all = locked_pages();
-        let sum: usize = guards.iter().map(|guard| guard.bytes()).sum();
+        let sum: usize = guards.iter().map(|guard| guard.len()).sum();
         assert!(all.len() * page_size() < sum, "no two share a page");
         for (index, guard) in guards.into_iter().enumerate() {
             drop(guard);

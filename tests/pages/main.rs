@@ -1,4 +1,4 @@
-//! `Mapping`, the same on every type: ranges, residency, populate, locks, huge pages; and page faults.
+//! `pages()`, the same on every type: ranges, residency, populate, locks, huge pages; and page faults.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
 #[path = "../support/mod.rs"]

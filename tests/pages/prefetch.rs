@@ -15,7 +15,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Barrier;
-use stillmap::{Backing, Error, Mapping, Snapshot};
+use stillmap::{Backing, Error, Snapshot};
 
 /// The main thread, and the keeper.
 const OTHERS: usize = 2;
@@ -69,7 +69,7 @@ fn a_large_cold_range_comes_in_behind_ones_back() {
         evict(&File::open(&path).expect("open"));
         // Both ends inside a page.
         let range = 5 * page + 1..(40 << 20) + 1;
-        snapshot.prefetch(range.clone()).expect("prefetch");
+        snapshot.pages().prefetch(range.clone()).expect("prefetch");
         wait_until_idle();
         assert_eq!(
             present_pages(&snapshot[range.clone()]),
@@ -79,7 +79,7 @@ fn a_large_cold_range_comes_in_behind_ones_back() {
         assert_eq!(present_pages(&snapshot[42 << 20..]), 0);
         assert_same(&snapshot, &bytes, "the file");
         // And again, by a new thread.
-        snapshot.prefetch(..).expect("prefetch");
+        snapshot.pages().prefetch(..).expect("prefetch");
         wait_until_idle();
         assert_eq!(present_pages(&snapshot), bytes.len() / page);
     })
@@ -101,7 +101,7 @@ fn what_comes_to_the_addresses_of_a_dropped_mapping_is_not_touched() {
             if cold {
                 evict(&File::open(&path).expect("open"));
             }
-            snapshot.prefetch(..).expect("prefetch");
+            snapshot.pages().prefetch(..).expect("prefetch");
             // In the middle of it, while the disk is waited for.
             while cold && prefetching() > 0 && present_pages(&snapshot) == 0 {
                 std::thread::yield_now();
@@ -131,7 +131,7 @@ fn an_edited_file_is_resized_meanwhile() {
         let path = file_with(disk.path(), "file", &bytes);
         let mut file = exclusive::open(&path);
         for round in 0..50 {
-            file.prefetch(..).expect("prefetch");
+            file.pages().prefetch(..).expect("prefetch");
             let (start, len) = (file.as_ptr() as usize, file.len());
             let shorter = len - len / 3 / page * page;
             file.resize(shorter).expect("resize");
@@ -140,10 +140,10 @@ fn an_edited_file_is_resized_meanwhile() {
                 assert_eq!(present_pages(memory), 0, "round {round}");
                 unmap(memory);
             }
-            file.prefetch(..).expect("prefetch");
+            file.pages().prefetch(..).expect("prefetch");
             file.resize(len).expect("resize");
         }
-        file.prefetch(..).expect("prefetch");
+        file.pages().prefetch(..).expect("prefetch");
         let kept = bytes.len() - bytes.len() / 3 / page * page;
         assert_same(&file[..kept], &bytes[..kept], "what was never cut off");
         file.close().expect("close");
@@ -162,14 +162,14 @@ fn it_is_no_thread_in_the_way_of_a_fork() {
         let path = file_with(folder.path(), "file", &bytes);
         let ask = |path: &Path| {
             let snapshot = open(path);
-            snapshot.prefetch(..).expect("prefetch");
+            snapshot.pages().prefetch(..).expect("prefetch");
             snapshot
         };
         for _ in 0..20 {
             let snapshot = ask(&path);
             stillmap::fork::scope(|scope| {
                 // From inside, too.
-                snapshot.prefetch(..).expect("prefetch");
+                snapshot.pages().prefetch(..).expect("prefetch");
                 let child = scope.spawn(|| {
                     // The parent's is not there; one of its own is.
                     assert_eq!(threads(), 1);
@@ -180,7 +180,7 @@ fn it_is_no_thread_in_the_way_of_a_fork() {
             .expect("scope")
             .expect("spawn");
             // Not by way of this crate, while it is under way.
-            snapshot.prefetch(..).expect("prefetch");
+            snapshot.pages().prefetch(..).expect("prefetch");
             let in_child = || {
                 drop(snapshot);
                 let own = ask(&path);
@@ -209,7 +209,7 @@ fn any_number_of_files_is_one_thread() {
         let path = file_with(folder.path(), "file", &bytes);
         let snapshots: Vec<_> = (0..300).map(|_| open(&path)).collect();
         for snapshot in &snapshots {
-            snapshot.prefetch(..).expect("prefetch");
+            snapshot.pages().prefetch(..).expect("prefetch");
             assert!(prefetching() <= 1);
         }
         // In another order than they came.
@@ -232,10 +232,10 @@ fn a_writer_comes_meanwhile() {
             let path = file_with(folder.path(), "file", &bytes);
             let snapshot = open(&path);
             evict(&File::open(&path).expect("open"));
-            snapshot.prefetch(..).expect("prefetch");
+            snapshot.pages().prefetch(..).expect("prefetch");
             std::fs::write(&path, "something else").expect("write");
             assert_ne!(snapshot.backing(), Backing::Leased);
-            snapshot.prefetch(..).expect("prefetch");
+            snapshot.pages().prefetch(..).expect("prefetch");
             assert_same(&snapshot, &bytes, format_args!("round {round}"));
             assert!(snapshot.is_intact());
         }
@@ -264,10 +264,10 @@ fn where_pages_cannot_be_populated_all_of_them_are_read_as_well() {
         let path = file_with(disk.path(), "file", &bytes);
         let snapshot = open(&path);
         evict(&File::open(&path).expect("open"));
-        snapshot.prefetch(..).expect("prefetch");
+        snapshot.pages().prefetch(..).expect("prefetch");
         wait_until_idle();
         // What was asked for comes.
-        while !snapshot.residency().expect("residency").is_full() {
+        while !snapshot.pages().residency(..).expect("residency").is_full() {
             std::thread::yield_now();
         }
     })
@@ -288,7 +288,7 @@ fn without_room_for_a_thread_it_does_without() {
         let mut give_back = fill_mappings();
         // From none to enough for all that a thread maps.
         for _ in 0..8 {
-            snapshot.prefetch(..).expect("prefetch");
+            snapshot.pages().prefetch(..).expect("prefetch");
             wait_until_idle();
             give_back();
         }
@@ -308,7 +308,7 @@ fn a_scope_is_refused_while_others_prefetch_all_the_time() {
         drop(file);
         let snapshot = open(&path);
         // Fewer than may wait: for more there is no thread.
-        let ask = || (0..20).for_each(|_| snapshot.prefetch(..).expect("prefetch"));
+        let ask = || (0..20).for_each(|_| snapshot.pages().prefetch(..).expect("prefetch"));
         let together = Barrier::new(2);
         std::thread::scope(|scope| {
             scope.spawn(|| {

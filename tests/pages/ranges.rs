@@ -8,7 +8,7 @@ use crate::support::random::runner;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
-use stillmap::{Advice, Anonymous, Error, Mapping};
+use stillmap::{Advice, Anonymous, Error, Pages};
 
 /// Advice that leaves a trace in VmFlags: what it sets, what it clears, and whether a page in part is taken.
 const TRACED: [(Advice, &str, &[&str], bool); 7] = [
@@ -89,7 +89,7 @@ pub struct Advise {
 }
 
 impl Deed for Advise {
-    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], is_heap: bool) {
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], is_heap: bool) {
         // Nearly all of a long one would only make the oracle slow.
         let size = bytes.len().min(kinds::PAGES * kinds::granule(bytes));
         let (before, mut marks) = (mapped(), pages_with(&FLAGS));
@@ -97,7 +97,7 @@ impl Deed for Advise {
             let (a, b) = (a % (size + 1), b % (size + 1));
             let range = a.min(b)..a.max(b);
             let (advice, set, clear, partly) = TRACED[advice % TRACED.len()];
-            mapping
+            pages
                 .advise(range.clone(), advice)
                 .unwrap_or_else(|e| panic!("{name}: {advice:?} on {range:?}: {e}"));
             if !is_heap {
@@ -112,7 +112,7 @@ impl Deed for Advise {
         }
         // As it was, for the next one.
         for advice in [Advice::Normal, Advice::DoDump] {
-            mapping.advise(.., advice).expect("to the whole of it");
+            pages.advise(.., advice).expect("to the whole of it");
         }
     }
 }
@@ -162,6 +162,7 @@ fn a_neighbour_that_the_kernel_merged_with_us_is_not_advised() {
         assert!(area.range.end >= start + 12 * page, "not merged: {area:?}");
         let mut marks = pages_with(&FLAGS);
         middle
+            .pages()
             .advise(1..4 * page - 1, Advice::DontDump)
             .expect("advice");
         let ours = pages_of(&middle, &(0..4 * page), true);
@@ -176,15 +177,15 @@ fn a_neighbour_that_the_kernel_merged_with_us_is_not_advised() {
 pub struct Try(Vec<(Bound<usize>, Bound<usize>)>);
 
 impl Deed for Try {
-    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], _: bool) {
         let size = bytes.len();
         for &range in &self.0 {
             let inside = bounds(range, size);
             let results = [
-                mapping.advise(range, Advice::WillNeed),
-                mapping.prefetch(range),
-                mapping.populate(range),
-                mapping.lock(range).map(drop),
+                pages.advise(range, Advice::WillNeed),
+                pages.prefetch(range),
+                pages.populate(range),
+                pages.lock(range).map(drop),
             ];
             for result in results {
                 match (result, inside) {
@@ -261,7 +262,7 @@ fn advice_that_this_kernel_knows_is_accepted() {
         Advice::Mergeable,
         Advice::Unmergeable,
     ] {
-        let done = memory.advise(.., advice);
+        let done = memory.pages().advise(.., advice);
         assert_eq!(done.is_ok(), advice.is_supported(), "{advice:?}: {done:?}");
     }
     assert!(
@@ -278,6 +279,7 @@ fn refused_advice_is_an_error() {
     // SAFETY: nobody else knows the file.
     let snapshot = unsafe { stillmap::Snapshot::map_unguarded(&file) }.expect("map");
     let error = snapshot
+        .pages()
         .advise(.., Advice::PopulateWrite)
         .expect_err("it is read-only");
     assert!(error.raw_os_error().is_some(), "{error:?}");

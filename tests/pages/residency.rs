@@ -6,6 +6,7 @@ use crate::support::child::{argument, scenario};
 use crate::support::kernel::{file_system, limit, page_size, resident_pages, status};
 use crate::support::leased::{Folder, leased};
 use crate::support::random::runner;
+use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, skip, temp_dir};
 use proptest::prelude::*;
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use stillmap::{Advice, Anonymous, Backing, Mapping, Snapshot};
+use stillmap::{Advice, Anonymous, Backing, Pages, Snapshot};
 
 const PAGES: usize = 400;
 
@@ -64,20 +65,20 @@ fn touch(file: &File, page: usize) {
 }
 
 /// The pages that it says are in RAM, through each way of asking.
-fn said(mapping: &impl Mapping, pages: usize) -> Vec<bool> {
+fn said(of: Pages<'_>, pages: usize) -> Vec<bool> {
     let page = page_size();
-    let residency = mapping.residency().expect("residency");
+    let residency = of.residency(..).expect("residency");
     assert!(residency.is_known());
     assert_eq!(residency.pages(), pages);
     let said: Vec<bool> = (0..pages)
         .map(|n| residency.is_resident(n * page))
         .collect();
     assert_eq!(
-        residency.resident(),
+        residency.resident_pages(),
         said.iter().filter(|&&page| page).count()
     );
     let mut from_ranges = vec![false; pages];
-    for range in residency.ranges() {
+    for range in residency.resident_ranges() {
         from_ranges[range.start / page..range.end.div_ceil(page)].fill(true);
     }
     assert_eq!(from_ranges, said);
@@ -101,7 +102,7 @@ fn it_is_what_the_kernel_says_of_the_file() {
         evict(&file);
         pages.iter().for_each(|&page| touch(&file, page));
         let truth = cached(&file, PAGES).expect("cachestat");
-        let said = said(&snapshot, PAGES);
+        let said = said(snapshot.pages(), PAGES);
         prop_assert_eq!(&said, &truth);
         prop_assert!(pages.iter().all(|&page| said[page]));
         partial.set(partial.get() + usize::from(said.contains(&false) && said.contains(&true)));
@@ -131,7 +132,7 @@ fn a_window_under_a_lease_counts_from_its_own_first_byte() {
     let Some(truth) = cached(&file, PAGES) else {
         return skip("cachestat(2) is not there");
     };
-    let residency = window.residency().expect("residency");
+    let residency = window.pages().residency(..).expect("residency");
     assert_eq!(residency.pages(), 101, "100 bytes into a page, so one more");
     for byte in [
         0,
@@ -155,16 +156,23 @@ fn memory_is_there_once_it_is_touched() {
         .huge_pages(stillmap::HugePages::Never)
         .allocate(1 << 30)
         .expect("address space");
-    assert_eq!(memory.residency().expect("residency").resident(), 0);
+    assert_eq!(
+        memory
+            .pages()
+            .residency(..)
+            .expect("residency")
+            .resident_pages(),
+        0
+    );
     let touched = [0, 1, 63, 64, 65, 1000, 100_000, (1 << 30) / page - 1];
     for n in touched {
         memory[n * page] = 1;
     }
-    let residency = memory.residency().expect("residency");
-    assert_eq!(residency.resident(), touched.len());
+    let residency = memory.pages().residency(..).expect("residency");
+    assert_eq!(residency.resident_pages(), touched.len());
     assert!(touched.iter().all(|&n| residency.is_resident(n * page)));
     let ranges: Vec<_> = residency
-        .ranges()
+        .resident_ranges()
         .map(|r| r.start / page..r.end / page)
         .collect();
     let last = *touched.last().expect("some");
@@ -173,19 +181,86 @@ fn memory_is_there_once_it_is_touched() {
         [0..2, 63..66, 1000..1001, 100_000..100_001, last..last + 1]
     );
     memory.discard(..).expect("discard");
-    assert_eq!(memory.residency().expect("residency").resident_bytes(), 0);
+    assert_eq!(
+        memory
+            .pages()
+            .residency(..)
+            .expect("residency")
+            .resident_bytes(),
+        0
+    );
+}
+
+#[test]
+fn a_range_is_asked_about_alone_and_counts_bytes_of_the_value() {
+    let page = page_size();
+    let mut memory = Anonymous::options()
+        .huge_pages(stillmap::HugePages::Never)
+        .allocate(5000 * page)
+        .expect("address space");
+    for n in [1, 2, 7, 4000] {
+        memory[n * page] = 1;
+    }
+    let pages = memory.pages();
+    let part = pages
+        .residency(2 * page + 100..8 * page)
+        .expect("residency");
+    assert_eq!((part.pages(), part.resident_pages()), (6, 2));
+    let ranges: Vec<_> = part.resident_ranges().collect();
+    assert_eq!(ranges, [2 * page + 100..3 * page, 7 * page..8 * page]);
+    assert_eq!(part.resident_bytes(), 2 * page - 100);
+    assert!(part.is_resident(7 * page) && !part.is_resident(page));
+    for (range, resident) in [
+        (page..3 * page, true),
+        (page + 1..page + 2, true),
+        (page - 1..page + 1, false),
+        (4000 * page..4001 * page, true),
+        (4000 * page..4002 * page, false),
+        (0..0, true),
+    ] {
+        let found = pages.is_resident(range.clone()).expect("in bounds");
+        assert_eq!(found, resident, "{range:?}");
+    }
+    pages.populate(..).expect("populate");
+    assert!(
+        pages.is_resident(..).expect("in bounds"),
+        "more than one mincore(2)"
+    );
+    assert!(pages.is_resident(5000 * page - 1..).expect("in bounds"));
+    assert!(pages.is_resident(..5000 * page + 1).is_err());
+    assert!(pages.residency(5000 * page + 1..).is_err());
+}
+
+#[test]
+fn it_is_not_known_where_a_filter_refuses_mincore() {
+    scenario!(|| {
+        let memory = Anonymous::options()
+            .populate(true)
+            .allocate(10 * page_size())
+            .expect("memory");
+        refuse(libc::SYS_mincore, libc::EPERM);
+        let residency = memory.pages().residency(..).expect("no error");
+        assert!(!residency.is_known());
+        assert_eq!((residency.pages(), residency.resident_pages()), (10, 0));
+        assert!(!residency.is_full());
+        assert!(!memory.pages().is_resident(..).expect("in bounds"));
+    })
+    .succeed();
 }
 
 pub struct Look;
 
 impl Deed for Look {
-    fn on<M: Mapping>(&mut self, name: &str, mapping: &M, bytes: &[u8], _: bool) {
-        let residency = mapping
-            .residency()
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], _: bool) {
+        let residency = pages
+            .residency(..)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         // A private mapping of a file that is all in RAM: the kernel cannot be tried out there.
-        let cannot_tell = residency.is_full() && name.ends_with("to change");
-        assert!(residency.is_known() || cannot_tell, "{name}");
+        if !residency.is_known() {
+            assert!(name.ends_with("to change"), "{name}");
+            assert_eq!(residency.resident_bytes(), 0, "{name}");
+            return;
+        }
         let page = page_size();
         let first = bytes.as_ptr() as usize % page;
         assert_eq!(
@@ -218,7 +293,7 @@ fn the_heap_is_seen_too() {
     let path = file_with(dir.path(), "small", &pattern(3, 100_000));
     let small = stillmap::open(path).expect("read");
     assert_eq!(small.backing(), Backing::Memory);
-    let residency = small.residency().expect("residency");
+    let residency = small.pages().residency(..).expect("residency");
     assert!(residency.is_full() && residency.is_known());
     assert_eq!(residency.resident_bytes(), small.len());
     assert_eq!(residency.pages(), resident_pages(&small));
@@ -232,12 +307,15 @@ fn page_out_empties_a_file() {
     file.sync_all().expect("write it back");
     // SAFETY: nobody else knows the file.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
-    snapshot.populate(..).expect("populate");
-    snapshot.advise(.., Advice::PageOut).expect("page out");
+    snapshot.pages().populate(..).expect("populate");
+    snapshot
+        .pages()
+        .advise(.., Advice::PageOut)
+        .expect("page out");
     let Some(truth) = cached(&file, PAGES) else {
         return skip("cachestat(2) is not there");
     };
-    assert_eq!(said(&snapshot, PAGES), truth);
+    assert_eq!(said(snapshot.pages(), PAGES), truth);
     if truth.iter().all(|&page| page) {
         skip("this file system keeps its pages");
     }
@@ -257,20 +335,21 @@ fn a_file_of_others_is_not_told() {
         // SAFETY: nobody changes the file.
         let map = || unsafe { Snapshot::map_unguarded(&file) }.expect("map");
         evict(&file);
-        let ours = map().residency().expect("residency");
+        let ours = map().pages().residency(..).expect("residency");
         assert!(ours.is_known());
         if ours.is_full() {
             return skip("this file system evicts nothing");
         }
         become_nobody();
-        let theirs = map().residency().expect("residency");
-        assert!(theirs.is_full(), "the kernel claims all pages: {theirs}");
+        let theirs = map().pages().residency(..).expect("residency");
         assert!(!theirs.is_known());
+        assert_eq!(theirs.resident_pages(), 0, "{theirs}");
+        assert!(!map().pages().is_resident(..).expect("in bounds"));
         assert_eq!(format!("{theirs:10}"), "??????????");
         // What is our own is told as before.
         let memory = Anonymous::new(page_size()).expect("memory");
-        memory.populate(..).expect("populate");
-        assert!(memory.residency().expect("residency").is_known());
+        memory.pages().populate(..).expect("populate");
+        assert!(memory.pages().residency(..).expect("residency").is_known());
     })
     .argument("FILE", &path)
     .succeed();
@@ -283,8 +362,8 @@ fn a_full_file_of_our_own_is_told() {
     let file = File::open(path).expect("open");
     // SAFETY: nobody else knows the file.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
-    snapshot.populate(..).expect("populate");
-    let residency = snapshot.residency().expect("residency");
+    snapshot.pages().populate(..).expect("populate");
+    let residency = snapshot.pages().residency(..).expect("residency");
     assert!(residency.is_full() && residency.is_known());
 }
 

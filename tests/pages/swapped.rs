@@ -7,7 +7,7 @@ use crate::support::kernel::status;
 use crate::support::leased::Folder;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use stillmap::{Advice, Backing, Mapping, Snapshot};
+use stillmap::{Advice, Backing, Snapshot};
 
 #[test]
 fn nothing_is_lost_but_advice() {
@@ -35,7 +35,13 @@ fn nothing_is_lost_but_advice() {
             assert_ne!(snapshot.backing(), Backing::Leased);
             assert_same(&snapshot, &bytes, format_args!("round {round}"));
             assert_eq!(status("VmLck"), 0, "round {round}");
-            assert!(snapshot.residency().expect("residency").is_known());
+            assert!(
+                snapshot
+                    .pages()
+                    .residency(..)
+                    .expect("residency")
+                    .is_known()
+            );
         }
     })
     .succeed();
@@ -52,17 +58,17 @@ fn until(done: &AtomicBool, start: &Barrier, mut work: impl FnMut()) {
 
 fn ask(snapshot: &Snapshot) {
     for advice in [Advice::Random, Advice::WillNeed, Advice::DontDump] {
-        snapshot.advise(1..2 << 20, advice).expect("advise");
+        snapshot.pages().advise(1..2 << 20, advice).expect("advise");
     }
-    snapshot.prefetch(..).expect("prefetch");
-    snapshot.populate(..).expect("populate");
-    snapshot.residency().expect("residency");
-    snapshot.huge_bytes().expect("huge bytes");
+    snapshot.pages().prefetch(..).expect("prefetch");
+    snapshot.pages().populate(..).expect("populate");
+    snapshot.pages().residency(..).expect("residency");
+    snapshot.pages().huge_bytes().expect("huge bytes");
 }
 
 fn hold(snapshot: &Snapshot) {
-    let all = snapshot.lock(..).expect("lock");
-    let part = snapshot.lock(5000..1 << 20).expect("lock a part");
+    let all = snapshot.pages().lock(..).expect("lock");
+    let part = snapshot.pages().lock(5000..1 << 20).expect("lock a part");
     drop(all);
     drop(part);
 }
