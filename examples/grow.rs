@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 
-use stillmap::{Anonymous, HugePages, Mapping, faults, page};
+use stillmap::{Anonymous, HugePages, faults, page};
 
 fn main() -> io::Result<()> {
     let (mib, page) = (1 << 20, page::size());
     let mut faulted = faults::count().minor;
     let mut step = |what: &str, memory: &Anonymous| -> io::Result<()> {
-        let resident = memory.residency()?.resident() * page / 1024;
+        let resident = memory.pages().residency(..)?.resident_pages() * page / 1024;
         let now = faults::count().minor;
         let faults = now - std::mem::replace(&mut faulted, now);
         let length = memory.len() / mib;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stillmap::{Mapping, Snapshot};
+use stillmap::Snapshot;
 
 /// Show which pages of each FILE are in RAM. Nothing is read to find out.
 #[derive(Parser)]
@@ -52,10 +52,10 @@ fn show(path: &Path, args: &Args) -> io::Result<()> {
     // SAFETY: no byte is read, so it does not matter that other processes may change them.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }?;
     if args.prefetch {
-        snapshot.prefetch(..)?;
+        snapshot.pages().prefetch(..)?;
     }
-    let residency = snapshot.residency()?;
-    let (resident, pages) = (residency.resident(), residency.pages());
+    let residency = snapshot.pages().residency(..)?;
+    let (resident, pages) = (residency.resident_pages(), residency.pages());
     let mut out = io::stdout();
     writeln!(
         out,
