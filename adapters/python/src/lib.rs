@@ -300,9 +300,13 @@ fn draft(py: Python<'_>, path: &Bound<'_, PyAny>, length: usize) -> PyResult<Dra
     })
 }
 
-/// What os.fspath(3) and os.fsencode(3) make of it: `str`, `bytes` or a path object.
+/// A `str`, `bytes` or path object as a path.
 fn path(path: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
+    if let Ok(path) = path.extract() {
+        return Ok(path);
+    }
+    // `bytes`, and an error for all that is no path.
     let encoded = path.py().import("os")?.call_method1("fsencode", (path,))?;
     Ok(std::ffi::OsString::from_vec(encoded.extract()?).into())
 }
