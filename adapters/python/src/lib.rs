@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyBufferError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyMemoryView, PySlice};
 use pyo3::{PyTypeInfo, ffi};
-use stillmap::{Error, Mapping, SnapshotOptions};
+use stillmap::{Error, SnapshotOptions};
 
 /// An `OSError` with errno, text and path, so that Python chooses the subclass.
 fn os_error(error: Error) -> PyErr {
@@ -88,9 +88,9 @@ impl Snapshot {
 
     #[getter]
     fn residency(&self) -> PyResult<Residency> {
-        let residency = self.inner()?.residency().map_err(os_error)?;
+        let residency = self.inner()?.pages().residency(..).map_err(os_error)?;
         Ok(Residency {
-            resident: residency.resident(),
+            resident: residency.resident_pages(),
             pages: residency.pages(),
         })
     }
