@@ -1,5 +1,6 @@
 //! Memory with no file behind it, zeroed, granted page by page as it is touched.
 
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::pages::Pages as PagesOf;
@@ -8,11 +9,11 @@ use crate::region::Region;
 use crate::sys::limits;
 use crate::sys::memory::{Pages, Place};
 use crate::sys::write;
-use std::fmt;
 use std::fs::File;
-use std::ops::{Deref, DerefMut, Range, RangeBounds};
+use std::ops::{Range, RangeBounds};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::ptr::NonNull;
 
 /// Zeroed memory of any length: address space at once, RAM at the first touch of each page, and RAM back at once when
 /// it is discarded or dropped.
@@ -477,51 +478,17 @@ fn taken(error: Error, place: Place) -> Error {
     }
 }
 
-impl Deref for Anonymous {
-    type Target = [u8];
-
+// SAFETY:
+// - `len` bytes are mapped from the start on, readable, and initialised: anonymous memory is zeroed.
+// - Only `&mut self`, and forked children to which it was lent, change them; moving the value does not move them.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Anonymous {
     #[inline]
-    fn deref(&self) -> &[u8] {
-        // SAFETY:
-        // - `len` bytes are mapped from the start on, readable, and initialised: anonymous memory is zeroed.
-        // - Only `&mut self`, and forked children to which it was lent, change them.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts(self.region.start().as_ptr(), self.len)
-        }
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        (self.region.start(), self.len)
     }
 }
 
-impl DerefMut for Anonymous {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `&mut self` makes it exclusive.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts_mut(self.region.start().as_ptr(), self.len)
-        }
-    }
-}
+impl_byte_slice!(Anonymous, debug: is_shared);
+impl_byte_slice_mut!(Anonymous);
 
-impl AsRef<[u8]> for Anonymous {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl AsMut<[u8]> for Anonymous {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self
-    }
-}
-
-/// Says how many bytes, not which.
-impl fmt::Debug for Anonymous {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Anonymous")
-            .field("len", &self.len)
-            .field("shared", &self.is_shared())
-            .field("huge_pages", &self.huge_pages)
-            .finish()
-    }
-}

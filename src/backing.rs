@@ -1,6 +1,6 @@
 //! What keeps bytes from changing.
 
-/// What keeps the bytes of a [`Snapshot`](crate::Snapshot) as they are.
+/// What keeps the bytes of a [`Snapshot`](crate::Snapshot) or [`Private`](crate::Private) as they are.
 ///
 /// # Examples
 /// ```
@@ -11,16 +11,19 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backing {
-    /// Memory of our own: they were read, copied when a writer came, or [frozen](crate::Anonymous::freeze).
+    /// Memory of this process: the bytes were read, copied when a writer came, or
+    /// [frozen](crate::Anonymous::freeze).
     Memory,
-    /// A seal on a memfd, or fs-verity: the kernel lets nobody change them, ever.
+    /// A seal on a memfd, or fs-verity: the kernel lets no process change them, ever.
     Sealed,
-    /// A read lease: the kernel holds a writer back until they are copied.
+    /// A file system whose driver never writes: squashfs, erofs, iso9660, or an overlay of nothing else.
+    ReadOnly,
+    /// A read lease: the kernel blocks a writer until the bytes are copied.
     Leased,
-    /// A reflink clone of the file, unnamed: it shares the blocks of the file until either is written.
+    /// A reflink clone of the file without a name: it shares the blocks of the file until either is written.
     Cloned,
     /// A copy in an unnamed file on disk: too large for memory.
     Disk,
-    /// Nothing but the caller's word ([`Snapshot::map_unguarded`](crate::Snapshot::map_unguarded)).
+    /// Nothing but the caller's promise ([`Snapshot::map_unguarded`](crate::Snapshot::map_unguarded)).
     Unguarded,
 }

@@ -1,9 +1,19 @@
-//! How much of a shared resource may be used: memory for copies.
+//! How much of what the program shares with this crate may be used: memory, descriptors, mappings, addresses.
 
+use crate::reason::Reason;
 use crate::sys::limits;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicIsize, Ordering};
 
-/// A copy of at most this size, in bytes, is made without a look at the available memory.
+/// A copy of at most so many bytes is made without looking up the available memory.
 const ALWAYS_FITS: u64 = 1 << 20;
+
+/// A descriptor below this number is never among the last ones: there is no process with so low a limit.
+const NEVER_SCARCE_BELOW: i32 = 64;
+
+/// So many mappings are made before they are counted for the first time, and refused before they are counted again:
+/// counting 65,000 of them takes about 30 ms.
+const UNCOUNTED_MAPPINGS: isize = 256;
 
 /// True if a copy of `len` bytes may be in memory: up to `limit`, or to the default.
 pub(crate) fn fits_memory(len: u64, limit: Option<u64>) -> bool {
@@ -16,4 +26,74 @@ pub(crate) fn fits_memory(len: u64, limit: Option<u64>) -> bool {
 /// Half of the memory that is available now.
 pub(crate) fn default_memory_limit() -> u64 {
     limits::available_memory() / 2
+}
+
+/// True if a copy of `len` bytes fits into the available memory and leaves an eighth of it: for a copy that no disk
+/// takes.
+pub(crate) fn fits_available(len: u64) -> bool {
+    let available = limits::available_memory();
+    len <= available - available / 8
+}
+
+/// Why no further descriptor and mapping of `len` bytes may be held for long, if so: the last quarter of the
+/// descriptors and addresses, and the last eighth of the mappings, are for the program.
+pub(crate) fn refuse_lease(fd: BorrowedFd<'_>, len: usize) -> Option<Reason> {
+    if is_descriptor_scarce(fd) {
+        return Some(Reason::Descriptors);
+    }
+    refuse_mapping(len)
+}
+
+/// The same for a mapping without a descriptor.
+pub(crate) fn refuse_mapping(len: usize) -> Option<Reason> {
+    if is_address_space_scarce(len) {
+        return Some(Reason::AddressSpace);
+    }
+    are_mappings_scarce().then_some(Reason::Mappings)
+}
+
+/// True if a descriptor is in the last quarter of those that the process may have (`RLIMIT_NOFILE`): the kernel
+/// returns the lowest number that is free.
+fn is_descriptor_scarce(fd: BorrowedFd<'_>) -> bool {
+    let number = fd.as_raw_fd();
+    number >= NEVER_SCARCE_BELOW
+        && u64::from(number.unsigned_abs()) >= limits::descriptors() / 4 * 3
+}
+
+/// True if a mapping of `len` bytes, and its copy, would take more than three quarters of `RLIMIT_AS`.
+fn is_address_space_scarce(len: usize) -> bool {
+    let limit = limits::address_space();
+    if limit == u64::MAX {
+        return false;
+    }
+    let used = limits::used_address_space().unwrap_or(limit);
+    used.saturating_add(2 * len as u64) > limit / 4 * 3
+}
+
+/// True if few mappings are left below `vm.max_map_count`. They are counted again when an eighth of what was left has
+/// been made since.
+fn are_mappings_scarce() -> bool {
+    /// Above 0: so many may be made before the next count. Below 0: so many are refused before it.
+    static LEFT: AtomicIsize = AtomicIsize::new(UNCOUNTED_MAPPINGS);
+
+    // Two threads that count at once store about the same number, so no order is needed.
+    let left = LEFT.load(Ordering::Relaxed);
+    if left > 0 {
+        LEFT.fetch_sub(1, Ordering::Relaxed);
+        return false;
+    }
+    if left < -1 {
+        LEFT.fetch_add(1, Ordering::Relaxed);
+        return true;
+    }
+    let most = limits::most_mappings();
+    let free = most.saturating_sub(limits::mappings().unwrap_or(most));
+    let is_scarce = free <= most / 8;
+    let next = if is_scarce {
+        -UNCOUNTED_MAPPINGS
+    } else {
+        isize::try_from((free - most / 8) / 8).map_or(isize::MAX, |left| left.max(1))
+    };
+    LEFT.store(next, Ordering::Relaxed);
+    is_scarce
 }

@@ -1,5 +1,6 @@
 //! Every way to fail, in one enum.
 
+use crate::reason::Reason;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,19 @@ pub enum Error {
         path: Option<PathBuf>,
         /// What it is, or what it lacks.
         what: &'static str,
+        /// The same as a value, where a file was to be mapped for reading.
+        reason: Option<Reason>,
+    },
+    /// A copy was needed, and fits neither into memory nor on any disk that was tried.
+    #[non_exhaustive]
+    #[error("no room for a copy of {len} bytes{}: {tried}", Colon(path))]
+    NoRoom {
+        /// The input.
+        path: Option<PathBuf>,
+        /// Bytes to be copied.
+        len: u64,
+        /// Where an unnamed file was tried.
+        tried: Tried,
     },
     /// A directory has no bytes.
     #[non_exhaustive]
@@ -196,6 +210,7 @@ macro_rules! path_field {
         match $error {
             Error::Os { path, .. }
             | Error::NotMappable { path, .. }
+            | Error::NoRoom { path, .. }
             | Error::IsDirectory { path }
             | Error::OutOfBounds { path, .. }
             | Error::TooLarge { path, .. }
@@ -230,6 +245,23 @@ impl Error {
         Error::NotMappable {
             path: owned(path),
             what,
+            reason: None,
+        }
+    }
+
+    pub(crate) fn not_mapped(path: Option<&Path>, reason: Reason) -> Self {
+        Error::NotMappable {
+            path: owned(path),
+            what: reason.as_str(),
+            reason: Some(reason),
+        }
+    }
+
+    pub(crate) fn no_room(path: Option<&Path>, len: u64, tried: Tried) -> Self {
+        Error::NoRoom {
+            path: owned(path),
+            len,
+            tried,
         }
     }
 
@@ -327,6 +359,7 @@ impl Error {
         use io::ErrorKind as K;
         match self {
             Error::Os { source, .. } => source.kind(),
+            Error::NoRoom { tried, .. } => tried.last_kind(),
             Error::NotMappable { .. }
             | Error::Unprotectable { .. }
             | Error::Unsealable { .. }
@@ -356,6 +389,7 @@ impl Error {
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
             Error::Os { source, .. } => source.raw_os_error(),
+            Error::NoRoom { tried, .. } => tried.last_errno(),
             Error::IsDirectory { .. } => Some(libc::EISDIR),
             _ => None,
         }
@@ -384,6 +418,53 @@ impl Error {
     pub fn downcast_ref(error: &io::Error) -> Option<&Error> {
         let inner = error.get_ref()?.downcast_ref::<InIoError>()?;
         Some(&inner.0)
+    }
+}
+
+/// The directories in which an unnamed file was tried, and why it failed in each.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<(PathBuf, io::Error)>);
+
+impl Tried {
+    /// Adds a directory. An interrupted attempt ends the search.
+    pub(crate) fn push(&mut self, dir: PathBuf, error: io::Error) -> Result<(), Tried> {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return Err(Tried(vec![(dir, error)]));
+        }
+        self.0.push((dir, error));
+        Ok(())
+    }
+
+    /// The directories, in the order in which they were tried.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(dir, _)| dir.as_path())
+    }
+
+    fn last_kind(&self) -> io::ErrorKind {
+        let last = self.0.last().map(|(_, error)| error.kind());
+        last.unwrap_or(io::ErrorKind::StorageFull)
+    }
+
+    fn last_errno(&self) -> Option<i32> {
+        self.0.last()?.1.raw_os_error()
+    }
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is too large for memory")?;
+        for (dir, error) in &self.0 {
+            write!(f, "; {}: {error}", shown(dir))?;
+        }
+        Ok(())
+    }
+}
+
+/// The last failure.
+impl From<Tried> for io::Error {
+    fn from(mut tried: Tried) -> Self {
+        let last = tried.0.pop().map(|(_, error)| error);
+        last.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
     }
 }
 

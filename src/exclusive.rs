@@ -1,5 +1,6 @@
 //! A file that nobody else has open, to be edited in place.
 
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::lease::write::{Editable, Refused, WriteLease};
 use crate::page;
@@ -9,11 +10,10 @@ use crate::sys::extents;
 use crate::sys::file::{self, Kind};
 use crate::sys::memory;
 use crate::sys::write;
-use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::ops::{Deref, DerefMut, RangeBounds};
+use std::ops::RangeBounds;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -117,11 +117,8 @@ impl Exclusive {
         match stat.kind {
             Kind::Regular => {}
             Kind::Directory => return Err(is_directory(path)),
-            Kind::Block | Kind::Other => {
-                return Err(Error::NotMappable {
-                    path: Some(path.to_path_buf()),
-                    what: "it is not a regular file",
-                });
+            Kind::Block | Kind::Fifo | Kind::Other => {
+                return Err(Error::not_mappable(Some(path), "it is not a regular file"));
             }
         }
         let lease = WriteLease::take(file).map_err(|e| refused(e, path))?;
@@ -339,31 +336,19 @@ fn no_blocks(error: io::Error, path: &Path) -> Error {
     }
 }
 
-impl Deref for Exclusive {
-    type Target = [u8];
-
+// SAFETY:
+// - `len` bytes are mapped from the start on, inside the file: no other process can shorten it.
+// - No other process has it open while it is shared, and no file is behind it afterwards.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Exclusive {
     #[inline]
-    fn deref(&self) -> &[u8] {
-        // SAFETY:
-        // - `len` bytes are mapped from the start on, inside the file: nobody else can shorten it.
-        // - Nobody else has it open while it is shared, and no file is behind it afterwards.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr(), self.len)
-        }
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.len)
     }
 }
 
-impl DerefMut for Exclusive {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `&mut self` makes it exclusive.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len)
-        }
-    }
-}
+impl_byte_slice!(Exclusive, debug: has_waiter);
+impl_byte_slice_mut!(Exclusive);
 
 impl Exclusive {
     /// Advice, prefetch, populate, lock and residency of its pages.
@@ -377,28 +362,5 @@ impl Exclusive {
     pub fn pages(&self) -> Pages<'_> {
         let pages = Pages::own(&self[..]).on_disk();
         pages.with_path(Some(&self.path))
-    }
-}
-
-impl AsRef<[u8]> for Exclusive {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl AsMut<[u8]> for Exclusive {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self
-    }
-}
-
-/// Says how many bytes, not which.
-impl fmt::Debug for Exclusive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exclusive")
-            .field("path", &self.path)
-            .field("len", &self.len)
-            .field("wanted", &self.has_waiter())
-            .finish()
     }
 }

@@ -1,31 +1,26 @@
-//! The bytes of a file, to be changed in memory: the file never is.
+//! The bytes of a file, to be changed in memory; the file is not changed.
 //!
-//! A copy-on-write mapping of a live file would not do: pages that were not written to yet show what others write, and
-//! truncation takes even those that were. So what is mapped is sealed, or a file of our own.
+//! A copy-on-write mapping of a file that others write to is unsound: pages that were not stored to yet show what they
+//! write, and truncation removes even the others. So what is mapped is sealed, or an unnamed file of this process.
 
 use crate::backing::Backing;
-use crate::budget::{self, fits_memory};
-use crate::buffer::Buffer;
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
-use crate::file_system::FileSystem;
-use crate::input::{Copy, Source, Window, clone_of, copy, copy_to_disk};
+use crate::input::Source;
+use crate::ladder::{self, Access, Held, Opened, Request};
 use crate::pages::Pages;
-use crate::region::Region;
-use crate::sys::file::{self, Kind, Stat};
-use std::fmt;
-use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::ptr::NonNull;
 
-/// So few bytes are read: that is faster than to clone the file and to map the clone.
-const READ_MAX: u64 = 256 << 10;
-
-/// A file's bytes as memory of our own: what is stored here is seen by nobody else, and the file never changes; what
+/// The bytes of a file as private memory: no other process sees what is stored here, and the file never changes; what
 /// others write to the file is not seen here.
 ///
-/// A sealed memfd, a file under fs-verity, or a reflink clone of a large file (on xfs and btrfs: at once, however large
-/// it is) is mapped copy-on-write: each page takes memory when it is first stored to. Where none of them can be had,
-/// the bytes are copied: into memory with huge pages up to half of what is available, beyond that into an unnamed file.
+/// A sealed memfd, a file under fs-verity, one on squashfs, erofs or iso9660, or a reflink clone of a large file (on xfs
+/// and btrfs, at the same cost for any size) is mapped copy-on-write: a page takes memory when it is first stored to.
+/// Otherwise the bytes are copied: into memory with huge pages up to half of what is available, beyond that into an
+/// unnamed file. A mapping may be larger than the memory of the machine (`MAP_NORESERVE`, mmap(2)).
 ///
 /// # Examples
 /// ```
@@ -37,26 +32,25 @@ const READ_MAX: u64 = 256 << 10;
 /// ```
 #[doc(alias = "MAP_PRIVATE")]
 pub struct Private {
-    store: Store,
+    start: NonNull<u8>,
+    len: usize,
+    held: Held,
 }
 
-enum Store {
-    Memory(Buffer),
-    /// Copy-on-write, `len` bytes from `delta` on, over what does not change.
-    Mapped {
-        region: Region,
-        delta: usize,
-        len: usize,
-        backing: Backing,
-    },
-}
+// SAFETY: the bytes are memory that only this value reaches, or pages that are private to this process.
+#[allow(unsafe_code)]
+unsafe impl Send for Private {}
+// SAFETY: as above; `&Private` changes no byte.
+#[allow(unsafe_code)]
+unsafe impl Sync for Private {}
 
 impl Private {
     /// The bytes of a file, from its start to its end; of a pipe or a device, all that can be read.
     ///
     /// # Errors
-    /// [`Error::IsDirectory`]; [`Error::TooLarge`] for an input without a size that goes on beyond half of the
-    /// available memory; [`Error::Os`] for what the kernel refused.
+    /// [`Error::IsDirectory`]; [`Error::TooLarge`] for an input without a size that has more bytes than half of the
+    /// available memory; [`Error::NoRoom`](crate::Error::NoRoom) for a file that fits neither into memory nor on a disk;
+    /// [`Error::Os`] for what the kernel refused.
     ///
     /// # Examples
     /// ```
@@ -65,11 +59,11 @@ impl Private {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
-        Private::of(&Source::open(path.as_ref())?)
+        Private::options().open(path)
     }
 
-    /// The bytes of an open descriptor, from its current offset to its end; the offset is left there, as reading would
-    /// leave it.
+    /// The bytes of an open descriptor, from its current offset to its end; the offset is moved to the end, as by
+    /// reading.
     ///
     /// # Errors
     /// As [`open`](Private::open).
@@ -82,11 +76,40 @@ impl Private {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
-        Private::of(&Source::descriptor(fd.as_fd()))
+        Private::options().from_fd(fd)
     }
 
-    /// What the bytes lie over: [`Sealed`](Backing::Sealed), [`Cloned`](Backing::Cloned), or
-    /// [`Memory`](Backing::Memory). It never changes.
+    /// The bytes of a file that is open for reading, from its start to its end, wherever its offset is; the offset is
+    /// neither read nor moved.
+    ///
+    /// # Errors
+    /// As [`open`](Private::open).
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let bytes = stillmap::Private::from_file(&file)?;
+    /// assert_eq!(bytes.len() as u64, file.metadata()?.len());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_file<F: AsFd>(file: F) -> Result<Self> {
+        Private::options().from_file(file)
+    }
+
+    /// The window and the limits.
+    ///
+    /// # Examples
+    /// ```
+    /// let word = stillmap::Private::options().offset(1).len(7).open("Cargo.toml")?;
+    /// assert_eq!(&word[..], b"package");
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn options() -> PrivateOptions {
+        PrivateOptions::default()
+    }
+
+    /// What holds the bytes that were not stored to: [`Sealed`](Backing::Sealed), [`ReadOnly`](Backing::ReadOnly),
+    /// [`Cloned`](Backing::Cloned), [`Disk`](Backing::Disk) or [`Memory`](Backing::Memory). It never changes.
     ///
     /// # Examples
     /// ```
@@ -95,159 +118,48 @@ impl Private {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn backing(&self) -> Backing {
-        match &self.store {
-            Store::Memory(_) => Backing::Memory,
-            Store::Mapped { backing, .. } => *backing,
+        match &self.held {
+            Held::Buffer(_) => Backing::Memory,
+            Held::Mapped { backing, .. } => *backing,
+            Held::Leased { .. } => Backing::Leased,
         }
     }
 
-    fn of(source: &Source<'_>) -> Result<Self> {
-        // A mapping knows no path; its source does.
-        let store = Store::of(source).map_err(|e| e.with_path(|| source.name()))?;
-        Ok(Private { store })
-    }
-}
-
-impl Store {
-    fn of(source: &Source<'_>) -> Result<Self> {
-        let stat = source.stat()?;
-        let position = source.position()?;
-        match (stat.kind, position) {
-            (Kind::Directory, _) => Err(Error::IsDirectory {
-                path: source.name(),
-            }),
-            (Kind::Regular, Some(position)) if stat.size > 0 => {
-                let window = Window::new(source, position, 0, None);
-                let store = Store::of_file(source, stat, &window)?;
-                let end = window.of(stat.size)?.start + store.len() as u64;
-                window.leave(source, end)?;
-                Ok(store)
-            }
-            _ => read_to_end(source).map(Store::Memory),
-        }
-    }
-
-    fn of_file(source: &Source<'_>, stat: Stat, window: &Window) -> Result<Self> {
-        let range = window.of(stat.size)?;
-        let size = range.end - range.start;
-        let len = usize::try_from(size).map_err(|_| Error::TooLarge {
-            path: source.name(),
-            limit: isize::MAX.unsigned_abs() as u64,
-        })?;
-        if size > READ_MAX {
-            let system = FileSystem::from_fd(source.fd());
-            let system = system.map_err(|e| source.error("fstatfs", e))?;
-            if stat.verity || system.is_sealed(source.fd()) {
-                return Store::mapped(source, source.fd(), range.start, len, Backing::Sealed);
-            }
-            if let Some(clone) = clone_of(source.fd(), system) {
-                // The clone has the size of its own moment.
-                let now = file::stat(clone.as_fd()).map_err(|e| source.error("statx", e))?;
-                let len = len.min(now.size.saturating_sub(range.start) as usize);
-                return Store::mapped(source, clone.as_fd(), range.start, len, Backing::Cloned);
-            }
-            if !fits_memory(size, None) {
-                let copied = copy_to_disk(source.fd(), range, &mut |_| Ok(()));
-                let (file, len) = copied.map_err(|e| source.error("copy to an unnamed file", e))?;
-                return Store::mapped(source, file.as_fd(), 0, len as usize, Backing::Cloned);
-            }
-        }
-        match copy(source, window, stat, Some(u64::MAX), &mut |_, _| ())?.0 {
-            Copy::Buffer(memory) => Ok(Store::Memory(memory)),
-            Copy::Disk { .. } => unreachable!("no limit"),
-        }
-    }
-
-    /// Over a file that does not change from here on.
-    fn mapped(
-        source: &Source<'_>,
-        fd: BorrowedFd<'_>,
-        offset: u64,
-        len: usize,
-        backing: Backing,
-    ) -> Result<Self> {
-        if len == 0 {
-            return Buffer::with_capacity(0).map(Store::Memory);
-        }
-        let mapped = Region::copy_on_write(fd, offset, len);
-        let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
-        Ok(Store::Mapped {
-            region,
-            delta,
+    fn new(opened: Opened) -> Self {
+        let (start, delta, len) = match &opened.bytes {
+            Held::Buffer(buffer) => (buffer.start(), 0, buffer.len()),
+            Held::Mapped {
+                region, delta, len, ..
+            } => (region.start(), *delta, *len),
+            Held::Leased {
+                mapping,
+                delta,
+                len,
+            } => (mapping.start(), *delta, *len),
+        };
+        Private {
+            // SAFETY: `delta` lies inside the mapping.
+            #[allow(unsafe_code)]
+            start: unsafe { start.add(delta) },
             len,
-            backing,
-        })
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Store::Memory(memory) => memory.len(),
-            Store::Mapped { len, .. } => *len,
+            held: opened.bytes,
         }
     }
 }
 
-/// What has no size, or says 0.
-fn read_to_end(source: &Source<'_>) -> Result<Buffer> {
-    let mut memory = Buffer::for_stream()?;
-    let mut limit = None;
-    loop {
-        memory.make_room(usize::MAX)?;
-        let n = memory.read_from(usize::MAX, |into| file::read(source.fd(), into));
-        if n.map_err(|e| source.error("read", e))? == 0 {
-            return memory.finish();
-        }
-        if memory.len() as u64 > READ_MAX {
-            let limit = *limit.get_or_insert_with(budget::default_memory_limit);
-            if memory.len() as u64 > limit {
-                let path = source.name();
-                return Err(Error::TooLarge { path, limit });
-            }
-        }
-    }
-}
-
-impl Deref for Private {
-    type Target = [u8];
-
+// SAFETY:
+// - `start..start+len` was initialised by a read, or is mapped inside a file that does not change: see `Backing`.
+// - It is writable memory, or mapped copy-on-write; `held` owns it, and does not move it.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Private {
     #[inline]
-    fn deref(&self) -> &[u8] {
-        match &self.store {
-            Store::Memory(memory) => memory.bytes(),
-            Store::Mapped {
-                region, delta, len, ..
-            } => {
-                let start = region.start().as_ptr().wrapping_add(*delta);
-                // SAFETY:
-                // - `len` bytes are mapped from `delta` on, inside the file, which does not change: see `Backing`.
-                // - Pages that were stored to are ours alone, and only `&mut self` stores to them.
-                #[allow(unsafe_code)]
-                unsafe {
-                    std::slice::from_raw_parts(start, *len)
-                }
-            }
-        }
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.len)
     }
 }
 
-impl DerefMut for Private {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.store {
-            Store::Memory(memory) => memory.bytes_mut(),
-            Store::Mapped {
-                region, delta, len, ..
-            } => {
-                let start = region.start().as_ptr().wrapping_add(*delta);
-                // SAFETY: as above, and `&mut self` makes it exclusive.
-                #[allow(unsafe_code)]
-                unsafe {
-                    std::slice::from_raw_parts_mut(start, *len)
-                }
-            }
-        }
-    }
-}
+impl_byte_slice!(Private, debug: backing);
+impl_byte_slice_mut!(Private);
 
 impl Private {
     /// Advice, prefetch, populate, lock and residency of its pages.
@@ -259,36 +171,167 @@ impl Private {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn pages(&self) -> Pages<'_> {
-        match &self.store {
-            Store::Memory(memory) if memory.is_block() => Pages::heap(&self[..]),
-            Store::Mapped {
-                backing: Backing::Sealed,
+        match &self.held {
+            Held::Buffer(buffer) if buffer.is_block() => Pages::heap(&self[..]),
+            Held::Buffer(_) => Pages::own(&self[..]),
+            Held::Mapped {
+                backing: Backing::Cloned | Backing::Disk,
                 ..
-            } => Pages::file(&self[..]),
-            Store::Mapped { .. } => Pages::own(&self[..]).on_disk(),
-            Store::Memory(_) => Pages::own(&self[..]),
+            } => Pages::own(&self[..]).on_disk(),
+            Held::Mapped { .. } | Held::Leased { .. } => Pages::file(&self[..]),
         }
     }
 }
 
-impl AsRef<[u8]> for Private {
-    fn as_ref(&self) -> &[u8] {
-        self
+/// The whole file, wherever its offset is.
+impl TryFrom<File> for Private {
+    type Error = Error;
+
+    fn try_from(file: File) -> Result<Self> {
+        Private::options().open_source(Source::from_owned(file))
     }
 }
 
-impl AsMut<[u8]> for Private {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self
+/// As from a [`File`].
+impl TryFrom<OwnedFd> for Private {
+    type Error = Error;
+
+    fn try_from(fd: OwnedFd) -> Result<Self> {
+        Private::try_from(File::from(fd))
     }
 }
 
-/// Says how many bytes, not which.
-impl fmt::Debug for Private {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Private")
-            .field("len", &self.len())
-            .field("backing", &self.backing())
-            .finish()
+/// How to open a [`Private`]; made by [`Private::options`].
+///
+/// # Examples
+/// ```
+/// let mut bytes = stillmap::Private::options().limit(1 << 20).open("Cargo.toml")?;
+/// bytes[0] = b'{';
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PrivateOptions {
+    request: Request,
+}
+
+impl Default for PrivateOptions {
+    fn default() -> Self {
+        PrivateOptions {
+            request: Request {
+                access: Access::CopyOnWrite,
+                lease: false,
+                ..Request::default()
+            },
+        }
+    }
+}
+
+impl PrivateOptions {
+    /// Skips the first `offset` bytes of the input; they need not be whole pages.
+    ///
+    /// # Examples
+    /// ```
+    /// let bytes = stillmap::Private::options().offset(1).open("Cargo.toml")?;
+    /// assert!(bytes.starts_with(b"package]"));
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.request.offset = offset;
+        self
+    }
+
+    /// Takes `len` bytes, no more and no less; the default is all up to the end.
+    ///
+    /// # Examples
+    /// ```
+    /// let bytes = stillmap::Private::options().len(9).open("Cargo.toml")?;
+    /// assert_eq!(&bytes[..], b"[package]");
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn len(mut self, len: usize) -> Self {
+        self.request.len = Some(len);
+        self
+    }
+
+    /// The most bytes of the input, as [`SnapshotOptions::limit`](crate::SnapshotOptions::limit).
+    ///
+    /// # Examples
+    /// ```
+    /// let endless = stillmap::Private::options().limit(1 << 20).open("/dev/zero");
+    /// assert!(matches!(endless, Err(stillmap::Error::TooLarge { .. })));
+    /// ```
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.request.limits.total = Some(bytes);
+        self
+    }
+
+    /// The most bytes to copy into memory, as
+    /// [`SnapshotOptions::memory_limit`](crate::SnapshotOptions::memory_limit). What is stored to a mapping comes in
+    /// addition.
+    ///
+    /// # Examples
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("large");
+    /// std::fs::write(&path, vec![7; 4 << 20])?;
+    /// let bytes = stillmap::Private::options().memory_limit(1 << 20).open(&path)?;
+    /// assert_ne!(bytes.backing(), stillmap::Backing::Memory);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.request.limits.memory = Some(bytes);
+        self
+    }
+
+    /// Opens a path.
+    ///
+    /// # Errors
+    /// As [`Private::open`], and [`Error::OutOfBounds`] for a window that does not lie inside the input.
+    ///
+    /// # Examples
+    /// ```
+    /// let outside = stillmap::Private::options().offset(1 << 40).open("Cargo.toml");
+    /// assert!(matches!(outside, Err(stillmap::Error::OutOfBounds { .. })));
+    /// ```
+    pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Private> {
+        let request = &self.request;
+        ladder::open_path(path.as_ref(), request, &mut |_, _| ()).map(Private::new)
+    }
+
+    /// The bytes of an open descriptor, as [`Private::from_fd`] returns them.
+    ///
+    /// # Errors
+    /// As [`open`](PrivateOptions::open).
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let bytes = stillmap::Private::options().len(9).from_fd(&file)?;
+    /// assert_eq!(&bytes[..], b"[package]");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_fd<F: AsFd>(&self, fd: F) -> Result<Private> {
+        self.open_source(Source::from_fd(fd.as_fd(), None)?)
+    }
+
+    /// A whole file that is open, as [`Private::from_file`] returns it.
+    ///
+    /// # Errors
+    /// As [`open`](PrivateOptions::open).
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let bytes = stillmap::Private::options().len(9).from_file(&file)?;
+    /// assert_eq!(&bytes[..], b"[package]");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_file<F: AsFd>(&self, file: F) -> Result<Private> {
+        self.open_source(Source::from_file(file.as_fd())?)
+    }
+
+    fn open_source(&self, source: Source<'_>) -> Result<Private> {
+        ladder::open(source, &self.request, &mut |_, _| ()).map(Private::new)
     }
 }

@@ -179,7 +179,8 @@ impl Region {
     ) -> io::Result<(Self, usize)> {
         #[expect(clippy::disallowed_types, reason = "this is the place")]
         let mut options = memmap2::MmapOptions::new();
-        options.offset(offset).len(len);
+        // Stores may come to more than the memory that is free now: the kernel need not promise it (`MAP_NORESERVE`).
+        options.offset(offset).len(len).no_reserve_swap();
         // SAFETY: no reference is made here; whoever makes one answers for the file.
         let map = unsafe { options.map_copy(fd.as_raw_fd()) }?;
         Ok(Region::around(MmapRaw::from(map), offset, len))

@@ -8,17 +8,17 @@ mod target;
 pub use options::DraftOptions;
 
 use crate::atfork::NotForChildren;
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::pages::Pages;
 use crate::sys::process;
 use pending::Pending;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use store::Store;
 use target::Target;
 
@@ -68,6 +68,12 @@ pub struct Draft {
     options: DraftOptions,
     /// The process that made it.
     process: i32,
+}
+
+impl Draft {
+    fn path(&self) -> &Path {
+        self.output.path()
+    }
 }
 
 /// Where the bytes go in the end.
@@ -308,21 +314,17 @@ impl Stream {
     }
 }
 
-impl Deref for Draft {
-    type Target = [u8];
-
+// SAFETY: those of `store`, which promises the same.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Draft {
     #[inline]
-    fn deref(&self) -> &[u8] {
-        &self.store
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        self.store.start_and_len()
     }
 }
 
-impl DerefMut for Draft {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.store
-    }
-}
+impl_byte_slice!(Draft, debug: path);
+impl_byte_slice_mut!(Draft);
 
 impl Draft {
     /// Advice, populate, lock and residency of its pages.
@@ -340,27 +342,5 @@ impl Draft {
             Store::Mapped { .. } => Pages::own(&self[..]),
         };
         pages.with_path(Some(self.output.path()))
-    }
-}
-
-impl AsRef<[u8]> for Draft {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl AsMut<[u8]> for Draft {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self
-    }
-}
-
-/// Says how many bytes, not which.
-impl fmt::Debug for Draft {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Draft")
-            .field("path", &self.output.path())
-            .field("len", &self.len())
-            .finish()
     }
 }

@@ -5,6 +5,7 @@
 
 use super::pending::Pending;
 use crate::anonymous::{Anonymous, HugePages};
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::range::whole_pages;
@@ -13,8 +14,9 @@ use crate::sys::memory::{Pages, Place};
 use crate::sys::{file, write};
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 use std::os::fd::AsFd;
+use std::ptr::NonNull;
 
 /// One write: the disk starts with it while the next is copied.
 const STEP: usize = 8 << 20;
@@ -129,34 +131,19 @@ fn touched(memory: &Anonymous, from: usize) -> io::Result<Option<Range<usize>>> 
     }))
 }
 
-impl Deref for Store {
-    type Target = [u8];
-
+// SAFETY:
+// - The bytes are anonymous memory, or mapped inside an unnamed file whose blocks are allocated.
+// - Only `&mut self` changes them: the file has no name, and its descriptor is ours. Moving the value does not move them.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Store {
     #[inline]
-    fn deref(&self) -> &[u8] {
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
         match self {
-            Store::Memory(memory) | Store::Sparse(memory) => memory,
-            // SAFETY:
-            // - `len` bytes are mapped from the start on, inside the file, whose blocks are granted.
-            // - The file has no name and its descriptor is ours: only `&mut self` changes the bytes.
-            #[allow(unsafe_code)]
-            Store::Mapped { region, len } => unsafe {
-                std::slice::from_raw_parts(region.start().as_ptr(), *len)
-            },
+            Store::Memory(memory) | Store::Sparse(memory) => memory.start_and_len(),
+            Store::Mapped { region, len } => (region.start(), *len),
         }
     }
 }
 
-impl DerefMut for Store {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match self {
-            Store::Memory(memory) | Store::Sparse(memory) => memory,
-            // SAFETY: as above, and `&mut self` makes it exclusive.
-            #[allow(unsafe_code)]
-            Store::Mapped { region, len } => unsafe {
-                std::slice::from_raw_parts_mut(region.start().as_ptr(), *len)
-            },
-        }
-    }
-}
+impl_byte_slice!(Store, debug:);
+impl_byte_slice_mut!(Store);

@@ -1,44 +1,47 @@
-//! A copy of a window of a file: into memory, or to disk if it is too large for that.
+//! A copy of a window of a file: in memory, or in an unnamed file if it is too large for that.
 
 use super::unnamed::copy_to_disk;
 use super::{Source, Window};
-use crate::budget::fits_memory;
+use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
-use crate::region::Region;
-use crate::sys::file::Stat;
+use crate::sys::file::{Kind, Stat};
+use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A copy is tried again if the file changed meanwhile, unless so many bytes make that expensive.
+/// A larger copy is not repeated when the file changed meanwhile, in bytes: 64 MiB take about 10 ms.
 const RETRY_MAX: u64 = 64 << 20;
+
+/// How often a copy is made until the file does not change meanwhile.
 const ATTEMPTS: u32 = 3;
 
-/// Told how many bytes are done, and of how many if that is known.
+/// Called with the bytes done, and the total if it is known.
 pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) + 'p;
 
 /// Where a copy is.
 pub(crate) enum Copy {
-    Buffer(Buffer),
-    /// In a mapping of an unnamed file: `len` bytes from `delta` on.
+    Memory(Buffer),
+    /// In an unnamed file of `len` bytes.
     Disk {
-        region: Region,
-        delta: usize,
-        len: usize,
+        file: File,
+        len: u64,
     },
 }
 
 impl Copy {
     pub(crate) fn len(&self) -> u64 {
         match self {
-            Copy::Buffer(memory) => memory.len() as u64,
-            Copy::Disk { len, .. } => *len as u64,
+            Copy::Memory(buffer) => buffer.len() as u64,
+            Copy::Disk { len, .. } => *len,
         }
     }
 }
 
-/// Copies the window of a file that `before` describes; up to `memory_limit` bytes into memory. Second, whether the
-/// bytes are one moment of the file, as far as its size, mtime and ctime tell.
+/// Copies the window of the file or block device that `before` describes. Up to `memory_limit` bytes go into memory; by
+/// default half of what is available, or all of it if no disk can take the copy.
+///
+/// The second value is false if the size, mtime or ctime of the file changed meanwhile.
 pub(crate) fn copy(
     source: &Source<'_>,
     window: &Window,
@@ -46,29 +49,42 @@ pub(crate) fn copy(
     memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<(Copy, bool)> {
-    let reopened = source.without_direct();
-    let fd = reopened.as_ref().map_or(source.fd(), AsFd::as_fd);
+    let reader = source.reader(false);
+    let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
     let mut attempt = 1;
     loop {
-        let range = window.of(before.size)?;
+        let range = window.in_file(before.size)?;
         let len = range.end - range.start;
-        let copy = match fits_memory(len, memory_limit) {
-            true => Copy::Buffer(into_memory(source, fd, range.clone(), progress)?),
-            false => to_disk(source, fd, range.clone(), progress)?,
+        let copy = if budget::fits_memory(len, memory_limit) {
+            Copy::Memory(into_memory(source, fd, range, progress)?)
+        } else {
+            to_disk(source, range, memory_limit, progress)?
         };
-        let after = source.stat()?;
-        let intact = after.stamp == before.stamp;
-        if intact || attempt == ATTEMPTS || len > RETRY_MAX {
-            window.check_read(copy.len(), &range)?;
-            return Ok((copy, intact));
+        let after = stat_with_size(source, before.kind)?;
+        let is_intact = after.stamp == before.stamp;
+        if is_intact || attempt == ATTEMPTS || len > RETRY_MAX {
+            window.check_complete(copy.len())?;
+            return Ok((copy, is_intact));
         }
         attempt += 1;
         before = after;
     }
 }
 
+/// fstat(2), with the size of a block device, which is 0 there.
+pub(crate) fn stat_with_size(source: &Source<'_>, kind: Kind) -> Result<Stat> {
+    let stat = source.stat()?;
+    Ok(match kind {
+        Kind::Block => Stat {
+            size: source.device_size()?,
+            ..stat
+        },
+        _ => stat,
+    })
+}
+
 /// Reads a range, or less of it if the file ends before.
-pub(crate) fn into_memory(
+fn into_memory(
     source: &Source<'_>,
     fd: BorrowedFd<'_>,
     range: Range<u64>,
@@ -76,20 +92,20 @@ pub(crate) fn into_memory(
 ) -> Result<Buffer> {
     let total = range.end - range.start;
     let len = usize::try_from(total).unwrap_or(usize::MAX);
-    let mut memory = Buffer::with_capacity(len)?;
+    let mut buffer = Buffer::with_capacity(len)?;
     let mut step = |done| {
         progress(done as u64, Some(total));
         Ok(())
     };
-    let filled = memory.fill(fd, range.start, len, &mut step);
+    let filled = buffer.fill(fd, range.start, len, &mut step);
     filled.map_err(|e| source.error("pread", e))?;
-    memory.finish()
+    buffer.finish()
 }
 
 fn to_disk(
     source: &Source<'_>,
-    fd: BorrowedFd<'_>,
     range: Range<u64>,
+    memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<Copy> {
     let total = range.end - range.start;
@@ -97,19 +113,14 @@ fn to_disk(
         progress(done, Some(total));
         Ok(())
     };
-    // Looking for holes moves the offset, which the caller's description shares with others.
-    let own = source.own_description().ok();
-    let fd = own.as_ref().map_or(fd, |own| own.as_fd());
-    let copied = copy_to_disk(fd, range.clone(), &mut step);
-    let (file, len) = copied.map_err(|e| source.error("copy to an unnamed file", e))?;
-    if len == 0 {
-        return Ok(Copy::Buffer(Buffer::with_capacity(0)?));
+    // Looking for holes moves the offset.
+    let reader = source.reader(true);
+    let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
+    match copy_to_disk(fd, range.clone(), &mut step) {
+        Ok((file, len)) => Ok(Copy::Disk { file, len }),
+        Err(_) if memory_limit.is_none() && budget::fits_available(total) => {
+            into_memory(source, fd, range, progress).map(Copy::Memory)
+        }
+        Err(e) => Err(Error::no_room(source.name().as_deref(), total, e)),
     }
-    let len = usize::try_from(len).map_err(|_| Error::TooLarge {
-        path: source.name(),
-        limit: isize::MAX.unsigned_abs() as u64,
-    })?;
-    let (region, delta) =
-        Region::file(file.as_fd(), 0, len).map_err(|e| source.error("mmap", e))?;
-    Ok(Copy::Disk { region, delta, len })
 }

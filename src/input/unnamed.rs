@@ -1,7 +1,8 @@
-//! Files without a name: nobody else can open them, and they go with their last mapping.
+//! Files without a name: only this process can reach them, and they go with their last mapping.
 
+use crate::error::Tried;
 use crate::file_system::FileSystem;
-use crate::sys::{file, write};
+use crate::sys::{file, statfs, write};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,38 +10,76 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// One step of a copy, in bytes.
-const STEP: usize = 1 << 20;
+/// Bytes in one step of a copy; between two steps it can be stopped.
+const COPY_CHUNK: usize = 1 << 20;
 
-/// A reflink clone of a whole file (`FICLONE`, ioctl_ficlone(2)): its bytes of one moment, no matter how many. `None`
-/// where the file system has no clones, or gives us no place for one.
+/// One part in so many of a disk stays free.
+const STAYS_FREE: u64 = 64;
+
+/// A reflink clone of a whole file (`FICLONE`, ioctl_ficlone(2)): its bytes at one moment, at the same cost for any
+/// size. `None` where the file system has no clones, or no directory on it may be written to.
 pub(crate) fn clone_of(fd: BorrowedFd<'_>, system: FileSystem) -> Option<File> {
     if !system.may_clone() {
         return None;
     }
-    folders(fd).iter().find_map(|folder| {
-        let clone = local_file(folder).ok()?;
+    candidate_dirs(Some(fd)).iter().find_map(|dir| {
+        let (clone, there) = unnamed_file(dir).ok()?;
         file::clone_into(fd, clone.as_fd()).ok()?;
-        Some(clone)
+        there.may_clone().then_some(clone)
     })
 }
 
-/// A copy of a range of a file, or of less if it ends before. `step` is told the bytes done and may stop the copy.
+/// A copy of a range of a file, or of less if the file ends before. `step` is called with the bytes done, and may stop
+/// the copy.
 pub(crate) fn copy_to_disk(
     fd: BorrowedFd<'_>,
     range: Range<u64>,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
-) -> io::Result<(File, u64)> {
-    let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
-    for folder in folders(fd) {
-        let copied = local_file(&folder).and_then(|file| copy_into(fd, range.clone(), file, step));
-        match copied {
-            Ok(copied) => return Ok(copied),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
-            Err(e) => last = e,
+) -> Result<(File, u64), Tried> {
+    let needed = file::stat(fd).map_or(u64::MAX, |stat| stat.allocated);
+    let needed = needed.min(range.end - range.start);
+    with_unnamed_file(Some(fd), needed, |file| {
+        copy_into(fd, range.clone(), file, step)
+    })
+}
+
+/// Calls `write` with an unnamed file on a disk that has `needed` bytes free, and with the next one if that failed.
+/// Disks that are known to be local come first.
+pub(crate) fn with_unnamed_file<T>(
+    beside: Option<BorrowedFd<'_>>,
+    needed: u64,
+    mut write: impl FnMut(File) -> io::Result<T>,
+) -> Result<T, Tried> {
+    let mut tried = Tried::default();
+    let mut maybe_disks = Vec::new();
+    for dir in candidate_dirs(beside) {
+        match unnamed_file(&dir) {
+            Ok((file, system)) if system.is_local_disk() => {
+                match check_room(&file, needed).and_then(|()| write(file)) {
+                    Ok(written) => return Ok(written),
+                    Err(e) => tried.push(dir, e)?,
+                }
+            }
+            Ok((file, system)) if system.is_maybe_disk() => maybe_disks.push((dir, file)),
+            Ok(_) => tried.push(dir, io::Error::other("not on a local disk"))?,
+            Err(e) => tried.push(dir, e)?,
         }
     }
-    Err(last)
+    for (dir, file) in maybe_disks {
+        match check_room(&file, needed).and_then(|()| write(file)) {
+            Ok(written) => return Ok(written),
+            Err(e) => tried.push(dir, e)?,
+        }
+    }
+    Err(tried)
+}
+
+fn check_room(file: &File, needed: u64) -> io::Result<()> {
+    let (free, total) = statfs::free_and_total(file.as_fd())?;
+    if needed > free.saturating_sub(total / STAYS_FREE) {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    Ok(())
 }
 
 fn copy_into(
@@ -49,10 +88,6 @@ fn copy_into(
     to: File,
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
-    if FileSystem::from_fd(to.as_fd())? == FileSystem::Tmpfs {
-        // There a hole takes a page when it is read, and is a SIGBUS if there is none.
-        write::allocate(to.as_fd(), 0, range.end - range.start)?;
-    }
     let mut offset = range.start;
     'copy: while offset < range.end {
         // Holes stay holes: a sparse file may be larger than any disk.
@@ -62,10 +97,11 @@ fn copy_into(
         };
         offset = start;
         while offset < end.min(range.end) {
-            let left = usize::try_from(end.min(range.end) - offset).unwrap_or(STEP);
-            let n = move_bytes(fd, &to, (offset, offset - range.start), left.min(STEP))?;
+            let left = usize::try_from(end.min(range.end) - offset).unwrap_or(COPY_CHUNK);
+            let offsets = (offset, offset - range.start);
+            let n = copy_chunk(fd, &to, offsets, left.min(COPY_CHUNK))?;
             if n == 0 {
-                // It ends here, whatever it says: files of /sys do that.
+                // The end of the file, at less than its size: files of /sys do that.
                 break 'copy;
             }
             offset += n as u64;
@@ -77,9 +113,9 @@ fn copy_into(
     Ok((to, len))
 }
 
-/// Copies up to `most` bytes, from one offset to the other. In the kernel if it can: this may run because there is no
-/// memory.
-fn move_bytes(
+/// Copies up to `most` bytes from one offset to the other, in the kernel if possible: this may run because memory is
+/// short.
+fn copy_chunk(
     fd: BorrowedFd<'_>,
     to: &File,
     offsets: (u64, u64),
@@ -96,20 +132,25 @@ fn move_bytes(
     Ok(bytes.len())
 }
 
-/// An unnamed file where no server and no other program has the bytes.
-fn local_file(folder: &Path) -> io::Result<File> {
-    let file = tempfile::tempfile_in(folder)?;
-    match FileSystem::from_fd(file.as_fd())?.is_local() {
-        true => Ok(file),
-        false => Err(io::ErrorKind::Unsupported.into()),
-    }
+fn unnamed_file(dir: &Path) -> io::Result<(File, FileSystem)> {
+    let file = tempfile::tempfile_in(dir)?;
+    let system = FileSystem::from_fd(file.as_fd())?;
+    Ok((file, system))
 }
 
-/// Where an unnamed file may be put, best first: beside the file, as that is where files of its size go; then the
-/// folders for temporary files, the one that outlives a reboot (and so is on a disk) before the other.
-fn folders(fd: BorrowedFd<'_>) -> Vec<PathBuf> {
-    let beside = file::name(fd).and_then(|name| name.parent().map(Path::to_path_buf));
-    let beside = beside.filter(|folder| folder.is_absolute());
+/// Where an unnamed file may be put, best first: beside the source, where files of that size are; then the directories
+/// for temporary files, beginning with the one that outlives a reboot, and so is on a disk; then the current directory.
+fn candidate_dirs(beside: Option<BorrowedFd<'_>>) -> Vec<PathBuf> {
+    let name = beside.and_then(file::name);
+    let parent = name.and_then(|name| name.parent().map(Path::to_path_buf));
+    let parent = parent.filter(|dir| dir.is_absolute());
+    let mut dirs: Vec<_> = parent.into_iter().collect();
+    let current = std::env::current_dir().ok();
     let temporary = [PathBuf::from("/var/tmp"), std::env::temp_dir()];
-    beside.into_iter().chain(temporary).collect()
+    for dir in temporary.into_iter().chain(current) {
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    dirs
 }

@@ -11,6 +11,7 @@ use crate::backing::Backing;
 use crate::error::Result;
 use crate::file_system::FileSystem;
 use crate::input::{Source, clone_of, copy_to_disk};
+use crate::reason::Reason;
 use crate::region::Region;
 use crate::sys::file::{self, Stat};
 use crate::sys::lease::{self, Lease, Released};
@@ -59,28 +60,28 @@ impl Drop for Taken {
 }
 
 impl ReadLease {
-    /// Takes one, or `None`: on a file system where a lease proves nothing, for a file that somebody has open for
-    /// writing, for one of another owner (without CAP_LEASE).
-    pub(crate) fn take(source: &Source<'_>, system: FileSystem) -> Result<Option<Self>> {
+    /// Takes one, or says why there is none: on a file system where a lease proves nothing, for a file that somebody has
+    /// open for writing, for one of another owner (without CAP_LEASE).
+    pub(crate) fn acquire(
+        source: &Source<'_>,
+        system: FileSystem,
+    ) -> Result<std::result::Result<Self, Reason>> {
         if !system.keeps_leases() {
-            return Ok(None);
+            return Ok(Err(Reason::FileSystem));
         }
         let Some(keeper) = Keeper::get() else {
-            return Ok(None);
+            return Ok(Err(Reason::Threads));
         };
         let Ok(file) = source.own_description() else {
-            return Ok(None);
+            return Ok(Err(Reason::NotReopened));
         };
-        // Asked again of the descriptor that the lease is on: the caller's may have been replaced meanwhile.
-        let again = || FileSystem::from_fd(file.as_fd()).is_ok_and(|again| again == system);
-        let same = !source.is_borrowed() || again();
-        if !same || keeper.take(file.as_fd(), Lease::Read).is_err() {
-            return Ok(None);
+        if let Err(error) = keeper.take(file.as_fd(), Lease::Read) {
+            return Ok(Err(refusal(&error)));
         }
         let stat = file::stat(file.as_fd());
         let taken = Taken(Some(file));
-        Ok(Some(ReadLease {
-            stat: stat.map_err(|e| source.error("statx", e))?,
+        Ok(Ok(ReadLease {
+            stat: stat.map_err(|e| source.error("fstat", e))?,
             taken,
             system,
             keeper,
@@ -124,6 +125,18 @@ impl ReadLease {
         });
         let guarded = Guarded(Arc::clone(&slot));
         Ok(self.keeper.watch(slot).then_some((guarded, delta)))
+    }
+}
+
+/// Why the kernel refused a read lease, fcntl(2).
+fn refusal(error: &io::Error) -> Reason {
+    match error.raw_os_error() {
+        Some(libc::EACCES) => Reason::OtherOwner,
+        Some(libc::EAGAIN) => Reason::OpenForWriting,
+        Some(libc::EINVAL) if lease::are_off() => Reason::LeasesOff,
+        Some(libc::EINVAL) => Reason::FileSystem,
+        Some(libc::EMFILE | libc::ENFILE) => Reason::Descriptors,
+        _ => Reason::Refused,
     }
 }
 

@@ -301,11 +301,13 @@ impl Mapped {
         // Asked before the size: a seal that is there holds for the size that is seen then.
         let seals = file::seals(fd.as_fd());
         let stat = file::stat(fd.as_fd()).map_err(|e| error("statx", e))?;
-        let not_mappable = |what| Error::NotMappable { path: name(), what };
+        let not_mappable = |what| Error::not_mappable(name().as_deref(), what);
         match stat.kind {
             Kind::Regular => {}
             Kind::Directory => return Err(Error::IsDirectory { path: name() }),
-            Kind::Block | Kind::Other => return Err(not_mappable("it is not a regular file")),
+            Kind::Block | Kind::Fifo | Kind::Other => {
+                return Err(not_mappable("it is not a regular file"));
+            }
         }
         if !sys::write::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
             return Err(not_mappable("it is not open for reading and writing"));

@@ -26,15 +26,14 @@ impl Anonymous {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn freeze(self) -> Result<Snapshot> {
-        let memory = match self.is_shared() {
-            true => Buffer::copy_of(&self)?,
-            false => {
-                let (mut region, len) = self.into_region();
-                region.protect_read_only()?;
-                Buffer::from_region(region, len)
-            }
+        let memory = if self.is_shared() {
+            Buffer::copy_of(&self)?
+        } else {
+            let (mut region, len) = self.into_region();
+            region.protect_read_only()?;
+            Buffer::from_region(region, len)
         };
-        Ok(Snapshot::memory(memory, true))
+        Ok(Snapshot::memory(memory))
     }
 }
 

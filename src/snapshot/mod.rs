@@ -1,45 +1,47 @@
 //! Any input as bytes that do not change.
 
-mod file;
 mod freeze;
 mod mapping;
 mod options;
-mod stream;
 
-pub use options::SnapshotOptions;
+pub use options::{SnapshotOptions, SnapshotProgress};
 
 use crate::backing::Backing;
 use crate::buffer::Buffer;
-use crate::error::Result;
+use crate::bytes::{ByteSlice, impl_byte_slice};
+use crate::error::{Error, Result};
 use crate::input::Source;
+use crate::ladder::{Held, Opened};
 use crate::lease::read::Guarded;
+use crate::reason::Reason;
 use crate::region::Region;
-use std::fmt;
-use std::ops::Deref;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// The bytes of a path, stdin, a pipe or any descriptor, read-only: they never change, whoever writes to the file.
+/// The bytes of a path, standard input, a pipe or any descriptor, read-only. They never change, whatever other processes
+/// do to the file.
 ///
 /// ```text
 ///   page boundary                                      page boundary
 ///   |<------------------- mapped ----------------------->|
 ///   |        |<------------ the bytes --------->|        |
-///            offset                  never shown: past the window or the end of the file
+///            offset                  not part of the slice: outside the window, or past the end of the file
 /// ```
-/// The first rung of this ladder that fits is taken; every rung is sound, they differ in cost only, and
-/// [`backing`](Snapshot::backing) tells which it was:
+/// It is made by the first of these strategies that fits. All are sound; they differ in cost, and
+/// [`backing`](Snapshot::backing) returns which one it was, [`reason`](Snapshot::reason) why not a better one:
 ///
-/// 1. What has no offsets (`lseek` fails: pipe, FIFO, socket, terminal), a character device, and a file of size 0
-///    (as those of `/proc` say they are) is read to its end.
-/// 2. A small file is read: up to 32 KiB always; up to 1 MiB while snapshots hold no more than 4 MiB in the heap, since
-///    memory that was used before is filled faster than a mapping is made.
-/// 3. A memfd sealed against writing and shrinking, or a file under fs-verity, is mapped.
-/// 4. On ext2/3/4, xfs, btrfs and f2fs a file that nobody has open for writing is mapped under a read lease: a
-///    writer that comes is held by the kernel until the bytes have been put elsewhere, which takes as long as copying
-///    them. The file must be the user's own (or CAP_LEASE be held). It takes an open descriptor as long as it lives; the last
-///    quarter of those that the process may have (`ulimit -n`) is not used for that.
+/// 1. A pipe, FIFO, socket, terminal or character device, and a file of size 0 (as those of `/proc` say they are), is read
+///    to its end.
+/// 2. A small file is read: up to 32 KiB always; up to 1 MiB while snapshots hold at most 4 MiB of the heap, since
+///    reading into memory that was used before is faster than mapping.
+/// 3. A memfd sealed against writing and shrinking, a file under fs-verity, and a file on squashfs, erofs or iso9660 is
+///    mapped.
+/// 4. On ext2/3/4, xfs, btrfs and f2fs a file that no process has open for writing is mapped under a read lease: the
+///    kernel blocks a writer until the bytes are copied. The file must belong to the user of the process, or the process
+///    have CAP_LEASE. A lease holds an open descriptor; the last quarter of those that the process may have
+///    (`ulimit -n`), and the last eighth of its mappings, are not used for that.
 /// 5. Where the file system can clone files (xfs, btrfs), a clone is mapped.
 /// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///
@@ -57,10 +59,11 @@ pub struct Snapshot {
     start: NonNull<u8>,
     len: usize,
     store: Store,
-    intact: bool,
+    is_intact: bool,
+    reason: Option<Reason>,
 }
 
-/// Who owns the bytes.
+/// What holds the bytes.
 enum Store {
     Memory(Buffer),
     Mapped(
@@ -111,8 +114,8 @@ impl Snapshot {
         Snapshot::options().stdin()
     }
 
-    /// The bytes of an open descriptor, from its current offset to its end; the offset is left there, as reading
-    /// would leave it. The descriptor may be closed afterwards.
+    /// The bytes of an open descriptor, from its current offset to its end; the offset is moved to the end, as by reading.
+    /// The descriptor may be closed afterwards. For the whole file, see [`from_file`](Snapshot::from_file).
     ///
     /// # Errors
     /// As [`open`](Snapshot::open).
@@ -130,7 +133,28 @@ impl Snapshot {
         Snapshot::options().from_fd(fd)
     }
 
-    /// Windows, limits, and which rungs of the ladder may be taken.
+    /// The bytes of a file that is open for reading, from its start to its end, wherever its offset is; the offset is
+    /// neither read nor moved. The file may be closed afterwards.
+    ///
+    /// While `file` is open for writing, its bytes are copied: it might be written to. A file that is not needed any
+    /// more can be given up with [`TryFrom`](Snapshot#impl-TryFrom<File>-for-Snapshot), and is mapped then.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io::Write;
+    /// let mut file = tempfile::tempfile()?;
+    /// file.write_all(b"the offset is at the end")?;
+    /// assert_eq!(stillmap::Snapshot::from_file(&file)?.len(), 24);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_file<F: AsFd>(file: F) -> Result<Self> {
+        Snapshot::options().from_file(file)
+    }
+
+    /// The window, the limits, and which strategies are allowed.
     ///
     /// # Examples
     /// ```
@@ -138,7 +162,7 @@ impl Snapshot {
     /// assert_eq!(&window[..], b"package");
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn options<'a>() -> SnapshotOptions<'a> {
+    pub fn options() -> SnapshotOptions {
         SnapshotOptions::default()
     }
 
@@ -157,9 +181,29 @@ impl Snapshot {
         }
     }
 
-    /// True if the bytes are one moment of the file; false if it changed while it was copied, as far as its size,
-    /// mtime and ctime tell, or if the kernel took the lease away from a process that was stopped for longer than
-    /// `fs.lease-break-time`, and the file was touched. What was read from a stream is always intact.
+    /// Why the bytes are not mapped, or are mapped and not leased; `None` if they are sealed, leased, read-only or
+    /// unguarded, and for memory that was [frozen](crate::Anonymous::freeze).
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::{Reason, Snapshot};
+    /// let bytes = Snapshot::open("/proc/version")?;
+    /// assert_eq!(bytes.reason(), Some(Reason::Stream));
+    /// if let Some(reason) = bytes.reason() {
+    ///     println!("copied, since {reason}");
+    /// }
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn reason(&self) -> Option<Reason> {
+        match &self.store {
+            Store::Leased(mapping) if mapping.backing() != Backing::Leased => Some(Reason::Written),
+            _ => self.reason,
+        }
+    }
+
+    /// True if the bytes are those of one moment of the file. False if its size, mtime or ctime changed while it was
+    /// copied, or if the process was stopped for longer than `fs.lease-break-time`, so that the kernel ended the lease,
+    /// and the file was changed. Always true for a stream.
     ///
     /// # Examples
     /// ```
@@ -169,54 +213,78 @@ impl Snapshot {
     pub fn is_intact(&self) -> bool {
         match &self.store {
             Store::Leased(guarded) => guarded.is_intact(),
-            Store::Memory(_) | Store::Mapped(..) => self.intact,
+            Store::Memory(_) | Store::Mapped(..) => self.is_intact,
         }
     }
 
-    /// Maps a whole file, wherever the descriptor's offset is, with nothing to guard it: for files that the caller
-    /// knows to stay as they are, on file systems where nothing better than a copy can be had.
+    /// Maps a whole file, wherever the descriptor's offset is, with nothing that keeps its bytes from changing: for files
+    /// that the caller knows to stay as they are, where they would be copied otherwise. A window can be mapped with
+    /// [`SnapshotOptions::map_unguarded`].
     ///
     /// # Errors
-    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file;
-    /// [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    /// [`Error::NotMappable`] for what is not a regular file; [`Error::Os`] for what the kernel refused.
     ///
     /// # Safety
-    /// As long as the snapshot lives, nobody may write to the file, truncate it, or punch holes into it, in this
-    /// process or in any other. Otherwise bytes change under a `&[u8]`, which is undefined behaviour, or the process
-    /// dies of SIGBUS.
+    /// As long as the snapshot lives, no process, this one included, writes to the file, truncates it, or punches holes
+    /// into it. Otherwise bytes change under a `&[u8]`, which is undefined behaviour, or the process dies of SIGBUS.
     ///
     /// # Examples
     /// ```
     /// let file = std::fs::File::open("Cargo.toml")?;
-    /// // SAFETY: nobody edits the manifest while its tests run.
+    /// // SAFETY: no process edits the manifest while its tests run.
     /// let bytes = unsafe { stillmap::Snapshot::map_unguarded(&file) }?;
     /// assert!(bytes.starts_with(b"[package]"));
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[allow(unsafe_code)]
     pub unsafe fn map_unguarded<F: AsFd>(fd: F) -> Result<Self> {
-        file::map_unguarded(&Source::descriptor(fd.as_fd()))
+        // SAFETY: the caller's promise is the same.
+        unsafe { Snapshot::options().map_unguarded(fd) }
     }
 
-    fn memory(memory: Buffer, intact: bool) -> Self {
+    fn new(opened: Opened) -> Self {
+        let snapshot = match opened.bytes {
+            Held::Buffer(buffer) => Snapshot::memory(buffer),
+            Held::Mapped {
+                region,
+                delta,
+                len,
+                backing,
+            } => Snapshot::mapped(region, delta, len, backing),
+            Held::Leased {
+                mapping,
+                delta,
+                len,
+            } => Snapshot::leased(mapping, delta, len),
+        };
+        Snapshot {
+            is_intact: opened.is_intact,
+            reason: opened.reason,
+            ..snapshot
+        }
+    }
+
+    fn memory(memory: Buffer) -> Self {
         Snapshot {
             start: memory.start(),
             len: memory.len(),
             store: Store::Memory(memory),
-            intact,
+            is_intact: true,
+            reason: None,
         }
     }
 
-    /// `len` bytes from `delta` on, in a mapping that the keeper answers for.
-    fn leased(guarded: Guarded, delta: usize, len: usize) -> Self {
-        // SAFETY: `delta` lies inside the mapping, which keeps its place.
+    /// `len` bytes from `delta` on, in a mapping under a lease.
+    fn leased(mapping: Guarded, delta: usize, len: usize) -> Self {
+        // SAFETY: `delta` lies inside the mapping, whose address does not change.
         #[allow(unsafe_code)]
-        let start = unsafe { guarded.start().add(delta) };
+        let start = unsafe { mapping.start().add(delta) };
         Snapshot {
             start,
             len,
-            store: Store::Leased(guarded),
-            intact: true,
+            store: Store::Leased(mapping),
+            is_intact: true,
+            reason: None,
         }
     }
 
@@ -230,40 +298,40 @@ impl Snapshot {
             start,
             len,
             store: Store::Mapped(region, backing),
-            intact: true,
+            is_intact: true,
+            reason: None,
         }
     }
 }
 
-impl Deref for Snapshot {
-    type Target = [u8];
-
+// SAFETY:
+// - `start..start+len` was initialised by a read, or is mapped inside the file; `store` owns it, and does not move it.
+// - Nothing changes it while the value lives: see `Backing`.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Snapshot {
     #[inline]
-    fn deref(&self) -> &[u8] {
-        // SAFETY:
-        // - `start..start+len` was initialised by a read, or is mapped inside the file; `store` owns it.
-        // - Nobody changes it while `self` lives: see `Backing`.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr(), self.len)
-        }
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.len)
     }
 }
 
-impl AsRef<[u8]> for Snapshot {
-    #[inline]
-    fn as_ref(&self) -> &[u8] {
-        self
+impl_byte_slice!(Snapshot, debug: backing, is_intact, reason);
+
+/// The whole file, wherever its offset is. The descriptor is given up, so a file that only this process had open for
+/// writing can be leased.
+impl TryFrom<File> for Snapshot {
+    type Error = Error;
+
+    fn try_from(file: File) -> Result<Self> {
+        Snapshot::options().open_source(Source::from_owned(file), &mut |_, _| ())
     }
 }
 
-/// Says how many bytes, not which.
-impl fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot")
-            .field("len", &self.len)
-            .field("backing", &self.backing())
-            .field("intact", &self.is_intact())
-            .finish()
+/// As from a [`File`].
+impl TryFrom<OwnedFd> for Snapshot {
+    type Error = Error;
+
+    fn try_from(fd: OwnedFd) -> Result<Self> {
+        Snapshot::try_from(File::from(fd))
     }
 }

@@ -1,10 +1,9 @@
-//! Which bytes to take, and which rungs of the ladder may be used for it.
+//! Options for opening a snapshot: the window, the limits, and which strategies are allowed.
 
-use super::{Snapshot, file, stream};
-use crate::budget;
-use crate::error::{Error, Result};
-use crate::input::Source;
-use crate::sys::file::Kind;
+use super::Snapshot;
+use crate::error::Result;
+use crate::input::{Progress, Source};
+use crate::ladder::{self, Request};
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,56 +19,15 @@ use std::path::Path;
 /// assert!(bytes.starts_with(b"[package]"));
 /// # Ok::<(), stillmap::Error>(())
 /// ```
+#[derive(Clone, Debug, Default)]
 #[must_use]
-pub struct SnapshotOptions<'a> {
-    pub(super) offset: u64,
-    pub(super) len: Option<usize>,
-    limit: Option<u64>,
-    pub(super) memory_limit: Option<u64>,
-    pub(super) lease: bool,
-    pub(super) across_fork: bool,
-    pub(super) must_map: bool,
-    pub(super) populate: bool,
-    progress: Option<Progress<'a>>,
+pub struct SnapshotOptions {
+    request: Request,
 }
 
-/// Told how many bytes are done, and of how many if that is known.
-type Progress<'a> = Box<dyn FnMut(u64, Option<u64>) + 'a>;
-
-impl Default for SnapshotOptions<'_> {
-    fn default() -> Self {
-        SnapshotOptions {
-            offset: 0,
-            len: None,
-            limit: None,
-            memory_limit: None,
-            lease: true,
-            across_fork: false,
-            must_map: false,
-            populate: false,
-            progress: None,
-        }
-    }
-}
-
-impl fmt::Debug for SnapshotOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SnapshotOptions")
-            .field("offset", &self.offset)
-            .field("len", &self.len)
-            .field("limit", &self.limit)
-            .field("memory_limit", &self.memory_limit)
-            .field("lease", &self.lease)
-            .field("across_fork", &self.across_fork)
-            .field("must_map", &self.must_map)
-            .field("populate", &self.populate)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<'a> SnapshotOptions<'a> {
-    /// Leaves out the first `offset` bytes: any number, page-aligned or not. They count from where the input starts,
-    /// which for a descriptor is its current offset.
+impl SnapshotOptions {
+    /// Skips the first `offset` bytes of the input; they need not be whole pages. The input of a descriptor starts at its
+    /// current offset.
     ///
     /// # Examples
     /// ```
@@ -78,7 +36,7 @@ impl<'a> SnapshotOptions<'a> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn offset(mut self, offset: u64) -> Self {
-        self.offset = offset;
+        self.request.offset = offset;
         self
     }
 
@@ -91,26 +49,36 @@ impl<'a> SnapshotOptions<'a> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn len(mut self, len: usize) -> Self {
-        self.len = Some(len);
+        self.request.len = Some(len);
         self
     }
 
-    /// The most bytes to take from a stream or device; one that has more is
-    /// [`Error::TooLarge`](crate::Error::TooLarge). The default is the memory limit.
+    /// The most bytes of the input, with those that are skipped for an [`offset`](SnapshotOptions::offset) by reading; an
+    /// input with more is [`Error::TooLarge`](crate::Error::TooLarge). By default a file may have any size, and a stream or
+    /// device as many bytes as the memory limit.
+    ///
+    /// With a limit, a FIFO that no process has open for writing is
+    /// [`Error::NotMappable`](crate::Error::NotMappable), and is not waited for.
     ///
     /// # Examples
     /// ```
-    /// let endless = stillmap::Snapshot::options().limit(1 << 20).open("/dev/zero");
-    /// assert!(matches!(endless, Err(stillmap::Error::TooLarge { limit: 1048576, .. })));
+    /// use stillmap::{Error, Snapshot};
+    /// let endless = Snapshot::options().limit(1 << 20).open("/dev/zero");
+    /// assert!(matches!(endless, Err(Error::TooLarge { limit: 1048576, .. })));
+    /// let large = Snapshot::options().limit(3).open("Cargo.toml");
+    /// assert!(matches!(large, Err(Error::TooLarge { limit: 3, .. })));
     /// ```
     pub fn limit(mut self, bytes: u64) -> Self {
-        self.limit = Some(bytes);
+        self.request.limits.total = Some(bytes);
         self
     }
 
-    /// The most bytes to copy into memory, now or when a lease is broken; a file above it is copied to an unnamed file on
-    /// disk, and a stream or device above it is [`Error::TooLarge`](crate::Error::TooLarge). The default is half of what
-    /// is available, control groups counted.
+    /// The most bytes to copy into memory, now or when a lease is broken. A larger file is copied to an unnamed file on
+    /// disk; a larger stream is [`Error::TooLarge`](crate::Error::TooLarge), or goes there with
+    /// [`spill`](SnapshotOptions::spill).
+    ///
+    /// The default is half of the available memory, control groups included; for a file that no disk can take, all of it
+    /// but an eighth.
     ///
     /// # Examples
     /// ```
@@ -119,15 +87,48 @@ impl<'a> SnapshotOptions<'a> {
     /// # let path = folder.path().join("large");
     /// std::fs::write(&path, vec![7; 4 << 20])?;
     /// let bytes = Snapshot::options().lease(false).memory_limit(1 << 20).open(&path)?;
-    /// assert_eq!(bytes.backing(), Backing::Disk); // on the disk
+    /// assert_eq!(bytes.backing(), Backing::Disk);
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.memory_limit = Some(bytes);
+        self.request.limits.memory = Some(bytes);
         self
     }
 
-    /// Whether a read lease may keep the bytes; default true.
+    /// The most bytes to read or copy, into memory or to disk: a larger input is mapped, or is
+    /// [`Error::NotMappable`](crate::Error::NotMappable) with the [`Reason`](crate::Reason). No limit by default.
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::{Error, Reason, Snapshot};
+    /// let options = Snapshot::options().lease(false).copy_limit(16);
+    /// match options.open("Cargo.toml") {
+    ///     Err(Error::NotMappable { reason, .. }) => assert_eq!(reason, Some(Reason::NotAsked)),
+    ///     opened => assert!(opened?.len() > 16), // a file system that can clone files
+    /// }
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn copy_limit(mut self, bytes: u64) -> Self {
+        self.request.limits.copy = Some(bytes);
+        self
+    }
+
+    /// Whether a stream beyond the memory limit is continued in an unnamed file on disk; default false: it is
+    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::{Backing, Snapshot};
+    /// let options = Snapshot::options().len(1 << 20).memory_limit(1 << 16).spill(true);
+    /// assert_eq!(options.open("/dev/zero")?.backing(), Backing::Disk);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn spill(mut self, enable: bool) -> Self {
+        self.request.spill = enable;
+        self
+    }
+
+    /// Whether the file may be leased; default true.
     ///
     /// # Examples
     /// ```
@@ -136,8 +137,8 @@ impl<'a> SnapshotOptions<'a> {
     /// assert_ne!(bytes.backing(), Backing::Leased);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn lease(mut self, yes: bool) -> Self {
-        self.lease = yes;
+    pub fn lease(mut self, enable: bool) -> Self {
+        self.request.lease = enable;
         self
     }
 
@@ -150,20 +151,21 @@ impl<'a> SnapshotOptions<'a> {
     /// assert_ne!(bytes.backing(), Backing::Leased);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn across_fork(mut self, yes: bool) -> Self {
-        self.across_fork = yes;
+    pub fn across_fork(mut self, enable: bool) -> Self {
+        self.request.across_fork = enable;
         self
     }
 
-    /// Whether to fail with [`Error::NotMappable`](crate::Error::NotMappable) rather than read or copy; default false.
+    /// Whether to fail with [`Error::NotMappable`](crate::Error::NotMappable) rather than copy more than 1 MiB, or read an
+    /// input without a size; default false. A small file may be read all the same: that is faster than mapping it.
     ///
     /// # Examples
     /// ```
     /// let null = stillmap::Snapshot::options().must_map(true).open("/dev/null");
     /// assert!(matches!(null, Err(stillmap::Error::NotMappable { .. })));
     /// ```
-    pub fn must_map(mut self, yes: bool) -> Self {
-        self.must_map = yes;
+    pub fn must_map(mut self, enable: bool) -> Self {
+        self.request.must_map = enable;
         self
     }
 
@@ -177,8 +179,8 @@ impl<'a> SnapshotOptions<'a> {
     /// assert!(bytes.pages().residency(..)?.is_full());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn populate(mut self, yes: bool) -> Self {
-        self.populate = yes;
+    pub fn populate(mut self, enable: bool) -> Self {
+        self.request.populate = enable;
         self
     }
 
@@ -192,9 +194,8 @@ impl<'a> SnapshotOptions<'a> {
     /// assert_eq!(last, bytes.len() as u64);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn progress(mut self, f: impl FnMut(u64, Option<u64>) + 'a) -> Self {
-        self.progress = Some(Box::new(f));
-        self
+    pub fn progress<F: FnMut(u64, Option<u64>)>(self, f: F) -> SnapshotProgress<F> {
+        SnapshotProgress { options: self, f }
     }
 
     /// Opens a path.
@@ -211,11 +212,11 @@ impl<'a> SnapshotOptions<'a> {
     /// assert!(matches!(outside, Err(stillmap::Error::OutOfBounds { .. })));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
-        self.take(&Source::open(path.as_ref())?)
+    pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Snapshot> {
+        self.open_path(path.as_ref(), &mut |_, _| ())
     }
 
-    /// Takes standard input, as [`Snapshot::stdin`] does.
+    /// Reads standard input, as [`Snapshot::stdin`] does.
     ///
     /// # Errors
     /// As [`open`](SnapshotOptions::open).
@@ -226,13 +227,12 @@ impl<'a> SnapshotOptions<'a> {
     /// println!("{} bytes", input.len());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn stdin(mut self) -> Result<Snapshot> {
-        let stdin = std::io::stdin();
-        self.take(&Source::stdin(stdin.as_fd()))
+    pub fn stdin(&self) -> Result<Snapshot> {
+        self.open_source(stdin()?, &mut |_, _| ())
     }
 
-    /// Takes an open descriptor, as [`Snapshot::from_fd`] does. After a window the descriptor's offset is the end of
-    /// the window.
+    /// The bytes of an open descriptor, as [`Snapshot::from_fd`] returns them. After a window the descriptor's offset is
+    /// the end of the window.
     ///
     /// # Errors
     /// As [`open`](SnapshotOptions::open).
@@ -244,59 +244,164 @@ impl<'a> SnapshotOptions<'a> {
     /// assert_eq!(&bytes[..], b"[package]");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_fd<F: AsFd>(mut self, fd: F) -> Result<Snapshot> {
-        self.take(&Source::descriptor(fd.as_fd()))
+    pub fn from_fd<F: AsFd>(&self, fd: F) -> Result<Snapshot> {
+        self.open_source(Source::from_fd(fd.as_fd(), None)?, &mut |_, _| ())
     }
 
-    fn take(&mut self, source: &Source<'_>) -> Result<Snapshot> {
-        // A mapping knows no path; its source does.
-        self.first_rung(source)
+    /// A whole file that is open, as [`Snapshot::from_file`] returns it.
+    ///
+    /// # Errors
+    /// As [`open`](SnapshotOptions::open).
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let bytes = stillmap::Snapshot::options().offset(1).len(7).from_file(&file)?;
+    /// assert_eq!(&bytes[..], b"package");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_file<F: AsFd>(&self, file: F) -> Result<Snapshot> {
+        self.open_source(Source::from_file(file.as_fd())?, &mut |_, _| ())
+    }
+
+    /// Maps a window of an open file with nothing that keeps its bytes from changing, as [`Snapshot::map_unguarded`]
+    /// does: for a program that can promise it, where [`open`](SnapshotOptions::open) would copy.
+    ///
+    /// # Errors
+    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file;
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    ///
+    /// # Safety
+    /// As for [`Snapshot::map_unguarded`].
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::{Error, Snapshot};
+    /// let options = Snapshot::options().offset(1).len(7);
+    /// let bytes = match options.clone().must_map(true).open("Cargo.toml") {
+    ///     Err(Error::NotMappable { .. }) => {
+    ///         let file = std::fs::File::open("Cargo.toml")?;
+    ///         // SAFETY: no process edits the manifest while its tests run.
+    ///         unsafe { options.map_unguarded(&file) }?
+    ///     }
+    ///     opened => opened?,
+    /// };
+    /// assert_eq!(&bytes[..], b"package");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFd>(&self, file: F) -> Result<Snapshot> {
+        let source = Source::from_file(file.as_fd())?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { ladder::map_unguarded(&source, &self.request) }
+            .map(Snapshot::new)
             .map_err(|e| e.with_path(|| source.name()))
     }
 
-    /// The first fork of the ladder: what has a size, and what has to be read to its end.
-    fn first_rung(&mut self, source: &Source<'_>) -> Result<Snapshot> {
-        let stat = source.stat()?;
-        if stat.kind == Kind::Directory {
-            return Err(Error::IsDirectory {
-                path: source.name(),
-            });
-        }
-        if stat.kind == Kind::Regular && stat.size > 0 && !source.is_borrowed() {
-            return file::take(self, source, stat, 0);
-        }
-        let position = source.position()?;
-        match (position, stat.kind) {
-            (Some(position), Kind::Regular) if stat.size > 0 => {
-                file::take(self, source, stat, position)
-            }
-            (Some(position), Kind::Block) => file::take_device(self, source, position),
-            _ => stream::take(self, source, position.filter(|_| stat.kind == Kind::Other)),
-        }
+    fn open_path(&self, path: &Path, progress: &mut Progress<'_>) -> Result<Snapshot> {
+        ladder::open_path(path, &self.request, progress).map(Snapshot::new)
     }
 
-    /// The most bytes to take from what has no size.
-    pub(super) fn stream_limit(&self) -> u64 {
-        let memory = self.memory_limit.unwrap_or(u64::MAX);
-        self.limit.unwrap_or(memory).min(memory)
+    pub(super) fn open_source(
+        &self,
+        source: Source<'_>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Snapshot> {
+        ladder::open(source, &self.request, progress).map(Snapshot::new)
+    }
+}
+
+fn stdin() -> Result<Source<'static>> {
+    let stdin = std::io::stdin();
+    Source::from_fd(stdin.as_fd(), Some(Path::new("/dev/stdin")))
+}
+
+/// [`SnapshotOptions`] with a function that is called while bytes are read or copied; made by
+/// [`SnapshotOptions::progress`].
+///
+/// # Examples
+/// ```
+/// let options = stillmap::Snapshot::options().progress(|done, _total| println!("{done} bytes"));
+/// let bytes = options.open("Cargo.toml")?;
+/// assert!(bytes.starts_with(b"[package]"));
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+#[must_use]
+pub struct SnapshotProgress<F> {
+    options: SnapshotOptions,
+    f: F,
+}
+
+impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
+    /// As [`SnapshotOptions::open`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// let options = stillmap::Snapshot::options().progress(|_, _| ());
+    /// assert!(options.open("Cargo.toml")?.starts_with(b"[package]"));
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
+        self.options.open_path(path.as_ref(), &mut self.f)
     }
 
-    /// True if the caller set a limit for streams.
-    pub(super) fn has_stream_limit(&self) -> bool {
-        self.limit.or(self.memory_limit).is_some()
+    /// As [`SnapshotOptions::stdin`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// let options = stillmap::Snapshot::options().progress(|done, _| eprintln!("{done}"));
+    /// println!("{} bytes", options.stdin()?.len());
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn stdin(mut self) -> Result<Snapshot> {
+        self.options.open_source(stdin()?, &mut self.f)
     }
 
-    /// The most bytes to take from a block device, which has a size.
-    pub(super) fn device_limit(&self) -> u64 {
-        match self.has_stream_limit() {
-            true => self.stream_limit(),
-            false => budget::default_memory_limit(),
-        }
+    /// As [`SnapshotOptions::from_fd`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let options = stillmap::Snapshot::options().progress(|_, _| ());
+    /// assert!(options.from_fd(&file)?.starts_with(b"[package]"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_fd<D: AsFd>(mut self, fd: D) -> Result<Snapshot> {
+        let source = Source::from_fd(fd.as_fd(), None)?;
+        self.options.open_source(source, &mut self.f)
     }
 
-    pub(super) fn report(&mut self, done: u64, total: Option<u64>) {
-        if let Some(progress) = &mut self.progress {
-            progress(done, total);
-        }
+    /// As [`SnapshotOptions::from_file`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let options = stillmap::Snapshot::options().progress(|_, _| ());
+    /// assert!(options.from_file(&file)?.starts_with(b"[package]"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_file<D: AsFd>(mut self, file: D) -> Result<Snapshot> {
+        let source = Source::from_file(file.as_fd())?;
+        self.options.open_source(source, &mut self.f)
+    }
+}
+
+impl<F> fmt::Debug for SnapshotProgress<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotProgress")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }

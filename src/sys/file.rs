@@ -1,7 +1,7 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
 use super::call;
-use super::write::within_limit;
+use super::write::{self, within_limit};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,12 +10,36 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// open(2) for reading, close-on-exec. A FIFO waits for its writer, as it does for everybody.
+/// open(2) for reading, close-on-exec. Opening a FIFO blocks until it has a writer.
 pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
+    open_with(path, 0)
+}
+
+/// The same with `O_NONBLOCK`: a FIFO is opened at once, with or without a writer. Fails with `EWOULDBLOCK` if another
+/// process holds a write lease.
+pub(crate) fn open_nonblocking(path: &Path) -> io::Result<OwnedFd> {
+    open_with(path, libc::O_NONBLOCK)
+}
+
+fn open_with(path: &Path, flags: i32) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
-    // A terminal that we read must not become the one that controls us.
-    options.read(true).custom_flags(libc::O_NOCTTY);
+    // A terminal must not become the controlling terminal of this process.
+    options.read(true).custom_flags(libc::O_NOCTTY | flags);
     options.open(path).map(OwnedFd::from)
+}
+
+/// Turns `O_NONBLOCK` off, fcntl(2).
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let flags = flags & !libc::O_NONBLOCK;
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+}
+
+/// A second descriptor for the same description, close-on-exec (`F_DUPFD_CLOEXEC`, fcntl(2)).
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    write::duplicate(fd.as_raw_fd())
 }
 
 /// open(2) for reading and writing, close-on-exec; the file has to be there.
@@ -52,14 +76,15 @@ pub(crate) enum Kind {
     Regular,
     Directory,
     Block,
-    /// Character device, FIFO, socket, or whatever else.
+    Fifo,
+    /// Character device, socket, or anything else.
     Other,
 }
 
-/// What tells one moment of a file from another.
+/// What tells two versions of a file apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    device: (u32, u32),
+    device: u64,
     inode: u64,
     size: u64,
     modified: Time,
@@ -70,43 +95,68 @@ pub(crate) struct Stamp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(i64, i64);
 
-/// statx(2) of a descriptor.
+/// fstat(2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
+    /// Bytes in blocks that are allocated; less than `size` if there are holes.
+    pub(crate) allocated: u64,
     pub(crate) stamp: Stamp,
-    /// Read-only for ever by fs-verity (`STATX_ATTR_VERITY`, Linux 5.5).
-    pub(crate) verity: bool,
+}
+
+impl Stat {
+    /// The major number of the device that holds the file; 0 if there is no device.
+    pub(crate) fn device_major(&self) -> u32 {
+        libc::major(self.stamp.device)
+    }
+
+    /// True for two descriptions of one file.
+    pub(crate) fn is_same_file(&self, other: &Stat) -> bool {
+        let id = |stat: &Stat| (stat.stamp.device, stat.stamp.inode);
+        id(self) == id(other)
+    }
 }
 
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
-    let mut stat = MaybeUninit::<libc::statx>::uninit();
-    let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
-    let (flags, mask) = (libc::AT_EMPTY_PATH, libc::STATX_BASIC_STATS);
-    // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
-    call(|| unsafe { libc::statx(fd, empty, flags, mask, stat.as_mut_ptr()) })?;
-    // SAFETY: statx(2) succeeded, so it is filled in.
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstat(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
-    let time = |time: libc::statx_timestamp| Time(time.tv_sec, time.tv_nsec.into());
-    let verity = libc::STATX_ATTR_VERITY as u64;
+    let size = stat.st_size.unsigned_abs();
     Ok(Stat {
-        kind: match u32::from(stat.stx_mode) & libc::S_IFMT {
+        kind: match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG => Kind::Regular,
             libc::S_IFDIR => Kind::Directory,
             libc::S_IFBLK => Kind::Block,
+            libc::S_IFIFO => Kind::Fifo,
             _ => Kind::Other,
         },
-        size: stat.stx_size,
+        size,
+        allocated: stat.st_blocks.unsigned_abs() * 512,
         stamp: Stamp {
-            device: (stat.stx_dev_major, stat.stx_dev_minor),
-            inode: stat.stx_ino,
-            size: stat.stx_size,
-            modified: time(stat.stx_mtime),
-            changed: time(stat.stx_ctime),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size,
+            modified: Time(stat.st_mtime, stat.st_mtime_nsec),
+            changed: Time(stat.st_ctime, stat.st_ctime_nsec),
         },
-        verity: stat.stx_attributes & verity != 0,
     })
+}
+
+/// True if the file is under fs-verity (`STATX_ATTR_VERITY`, statx(2), Linux 5.5).
+pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
+    let mut stat = MaybeUninit::<libc::statx>::uninit();
+    let (fd, empty, flags) = (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
+    let done = call(|| unsafe { libc::statx(fd, empty, flags, 0, stat.as_mut_ptr()) });
+    if done.is_err() {
+        return false;
+    }
+    // SAFETY: statx(2) succeeded, so it is filled in.
+    let attributes = unsafe { stat.assume_init() }.stx_attributes;
+    attributes & libc::STATX_ATTR_VERITY as u64 != 0
 }
 
 /// read(2) at the descriptor's offset: what was read, the front of `into`; nothing is the end. Waits for bytes also where
@@ -201,6 +251,18 @@ fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     };
     // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
     call(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
+}
+
+/// True if a process had the FIFO open for writing since `fd` was opened: poll(2) reports `POLLHUP` only then.
+pub(crate) fn had_writer(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
+    let done = call(|| unsafe { libc::poll(&mut poll, 1, 0) });
+    done.is_ok() && poll.revents != 0
 }
 
 /// The descriptor's offset, or `ESPIPE` for what has none: pipe, FIFO, socket, terminal.

@@ -84,6 +84,12 @@ pub(crate) fn release(fd: BorrowedFd<'_>) -> Released {
     }
 }
 
+/// True if the sysctl `fs.leases-enable` is 0.
+pub(crate) fn are_off() -> bool {
+    let text = std::fs::read_to_string("/proc/sys/fs/leases-enable").unwrap_or_default();
+    text.trim() == "0"
+}
+
 /// How long a break may take before the kernel takes the lease away: `/proc/sys/fs/lease-break-time`.
 pub(crate) fn break_time() -> Duration {
     const NEVER: u64 = 24 * 60 * 60;

@@ -1,36 +1,79 @@
-//! How much there is to take: memory, descriptors.
+//! Limits of this process and machine, as the kernel states them: memory, descriptors, mappings, addresses, file sizes.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 
-/// Bytes of memory that can be taken without swapping or being killed: `MemAvailable` of proc_meminfo(5),
-/// or what the process's control group has left if that is less; `u64::MAX` where nothing can be read.
+/// Bytes of memory that can be used without swapping or being killed: `MemAvailable` of proc_meminfo(5), or what the
+/// control groups of the process have left if that is less.
 pub(crate) fn available_memory() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let machine = field(&meminfo, "MemAvailable:").map_or(u64::MAX, |kib| kib << 10);
+    let machine = field(&meminfo, "MemAvailable:").map(|kib| kib << 10);
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    group_folders(&groups)
+    group_dirs(&groups)
         .iter()
-        .filter_map(|folder| left_in(folder))
-        .fold(machine, u64::min)
+        .filter_map(|dir| group_headroom(dir))
+        .fold(machine.unwrap_or_else(free_memory), u64::min)
+}
+
+/// Free memory and buffers in bytes, sysinfo(2): less than what is available, where /proc is not mounted.
+fn free_memory() -> u64 {
+    let mut info = MaybeUninit::<libc::sysinfo>::uninit();
+    // SAFETY: sysinfo(2) writes one `struct sysinfo` to the pointer, which has room for it.
+    if unsafe { libc::sysinfo(info.as_mut_ptr()) } != 0 {
+        return 0;
+    }
+    // SAFETY: sysinfo(2) succeeded, so it is filled in.
+    let info = unsafe { info.assume_init() };
+    (info.freeram + info.bufferram).saturating_mul(info.mem_unit.into())
 }
 
 /// How long a file may become by this process, in bytes: `RLIMIT_FSIZE` of getrlimit(2).
 pub(crate) fn file_size() -> u64 {
     // SAFETY: getrlimit(2) writes one `struct rlimit`.
-    soft(|limit| unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit) })
+    soft_limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit) })
 }
 
-/// What getrlimit(2), which fails for no valid resource, says.
-fn soft(get: impl FnOnce(&mut libc::rlimit) -> i32) -> u64 {
+/// How many descriptors the process may have: `RLIMIT_NOFILE` of getrlimit(2).
+pub(crate) fn descriptors() -> u64 {
+    // SAFETY: getrlimit(2) writes one `struct rlimit`.
+    soft_limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit) })
+}
+
+/// How many bytes of addresses the process may map: `RLIMIT_AS` of getrlimit(2); `u64::MAX` if there is no limit.
+pub(crate) fn address_space() -> u64 {
+    // SAFETY: getrlimit(2) writes one `struct rlimit`.
+    soft_limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) })
+}
+
+/// The soft limit that getrlimit(2) returns, which fails for no valid resource.
+fn soft_limit(get: impl FnOnce(&mut libc::rlimit) -> i32) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,
         rlim_max: libc::RLIM_INFINITY,
     };
     get(&mut limit);
     limit.rlim_cur
+}
+
+/// Bytes of addresses that the process has mapped, proc_pid_statm(5).
+pub(crate) fn used_address_space() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').next()?.parse().ok()?;
+    Some(pages * super::page_size() as u64)
+}
+
+/// How many mappings a process may have: `vm.max_map_count`, which is 65530 where it cannot be read.
+pub(crate) fn most_mappings() -> usize {
+    let text = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    text.trim().parse().unwrap_or(65_530)
+}
+
+/// How many mappings the process has, proc_pid_maps(5).
+pub(crate) fn mappings() -> Option<usize> {
+    let maps = fs::read("/proc/self/maps").ok()?;
+    Some(maps.iter().filter(|&&byte| byte == b'\n').count())
 }
 
 /// The size of a page in the pool of reserved huge pages, in bytes: `Hugepagesize` of proc_meminfo(5).
@@ -42,30 +85,15 @@ pub(crate) fn reserved_page_size() -> io::Result<usize> {
         .ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
-/// Nobody has so few descriptors that one below this number is among the last.
-const MANY: i32 = 64;
-
-/// True if a descriptor is in the last quarter of those that the process may have (`RLIMIT_NOFILE`): the kernel gives
-/// the lowest number that is free.
-pub(crate) fn are_descriptors_short(fd: BorrowedFd<'_>) -> bool {
-    let number = fd.as_raw_fd();
-    if number < MANY {
-        return false;
-    }
-    // SAFETY: getrlimit(2) writes one `struct rlimit`.
-    let most = soft(|limit| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit) });
-    u64::from(number.unsigned_abs()) >= most / 4 * 3
-}
-
-/// The number behind `name` on a line of its own.
+/// The number after `name`, which begins a line.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The folders of the memory controller for the lines of `/proc/self/cgroup` (cgroups(7)), innermost first.
-fn group_folders(groups: &str) -> Vec<PathBuf> {
-    let mut folders = Vec::new();
+/// The directories of the memory controller for the lines of `/proc/self/cgroup` (cgroups(7)), innermost first.
+fn group_dirs(groups: &str) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
@@ -77,22 +105,23 @@ fn group_folders(groups: &str) -> Vec<PathBuf> {
             _ => continue,
         };
         let inner = Path::new(path.trim_start_matches('/'));
-        folders.extend(inner.ancestors().map(|group| root.join(group)));
+        dirs.extend(inner.ancestors().map(|group| root.join(group)));
     }
-    folders
+    dirs
 }
 
-/// What a control group may still take, counting the file pages that it can give back.
-fn left_in(folder: &Path) -> Option<u64> {
+/// Bytes that a control group may still use, with the pages of files that it can drop.
+fn group_headroom(dir: &Path) -> Option<u64> {
     let number = |name: &str| -> Option<u64> {
-        let text = fs::read_to_string(folder.join(name)).ok()?;
+        let text = fs::read_to_string(dir.join(name)).ok()?;
         text.trim().parse().ok()
     };
     let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
     let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
-    let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-    let idle = field(&stat, "inactive_file ").unwrap_or(0);
-    Some(limit.saturating_sub(used.saturating_sub(idle)))
+    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let droppable = ["inactive_file ", "active_file "].map(|name| field(&stat, name).unwrap_or(0));
+    let used = used.saturating_sub(droppable.iter().sum());
+    Some(limit.saturating_sub(used))
 }
 
 #[cfg(test)]
@@ -106,11 +135,11 @@ mod tests {
 
     #[test]
     fn both_kinds_of_control_groups_are_found() {
-        let folders = group_folders("3:cpu,memory:/a/b\n0::/c\n1:name=x:/\n");
-        let folders: Vec<_> = folders.iter().filter_map(|f| f.to_str()).collect();
-        assert_eq!(folders[0], "/sys/fs/cgroup/memory/a/b");
-        assert!(folders.contains(&"/sys/fs/cgroup/c"));
-        assert_eq!(folders.len(), 5);
+        let dirs = group_dirs("3:cpu,memory:/a/b\n0::/c\n1:name=x:/\n");
+        let dirs: Vec<_> = dirs.iter().filter_map(|f| f.to_str()).collect();
+        assert_eq!(dirs[0], "/sys/fs/cgroup/memory/a/b");
+        assert!(dirs.contains(&"/sys/fs/cgroup/c"));
+        assert_eq!(dirs.len(), 5);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! fstatfs(2).
+//! File systems: fstatfs(2), and an ioctl(2) that only btrfs answers.
 
 use super::call;
 use std::io;
@@ -14,4 +14,25 @@ pub(crate) fn magic(fd: BorrowedFd<'_>) -> io::Result<u32> {
     let magic = unsafe { stat.assume_init() }.f_type;
     // The type of the number differs between C libraries, and so does its sign on 32 bits; its bits do not.
     Ok(magic as u32)
+}
+
+/// `BTRFS_IOC_FS_INFO`, linux/btrfs.h: `_IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)`, of 1024 bytes.
+const BTRFS_IOC_FS_INFO: libc::Ioctl = 0x8400_941f_u32 as libc::Ioctl;
+
+/// True if the file is on btrfs: another file system that shows its magic number does not answer its ioctl(2).
+pub(crate) fn is_btrfs(fd: BorrowedFd<'_>) -> bool {
+    let mut info = MaybeUninit::<[u64; 128]>::zeroed();
+    // SAFETY: this ioctl(2) writes 1024 bytes to the pointer, which has room for them.
+    call(|| unsafe { libc::ioctl(fd.as_raw_fd(), BTRFS_IOC_FS_INFO, info.as_mut_ptr()) }).is_ok()
+}
+
+/// Bytes that an unprivileged process may still write to the file system of an open file, and bytes in all.
+pub(crate) fn free_and_total(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstatvfs(3) succeeded, so it is filled in.
+    let stat = unsafe { stat.assume_init() };
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok((bytes(stat.f_bavail), bytes(stat.f_blocks)))
 }

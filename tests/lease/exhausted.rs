@@ -19,7 +19,7 @@ fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
 }
 
 /// A writer comes to a leased file after `hinder`; what keeps the bytes then. `None` where there are no leases.
-fn after_a_writer(options: SnapshotOptions<'_>, hinder: impl FnOnce()) -> Option<Backing> {
+fn after_a_writer(options: SnapshotOptions, hinder: impl FnOnce()) -> Option<Backing> {
     let folder = Folder::new()?;
     let path = folder.path().join("file");
     fs::write(&path, vec![5; LEN]).unwrap();

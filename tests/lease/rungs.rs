@@ -105,7 +105,7 @@ fn where_a_lease_proves_nothing_there_is_none() {
     }
     if let Some(squashed) = LoopFs::squashfs(&[("file", &bytes())]) {
         let snapshot = stillmap::open(squashed.path().join("file")).unwrap();
-        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert_eq!(snapshot.backing(), Backing::ReadOnly);
         assert!(snapshot[..] == bytes());
     }
     for path in [
@@ -146,7 +146,7 @@ fn options_choose_the_rung() {
         return;
     };
     let path = file_with(folder.path(), "file", &bytes());
-    let backing = |options: stillmap::SnapshotOptions<'_>| {
+    let backing = |options: stillmap::SnapshotOptions| {
         let snapshot = options.open(&path).unwrap();
         assert!(snapshot[..] == bytes());
         snapshot.backing()

@@ -38,13 +38,20 @@ fn a_stream_may_have_as_many_bytes_as_the_limit_and_no_more() {
 }
 
 #[test]
-fn the_limit_is_for_streams_and_devices() {
+fn the_limit_is_for_files_too_and_counts_the_window() {
     let dir = temp_dir();
     for size in [10_000, 3 << 20] {
         let bytes = pattern(2, size);
         let path = file_with(dir.path(), "file", &bytes);
         let file = Snapshot::options().limit(100).open(&path);
-        assert_same(&file.unwrap(), &bytes, "a file ends by itself");
+        assert!(
+            matches!(file, Err(Error::TooLarge { limit: 100, .. })),
+            "{file:?}"
+        );
+        let window = Snapshot::options().limit(100).offset(7).len(100);
+        assert_same(&window.open(&path).unwrap(), &bytes[7..107], "a window");
+        let whole = Snapshot::options().limit(size as u64).open(&path);
+        assert_same(&whole.unwrap(), &bytes, "just enough");
     }
 }
 

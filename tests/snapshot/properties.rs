@@ -57,7 +57,7 @@ fn assert_window(got: Result<Snapshot, Error>, want: Option<&[u8]>, what: &str) 
     }
 }
 
-fn with_window(offset: u64, len: Option<usize>) -> stillmap::SnapshotOptions<'static> {
+fn with_window(offset: u64, len: Option<usize>) -> stillmap::SnapshotOptions {
     let options = Snapshot::options().offset(offset);
     match len {
         Some(len) => options.len(len),

@@ -1,0 +1,192 @@
+//! An open descriptor of this crate, and its name for errors.
+
+use crate::error::{Error, Result};
+use crate::sys::file::{self, Kind, Stat};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A descriptor that only this crate has. The caller's descriptor is duplicated once and then never used again: another
+/// thread may close it, or put another file in its place, at any time.
+pub(crate) struct Source<'a> {
+    fd: Fd,
+    path: Option<&'a Path>,
+    description: Description,
+    is_nonblocking_fifo: bool,
+}
+
+enum Fd {
+    Owned(OwnedFd),
+    /// A lease has it as well.
+    Shared(Arc<OwnedFd>),
+}
+
+/// Whose offset, lease and flags the descriptor has: the open file description, open(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Description {
+    Own,
+    /// The caller's: read from its offset on, which is moved to the end of what was read.
+    CallersFromOffset,
+    /// The caller's: the whole file, its offset neither read nor moved.
+    CallersWhole,
+}
+
+impl<'a> Source<'a> {
+    /// Opens a path. Blocks until a FIFO has a writer.
+    pub(crate) fn open(path: &'a Path) -> Result<Self> {
+        let fd = file::open(path).map_err(|e| Error::os("open", Some(path), e))?;
+        Ok(Source::new(fd, Some(path), Description::Own))
+    }
+
+    /// Opens a path, and never blocks on a FIFO.
+    pub(crate) fn open_nonblocking(path: &'a Path) -> Result<Self> {
+        match file::open_nonblocking(path) {
+            // Another process has a write lease on the file: it has to be waited for.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Source::open(path),
+            Err(e) => Err(Error::os("open", Some(path), e)),
+            Ok(fd) => {
+                let source = Source::new(fd, Some(path), Description::Own);
+                let is_nonblocking_fifo = source.stat()?.kind == Kind::Fifo;
+                if !is_nonblocking_fifo {
+                    file::set_blocking(source.fd()).map_err(|e| source.error("fcntl", e))?;
+                }
+                Ok(Source {
+                    is_nonblocking_fifo,
+                    ..source
+                })
+            }
+        }
+    }
+
+    /// True for a FIFO that was opened without waiting for a writer: it seems to be at its end until it has one.
+    pub(crate) fn is_nonblocking_fifo(&self) -> bool {
+        self.is_nonblocking_fifo
+    }
+
+    /// What a descriptor of the caller gives from its offset on.
+    pub(crate) fn from_fd(fd: BorrowedFd<'_>, path: Option<&'a Path>) -> Result<Self> {
+        Source::duplicate(fd, path, Description::CallersFromOffset)
+    }
+
+    /// The whole file that a descriptor of the caller refers to.
+    pub(crate) fn from_file(fd: BorrowedFd<'_>) -> Result<Self> {
+        Source::duplicate(fd, None, Description::CallersWhole)
+    }
+
+    /// The whole file behind a descriptor that the caller gives up: once it is closed, this process has the file open for
+    /// reading only.
+    pub(crate) fn from_owned(file: File) -> Self {
+        let given = Source::new(file.into(), None, Description::CallersWhole);
+        match given.reopen() {
+            Ok(fd) => Source::new(fd, None, Description::Own),
+            Err(_) => given,
+        }
+    }
+
+    fn duplicate(fd: BorrowedFd<'_>, path: Option<&'a Path>, from: Description) -> Result<Self> {
+        let own = file::duplicate(fd).map_err(|e| Error::os("fcntl", path, e))?;
+        Ok(Source::new(own, path, from))
+    }
+
+    fn new(fd: OwnedFd, path: Option<&'a Path>, description: Description) -> Self {
+        let fd = Fd::Owned(fd);
+        Source {
+            fd,
+            path,
+            description,
+            is_nonblocking_fifo: false,
+        }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match &self.fd {
+            Fd::Owned(fd) => fd.as_fd(),
+            Fd::Shared(fd) => fd.as_fd(),
+        }
+    }
+
+    /// True if the input starts at the offset of the caller's descriptor, which is moved.
+    pub(crate) fn uses_callers_offset(&self) -> bool {
+        self.description == Description::CallersFromOffset
+    }
+
+    /// True if the open file description is the caller's, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.description != Description::Own
+    }
+
+    /// The caller's path, or the kernel's name for the descriptor.
+    pub(crate) fn name(&self) -> Option<PathBuf> {
+        let given = self.path.map(Path::to_path_buf);
+        given.or_else(|| file::name(self.fd()))
+    }
+
+    /// A failed system call on it.
+    pub(crate) fn error(&self, operation: &'static str, source: io::Error) -> Error {
+        let name = self.name();
+        match source.raw_os_error() {
+            Some(libc::EISDIR) => Error::is_directory(name.as_deref()),
+            _ => Error::os(operation, name.as_deref(), source),
+        }
+    }
+
+    /// The same, prepared to share its descriptor with a lease.
+    pub(crate) fn into_shareable(self) -> Self {
+        let fd = match self.fd {
+            Fd::Owned(fd) => Fd::Shared(Arc::new(fd)),
+            shared => shared,
+        };
+        Source { fd, ..self }
+    }
+
+    /// A description of the same file that only this crate has, open for reading: what a lease belongs to.
+    pub(crate) fn own_description(&self) -> io::Result<Arc<OwnedFd>> {
+        match &self.fd {
+            Fd::Shared(fd) if self.description == Description::Own => Ok(Arc::clone(fd)),
+            _ => self.reopen().map(Arc::new),
+        }
+    }
+
+    /// Opens the file again, for reading and with an own description, through `/proc/self/fd`. What is opened there is
+    /// compared: a path can be mounted over `/proc`.
+    pub(crate) fn reopen(&self) -> io::Result<OwnedFd> {
+        let fd = file::reopen(self.fd())?;
+        if file::stat(fd.as_fd())?.is_same_file(&file::stat(self.fd())?) {
+            Ok(fd)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    /// Another descriptor to read the file by, if this one can be read in aligned pieces only (`O_DIRECT`), or if its
+    /// offset is moved while it is read (`moves_offset`) and is the caller's.
+    pub(crate) fn reader(&self, moves_offset: bool) -> Option<OwnedFd> {
+        let needed = self.is_shared() && (moves_offset || file::is_direct(self.fd()));
+        needed.then(|| self.reopen().ok()).flatten()
+    }
+
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        file::stat(self.fd()).map_err(|e| self.error("fstat", e))
+    }
+
+    /// The size of a block device, in bytes.
+    pub(crate) fn device_size(&self) -> Result<u64> {
+        file::device_size(self.fd()).map_err(|e| self.error("lseek", e))
+    }
+
+    /// The descriptor's offset; `None` for what has none: lseek(2) fails with ESPIPE.
+    pub(crate) fn position(&self) -> Result<Option<u64>> {
+        match file::position(self.fd()) {
+            Ok(position) => Ok(Some(position)),
+            Err(e) if e.raw_os_error() == Some(libc::ESPIPE) => Ok(None),
+            Err(e) => Err(self.error("lseek", e)),
+        }
+    }
+
+    /// Sets the descriptor's offset, and returns the offset after that: some devices ignore the request.
+    pub(crate) fn set_position(&self, offset: u64) -> Result<u64> {
+        file::set_position(self.fd(), offset).map_err(|e| self.error("lseek", e))
+    }
+}

@@ -1,0 +1,204 @@
+//! Input without a size, read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say they are empty.
+
+use super::unnamed::with_unnamed_file;
+use super::{Copy, Progress, Source};
+use crate::budget;
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::sys::{file, write};
+use std::fs::File;
+
+/// What a pipe is widened to, in bytes: the most that an unprivileged process may ask for (pipe(7), `pipe-max-size`).
+const PIPE_CAPACITY: i32 = 1 << 20;
+
+/// Up to so many bytes the available memory is not read from /proc, which takes as long as reading 100 KiB.
+const ALWAYS_FITS: u64 = 64 << 20;
+
+/// How much of a stream is wanted, and where it may go.
+pub(crate) struct StreamRequest {
+    /// Bytes to skip.
+    pub(crate) offset: u64,
+    /// `None`: to the end.
+    pub(crate) len: Option<usize>,
+    /// The most bytes to read, with those that are skipped.
+    pub(crate) limit: Option<u64>,
+    /// The most bytes to hold in memory.
+    pub(crate) memory_limit: Option<u64>,
+    /// Whether what exceeds the memory limit goes to an unnamed file.
+    pub(crate) spill: bool,
+}
+
+/// Reads to the end, or for as long as `request.len` says. `position` is the offset, if it can be set.
+pub(crate) fn read_to_end(
+    source: &Source<'_>,
+    request: &StreamRequest,
+    position: Option<u64>,
+    progress: &mut Progress<'_>,
+) -> Result<Copy> {
+    // Fails if it is not a pipe, or is not allowed: then its capacity stays as it is.
+    let _ = file::set_pipe_capacity(source.fd(), PIPE_CAPACITY);
+    let mut limits = Limits::new(source, request);
+    skip(source, request, position, &mut limits, progress)?;
+
+    let mut buffer = Buffer::for_stream()?;
+    loop {
+        // A read is never cut at the limit: of a datagram, the bytes that do not fit are lost.
+        let most = request.len.map_or(usize::MAX, |len| len - buffer.len());
+        buffer.make_room(most)?;
+        if read_some(source, &mut buffer, most)? == 0 {
+            break;
+        }
+        let done = buffer.len() as u64;
+        limits.check_total(done)?;
+        if let Some(limit) = limits.exceeded_memory(done) {
+            if !request.spill {
+                return Err(limits.too_large(limit));
+            }
+            return spill(source, request, &buffer, &limits, progress);
+        }
+        progress(done, request.total());
+    }
+    request.check_complete(buffer.len() as u64)?;
+    buffer.finish().map(Copy::Memory)
+}
+
+impl StreamRequest {
+    fn total(&self) -> Option<u64> {
+        self.len.map(|len| len as u64)
+    }
+
+    fn check_complete(&self, read: u64) -> Result<()> {
+        match self.total() {
+            Some(len) if read < len => {
+                let size = self.offset.saturating_add(read);
+                Err(Error::out_of_bounds(self.offset, len, size))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read_some(source: &Source<'_>, buffer: &mut Buffer, most: usize) -> Result<usize> {
+    let n = buffer.read_from(most, |into| file::read(source.fd(), into));
+    n.map_err(|e| source.error("read", e))
+}
+
+/// Skips the first `request.offset` bytes: by lseek(2) where there are offsets, else by reading.
+fn skip(
+    source: &Source<'_>,
+    request: &StreamRequest,
+    position: Option<u64>,
+    limits: &mut Limits<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let offset = request.offset;
+    if offset == 0 {
+        return Ok(());
+    }
+    if let Some(position) = position {
+        let wanted = position.saturating_add(offset);
+        if source.set_position(wanted)? == wanted {
+            return Ok(());
+        }
+    }
+    let mut scratch = Buffer::for_stream()?;
+    while limits.skipped < offset {
+        let left = usize::try_from(offset - limits.skipped).unwrap_or(usize::MAX);
+        scratch.clear();
+        let n = read_some(source, &mut scratch, left)? as u64;
+        if n == 0 {
+            let len = request.total().unwrap_or(0);
+            return Err(Error::out_of_bounds(offset, len, limits.skipped));
+        }
+        limits.skipped += n;
+        limits.check_skipped()?;
+        progress(0, request.total());
+    }
+    Ok(())
+}
+
+/// Goes on in an unnamed file: what is in memory, then the rest.
+fn spill(
+    source: &Source<'_>,
+    request: &StreamRequest,
+    read: &Buffer,
+    limits: &Limits<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Copy> {
+    let mut done = read.len() as u64;
+    let start = |file: File| write::write_all_at(&file, read.bytes(), 0).map(|()| file);
+    let file = with_unnamed_file(None, done, start)
+        .map_err(|tried| Error::no_room(source.name().as_deref(), done, tried))?;
+    let mut chunk = Buffer::for_stream()?;
+    loop {
+        progress(done, request.total());
+        let left = request.total().map_or(u64::MAX, |len| len - done);
+        chunk.clear();
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        if read_some(source, &mut chunk, most)? == 0 {
+            break;
+        }
+        let written = write::write_all_at(&file, chunk.bytes(), done);
+        written.map_err(|e| source.error("copy to an unnamed file", e))?;
+        done += chunk.len() as u64;
+        limits.check_total(done)?;
+    }
+    request.check_complete(done)?;
+    Ok(Copy::Disk { file, len: done })
+}
+
+/// The most bytes to read. The available memory is looked up only when there are many.
+struct Limits<'a> {
+    source: &'a Source<'a>,
+    /// Bytes that were read for an offset.
+    skipped: u64,
+    total: Option<u64>,
+    memory: Option<u64>,
+    /// The total replaces the default limit on memory.
+    is_memory_unlimited: bool,
+}
+
+impl<'a> Limits<'a> {
+    fn new(source: &'a Source<'a>, request: &StreamRequest) -> Self {
+        Limits {
+            source,
+            skipped: 0,
+            total: request.limit,
+            memory: request.memory_limit,
+            is_memory_unlimited: request.memory_limit.is_none()
+                && request.limit.is_some()
+                && !request.spill,
+        }
+    }
+
+    /// Endless input is not skipped for ever: without a limit, as many bytes as would be read.
+    fn check_skipped(&mut self) -> Result<()> {
+        if self.total.is_none() && self.skipped >= ALWAYS_FITS {
+            self.total = Some(ALWAYS_FITS.saturating_add(budget::default_memory_limit()));
+        }
+        self.check_total(0)
+    }
+
+    fn check_total(&self, done: u64) -> Result<()> {
+        match self.total {
+            Some(limit) if self.skipped + done > limit => Err(self.too_large(limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The limit on memory, if `done` bytes are more.
+    fn exceeded_memory(&mut self, done: u64) -> Option<u64> {
+        if self.is_memory_unlimited {
+            return None;
+        }
+        if self.memory.is_none() && done >= ALWAYS_FITS {
+            // The bytes that were read are no longer available; of the rest, half.
+            self.memory = Some(done.saturating_add(budget::default_memory_limit()));
+        }
+        self.memory.filter(|&limit| done > limit)
+    }
+
+    fn too_large(&self, limit: u64) -> Error {
+        Error::too_large(self.source.name().as_deref(), limit)
+    }
+}

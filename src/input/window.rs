@@ -1,0 +1,54 @@
+//! Which bytes of an input are wanted.
+
+use super::Source;
+use crate::error::{Error, Result};
+use crate::range::check_window;
+use std::ops::Range;
+
+/// A part of an input, as the caller asked for it.
+pub(crate) struct Window {
+    /// Where the input starts in the file: 0, or the offset of the caller's descriptor.
+    base: u64,
+    /// From `base` on.
+    offset: u64,
+    /// `None`: up to the end.
+    len: Option<u64>,
+}
+
+impl Window {
+    pub(crate) fn new(base: u64, offset: u64, len: Option<usize>) -> Self {
+        Window {
+            base,
+            offset,
+            len: len.map(|len| len as u64),
+        }
+    }
+
+    /// The window as a range of a file of `size` bytes.
+    pub(crate) fn in_file(&self, size: u64) -> Result<Range<u64>> {
+        // The offset of a descriptor may be past the end: nothing is left to read then, and that is no error.
+        let rest = size.saturating_sub(self.base);
+        let range = check_window(self.offset, self.len, rest)?;
+        Ok(self.base + range.start..self.base + range.end)
+    }
+
+    /// An error if fewer bytes were read than asked for: the file was truncated meanwhile, or has fewer bytes than its
+    /// size, as files of /sys have.
+    pub(crate) fn check_complete(&self, read: u64) -> Result<()> {
+        match self.len {
+            Some(len) if read < len => {
+                let size = self.offset.saturating_add(read);
+                Err(Error::out_of_bounds(self.offset, len, size))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the offset of the caller's descriptor past the `len` bytes that were read, as read(2) would.
+    pub(crate) fn advance(&self, source: &Source<'_>, len: u64) -> Result<()> {
+        if source.uses_callers_offset() {
+            source.set_position(self.base + self.offset + len)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,542 @@
+//! The strategies by which the bytes of an input are had, best first: sealed, leased, cloned, copied, read.
+//!
+//! `Snapshot` and `Private` make a [`Request`] and get [`Opened`] bytes. Each strategy is sound; they differ in cost.
+
+use crate::backing::Backing;
+use crate::budget;
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::file_system::FileSystem;
+use crate::input::{self, Copy, Progress, Source, StreamRequest, Window};
+use crate::lease::read::{Guarded, ReadLease};
+use crate::reason::Reason;
+use crate::region::Region;
+use crate::sys::file::{self, Kind, Stat};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+/// A file of at most so many bytes is read: mapping it costs more than its few page faults.
+const READ_ALWAYS_MAX: u64 = 32 << 10;
+
+/// A file of at most so many bytes is read if the heap has freed blocks to reuse, and counts as small for `must_map`.
+const READ_IF_HEAP_WARM_MAX: u64 = 1 << 20;
+
+/// If snapshots hold more than so many bytes of the heap, it has few freed blocks to reuse. A program that drops each
+/// file before it opens the next reads faster than it maps; one that keeps them all would fault in every page.
+const HEAP_WARM_MAX: usize = 4 << 20;
+
+/// A file of at most so many bytes is copied rather than cloned for `Private`: that is faster.
+const PRIVATE_READ_MAX: u64 = 256 << 10;
+
+/// What a caller wants of an input.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Bytes to leave out at the start.
+    pub(crate) offset: u64,
+    /// `None`: up to the end.
+    pub(crate) len: Option<usize>,
+    pub(crate) limits: Limits,
+    pub(crate) access: Access,
+    /// Whether a lease may hold the bytes.
+    pub(crate) lease: bool,
+    /// Whether forked children have the bytes, so that they cannot be leased.
+    pub(crate) across_fork: bool,
+    /// Whether nothing but small files may be copied.
+    pub(crate) must_map: bool,
+    /// Whether a stream may be continued in an unnamed file.
+    pub(crate) spill: bool,
+    /// Whether all pages of a mapping are faulted in before it is returned.
+    pub(crate) populate: bool,
+}
+
+/// The most bytes, by where they go. `None`: the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// Of the input.
+    pub(crate) total: Option<u64>,
+    /// In memory.
+    pub(crate) memory: Option<u64>,
+    /// Read or copied rather than mapped.
+    pub(crate) copy: Option<u64>,
+}
+
+/// What the bytes are mapped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    /// Stores are private to this process.
+    CopyOnWrite,
+}
+
+/// The bytes of an input.
+pub(crate) struct Opened {
+    pub(crate) bytes: Held,
+    /// False if the file changed while it was copied.
+    pub(crate) is_intact: bool,
+    /// Why the bytes are not mapped, or not leased.
+    pub(crate) reason: Option<Reason>,
+}
+
+/// What holds the bytes.
+pub(crate) enum Held {
+    Buffer(Buffer),
+    /// `len` bytes from `delta` on.
+    Mapped {
+        region: Region,
+        delta: usize,
+        len: usize,
+        backing: Backing,
+    },
+    /// The same, under a lease.
+    Leased {
+        mapping: Guarded,
+        delta: usize,
+        len: usize,
+    },
+}
+
+/// What the strategies that map found.
+enum Found {
+    Mapped(Opened),
+    MustCopy(Reason),
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Request {
+            offset: 0,
+            len: None,
+            limits: Limits::default(),
+            access: Access::Read,
+            lease: true,
+            across_fork: false,
+            must_map: false,
+            spill: false,
+            populate: false,
+        }
+    }
+}
+
+impl Request {
+    /// True if the caller set a bound that waiting for a FIFO's writer would break.
+    pub(crate) fn is_bounded(&self) -> bool {
+        let limits = &self.limits;
+        self.must_map || self.len.is_some() || limits.total.or(limits.copy).is_some()
+    }
+
+    /// True if reading so many bytes costs less than mapping them.
+    fn is_read_faster(&self, len: u64) -> bool {
+        match self.access {
+            Access::CopyOnWrite => len <= PRIVATE_READ_MAX,
+            Access::Read => {
+                let is_heap_warm = || Buffer::in_blocks() as u64 + len <= HEAP_WARM_MAX as u64;
+                len <= READ_ALWAYS_MAX || (len <= READ_IF_HEAP_WARM_MAX && is_heap_warm())
+            }
+        }
+    }
+
+    fn may_copy(&self, len: u64) -> bool {
+        let limit = self.limits.copy.unwrap_or(u64::MAX);
+        len <= limit && (len <= READ_IF_HEAP_WARM_MAX || !self.must_map)
+    }
+}
+
+/// Opens a path. A FIFO without a writer is not waited for if the request is bounded.
+pub(crate) fn open_path(
+    path: &Path,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let source = if request.is_bounded() {
+        Source::open_nonblocking(path)?
+    } else {
+        Source::open(path)?
+    };
+    open(source, request, progress)
+}
+
+/// The bytes of an input, by the first strategy that fits.
+pub(crate) fn open(
+    source: Source<'_>,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let stat = source.stat()?;
+    let source = match stat.kind {
+        Kind::Directory => return Err(Error::is_directory(source.name().as_deref())),
+        Kind::Regular if !request.is_read_faster(stat.size) => source.into_shareable(),
+        _ => source,
+    };
+    // A mapping does not know its path, the source does.
+    let opened = open_kind(&source, request, stat, progress);
+    opened.map_err(|e| e.with_path(|| source.name()))
+}
+
+fn open_kind(
+    source: &Source<'_>,
+    request: &Request,
+    stat: Stat,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let has_size = stat.kind == Kind::Regular && stat.size > 0;
+    if has_size && !source.uses_callers_offset() {
+        return open_file(source, request, stat, 0, progress);
+    }
+    match (source.position()?, stat.kind) {
+        (Some(position), Kind::Regular) if has_size => {
+            open_file(source, request, stat, position, progress)
+        }
+        (Some(position), Kind::Block) => {
+            open_device(source, request, base(source, position), progress)
+        }
+        (position, kind) => {
+            let position = position.filter(|_| kind == Kind::Other);
+            open_stream(source, request, position, progress)
+        }
+    }
+}
+
+/// Where the input starts in the file.
+fn base(source: &Source<'_>, position: u64) -> u64 {
+    if source.uses_callers_offset() {
+        position
+    } else {
+        0
+    }
+}
+
+fn open_file(
+    source: &Source<'_>,
+    request: &Request,
+    stat: Stat,
+    base: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let window = Window::new(base, request.offset, request.len);
+    let range = window.in_file(stat.size)?;
+    check_limit(source, request.limits.total, &range)?;
+    let opened = match map(source, request, &window, stat, &range)? {
+        Found::Mapped(opened) => opened,
+        Found::MustCopy(reason) => {
+            if !request.may_copy(range.end - range.start) {
+                return Err(Error::not_mapped(source.name().as_deref(), reason));
+            }
+            copy(source, request, &window, stat, reason, progress)?
+        }
+    };
+    window.advance(source, opened.len())?;
+    Ok(opened)
+}
+
+fn check_limit(source: &Source<'_>, limit: Option<u64>, range: &Range<u64>) -> Result<()> {
+    match limit {
+        Some(limit) if range.end - range.start > limit => {
+            Err(Error::too_large(source.name().as_deref(), limit))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The strategies that map.
+fn map(
+    source: &Source<'_>,
+    request: &Request,
+    window: &Window,
+    stat: Stat,
+    range: &Range<u64>,
+) -> Result<Found> {
+    let len = range.end - range.start;
+    if len == 0 || (request.is_read_faster(len) && request.may_copy(len)) {
+        return Ok(Found::MustCopy(Reason::Small));
+    }
+    let fd = source.fd();
+    let system = FileSystem::of(fd, &stat).map_err(|e| source.error("fstatfs", e))?;
+    if let Some(backing) = unchanging(fd, system) {
+        // The size is read after the check: before it was sealed, the file may have been truncated.
+        let stat = source.stat()?;
+        let range = window.in_file(stat.size)?;
+        if is_too_sparse(system, &stat, request) {
+            return Ok(Found::MustCopy(Reason::Sparse));
+        }
+        return map_range(source, request, fd, range, backing, None);
+    }
+    let reason = match lease(source, request, window, system)? {
+        Found::MustCopy(reason) => reason,
+        leased => return Ok(leased),
+    };
+    clone(source, request, window, system, reason)
+}
+
+/// What keeps a file from changing for ever, if anything does.
+fn unchanging(fd: BorrowedFd<'_>, system: FileSystem) -> Option<Backing> {
+    if system == FileSystem::NeverWritten {
+        return Some(Backing::ReadOnly);
+    }
+    (system.is_sealed(fd) || system.is_verity(fd)).then_some(Backing::Sealed)
+}
+
+/// True if reading all holes of a file in memory would take more memory than the limit: a page each.
+fn is_too_sparse(system: FileSystem, stat: &Stat, request: &Request) -> bool {
+    let holes = stat.size.saturating_sub(stat.allocated);
+    system == FileSystem::Tmpfs && holes > 0 && !budget::fits_memory(holes, request.limits.memory)
+}
+
+/// A mapping under a read lease.
+fn lease(
+    source: &Source<'_>,
+    request: &Request,
+    window: &Window,
+    system: FileSystem,
+) -> Result<Found> {
+    if !request.lease || request.across_fork || request.access != Access::Read {
+        return Ok(Found::MustCopy(Reason::NotAsked));
+    }
+    if let Some(reason) = budget::refuse_lease(source.fd(), 0) {
+        return Ok(Found::MustCopy(reason));
+    }
+    let lease = match ReadLease::acquire(source, system)? {
+        Ok(lease) => lease,
+        Err(reason) => return Ok(Found::MustCopy(reason)),
+    };
+    // The size cannot change from here on.
+    let range = window.in_file(lease.stat().size)?;
+    if range.is_empty() {
+        return Ok(Found::MustCopy(Reason::Small));
+    }
+    let len = addressable(source, &range)?;
+    let (mapping, delta) = match lease.map(range.start, len, request.limits.memory) {
+        Ok(Some(mapped)) => mapped,
+        Ok(None) => return Ok(Found::MustCopy(Reason::OpenForWriting)),
+        // No address space, or no further mapping: the bytes can still be read.
+        Err(_) => return Ok(Found::MustCopy(Reason::Mappings)),
+    };
+    if request.populate {
+        mapping.populate().map_err(|e| not_populated(source, e))?;
+    }
+    Ok(Found::Mapped(Opened {
+        bytes: Held::Leased {
+            mapping,
+            delta,
+            len,
+        },
+        is_intact: true,
+        reason: None,
+    }))
+}
+
+/// A mapping of a clone.
+fn clone(
+    source: &Source<'_>,
+    request: &Request,
+    window: &Window,
+    system: FileSystem,
+    reason: Reason,
+) -> Result<Found> {
+    let Some(clone) = input::clone_of(source.fd(), system) else {
+        return Ok(Found::MustCopy(reason));
+    };
+    // Its size is that of the file when it was cloned.
+    let stat = file::stat(clone.as_fd()).map_err(|e| source.error("fstat", e))?;
+    let range = window.in_file(stat.size)?;
+    let fd = clone.as_fd();
+    map_range(source, request, fd, range, Backing::Cloned, Some(reason))
+}
+
+/// Maps a range of a file that cannot change.
+fn map_range(
+    source: &Source<'_>,
+    request: &Request,
+    fd: BorrowedFd<'_>,
+    range: Range<u64>,
+    backing: Backing,
+    reason: Option<Reason>,
+) -> Result<Found> {
+    let len = addressable(source, &range)?;
+    if let Some(reason) = budget::refuse_mapping(len) {
+        return Ok(Found::MustCopy(reason));
+    }
+    let mapped = map_window(fd, range.start, len, request.access);
+    let Ok((region, delta)) = mapped else {
+        return Ok(Found::MustCopy(Reason::Mappings));
+    };
+    if request.populate {
+        let populated = region.populate(0..region.len());
+        populated.map_err(|e| not_populated(source, e))?;
+    }
+    Ok(Found::Mapped(Opened {
+        bytes: Held::Mapped {
+            region,
+            delta,
+            len,
+            backing,
+        },
+        is_intact: true,
+        reason,
+    }))
+}
+
+fn map_window(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+    access: Access,
+) -> io::Result<(Region, usize)> {
+    if len == 0 {
+        return Ok((Region::empty(), 0));
+    }
+    match access {
+        Access::Read => Region::file(fd, offset, len),
+        Access::CopyOnWrite => Region::copy_on_write(fd, offset, len),
+    }
+}
+
+/// `EFAULT` is a page that would have been a signal, madvise(2).
+fn not_populated(source: &Source<'_>, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::EFAULT) => Error::faulted(source.name().as_deref()),
+        _ => source.error("madvise", error),
+    }
+}
+
+fn addressable(source: &Source<'_>, range: &Range<u64>) -> Result<usize> {
+    let len = usize::try_from(range.end - range.start).ok();
+    len.filter(|&len| len <= isize::MAX.unsigned_abs())
+        .ok_or_else(|| Error::too_large_to_address(source.name().as_deref()))
+}
+
+/// The last strategy.
+fn copy(
+    source: &Source<'_>,
+    request: &Request,
+    window: &Window,
+    stat: Stat,
+    reason: Reason,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let limit = request.limits.memory;
+    let (copy, is_intact) = input::copy(source, window, stat, limit, progress)?;
+    Ok(Opened {
+        bytes: held(source, request, copy)?,
+        is_intact,
+        reason: Some(reason),
+    })
+}
+
+/// A copy in an unnamed file is mapped.
+fn held(source: &Source<'_>, request: &Request, copy: Copy) -> Result<Held> {
+    let (file, len) = match copy {
+        Copy::Memory(buffer) => return Ok(Held::Buffer(buffer)),
+        Copy::Disk { file, len } => (file, len),
+    };
+    let len = addressable(source, &(0..len))?;
+    let mapped = map_window(file.as_fd(), 0, len, request.access);
+    let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
+    Ok(Held::Mapped {
+        region,
+        delta,
+        len,
+        backing: Backing::Disk,
+    })
+}
+
+/// A block device is copied, whatever its size: nothing keeps processes from writing to it.
+fn open_device(
+    source: &Source<'_>,
+    request: &Request,
+    base: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let name = || source.name();
+    let window = Window::new(base, request.offset, request.len);
+    let stat = input::stat_with_size(source, Kind::Block)?;
+    let range = window.in_file(stat.size)?;
+    check_limit(source, request.limits.total, &range)?;
+    let len = range.end - range.start;
+    if request.must_map || !request.may_copy(len) {
+        return Err(Error::not_mapped(name().as_deref(), Reason::BlockDevice));
+    }
+    let is_limited = request.limits.total.or(request.limits.memory).is_some();
+    if !is_limited && !request.spill && !budget::fits_memory(len, None) {
+        let limit = budget::default_memory_limit();
+        return Err(Error::too_large(name().as_deref(), limit));
+    }
+    let reason = Reason::BlockDevice;
+    let opened = copy(source, request, &window, stat, reason, progress)?;
+    window.advance(source, opened.len())?;
+    Ok(opened)
+}
+
+fn open_stream(
+    source: &Source<'_>,
+    request: &Request,
+    position: Option<u64>,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let not_mapped = || Error::not_mapped(source.name().as_deref(), Reason::Stream);
+    if request.must_map {
+        return Err(not_mapped());
+    }
+    let Limits {
+        total,
+        memory,
+        copy,
+    } = request.limits;
+    let stream = StreamRequest {
+        offset: request.offset,
+        len: request.len,
+        limit: total.into_iter().chain(copy).min(),
+        memory_limit: memory,
+        spill: request.spill,
+    };
+    let copy = match input::read_to_end(source, &stream, position, progress) {
+        Err(Error::TooLarge { limit, .. }) if Some(limit) == copy => return Err(not_mapped()),
+        Err(Error::OutOfBounds { .. }) | Ok(_) if is_unopened_fifo(source) => {
+            let name = source.name();
+            return Err(Error::not_mapped(name.as_deref(), Reason::NoWriter));
+        }
+        read => read?,
+    };
+    Ok(Opened {
+        bytes: held(source, request, copy)?,
+        is_intact: true,
+        reason: Some(Reason::Stream),
+    })
+}
+
+/// True for a FIFO that was opened without waiting for a writer, and had none: it seemed to end at once.
+fn is_unopened_fifo(source: &Source<'_>) -> bool {
+    source.is_nonblocking_fifo() && !file::had_writer(source.fd())
+}
+
+/// Maps the window of a regular file with nothing that keeps its bytes from changing.
+///
+/// # Safety
+/// As long as a reference into the mapping exists, no process changes or truncates the file.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn map_unguarded(source: &Source<'_>, request: &Request) -> Result<Opened> {
+    let stat = source.stat()?;
+    let not_mapped = |reason| Error::not_mapped(source.name().as_deref(), reason);
+    match stat.kind {
+        Kind::Regular => {}
+        Kind::Directory => return Err(Error::is_directory(source.name().as_deref())),
+        Kind::Block => return Err(not_mapped(Reason::BlockDevice)),
+        _ => return Err(not_mapped(Reason::Stream)),
+    }
+    let range = Window::new(0, request.offset, request.len).in_file(stat.size)?;
+    let fd = source.fd();
+    match map_range(source, request, fd, range, Backing::Unguarded, None)? {
+        Found::Mapped(opened) => Ok(opened),
+        Found::MustCopy(reason) => Err(not_mapped(reason)),
+    }
+}
+
+impl Opened {
+    fn len(&self) -> u64 {
+        match &self.bytes {
+            Held::Buffer(buffer) => buffer.len() as u64,
+            Held::Mapped { len, .. } | Held::Leased { len, .. } => *len as u64,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Why the bytes of a file were not mapped, or not leased.
+
+use std::fmt;
+
+/// Why a [`Snapshot`](crate::Snapshot) was read or copied and not mapped, or cloned and not leased.
+///
+/// Its [`Display`](fmt::Display) is a sentence that also says what would help, where something would.
+///
+/// # Examples
+/// ```
+/// use stillmap::Reason;
+/// let small = stillmap::open("Cargo.toml")?;
+/// assert_eq!(small.reason(), Some(Reason::Small));
+/// assert!(small.reason().is_some_and(|reason| reason.to_string().contains("small")));
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The file is so small that reading it is faster than mapping it.
+    Small,
+    /// A pipe, socket, terminal or character device, or a file that says it has 0 bytes: it has no pages.
+    Stream,
+    /// A FIFO that no process has open for writing; it was not waited for because of `limit`, `len`, `copy_limit` or
+    /// `must_map`.
+    NoWriter,
+    /// A block device: nothing keeps other processes from writing to it.
+    BlockDevice,
+    /// The file belongs to another user, and the process does not have `CAP_LEASE`.
+    OtherOwner,
+    /// A process has the file open for writing, or mapped writable; it may be this process.
+    OpenForWriting,
+    /// On this file system nothing proves that the file stays as it is.
+    FileSystem,
+    /// Leases are off: `fs.leases-enable` is 0, or the lease-break time cannot be read.
+    LeasesOff,
+    /// The options turned leases off.
+    NotAsked,
+    /// The process has few descriptors left below its `RLIMIT_NOFILE`.
+    Descriptors,
+    /// The process has few mappings left below `vm.max_map_count`, or mmap(2) was refused.
+    Mappings,
+    /// The address space of the process is limited (`RLIMIT_AS`), and little of it is left.
+    AddressSpace,
+    /// No thread could be started to watch over leases.
+    Threads,
+    /// A seccomp filter or another security policy refuses leases.
+    Refused,
+    /// `/proc` is not mounted, or the file cannot be opened again through it.
+    NotReopened,
+    /// A sealed memfd with holes: reading a mapping of it takes memory for each hole, beyond the memory limit.
+    Sparse,
+    /// The file was leased; then a process opened it for writing, and the bytes were copied.
+    Written,
+}
+
+impl Reason {
+    /// The sentence that its `Display` prints.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Reason::Small => "the file is small: reading it is faster than mapping it",
+            Reason::Stream => "it has no size and can only be read to its end",
+            Reason::NoWriter => "it is a FIFO that no process has open for writing",
+            Reason::BlockDevice => {
+                "it is a block device, which any process with the right may write to"
+            }
+            Reason::OtherOwner => {
+                "the file belongs to another user; CAP_LEASE or fs-verity would help"
+            }
+            Reason::OpenForWriting => {
+                "a process has the file open for writing; closing that descriptor would help"
+            }
+            Reason::FileSystem => {
+                "on this file system nothing keeps the file from changing; ext4, xfs, btrfs or f2fs would help"
+            }
+            Reason::LeasesOff => "leases are off; the sysctl fs.leases-enable=1 would help",
+            Reason::NotAsked => "the options turned leases off",
+            Reason::Descriptors => {
+                "the process has few descriptors left; raising RLIMIT_NOFILE (ulimit -n) would help"
+            }
+            Reason::Mappings => {
+                "the process has few mappings left; raising vm.max_map_count would help"
+            }
+            Reason::AddressSpace => {
+                "the process has little address space left; raising RLIMIT_AS (ulimit -v) would help"
+            }
+            Reason::Threads => "no thread could be started to watch over leases",
+            Reason::Refused => {
+                "a security policy refuses leases; a seccomp filter that allows fcntl(F_SETLEASE) would help"
+            }
+            Reason::NotReopened => {
+                "the file behind the descriptor could not be opened again; opening it by its path would help"
+            }
+            Reason::Sparse => {
+                "it is a sealed memfd with holes, for which there is too little memory; raising memory_limit would help"
+            }
+            Reason::Written => "a process opened the file for writing while it was leased",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
