@@ -491,4 +491,3 @@ unsafe impl ByteSlice for Anonymous {
 
 impl_byte_slice!(Anonymous, debug: is_shared);
 impl_byte_slice_mut!(Anonymous);
-
