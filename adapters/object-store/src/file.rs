@@ -1,0 +1,175 @@
+//! One version of a file, mapped.
+
+use bytes::Bytes;
+use rustix::fs::OFlags;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+use stillmap::{Backing, Snapshot, SnapshotOptions};
+
+/// The largest file that is copied. The copy is complete before its first byte is returned.
+const COPY_LIMIT: u64 = 64 << 20;
+
+/// How often a file is copied that another process writes to meanwhile.
+const COPY_ATTEMPTS: usize = 8;
+
+/// What tells a version of a file from all others on this machine. The ctime shows a change whose writer set the mtime back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileVersion {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl FileVersion {
+    pub(crate) fn new(metadata: &Metadata) -> Self {
+        FileVersion {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// The same etag as `LocalFileSystem`: inode, mtime in microseconds, and size.
+pub(crate) fn etag(metadata: &Metadata) -> String {
+    let modified = metadata.modified().ok();
+    let since_epoch = modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let mtime = since_epoch.unwrap_or_default().as_micros();
+    format!("\"{:x}-{mtime:x}-{:x}\"", metadata.ino(), metadata.len())
+}
+
+/// Opens a regular file for reading; `None` if the path names something else.
+fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    // Opening a device may have effects.
+    if !fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let mut options = OpenOptions::new();
+    // Opening a FIFO that has replaced the file must not block.
+    options
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path)?;
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+/// An open snapshot of one version of a file. A clone is another reference to it.
+#[derive(Clone, Debug)]
+pub(crate) struct MappedFile {
+    pub(crate) metadata: Arc<Metadata>,
+    bytes: Bytes,
+    snapshot: Arc<Snapshot>,
+}
+
+/// The owner of the bytes in a `Bytes`.
+struct Owner(Arc<Snapshot>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl MappedFile {
+    /// Maps the file that `path` names; `None` if it cannot be mapped, or is no regular file.
+    pub(crate) fn open(path: &Path) -> io::Result<Option<Self>> {
+        let Some(file) = open_regular(path)? else {
+            return Ok(None);
+        };
+        // A file that can only be copied gives no snapshot here. Its ranges are read one by one.
+        MappedFile::new(&file, Snapshot::options().must_map(true))
+    }
+
+    /// Copies a file of up to [`COPY_LIMIT`] bytes; `None` if it is larger, or was written to each time.
+    pub(crate) fn copy(path: &Path) -> io::Result<Option<Self>> {
+        for _ in 0..COPY_ATTEMPTS {
+            let Some(file) = open_regular(path)? else {
+                return Ok(None);
+            };
+            if file.metadata()?.len() > COPY_LIMIT {
+                return Ok(None);
+            }
+            let copied = MappedFile::new(&file, Snapshot::options().lease(false))?;
+            if copied.is_some() {
+                return Ok(copied);
+            }
+        }
+        Ok(None)
+    }
+
+    /// `None` if there is no snapshot, or if its bytes and its metadata may be of two versions.
+    fn new(file: &File, options: SnapshotOptions<'_>) -> io::Result<Option<Self>> {
+        let before = file.metadata()?;
+        let Ok(snapshot) = options.from_fd(file) else {
+            return Ok(None);
+        };
+        let metadata = file.metadata()?;
+        let is_stable = FileVersion::new(&before) == FileVersion::new(&metadata);
+        if !is_stable || metadata.len() != snapshot.len() as u64 || !snapshot.is_intact() {
+            return Ok(None);
+        }
+        let snapshot = Arc::new(snapshot);
+        Ok(Some(MappedFile {
+            metadata: Arc::new(metadata),
+            bytes: Bytes::from_owner(Owner(Arc::clone(&snapshot))),
+            snapshot,
+        }))
+    }
+
+    pub(crate) fn version(&self) -> FileVersion {
+        FileVersion::new(&self.metadata)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.metadata.len()
+    }
+
+    /// True if the kernel has refused every change of the file since it was opened, so that it still has these bytes.
+    pub(crate) fn is_kept(&self) -> bool {
+        let kept = matches!(self.snapshot.backing(), Backing::Leased | Backing::Sealed);
+        kept && self.snapshot.is_intact()
+    }
+
+    /// The bytes of a range that lies inside the file.
+    pub(crate) fn slice(&self, range: &Range<u64>) -> Bytes {
+        self.bytes.slice(in_memory(range))
+    }
+
+    /// Whether all pages of a range are in RAM, so that touching them does not read from the disk.
+    pub(crate) fn is_resident(&self, range: &Range<u64>) -> bool {
+        use stillmap::Mapping;
+        let Ok(residency) = self.snapshot.residency() else {
+            return false;
+        };
+        let _ = range;
+        residency.is_full()
+    }
+
+    /// Reads the pages of ranges into RAM and maps them. It blocks on the disk, which gets all requests at once.
+    pub(crate) fn populate_all(&self, ranges: &[Range<u64>]) -> io::Result<()> {
+        use stillmap::{Advice, Mapping};
+        if ranges.len() > 1 {
+            for range in ranges {
+                self.snapshot.advise(in_memory(range), Advice::WillNeed)?;
+            }
+        }
+        for range in ranges {
+            self.snapshot.populate(in_memory(range))?;
+        }
+        Ok(())
+    }
+}
+
+/// A range of a file whose length fits into memory, since it is mapped.
+fn in_memory(range: &Range<u64>) -> Range<usize> {
+    range.start as usize..range.end as usize
+}

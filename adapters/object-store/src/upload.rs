@@ -1,0 +1,91 @@
+//! A multipart upload: its parts are written into one draft.
+
+use super::api::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};
+use super::put_result;
+use super::store::{blocking, copy_into, generic, into_error};
+use crate::cache::Cache;
+use crate::publish::{self, Expected};
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use stillmap::Draft;
+
+#[derive(Debug)]
+pub(super) struct DraftUpload {
+    state: Arc<State>,
+    /// Where the next part starts.
+    offset: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` after the upload is complete or aborted.
+    draft: Mutex<Option<Draft>>,
+    path: PathBuf,
+    cache: Arc<Cache>,
+}
+
+impl DraftUpload {
+    pub(super) fn new(draft: Draft, path: PathBuf, cache: Arc<Cache>) -> Self {
+        let draft = Mutex::new(Some(draft));
+        DraftUpload {
+            state: Arc::new(State { draft, path, cache }),
+            offset: 0,
+        }
+    }
+}
+
+impl State {
+    fn write(&self, offset: usize, data: &PutPayload) -> Result<()> {
+        let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        let draft = draft.as_mut().ok_or_else(ended)?;
+        let end = offset + data.content_length();
+        if draft.len() < end {
+            draft
+                .resize(end)
+                .map_err(io::Error::from)
+                .map_err(generic)?;
+        }
+        copy_into(&mut draft[offset..end], data);
+        Ok(())
+    }
+
+    /// Ends the upload: no part is written after this.
+    fn take(&self) -> Result<Draft> {
+        let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        draft.take().ok_or_else(ended)
+    }
+}
+
+fn ended() -> super::api::Error {
+    generic("the upload is complete or aborted")
+}
+
+#[async_trait]
+impl MultipartUpload for DraftUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let offset = self.offset;
+        self.offset += data.content_length();
+        let state = Arc::clone(&self.state);
+        blocking(move || state.write(offset, &data)).boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let state = Arc::clone(&self.state);
+        blocking(move || {
+            let draft = state.take()?;
+            let published = publish::publish(draft, &state.path, &Expected::Anything);
+            let etag = published.map_err(|e| into_error(e, &state.path))?;
+            state.cache.forget(&state.path);
+            Ok(put_result(etag))
+        })
+        .await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let state = Arc::clone(&self.state);
+        blocking(move || state.take().map(drop)).await
+    }
+}

@@ -1,0 +1,35 @@
+//! The store for object_store 0.13: the same sources, without what that release does not have.
+
+pub(crate) use object_store_0_13 as api;
+
+#[path = "store.rs"]
+#[allow(clippy::duplicate_mod)] // one source, two releases of the trait
+pub(crate) mod store;
+#[path = "upload.rs"]
+#[allow(clippy::duplicate_mod)]
+mod upload;
+
+use api::local::LocalFileSystem;
+use api::{Attributes, GetResult, GetResultPayload, ObjectMeta, PutResult};
+use std::ops::Range;
+
+fn put_result(e_tag: String) -> PutResult {
+    PutResult {
+        e_tag: Some(e_tag),
+        version: None,
+    }
+}
+
+fn get_result(payload: GetResultPayload, meta: ObjectMeta, range: Range<u64>) -> GetResult {
+    GetResult {
+        payload,
+        meta,
+        range,
+        attributes: Attributes::default(),
+    }
+}
+
+/// The `LocalFileSystem` of 0.13 has no such option: copies and renames are not synced.
+fn with_fsync(local: LocalFileSystem, _: bool) -> LocalFileSystem {
+    local
+}
