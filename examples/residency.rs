@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stillmap::Snapshot;
+use stillmap::{Advice, Snapshot};
 
 /// Show which pages of each FILE are in RAM. Nothing is read to find out.
 #[derive(Parser)]
@@ -52,7 +52,7 @@ fn show(path: &Path, args: &Args) -> io::Result<()> {
     // SAFETY: no byte is read, so it does not matter that other processes may change them.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }?;
     if args.prefetch {
-        snapshot.pages().prefetch(..)?;
+        snapshot.pages().advise(.., Advice::WillNeed)?;
     }
     let residency = snapshot.pages().residency(..)?;
     let (resident, pages) = (residency.resident_pages(), residency.pages());

@@ -443,7 +443,8 @@ impl Anonymous {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn pages(&self) -> PagesOf<'_> {
-        PagesOf::memory(&self[..], self.granule)
+        let pages = PagesOf::memory(&self[..], self.granule);
+        pages.with_locks(self.region.locked_pages())
     }
 
     pub(crate) fn is_shared(&self) -> bool {

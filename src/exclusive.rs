@@ -361,6 +361,7 @@ impl Exclusive {
     /// ```
     pub fn pages(&self) -> Pages<'_> {
         let pages = Pages::own(&self[..]).on_disk();
+        let pages = pages.with_locks(self.editable.locked_pages());
         pages.with_path(Some(&self.path))
     }
 }

@@ -82,6 +82,7 @@ pub mod fork;
 mod input;
 mod ladder;
 mod lease;
+mod locked_pages;
 pub mod page;
 mod pages;
 mod private;
@@ -100,7 +101,7 @@ pub use draft::{Draft, DraftOptions};
 pub use error::{Error, Result, Tried};
 pub use exclusive::Exclusive;
 pub use pages::faults;
-pub use pages::{Advice, LockGuard, Pages, Residency};
+pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency};
 pub use private::{Private, PrivateOptions};
 pub use reason::Reason;
 

@@ -172,13 +172,20 @@ impl Private {
     /// ```
     pub fn pages(&self) -> Pages<'_> {
         match &self.held {
-            Held::Buffer(buffer) if buffer.is_block() => Pages::heap(&self[..]),
-            Held::Buffer(_) => Pages::own(&self[..]),
+            Held::Buffer(buffer) => buffer.pages(),
             Held::Mapped {
-                backing: Backing::Cloned | Backing::Disk,
-                ..
-            } => Pages::own(&self[..]).on_disk(),
-            Held::Mapped { .. } | Held::Leased { .. } => Pages::file(&self[..]),
+                backing, region, ..
+            } => {
+                let pages = if matches!(backing, Backing::Cloned | Backing::Disk) {
+                    Pages::own(&self[..]).on_disk()
+                } else {
+                    Pages::file(&self[..])
+                };
+                pages.with_locks(region.locked_pages())
+            }
+            Held::Leased { mapping, .. } => {
+                Pages::file(&self[..]).with_locks(mapping.locked_pages())
+            }
         }
     }
 }

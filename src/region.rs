@@ -9,12 +9,12 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
+use crate::locked_pages::LockedPages;
 use crate::page;
-use crate::pages::lock_table;
-use crate::pages::prefetch;
 use crate::range::whole_pages;
 use crate::sys::file;
 use crate::sys::memory::{self, Pages, Place};
+use crate::sys::mlock::munlock;
 use crate::sys::process::abort;
 use memmap2::MmapRaw;
 use std::io;
@@ -22,6 +22,7 @@ use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
+use std::sync::{Arc, OnceLock};
 
 /// Whether mremap(2) was refused a range of more than one area.
 fn is_in_areas(error: &io::Error) -> bool {
@@ -43,6 +44,8 @@ pub(crate) struct Region {
     len: usize,
     /// The owner if memmap2 made it and it was never moved; else this type unmaps.
     raw: Option<MmapRaw>,
+    /// Made when it is first asked for.
+    locked: OnceLock<Arc<LockedPages>>,
 }
 
 // SAFETY: a Region is an address range that it alone owns; which references may be made into it, and from which
@@ -59,6 +62,7 @@ impl Region {
             start: NonNull::new(start).unwrap_or(NonNull::dangling()),
             len: 0,
             raw: None,
+            locked: OnceLock::new(),
         }
     }
 
@@ -86,7 +90,7 @@ impl Region {
     /// Private memory of which no page is there, also where all memory is locked as it is mapped (mlockall(2)).
     pub(crate) fn without_pages(len: usize) -> Result<Self> {
         let mut region = Region::anonymous(len)?;
-        lock_table::unlock_all(region.addresses());
+        munlock(region.addresses());
         let discarded = region.discard(0..region.len, false);
         discarded.map_err(|e| Error::os("madvise", None, e))?;
         Ok(region)
@@ -221,6 +225,7 @@ impl Region {
             start: NonNull::new(start).unwrap_or(NonNull::dangling()),
             len,
             raw: Some(raw),
+            locked: OnceLock::new(),
         }
     }
 
@@ -229,6 +234,7 @@ impl Region {
             start,
             len,
             raw: None,
+            locked: OnceLock::new(),
         }
     }
 
@@ -247,6 +253,21 @@ impl Region {
         start..start + self.len
     }
 
+    /// Which of its pages are locked; `None` if nothing is mapped.
+    pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
+        self.locked().map(|locked| &**locked)
+    }
+
+    /// The same, for values that do not reach the region while its pages are replaced.
+    pub(crate) fn shared_locked_pages(&self) -> Option<Arc<LockedPages>> {
+        self.locked().map(Arc::clone)
+    }
+
+    fn locked(&self) -> Option<&Arc<LockedPages>> {
+        let new = || Arc::new(LockedPages::new(self.addresses()));
+        (self.len > 0).then(|| self.locked.get_or_init(new))
+    }
+
     /// Changes how much is mapped; the pages that stay keep their bytes, and the start may move.
     /// For memory made by this type only: a file does not grow by it.
     pub(crate) fn resize(&mut self, len: usize, granule: usize) -> Result<()> {
@@ -258,7 +279,6 @@ impl Region {
             *self = Region::empty();
             return Ok(());
         }
-        self.withdraw();
         // SAFETY:
         // - The range is one mapping, owned by this value.
         // - `&mut self` proves that no reference into it is left.
@@ -278,7 +298,6 @@ impl Region {
     /// their page tables and never split.
     pub(crate) fn grow_transparent(&mut self, len: usize) -> Result<()> {
         let target = Region::congruent(len, self.start, Pages::None)?;
-        self.withdraw();
         // SAFETY:
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
         // - The target was mapped just now, without access: nobody can have a reference into it.
@@ -331,12 +350,6 @@ impl Region {
         Ok(())
     }
 
-    /// To be called before these addresses may come to hold something else.
-    fn withdraw(&self) {
-        prefetch::stop(self.addresses());
-        lock_table::forget(self.addresses());
-    }
-
     /// The mapping goes on without this value.
     fn into_start(self) -> NonNull<u8> {
         let start = self.start;
@@ -347,6 +360,8 @@ impl Region {
     /// The mapping is somewhere else now: its old owner must not unmap what is no longer there.
     fn moved_to(&mut self, start: NonNull<u8>, len: usize) {
         mem::forget(self.raw.take());
+        // Of guards, only a leaked one can be left.
+        self.locked = OnceLock::new();
         self.start = start;
         self.len = len;
     }
@@ -378,7 +393,9 @@ impl Region {
 
     /// Locks the pages that were locked before others came to their addresses.
     pub(crate) fn lock_again(&self) {
-        lock_table::renew(self.addresses());
+        if let Some(locked) = self.locked.get() {
+            locked.relock();
+        }
     }
 
     /// Takes write access away, for good.
@@ -453,7 +470,6 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.withdraw();
         if self.raw.is_none() && self.len > 0 {
             // SAFETY: the mapping is owned by this value, and it ends here.
             let _ = unsafe { memory::unmap(self.start, self.len) };

@@ -139,7 +139,7 @@ fn cold_scan(name: String, size: u64, path: &Path, times: u64) -> Workload<'_> {
         .stillmap("stillmap::open, prefetch", move || {
             cold(&|| {
                 let bytes = open();
-                bytes.pages().prefetch(..).expect("prefetch");
+                let _prefetch = bytes.pages().prefetch(..).expect("prefetch");
                 then(&bytes)
             })
         })

@@ -9,6 +9,7 @@ mod parallel;
 
 use crate::error::Result;
 use crate::page;
+use crate::pages::Pages;
 use crate::region::Region;
 use heap::HeapBlock;
 use parallel::{Step, fill};
@@ -118,6 +119,14 @@ impl Buffer {
         match &self.place {
             Place::Block(block) => block.start(),
             Place::Region(region) => region.start(),
+        }
+    }
+
+    /// The pages of the bytes that were read.
+    pub(crate) fn pages(&self) -> Pages<'_> {
+        match &self.place {
+            Place::Block(_) => Pages::heap(self.bytes()),
+            Place::Region(region) => Pages::own(self.bytes()).with_locks(region.locked_pages()),
         }
     }
 

@@ -339,7 +339,7 @@ impl Draft {
     pub fn pages(&self) -> Pages<'_> {
         let pages = match &self.store {
             Store::Memory(memory) | Store::Sparse(memory) => memory.pages(),
-            Store::Mapped { .. } => Pages::own(&self[..]),
+            Store::Mapped { region, .. } => Pages::own(&self[..]).with_locks(region.locked_pages()),
         };
         pages.with_path(Some(self.output.path()))
     }

@@ -15,7 +15,6 @@
 //! A forked process has the list in its memory, but neither the thread nor a right to the leases. It finds no keeper
 //! (`MADV_WIPEONFORK`), and makes one of its own at its first lease.
 
-use crate::pages::prefetch;
 use crate::region::Region;
 use crate::sys::lease::{self, Lease};
 use crate::sys::memory::{self as mapping, Pages};
@@ -376,7 +375,6 @@ struct Held {
 
 /// Holds the keeper still, if there is one, and ends every other thread of this crate.
 pub(crate) fn hold_still() -> Still {
-    prefetch::end();
     Still(KEEPER.get().and_then(|keeper| {
         let open = lock(&keeper.open);
         let none = keeper.answered.wait_while(open, |open| open.answerers > 0);

@@ -11,6 +11,7 @@ use crate::backing::Backing;
 use crate::error::Result;
 use crate::file_system::FileSystem;
 use crate::input::{Source, clone_of, copy_to_disk};
+use crate::locked_pages::LockedPages;
 use crate::reason::Reason;
 use crate::region::Region;
 use crate::sys::file::{self, Stat};
@@ -116,6 +117,7 @@ impl ReadLease {
             memory_limit,
             keeper: self.keeper,
             file: Mutex::new(self.taken.keep()),
+            locked: region.shared_locked_pages(),
             region: Mutex::new(region),
             swapped: AtomicBool::new(false),
             frozen: OnceLock::new(),
@@ -147,6 +149,11 @@ impl Guarded {
     /// Where the mapping starts, and stays.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.0.start
+    }
+
+    /// Which pages of the mapping are locked.
+    pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
+        self.0.locked.as_deref()
     }
 
     /// What keeps the bytes now.
@@ -202,6 +209,8 @@ struct Slot {
     file: Mutex<Option<Arc<OwnedFd>>>,
     /// Locked by the keeper as long as it copies.
     region: Mutex<Region>,
+    /// Those of the region, which is locked while the pages are replaced.
+    locked: Option<Arc<LockedPages>>,
     /// The mapping is no longer one of the file. True before the first writer is let in.
     swapped: AtomicBool,
     /// What keeps the bytes since the lease was given back; not said before it is known whether they are intact.

@@ -16,6 +16,7 @@
 use super::monitor::{Answer, Deadline, Holder, Keeper, Place};
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
+use crate::locked_pages::LockedPages;
 use crate::page;
 use crate::range::whole_pages;
 use crate::region::Region;
@@ -94,6 +95,7 @@ impl WriteLease {
     pub(crate) fn map(self, len: usize) -> Result<Editable, Refused> {
         let region = map(&self.file, len).map_err(Refused::Failed)?;
         split_page_cache_folios(&region);
+        let locked = region.shared_locked_pages();
         let slot = Arc::new(Slot {
             start: AtomicUsize::new(region.start().as_ptr().addr()),
             mapped: AtomicUsize::new(region.len()),
@@ -107,9 +109,9 @@ impl WriteLease {
             over: AtomicBool::new(false),
             place: Place::default(),
         });
-        let editable = Editable(slot);
-        let holder = Arc::clone(&editable.0);
-        match editable.0.keeper.watch(holder) {
+        let editable = Editable { slot, locked };
+        let holder = Arc::clone(&editable.slot);
+        match editable.slot.keeper.watch(holder) {
             true => Ok(editable),
             false => Err(Refused::Busy),
         }
@@ -164,18 +166,27 @@ fn split_page_cache_folios(region: &Region) {
 }
 
 /// A shared mapping of a file that nobody else has open, until somebody had to be let in; then memory.
-pub(crate) struct Editable(Arc<Slot>);
+pub(crate) struct Editable {
+    slot: Arc<Slot>,
+    /// Those of the region, which is locked while the pages are replaced.
+    locked: Option<Arc<LockedPages>>,
+}
 
 impl Editable {
+    /// Which pages of the mapping are locked.
+    pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
+        self.locked.as_deref()
+    }
+
     /// Where the mapping starts, until it is resized.
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.0.state().region.start()
+        self.slot.state().region.start()
     }
 
     /// The file, as long as stores go to it. A forked child has the descriptor, and must not change its parent's file.
     pub(crate) fn file(&self) -> Option<Arc<File>> {
-        let ours = self.0.keeper.is_of_this_process();
-        ours.then(|| self.0.file()).flatten()
+        let ours = self.slot.keeper.is_of_this_process();
+        ours.then(|| self.slot.file()).flatten()
     }
 
     /// True if somebody waits for the file, or got it already.
@@ -190,22 +201,26 @@ impl Editable {
         size: impl FnOnce(&File) -> Result<()>,
     ) -> Option<Result<()>> {
         let file = self.file()?;
-        let mut state = self.0.state();
+        let mut state = self.slot.state();
         match state.hold {
-            Hold::Leased => Some(self.0.resize(&mut state, len, &file, size)),
+            Hold::Leased => {
+                let resized = self.slot.resize(&mut state, len, &file, size);
+                self.locked = state.region.shared_locked_pages();
+                Some(resized)
+            }
             _ => None,
         }
     }
 
     /// Lets others in. False if they were let in before.
     pub(crate) fn end(self) -> bool {
-        self.0.end()
+        self.slot.end()
     }
 }
 
 impl Drop for Editable {
     fn drop(&mut self) {
-        self.0.end();
+        self.slot.end();
     }
 }
 

@@ -8,17 +8,18 @@ mod advice;
 pub mod faults;
 mod huge;
 mod lock;
-pub(crate) mod lock_table;
 mod populate;
-pub(crate) mod prefetch;
+mod prefetch;
 mod range;
 mod residency;
 
 pub use advice::Advice;
 pub use lock::LockGuard;
+pub use prefetch::Prefetch;
 pub use residency::Residency;
 
 use crate::error::{Error, Result};
+use crate::locked_pages::LockedPages;
 use crate::{page, sys};
 use advice::Rounding;
 use std::io;
@@ -32,7 +33,7 @@ use std::path::Path;
 /// says otherwise, and never past the mapping.
 ///
 /// Small files and streams are read into a block of the heap, whose pages can hold other blocks of the program. There,
-/// advice and prefetching do nothing.
+/// advice and prefetching do nothing, and locking is an error.
 ///
 /// # Examples
 /// ```
@@ -61,6 +62,8 @@ pub struct Pages<'a> {
     origin: Origin,
     /// Whether faults read from a disk.
     on_disk: bool,
+    /// Which of them are locked; `None` where they cannot be, and for an empty mapping.
+    locked: Option<&'a LockedPages>,
     /// What errors name.
     path: Option<&'a Path>,
 }
@@ -110,6 +113,11 @@ impl<'a> Pages<'a> {
         }
     }
 
+    /// The same, with the locks of the mapping.
+    pub(crate) fn with_locks(self, locked: Option<&'a LockedPages>) -> Self {
+        Pages { locked, ..self }
+    }
+
     /// The same, with a path for errors.
     pub(crate) fn with_path(self, path: Option<&'a Path>) -> Self {
         Pages { path, ..self }
@@ -122,6 +130,7 @@ impl<'a> Pages<'a> {
             page_size: page::size(),
             origin,
             on_disk: false,
+            locked: None,
             path: None,
         }
     }
@@ -156,10 +165,10 @@ impl<'a> Pages<'a> {
     /// Reads a range in while the caller does something else, so that it waits less when it touches the pages.
     ///
     /// For 2 MiB and more of a file on a disk (in a [`Snapshot`](crate::Snapshot), [`Private`](crate::Private) or
-    /// [`Exclusive`](crate::Exclusive)) this returns at once: a thread of this crate (`stillmap-prefetch`) faults the pages
-    /// in, one range after the other, and ends with the last one or when the mapping is dropped. Of a range that is longer
-    /// than half of the available memory it takes as much from the front. It reports no error: touching a page that could
-    /// not be read tries again.
+    /// [`Exclusive`](crate::Exclusive)) this returns at once: the guard has a thread (`stillmap-prefetch`) that faults the
+    /// pages in, until the guard is dropped. Of a range that is longer than half of the available memory it takes as much
+    /// from the front. While the thread runs, [`fork::scope`](crate::fork::scope) fails with
+    /// [`Error::MultiThreaded`].
     ///
     /// Elsewhere it is [`Advice::WillNeed`], which enters the pages before it returns (0.2 ms and more for each MiB that is
     /// not in RAM), in pieces, since one `MADV_WILLNEED` reads no more than the readahead of the device or its largest
@@ -171,25 +180,29 @@ impl<'a> Pages<'a> {
     /// # Examples
     /// ```
     /// let bytes = stillmap::open("Cargo.toml")?;
-    /// bytes.pages().prefetch(..)?;
+    /// let _prefetch = bytes.pages().prefetch(..)?;
     /// let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();
     /// assert!(lines > 10);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     #[doc(alias = "MADV_WILLNEED")]
-    pub fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+    pub fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<Prefetch<'a>> {
         let mut pages = self.in_range(range, Rounding::Outward)?;
         if self.on_disk {
             pages = populate::fitting_memory(pages);
         }
-        let started = || pages.len() >= populate::BACKGROUND_MIN && prefetch::start(pages.clone());
-        let done = match self.origin {
-            Origin::Heap => Ok(()),
-            // In a file in memory, a fault would make a page where there is a hole.
-            _ if self.on_disk && started() => Ok(()),
-            _ => populate::read_ahead(pages),
-        };
-        done.map_err(|e| self.error(e))
+        if self.origin == Origin::Heap {
+            return Ok(Prefetch::finished());
+        }
+        // In a file in memory, a fault would make a page where there is a hole.
+        if self.on_disk && pages.len() >= populate::BACKGROUND_MIN {
+            if let Ok(prefetch) = Prefetch::start(pages.clone()) {
+                return Ok(prefetch);
+            }
+        }
+        let done = populate::read_ahead(pages);
+        done.map(|()| Prefetch::finished())
+            .map_err(|e| self.error(e))
     }
 
     /// Faults a range in now, so that touching it later does not wait.
@@ -224,7 +237,8 @@ impl<'a> Pages<'a> {
     ///
     /// # Errors
     /// [`Error::Os`] naming mlock(2), where `RLIMIT_MEMLOCK` allows no more (8 MiB since Linux 5.16, unless privileged);
-    /// the errors of [`populate`](Pages::populate). Nothing is locked then.
+    /// [`Error::Unsupported`] for bytes in the heap, whose pages hold other values too: copy them to an
+    /// [`Anonymous`](crate::Anonymous); the errors of [`populate`](Pages::populate). Nothing is locked then.
     ///
     /// # Examples
     /// ```
@@ -237,7 +251,10 @@ impl<'a> Pages<'a> {
     #[doc(alias = "mlock")]
     pub fn lock<R: RangeBounds<usize>>(&self, range: R) -> Result<LockGuard<'a>> {
         let pages = self.in_range(range, Rounding::Outward)?;
-        let mut locked = LockGuard::empty(pages.start);
+        if self.locked.is_none() && !pages.is_empty() {
+            return Err(Error::unsupported(self.path, "locking bytes in the heap"));
+        }
+        let mut locked = LockGuard::empty(self.locked, pages.start);
         for chunk in range::chunks(pages, populate::POPULATE_CHUNK) {
             // Read here, where no other lock waits for it, and where a lost page is told from a limit.
             self.populate_chunk(chunk.clone())?;

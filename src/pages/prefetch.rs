@@ -1,150 +1,117 @@
-//! Pages faulted in ahead of whoever will touch them, by a thread.
+//! Pages faulted in by a thread while the program does something else.
 //!
-//! `MADV_WILLNEED` enters a file page by page, while its caller waits: for a large range that takes longer than to scan
-//! it. Faults read ahead in large folios instead, so a thread of ours takes them (`MADV_POPULATE_READ`), one range after
-//! the other, and ends with the last one.
-//!
-//! It knows addresses only, so whoever unmaps or moves a mapping says [`stop`] before. A forked process has the queue in
-//! its memory, and no thread: it finds neither, and starts with an empty one ([`PerProcess`]).
+//! `MADV_WILLNEED` enters a file page by page while its caller waits: for a large range that takes longer than to scan
+//! it. Faults read ahead in large folios instead, so a thread takes them (`MADV_POPULATE_READ`). A 256 MiB file, cold,
+//! after some work of the program: 125 ms to scan, against 194 ms without.
 
+use super::range::chunks;
 use crate::sys::pages;
-use crate::sys::process::PerProcess;
-use crate::sys::thread::{self, Thread};
-use std::collections::VecDeque;
+use crate::sys::thread::Worker;
 use std::io;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What is faulted in at a time, in bytes: whoever says [`stop`] waits for no more than that, or for the readahead of the
-/// device. One `MADV_WILLNEED` reads as much from any device.
-const STEP: usize = 128 << 10;
+/// Bytes in one fault: dropping the guard waits for no more than that, or for the readahead of the device. One
+/// `MADV_WILLNEED` reads as much from any device.
+const PREFETCH_CHUNK: usize = 128 << 10;
 
-/// The most ranges that wait.
-const QUEUE_MAX: usize = 64;
-
-static PREFETCHER: PerProcess<Prefetcher> = PerProcess::new();
-
-/// The thread and what it has to do.
-#[derive(Default)]
-struct Prefetcher {
-    work: Mutex<Work>,
-    /// A step is over.
-    stepped: Condvar,
-    /// Lets those who pass by leave the lock alone.
-    works: AtomicBool,
-}
-
-#[derive(Default)]
-struct Work {
-    /// Page-aligned addresses.
-    ranges: VecDeque<Range<usize>>,
-    /// What is being faulted in.
-    step: Option<Range<usize>>,
-    /// How many are in [`end`]: nothing is started meanwhile, or they would wait for that, too.
-    ending: usize,
-    /// It may have ended by itself.
-    thread: Option<Thread>,
-}
-
-/// Has a range of whole pages faulted in, in the background. False if that cannot be had now.
+/// Reads pages in while it lives; made by [`Pages::prefetch`](crate::Pages::prefetch).
 ///
-/// Until all of it is there, whoever unmaps a part of it has to say [`stop`] first.
-pub(crate) fn start(range: Range<usize>) -> bool {
-    let Some(prefetcher) = PREFETCHER.get_or_make(Prefetcher::default) else {
-        return false;
-    };
-    let mut work = prefetcher.lock();
-    if work.ending > 0 {
-        // It would be forgotten with the others.
-        return true;
+/// Dropping it stops its thread, and waits for the read that is under way (128 KiB, or the readahead of the device). The
+/// thread ends by itself when all pages are there, and where the device fails: touching the page reports it. It takes
+/// no lock and allocates nothing.
+///
+/// A guard that is leaked (`std::mem::forget`) goes on to its end; if the mapping is dropped before, it can fault in pages
+/// of what comes to the same addresses, and changes no byte.
+///
+/// # Examples
+/// ```
+/// let bytes = stillmap::open("Cargo.toml")?;
+/// let prefetch = bytes.pages().prefetch(..)?;
+/// // ... something else ...
+/// let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();
+/// drop(prefetch);
+/// assert!(lines > 10);
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "prefetching stops when it is dropped"]
+pub struct Prefetch<'a> {
+    /// `None`: there was nothing left to do.
+    worker: Option<Worker<Work>>,
+    mapping: PhantomData<&'a ()>,
+}
+
+/// What the thread does.
+#[derive(Debug)]
+struct Work {
+    /// Addresses of whole pages.
+    pages: Range<usize>,
+    stop: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Prefetch<'_> {
+    /// Whether its thread has ended: all pages are there, or one could not be read.
+    ///
+    /// # Examples
+    /// ```
+    /// let memory = stillmap::Anonymous::new(1 << 20)?;
+    /// assert!(memory.pages().prefetch(..)?.is_finished()); // there is nothing to read
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn is_finished(&self) -> bool {
+        let is_done = |worker: &Worker<Work>| worker.state().done.load(Ordering::Acquire);
+        self.worker.as_ref().is_none_or(is_done)
     }
-    if work.ranges.len() >= QUEUE_MAX {
-        return false;
-    }
-    work.ranges.push_back(range);
-    // Whoever clears it says by that, under the lock, that the thread is about to end.
-    if prefetcher.works.swap(true, Ordering::AcqRel) {
-        return true;
-    }
-    work.thread.take().into_iter().for_each(Thread::join);
-    match thread::start(c"stillmap-prefetch", || prefetcher.run()) {
-        Ok(thread) => work.thread = Some(thread),
-        Err(_) => {
-            work.ranges.clear();
-            prefetcher.works.store(false, Ordering::Release);
+
+    /// One that has nothing to do.
+    pub(super) fn finished() -> Self {
+        Prefetch {
+            worker: None,
+            mapping: PhantomData,
         }
     }
-    work.thread.is_some()
+
+    /// Has whole pages faulted in by a thread.
+    pub(super) fn start(pages: Range<usize>) -> io::Result<Self> {
+        let work = Work {
+            pages,
+            stop: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+        };
+        Ok(Prefetch {
+            worker: Some(Worker::start(c"stillmap-prefetch", work, run)?),
+            mapping: PhantomData,
+        })
+    }
 }
 
-/// Returns when nothing is faulted in there any more.
-pub(crate) fn stop(range: Range<usize>) {
-    if let Some(prefetcher) = PREFETCHER.get() {
-        // Whoever may unmap a range knows of every start there, and so sees what it has set.
-        if prefetcher.works.load(Ordering::Acquire) {
-            drop(prefetcher.stop(&range));
+impl Drop for Prefetch<'_> {
+    fn drop(&mut self) {
+        // Dropping the worker waits for its thread.
+        if let Some(worker) = &self.worker {
+            worker.state().stop.store(true, Ordering::Release);
         }
     }
 }
 
-/// Ends the thread, so that the process can be forked.
-pub(crate) fn end() {
-    if let Some(prefetcher) = PREFETCHER.get() {
-        prefetcher.lock().ending += 1;
-        let thread = prefetcher.stop(&(0..usize::MAX)).thread.take();
-        thread.into_iter().for_each(Thread::join);
-        prefetcher.lock().ending -= 1;
-    }
-}
-
-impl Prefetcher {
-    fn lock(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets what reaches into `range`, and waits for the step that does.
-    fn stop(&self, range: &Range<usize>) -> MutexGuard<'_, Work> {
-        let overlaps = |other: &Range<usize>| other.start < range.end && range.start < other.end;
-        let mut work = self.lock();
-        work.ranges.retain(|other| !overlaps(other));
-        let stopped = self
-            .stepped
-            .wait_while(work, |work| work.step.as_ref().is_some_and(overlaps));
-        stopped.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The thread.
-    fn run(&self) {
-        let mut work = self.lock();
-        while let Some(range) = work.ranges.pop_front() {
-            let end = (range.start + 1).next_multiple_of(STEP).min(range.end);
-            let (step, rest) = (range.start..end, end..range.end);
-            if !rest.is_empty() {
-                work.ranges.push_front(rest.clone());
-            }
-            work.step = Some(step.clone());
-            drop(work);
-            // No lock is held meanwhile: a page may take its time to come.
-            let done = fault_in(step);
-            work = self.lock();
-            work.step = None;
-            if done.is_err() {
-                // The device failed, or the file has lost its pages: whoever touches them will hear of it.
-                work.ranges.retain(|other| *other != rest);
-            }
-            self.stepped.notify_all();
+/// The thread.
+fn run(work: &Work) {
+    for chunk in chunks(work.pages.clone(), PREFETCH_CHUNK) {
+        if work.stop.load(Ordering::Acquire) || fault_in(chunk).is_err() {
+            break;
         }
-        self.works.store(false, Ordering::Release);
     }
+    work.done.store(true, Ordering::Release);
 }
 
-fn fault_in(step: Range<usize>) -> io::Result<()> {
-    let done = pages::advise(step.clone(), libc::MADV_POPULATE_READ);
-    match done {
-        // Before Linux 5.14 they can be read at least.
+fn fault_in(chunk: Range<usize>) -> io::Result<()> {
+    match pages::advise(chunk.clone(), libc::MADV_POPULATE_READ) {
+        // Before Linux 5.14 they can at least be read.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            pages::advise(step, libc::MADV_WILLNEED)
+            pages::advise(chunk, libc::MADV_WILLNEED)
         }
         done => done,
     }

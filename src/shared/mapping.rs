@@ -20,6 +20,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
             // Open for writing, so the kernel tells of it.
             Memory::Guarded(_) => Pages::own(&**self),
         };
+        let pages = pages.with_locks(self.memory.region().locked_pages());
         pages.with_path(self.path.as_deref())
     }
 }

@@ -16,15 +16,20 @@ impl Snapshot {
     pub fn pages(&self) -> Pages<'_> {
         let bytes = &self[..];
         match &self.store {
-            Store::Memory(memory) if memory.is_block() => Pages::heap(bytes),
-            Store::Memory(_) => Pages::own(bytes),
-            Store::Mapped(_, Backing::Cloned | Backing::Disk) => Pages::own(bytes).on_disk(),
-            Store::Mapped(..) => Pages::file(bytes),
-            Store::Leased(guarded) => match guarded.backing() {
-                Backing::Memory => Pages::own(bytes),
-                Backing::Cloned | Backing::Disk => Pages::own(bytes).on_disk(),
-                _ => Pages::file(bytes).on_disk(),
-            },
+            Store::Memory(memory) => memory.pages(),
+            Store::Mapped(region, Backing::Cloned | Backing::Disk) => {
+                let pages = Pages::own(bytes).on_disk();
+                pages.with_locks(region.locked_pages())
+            }
+            Store::Mapped(region, _) => Pages::file(bytes).with_locks(region.locked_pages()),
+            Store::Leased(guarded) => {
+                let pages = match guarded.backing() {
+                    Backing::Memory => Pages::own(bytes),
+                    Backing::Cloned | Backing::Disk => Pages::own(bytes).on_disk(),
+                    _ => Pages::file(bytes).on_disk(),
+                };
+                pages.with_locks(guarded.locked_pages())
+            }
         }
     }
 }

@@ -66,10 +66,7 @@ pub struct Snapshot {
 /// What holds the bytes.
 enum Store {
     Memory(Buffer),
-    Mapped(
-        #[allow(dead_code, reason = "held for its drop")] Region,
-        Backing,
-    ),
+    Mapped(Region, Backing),
     Leased(Guarded),
 }
 

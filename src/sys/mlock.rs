@@ -1,4 +1,4 @@
-//! mlock(2), munlock(2), and whether a page is locked.
+//! mlock(2), munlock(2), and whether pages are locked.
 
 use super::call;
 use std::io;
@@ -18,7 +18,7 @@ pub(crate) fn munlock(range: Range<usize>) {
 }
 
 /// Whether any page of the range is locked: msync(2) with `MS_INVALIDATE` fails with `EBUSY` then, and does nothing else.
-pub(crate) fn is_locked(range: &Range<usize>) -> bool {
+pub(crate) fn is_any_locked(range: &Range<usize>) -> bool {
     let start = ptr::without_provenance_mut(range.start);
     let flags = libc::MS_ASYNC | libc::MS_INVALIDATE;
     // SAFETY: `MS_ASYNC` starts nothing since Linux 2.6.19, and Linux has no copies to invalidate.

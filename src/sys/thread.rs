@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_void};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 /// In bytes, as threads of `std` have it.
@@ -38,7 +38,7 @@ pub(crate) fn start(
         run();
     });
     let run = Box::into_raw(Box::new(run));
-    let id = without_signals(|| create(run.cast())).inspect_err(|_| {
+    let id = without_signals(|| create(begin, run.cast())).inspect_err(|_| {
         // SAFETY: made above, and no thread has it.
         drop(unsafe { Box::from_raw(run) });
     })?;
@@ -48,8 +48,73 @@ pub(crate) fn start(
     })
 }
 
-/// pthread_create(3) of a thread that is given `run`, a `Box<Run>`.
-fn create(run: *mut c_void) -> io::Result<libc::pthread_t> {
+/// A thread and its state. It is joined when this is dropped. The thread itself allocates and frees nothing.
+#[derive(Debug)]
+pub(crate) struct Worker<S> {
+    id: libc::pthread_t,
+    /// Owned by this value, and read by the thread.
+    job: NonNull<Job<S>>,
+    process: u32,
+}
+
+#[derive(Debug)]
+struct Job<S> {
+    name: &'static CStr,
+    state: S,
+    run: fn(&S),
+}
+
+// SAFETY: any thread may join another; the job is shared by `&` only, and dropped by one thread.
+unsafe impl<S: Send + Sync> Send for Worker<S> {}
+// SAFETY: `&Worker` gives `&S` only.
+unsafe impl<S: Send + Sync> Sync for Worker<S> {}
+
+impl<S: Send + Sync + 'static> Worker<S> {
+    /// Starts a thread that calls `run`, which must not panic.
+    pub(crate) fn start(name: &'static CStr, state: S, run: fn(&S)) -> io::Result<Self> {
+        let job = NonNull::from(Box::leak(Box::new(Job { name, state, run })));
+        let id = without_signals(|| create(begin_job::<S>, job.as_ptr().cast()));
+        let id = id.inspect_err(|_| {
+            // SAFETY: made above, and no thread has it.
+            drop(unsafe { Box::from_raw(job.as_ptr()) });
+        })?;
+        let process = std::process::id();
+        Ok(Worker { id, job, process })
+    }
+
+    pub(crate) fn state(&self) -> &S {
+        // SAFETY: valid until `self` is dropped, and nothing takes it by `&mut`.
+        let job = unsafe { self.job.as_ref() };
+        &job.state
+    }
+}
+
+impl<S> Drop for Worker<S> {
+    fn drop(&mut self) {
+        // A forked child has a copy of the state, and no thread.
+        if self.process == std::process::id() {
+            // SAFETY: not joined or detached before; it writes no value.
+            unsafe { libc::pthread_join(self.id, ptr::null_mut()) };
+        }
+        // SAFETY: made by `Box::leak`, and the thread has ended.
+        drop(unsafe { Box::from_raw(self.job.as_ptr()) });
+    }
+}
+
+extern "C" fn begin_job<S>(job: *mut c_void) -> *mut c_void {
+    // SAFETY: `Worker` frees it after this thread has ended, and shares it by `&` only.
+    let job = unsafe { &*job.cast::<Job<S>>() };
+    // SAFETY: PR_SET_NAME of prctl(2) reads the string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, job.name.as_ptr()) };
+    (job.run)(&job.state);
+    ptr::null_mut()
+}
+
+/// pthread_create(3) of a thread that calls `begin` with `run`, which is what `begin` takes.
+fn create(
+    begin: extern "C" fn(*mut c_void) -> *mut c_void,
+    run: *mut c_void,
+) -> io::Result<libc::pthread_t> {
     let mut attributes = MaybeUninit::uninit();
     let mut id = MaybeUninit::uninit();
     // SAFETY: writes the one struct.

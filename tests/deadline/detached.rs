@@ -3,8 +3,7 @@
 use crate::support::break_time::BreakTime;
 use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
-use crate::support::exclusive::{any_system, open, systems};
-use crate::support::refuse::{Refusal, refuse_if};
+use crate::support::exclusive::{open, systems};
 use crate::support::{file_with, kernel, skip};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,44 +90,6 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
             );
             assert_eq!(fs::read(&path).unwrap(), b"the opener's", "{kind}");
         }
-    })
-    .succeed();
-}
-
-/// A page that is prefetched is waited for, too; who drops the file does not wait for it.
-#[test]
-fn it_is_dropped_while_a_prefetched_page_cannot_be_given() {
-    scenario!(|| {
-        let Some(_time) = BreakTime::of(5) else {
-            return;
-        };
-        let Some(system) = any_system() else {
-            return;
-        };
-        let path = file_with(system.path(), "file", &vec![1; 4 << 20]);
-        // No memory for any of them: UFFDIO_COPY, ioctl_userfaultfd(2).
-        refuse_if(Refusal {
-            call: libc::SYS_ioctl,
-            errno: libc::ENOMEM,
-            argument: Some((1, u32::MAX, 0xc028_aa03)),
-        });
-        let file = open(&path);
-        let start = file.as_ptr().addr();
-        thread::scope(|scope| {
-            let opener = scope.spawn(|| fs::read(&path).unwrap());
-            // Until memory is there.
-            let name = path.display().to_string();
-            while kernel::mapping_at(start).is_none_or(|area| area.name == name) {
-                thread::yield_now();
-            }
-            file.pages().prefetch(..).unwrap();
-            // It waits, or has been told that it cannot: without CAP_SYS_PTRACE.
-            while kernel::state_of("stillmap-prefetch").is_some_and(|state| state != 'D') {
-                thread::yield_now();
-            }
-            drop(file);
-            assert_eq!(opener.join().unwrap(), vec![1; 4 << 20]);
-        });
     })
     .succeed();
 }

@@ -41,7 +41,7 @@ fn asking_for_the_pages_is_an_error() {
         assert_eq!(snapshot.backing(), Backing::Leased);
         assert_faulted(snapshot.pages().populate(..).expect_err("populate"));
         assert_faulted(snapshot.pages().lock(..).expect_err("lock"));
-        snapshot.pages().prefetch(..).expect("it only asks");
+        drop(snapshot.pages().prefetch(..).expect("it only asks"));
         drop(snapshot);
 
         let populated = Snapshot::options().populate(true).open(&path);

@@ -8,10 +8,10 @@ use crate::support::kernel::{page_size, status};
 use crate::support::leased::Folder;
 use crate::support::random::runner;
 use crate::support::user::{become_nobody, may_be_nobody};
-use crate::support::{file_with, skip, temp_dir};
+use crate::support::{file_with, skip};
 use proptest::prelude::*;
 use std::ops::Range;
-use stillmap::{Anonymous, Backing, Pages, Snapshot};
+use stillmap::{Anonymous, Backing, Error, Pages};
 
 fn locked() -> usize {
     status("VmLck")
@@ -30,9 +30,15 @@ fn locked_pages() -> Vec<usize> {
 pub struct Lock;
 
 impl Deed for Lock {
-    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], _: bool) {
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], is_heap: bool) {
         let len = bytes.len();
         assert_eq!(locked(), 0, "{name}: before");
+        if is_heap && len > 0 {
+            // Its pages hold blocks of others, who may lock and unlock them.
+            let refused = pages.lock(..).expect_err("a block of the heap");
+            assert!(matches!(refused, Error::Unsupported { .. }), "{name}");
+            return assert_eq!(locked(), 0, "{name}");
+        }
         let all = pages.lock(..).unwrap_or_else(|e| panic!("{name}: {e}"));
         let residency = pages.residency(..).expect("residency");
         assert!(residency.is_full() || !residency.is_known(), "{name}");
@@ -42,6 +48,7 @@ impl Deed for Lock {
         }
         assert_eq!(locked(), residency.pages() * page_size(), "{name}: all");
         assert_eq!(all.len(), locked(), "{name}");
+        assert!(all.is_held(), "{name}");
         let part = pages.lock(len / 3..len / 2).expect("a part of it");
         assert_eq!(locked(), all.len(), "{name}: a part is in it already");
         drop(all);
@@ -272,34 +279,63 @@ fn a_forked_child_locks_for_itself() {
     .succeed();
 }
 
+/// A break beside `lock` lost the lock in 19 of 3,000 runs: its count was stored after mlock(2).
 #[test]
-fn neighbours_on_the_heap_share_a_page_and_its_lock() {
+fn a_lock_taken_or_dropped_beside_a_break_is_what_the_guard_says() {
     if !crate::support::kernel::may_lock() {
         return;
     }
     scenario!(|| {
-        let dir = temp_dir();
-        let path = file_with(dir.path(), "small", &pattern(8, 1000));
-        // Some of so many share pages.
-        let small: Vec<Snapshot> = (0..64)
-            .map(|_| stillmap::open(&path).expect("read"))
-            .collect();
-        let guards: Vec<_> = small
-            .iter()
-            .map(|s| s.pages().lock(..).expect("lock"))
-            .collect();
-        let all = locked_pages();
-        let sum: usize = guards.iter().map(|guard| guard.len()).sum();
-        assert!(all.len() * page_size() < sum, "no two share a page");
-        for (index, guard) in guards.into_iter().enumerate() {
-            drop(guard);
-            let locked = locked_pages();
-            for left in &small[index + 1..] {
-                let first = left.as_ptr() as usize / page_size() * page_size();
-                assert!(locked.contains(&first), "a page that is held was unlocked");
-            }
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let bytes = pattern(9, 2 << 20);
+        for round in 0..300 {
+            let path = file_with(folder.path(), "file", &bytes);
+            let snapshot = stillmap::open(&path).expect("open");
+            assert_eq!(snapshot.backing(), Backing::Leased);
+            let page = page_size();
+            let pages = snapshot.pages();
+            let early = pages.lock(..10 * page).expect("lock");
+            let start = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    // Returns when the bytes are elsewhere.
+                    std::fs::write(&path, "something else").expect("write");
+                });
+                start.wait();
+                // Somewhere around the break, from one round to the next a bit later.
+                for _ in 0..round % 30 * 10 {
+                    std::hint::spin_loop();
+                }
+                drop(early);
+                let late = pages.lock(20 * page..200 * page).expect("lock");
+                while snapshot.backing() == Backing::Leased {
+                    std::thread::yield_now();
+                }
+                assert!(late.is_held(), "round {round}");
+                assert_eq!(locked(), late.len(), "round {round}");
+                drop(late);
+                assert_eq!(locked(), 0, "round {round}");
+            });
         }
-        assert_eq!(locked(), 0);
+    })
+    .succeed();
+}
+
+#[test]
+fn a_guard_whose_pages_were_unlocked_is_not_held() {
+    scenario!(|| {
+        let page = page_size();
+        let memory = Anonymous::new(10 * page).expect("memory");
+        let guard = memory.pages().lock(..).expect("lock");
+        assert!(guard.is_held());
+        // SAFETY: changes no byte.
+        let done = unsafe { libc::munlock(memory[5 * page..].as_ptr().cast(), page) };
+        assert_eq!(done, 0);
+        assert!(!guard.is_held());
+        fork(|| assert!(!guard.is_held())).succeed();
     })
     .succeed();
 }

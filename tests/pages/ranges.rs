@@ -177,15 +177,19 @@ fn a_neighbour_that_the_kernel_merged_with_us_is_not_advised() {
 pub struct Try(Vec<(Bound<usize>, Bound<usize>)>);
 
 impl Deed for Try {
-    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], _: bool) {
+    fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], is_heap: bool) {
         let size = bytes.len();
         for &range in &self.0 {
             let inside = bounds(range, size);
+            let locked = match pages.lock(range).map(drop) {
+                Err(Error::Unsupported { .. }) if is_heap => Ok(()),
+                locked => locked,
+            };
             let results = [
                 pages.advise(range, Advice::WillNeed),
-                pages.prefetch(range),
+                pages.prefetch(range).map(drop),
                 pages.populate(range),
-                pages.lock(range).map(drop),
+                locked,
             ];
             for result in results {
                 match (result, inside) {

@@ -60,7 +60,7 @@ fn ask(snapshot: &Snapshot) {
     for advice in [Advice::Random, Advice::WillNeed, Advice::DontDump] {
         snapshot.pages().advise(1..2 << 20, advice).expect("advise");
     }
-    snapshot.pages().prefetch(..).expect("prefetch");
+    let _prefetch = snapshot.pages().prefetch(..).expect("prefetch");
     snapshot.pages().populate(..).expect("populate");
     snapshot.pages().residency(..).expect("residency");
     snapshot.pages().huge_bytes().expect("huge bytes");

@@ -1,0 +1,247 @@
+//! Which pages of one mapping are locked (mlock(2)), and how often.
+//!
+//! The kernel keeps one flag for a page, so locks are counted here: a page is unlocked with the last range that holds it.
+//! A page that was locked before by other means (mlockall(2)) stays locked.
+//!
+//! The counts are atomics, since a thread that answers a lease break reads them without a lock: it puts other pages in
+//! the place of these and locks them again.
+//!
+//! ```text
+//!   a thread that locks                a thread that replaces the pages
+//!   1. count the pages                 1. replace the pages, mremap(2)
+//!   2. mlock(2)                        2. read the counts
+//!                                      3. mlock(2)
+//! ```
+//! If the mlock(2) of the first comes before the mremap(2) of the second, the second finds its counts; if it comes after,
+//! it locks the new pages. A thread that unlocks waits for a replacing thread that may have read the old counts, and
+//! unlocks again. A replacing thread waits for no other.
+#![allow(unsafe_code)]
+
+use crate::page;
+use crate::sync::{Lock, Rank};
+use crate::sys::mlock::{is_any_locked, mlock, munlock};
+use std::io;
+use std::ops::Range;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+/// The locked pages of one mapping.
+#[derive(Debug)]
+pub(crate) struct LockedPages {
+    /// Of the mapping: whole pages.
+    addresses: Range<usize>,
+    /// Made with the first lock, and again by a forked child, which inherits no locks.
+    table: AtomicPtr<Table>,
+}
+
+/// One for each process.
+#[derive(Debug)]
+struct Table {
+    process: u32,
+    /// Held while pages are counted and locked.
+    changes: Lock<()>,
+    /// How often a replacement has begun or ended: odd while one is under way.
+    replacements: AtomicUsize,
+    /// Of each page: how many ranges hold it, and [`LOCKED_BEFORE`].
+    counts: Box<[AtomicU32]>,
+}
+
+/// The page was locked before it was counted here.
+const LOCKED_BEFORE: u32 = 1 << 31;
+
+/// Most ranges that can hold one page.
+const COUNT_MAX: u32 = LOCKED_BEFORE - 1;
+
+impl LockedPages {
+    /// None is locked yet. The addresses are those of a whole mapping.
+    pub(crate) fn new(addresses: Range<usize>) -> Self {
+        LockedPages {
+            addresses,
+            table: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Locks whole pages once more. On failure nothing is locked that was not.
+    pub(crate) fn lock(&self, pages: &Range<usize>) -> io::Result<()> {
+        let table = self.table_of_this_process();
+        let numbers = self.numbers(pages);
+        let _changes = table.changes.lock();
+        if !table.have_room(numbers.clone()) {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        for run in table.runs(numbers.clone(), |count| count == 0) {
+            if is_any_locked(&self.pages(&run)) {
+                let before = |count: &AtomicU32| count.store(LOCKED_BEFORE, Ordering::SeqCst);
+                table.counts[run].iter().for_each(before);
+            }
+        }
+        table.add(numbers.clone(), 1);
+        let locked = mlock(pages.clone());
+        if locked.is_err() {
+            self.remove(table, numbers);
+        }
+        locked
+    }
+
+    /// Ends one lock of these pages.
+    pub(crate) fn unlock(&self, pages: &Range<usize>) {
+        let Some(table) = self.table() else {
+            return;
+        };
+        let _changes = table.changes.lock();
+        self.remove(table, self.numbers(pages));
+    }
+
+    /// Locks the pages that are counted, after others have taken the place of these. It waits for no other thread and
+    /// allocates nothing. Where the kernel refuses, the pages stay unlocked.
+    pub(crate) fn relock(&self) {
+        let Some(table) = self.table() else {
+            return;
+        };
+        table.replacements.fetch_add(1, Ordering::SeqCst);
+        for run in table.runs(0..table.counts.len(), |count| count & COUNT_MAX > 0) {
+            let _ = mlock(self.pages(&run));
+        }
+        table.replacements.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts these pages once less, and unlocks those that no range holds any more.
+    fn remove(&self, table: &Table, numbers: Range<usize>) {
+        let before = table.replacements.load(Ordering::SeqCst);
+        table.add(numbers.clone(), u32::MAX);
+        let unlock = || {
+            for run in table.runs(numbers.clone(), |count| count == 0) {
+                munlock(self.pages(&run));
+            }
+        };
+        unlock();
+        let mut now = table.replacements.load(Ordering::SeqCst);
+        if now % 2 == 1 || now != before {
+            // That thread may have read the counts before they changed, and locked the pages afterwards.
+            while now % 2 == 1 {
+                std::thread::yield_now();
+                now = table.replacements.load(Ordering::SeqCst);
+            }
+            unlock();
+        }
+        let forget = |count: &AtomicU32| {
+            let locked_before = (LOCKED_BEFORE, 0);
+            let order = (Ordering::SeqCst, Ordering::SeqCst);
+            let _ = count.compare_exchange(locked_before.0, locked_before.1, order.0, order.1);
+        };
+        table.counts[numbers].iter().for_each(forget);
+    }
+
+    fn numbers(&self, pages: &Range<usize>) -> Range<usize> {
+        let number = |address: usize| (address - self.addresses.start) / page::size();
+        number(pages.start)..number(pages.end)
+    }
+
+    fn pages(&self, numbers: &Range<usize>) -> Range<usize> {
+        let address = |number: usize| self.addresses.start + number * page::size();
+        address(numbers.start)..address(numbers.end)
+    }
+
+    /// The table of this process, if there is one.
+    fn table(&self) -> Option<&Table> {
+        // SAFETY:
+        // - The pointer is null or a table that `table_of_this_process` made.
+        // - A table is freed with `self` only; Acquire: it is seen whole.
+        let table = unsafe { self.table.load(Ordering::Acquire).as_ref() };
+        table.filter(|table| table.process == std::process::id())
+    }
+
+    fn table_of_this_process(&self) -> &Table {
+        loop {
+            let old = self.table.load(Ordering::Acquire);
+            if let Some(table) = self.table() {
+                return table;
+            }
+            let new = Box::into_raw(Box::new(Table::new(self.addresses.len() / page::size())));
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            // What a forked child inherited is not freed: guards of its parent may refer to it.
+            let stored = self.table.compare_exchange(old, new, order.0, order.1);
+            if stored.is_err() {
+                // SAFETY: made above, and no other thread has it.
+                drop(unsafe { Box::from_raw(new) });
+            }
+        }
+    }
+}
+
+impl Drop for LockedPages {
+    fn drop(&mut self) {
+        let table = *self.table.get_mut();
+        if !table.is_null() {
+            // SAFETY: made by `Box::into_raw`, and `&mut self` proves that no reference to it is left.
+            drop(unsafe { Box::from_raw(table) });
+        }
+    }
+}
+
+impl Table {
+    fn new(pages: usize) -> Self {
+        let zeros = Box::into_raw(vec![0_u32; pages].into_boxed_slice());
+        // SAFETY: the same memory; `AtomicU32` has the size, alignment and bit validity of `u32`. Zeroed memory that is not
+        // touched costs nothing, and a large mapping has many pages that are never locked.
+        let counts = unsafe { Box::from_raw(zeros as *mut [AtomicU32]) };
+        Table {
+            process: std::process::id(),
+            changes: Lock::new(Rank::LockedPages, ()),
+            replacements: AtomicUsize::new(0),
+            counts,
+        }
+    }
+
+    fn have_room(&self, numbers: Range<usize>) -> bool {
+        let has_room = |count: &AtomicU32| count.load(Ordering::SeqCst) & COUNT_MAX < COUNT_MAX;
+        self.counts[numbers].iter().all(has_room)
+    }
+
+    /// Adds to each count; `u32::MAX` is one less.
+    fn add(&self, numbers: Range<usize>, change: u32) {
+        for count in &self.counts[numbers] {
+            count.fetch_add(change, Ordering::SeqCst);
+        }
+    }
+
+    /// Adjacent pages of this range whose counts satisfy `wanted`, as long as they can be.
+    fn runs(
+        &self,
+        numbers: Range<usize>,
+        wanted: impl Fn(u32) -> bool,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let mut next = numbers.start;
+        let is_wanted = move |number: &usize| wanted(self.counts[*number].load(Ordering::SeqCst));
+        std::iter::from_fn(move || {
+            let start = (next..numbers.end).find(&is_wanted)?;
+            next = (start..numbers.end)
+                .find(|number| !is_wanted(number))
+                .unwrap_or(numbers.end);
+            Some(start..next)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_the_pages_that_are_wanted() {
+        for pattern in 0..1024_u32 {
+            let table = Table::new(10);
+            for number in 0..10 {
+                table.counts[number].store(pattern >> number & 1, Ordering::Relaxed);
+            }
+            let mut found = 0;
+            let mut last = 0;
+            for run in table.runs(2..9, |count| count == 1) {
+                assert!(!run.is_empty() && (found == 0 || run.start > last));
+                last = run.end;
+                run.for_each(|number| found |= 1 << number);
+            }
+            assert_eq!(found, pattern & 0b1_1111_1100);
+        }
+    }
+}
