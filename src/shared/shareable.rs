@@ -1,9 +1,10 @@
 //! Which types may lie in memory that others write to.
 
 use std::sync::atomic::{
-    AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize, AtomicU8, AtomicU16, AtomicU32,
-    AtomicU64, AtomicUsize,
+    AtomicI8, AtomicI16, AtomicI32, AtomicIsize, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
 };
+#[cfg(target_has_atomic = "64")]
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 /// Types that may lie in memory that other threads and processes change at any moment.
 ///
@@ -48,14 +49,14 @@ atomics!(
     AtomicU8,
     AtomicU16,
     AtomicU32,
-    AtomicU64,
     AtomicUsize,
     AtomicI8,
     AtomicI16,
     AtomicI32,
-    AtomicI64,
     AtomicIsize
 );
+#[cfg(target_has_atomic = "64")]
+atomics!(AtomicU64, AtomicI64);
 
 // SAFETY: an array has what its elements have, and nothing between them.
 #[allow(unsafe_code)]

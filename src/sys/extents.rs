@@ -103,7 +103,7 @@ pub(crate) fn own_blocks(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
         let (raw, len) = (fd.as_raw_fd(), signed(size)?);
         let mode = libc::FALLOC_FL_UNSHARE_RANGE;
         // SAFETY: fallocate(2) touches no memory.
-        match call(|| unsafe { libc::fallocate(raw, mode, 0, len) }) {
+        match call(|| unsafe { libc::fallocate64(raw, mode, 0, len) }) {
             // A file system without clones.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {}
             other => drop(other?),

@@ -5,7 +5,7 @@ use super::write::{self, within_limit};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -119,9 +119,9 @@ impl Stat {
 }
 
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    let mut stat = MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    call(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstat(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     let size = stat.st_size.unsigned_abs();
@@ -139,8 +139,8 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
             device: stat.st_dev,
             inode: stat.st_ino,
             size,
-            modified: Time(stat.st_mtime, stat.st_mtime_nsec),
-            changed: Time(stat.st_ctime, stat.st_ctime_nsec),
+            modified: Time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: Time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         },
     })
 }
@@ -150,7 +150,8 @@ pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let (fd, empty, flags) = (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
     // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
-    let done = call(|| unsafe { libc::statx(fd, empty, flags, 0, stat.as_mut_ptr()) });
+    let done =
+        call(|| unsafe { libc::syscall(libc::SYS_statx, fd, empty, flags, 0, stat.as_mut_ptr()) });
     if done.is_err() {
         return false;
     }
@@ -185,7 +186,7 @@ pub(crate) fn read_at<'m>(
     let offset = file_offset(offset)?;
     let start = into.as_mut_ptr().cast();
     // SAFETY: pread(2) writes at most `into.len()` bytes to `into`.
-    let n = call(|| unsafe { libc::pread(fd.as_raw_fd(), start, into.len(), offset) })?;
+    let n = call(|| unsafe { libc::pread64(fd.as_raw_fd(), start, into.len(), offset) })?;
     Ok(filled(into, n))
 }
 
@@ -206,11 +207,13 @@ pub(crate) fn copy_range(
 ) -> io::Result<usize> {
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     let (mut out, mut into) = (file_offset(offsets.0)?, file_offset(offsets.1)?);
+    let (out, into) = (&raw mut out, &raw mut into);
+    let number = libc::SYS_copy_file_range;
     within_limit(|| {
         // SAFETY: copy_file_range(2) reads and writes the two offsets.
-        call(|| unsafe { libc::copy_file_range(from, &mut out, to, &mut into, most, 0) })
+        call(|| unsafe { libc::syscall(number, from, out, to, into, most, 0) })
     })
-    .map(isize::unsigned_abs)
+    .map(|copied| copied.unsigned_abs() as usize)
 }
 
 /// The next bytes from `offset` on that are no hole, lseek(2) with SEEK_DATA and SEEK_HOLE: where they start and end.
@@ -285,7 +288,7 @@ pub(crate) fn device_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
 
 fn seek(fd: BorrowedFd<'_>, offset: i64, whence: i32) -> io::Result<u64> {
     // SAFETY: lseek(2) touches no memory.
-    call(|| unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) }).map(i64::unsigned_abs)
+    call(|| unsafe { libc::lseek64(fd.as_raw_fd(), offset, whence) }).map(i64::unsigned_abs)
 }
 
 /// `F_SETPIPE_SZ`, fcntl(2): the capacity got, or an error where it is no pipe or not allowed.
@@ -315,9 +318,9 @@ pub(crate) fn clone_into(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result
 pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
     let huge = if reserved { libc::MFD_HUGETLB } else { 0 };
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge;
-    let create = |flags| {
+    let create = |flags: libc::c_uint| {
         // SAFETY: the name is a C string; the kernel copies it.
-        call(|| unsafe { libc::memfd_create(name.as_ptr(), flags) })
+        call(|| unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) })
     };
     let fd = match create(flags | libc::MFD_NOEXEC_SEAL) {
         // An older kernel does not know the flag.
@@ -325,7 +328,7 @@ pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
         other => other?,
     };
     // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 
 /// `F_ADD_SEALS`, fcntl(2).
@@ -333,8 +336,3 @@ pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: i32) -> io::Result<()> {
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
     call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }).map(drop)
 }
-
-const _: () = assert!(
-    mem::size_of::<libc::off_t>() == 8,
-    "files need 64-bit offsets"
-);

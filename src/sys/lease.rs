@@ -112,8 +112,9 @@ pub(crate) fn wait_for_break(timeout: Option<Duration>) -> bool {
     // SAFETY: initialised above; the signal number is valid.
     unsafe { libc::sigaddset(set.as_mut_ptr(), SIGNAL) };
     let timeout = timeout.map(|timeout| libc::timespec {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        // Below 10^9.
+        tv_nsec: timeout.subsec_nanos() as _,
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();

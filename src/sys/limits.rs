@@ -26,32 +26,33 @@ fn free_memory() -> u64 {
     }
     // SAFETY: sysinfo(2) succeeded, so it is filled in.
     let info = unsafe { info.assume_init() };
-    (info.freeram + info.bufferram).saturating_mul(info.mem_unit.into())
+    let units = info.freeram as u64 + info.bufferram as u64;
+    units.saturating_mul(info.mem_unit.into())
 }
 
 /// How long a file may become by this process, in bytes: `RLIMIT_FSIZE` of getrlimit(2).
 pub(crate) fn file_size() -> u64 {
-    // SAFETY: getrlimit(2) writes one `struct rlimit`.
-    soft_limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit) })
+    // SAFETY: getrlimit(2) writes one `struct rlimit64`.
+    soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_FSIZE, limit) })
 }
 
 /// How many descriptors the process may have: `RLIMIT_NOFILE` of getrlimit(2).
 pub(crate) fn descriptors() -> u64 {
-    // SAFETY: getrlimit(2) writes one `struct rlimit`.
-    soft_limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit) })
+    // SAFETY: getrlimit(2) writes one `struct rlimit64`.
+    soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, limit) })
 }
 
 /// How many bytes of addresses the process may map: `RLIMIT_AS` of getrlimit(2); `u64::MAX` if there is no limit.
 pub(crate) fn address_space() -> u64 {
-    // SAFETY: getrlimit(2) writes one `struct rlimit`.
-    soft_limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) })
+    // SAFETY: getrlimit(2) writes one `struct rlimit64`.
+    soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_AS, limit) })
 }
 
 /// The soft limit that getrlimit(2) returns, which fails for no valid resource.
-fn soft_limit(get: impl FnOnce(&mut libc::rlimit) -> i32) -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
+fn soft_limit(get: impl FnOnce(&mut libc::rlimit64) -> i32) -> u64 {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: libc::RLIM64_INFINITY,
+        rlim_max: libc::RLIM64_INFINITY,
     };
     get(&mut limit);
     limit.rlim_cur

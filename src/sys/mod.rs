@@ -11,9 +11,6 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("stillmap runs on Linux only: it relies on file leases, sealed memfds and mremap");
 
-#[cfg(not(target_pointer_width = "64"))]
-compile_error!("stillmap needs 64-bit addresses and file offsets");
-
 pub(crate) mod atfork;
 pub(crate) mod extents;
 pub(crate) mod file;

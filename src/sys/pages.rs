@@ -34,7 +34,8 @@ pub(crate) fn mincore_is_truthful(start: usize) -> Option<bool> {
     // Less where address space is limited (RLIMIT_AS). Should that be inside the file, it claims too little, not too much.
     [40, 30]
         .into_iter()
-        .find_map(|bits| is_missing(start, 1 << bits))
+        .filter_map(|bits| 1_usize.checked_shl(bits))
+        .find_map(|far| is_missing(start, far))
 }
 
 /// Whether mincore(2) admits that the last page is not in RAM, of `far` bytes from the start of the mapping on.

@@ -7,9 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The magic number of the file system that an open file is on (`f_type`).
 pub(crate) fn magic(fd: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    let mut stat = MaybeUninit::<libc::statfs64>::uninit();
     // SAFETY: fstatfs(2) writes one `struct statfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    call(|| unsafe { libc::fstatfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstatfs(2) succeeded, so it is filled in.
     let magic = unsafe { stat.assume_init() }.f_type;
     // The type of the number differs between C libraries, and so does its sign on 32 bits; its bits do not.
@@ -28,11 +28,11 @@ pub(crate) fn is_btrfs(fd: BorrowedFd<'_>) -> bool {
 
 /// Bytes that an unprivileged process may still write to the file system of an open file, and bytes in all.
 pub(crate) fn free_and_total(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
-    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    let mut stat = MaybeUninit::<libc::statvfs64>::uninit();
     // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    call(|| unsafe { libc::fstatvfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstatvfs(3) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize as u64);
     Ok((bytes(stat.f_bavail), bytes(stat.f_blocks)))
 }

@@ -222,5 +222,5 @@ fn set_mask(set: &libc::sigset_t) -> libc::sigset_t {
 /// The calling thread's id, gettid(2).
 pub(crate) fn id() -> i32 {
     // SAFETY: gettid(2) touches no memory of ours and cannot fail.
-    unsafe { libc::gettid() }
+    unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }

@@ -69,10 +69,10 @@ pub(crate) struct Entry {
 
 /// What a name in `dir` stands for; a link is not followed.
 pub(crate) fn entry(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Entry> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    let mut stat = MaybeUninit::<libc::stat64>::uninit();
     let flags = libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: fstatat(2) reads a C string and writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatat(dir.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), flags) })?;
+    call(|| unsafe { libc::fstatat64(dir.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), flags) })?;
     // SAFETY: fstatat(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     Ok(Entry {
@@ -152,7 +152,7 @@ pub(super) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::
         let _blocked = Blocked::all(&[libc::SIGXFSZ]);
         let (offset, step) = (signed(at)?, signed(len)?);
         // SAFETY: fallocate(2) touches no memory.
-        call(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset, step) })?;
+        call(|| unsafe { libc::fallocate64(fd.as_raw_fd(), mode, offset, step) })?;
         at += len;
     }
     Ok(())
@@ -160,9 +160,9 @@ pub(super) fn grant(fd: BorrowedFd<'_>, start: u64, end: u64, mode: i32) -> io::
 
 /// Bytes that nobody has and we may take, fstatvfs(3); no limit where the file system has none (ramfs).
 fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    let mut stat = MaybeUninit::<libc::statvfs64>::uninit();
     // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatvfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    call(|| unsafe { libc::fstatvfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstatvfs(3) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     // SAFETY: geteuid(2) touches no memory.
@@ -172,16 +172,16 @@ fn free_space(fd: BorrowedFd<'_>) -> io::Result<u64> {
     };
     Ok(match stat.f_blocks {
         0 => u64::MAX,
-        _ => free.saturating_mul(stat.f_frsize),
+        _ => free.saturating_mul(stat.f_frsize as u64),
     })
 }
 
 /// False if the disk plainly has no room for the first `len` bytes of a file beyond what the file takes already.
 /// An allocation that fails half-way may keep what it got, and on tmpfs it may take all memory on the way.
 fn has_room(fd: BorrowedFd<'_>, len: u64) -> io::Result<bool> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    let mut stat = MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    call(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstat(2) succeeded, so it is filled in.
     let taken = unsafe { stat.assume_init() }.st_blocks;
     Ok(len.saturating_sub(taken.unsigned_abs() * 512) <= free_space(fd)?)
