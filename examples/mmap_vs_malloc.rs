@@ -11,11 +11,12 @@ use std::time::Instant;
 use stillmap::{Anonymous, Exclusive, HugePages, Snapshot, fork, page};
 
 type Measured = io::Result<(String, bool)>;
+type Measure = fn() -> Measured;
 
 const MIB: usize = 1 << 20;
 
 fn main() -> io::Result<()> {
-    let claims: [(&str, fn() -> Measured); 9] = [
+    let claims: [(&str, Measure); 9] = [
         ("mmap grants address space, not RAM", grants_addresses),
         (
             "a page of memory comes at the first touch, zeroed",
