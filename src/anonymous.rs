@@ -443,7 +443,12 @@ impl Anonymous {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn pages(&self) -> PagesOf<'_> {
-        let pages = PagesOf::memory(&self[..], self.granule);
+        self.pages_of(self.len)
+    }
+
+    /// The same of the first `len` bytes.
+    pub(crate) fn pages_of(&self, len: usize) -> PagesOf<'_> {
+        let pages = PagesOf::memory(&self[..len], self.granule);
         pages.with_locks(self.region.locked_pages())
     }
 

@@ -347,6 +347,13 @@ impl Error {
         Error::WrongProcess { path: owned(path) }
     }
 
+    pub(crate) fn unsupported(path: Option<&Path>, what: &'static str) -> Self {
+        Error::Unsupported {
+            path: owned(path),
+            what,
+        }
+    }
+
     /// The same with a path, where the variant has room for one and none is known yet.
     pub(crate) fn with_path(mut self, name: impl FnOnce() -> Option<PathBuf>) -> Self {
         if let Some(path @ None) = path_field!(&mut self) {
@@ -549,6 +556,7 @@ fn hint(operation: &str, source: &io::Error) -> &'static str {
         ("mlock", Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM)) => {
             "; raise RLIMIT_MEMLOCK (ulimit -l)"
         }
+        ("replace by rename", _) => "; DraftOptions::replace has a way to write over the file",
         (_, Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
         (_, Some(libc::EFBIG)) => "; see RLIMIT_FSIZE (ulimit -f)",
         ("read" | "pread", Some(libc::EBADF)) => "; it is not open for reading",

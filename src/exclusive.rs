@@ -6,10 +6,10 @@ use crate::lease::write::{Editable, Refused, WriteLease};
 use crate::page;
 use crate::pages::Pages;
 use crate::range;
-use crate::sys::extents;
+use crate::space;
 use crate::sys::file::{self, Kind};
 use crate::sys::memory;
-use crate::sys::write;
+use crate::sys::sync;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -129,7 +129,7 @@ impl Exclusive {
             path: Some(path.to_path_buf()),
             limit: isize::MAX.unsigned_abs() as u64,
         })?;
-        let granted = extents::own_blocks(lease.file().as_fd(), size);
+        let granted = space::own_blocks(lease.file(), size);
         granted.map_err(|e| no_blocks(e, path))?;
         let editable = lease.map(len).map_err(|e| refused(e, path))?;
         Ok(Exclusive {
@@ -158,10 +158,10 @@ impl Exclusive {
     pub fn resize(&mut self, len: usize) -> Result<()> {
         let (old, path) = (self.len, self.path.clone());
         let size = |file: &File| match len > old {
-            true => write::allocate(file.as_fd(), old as u64, len as u64).map_err(|e| {
-                let _ = file.set_len(old as u64);
-                no_blocks(e, &path)
-            }),
+            true => {
+                let extended = space::extend_or_write_zeros(file, old as u64, len as u64);
+                extended.map_err(|e| no_blocks(e, &path))
+            }
             false => {
                 let cut = file.set_len(len as u64);
                 cut.map_err(|e| Error::os("ftruncate", Some(&path), e))
@@ -241,7 +241,7 @@ impl Exclusive {
         let range = range::check(range, self.len)?;
         self.leased("sync_file_range", |file| match range.len() {
             0 => Ok(()),
-            len => write::start_writeback(file.as_fd(), range.start as u64, len as u64),
+            len => sync::start_writeback(file.as_fd(), range.start as u64, len as u64),
         })
     }
 

@@ -89,15 +89,17 @@ mod private;
 mod range;
 mod reason;
 mod region;
+mod resolve;
 mod shared;
 mod snapshot;
+mod space;
 mod sync;
 mod sys;
 mod table;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use backing::Backing;
-pub use draft::{Draft, DraftOptions};
+pub use draft::{CommitError, Draft, DraftOptions, Replace};
 pub use error::{Error, Result, Tried};
 pub use exclusive::Exclusive;
 pub use pages::faults;

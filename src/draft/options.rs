@@ -1,19 +1,58 @@
-//! How a draft is made.
+//! How a draft is created.
 
 use super::Draft;
 use crate::error::Result;
 use crate::sys::limits;
 use std::path::Path;
 
-/// So many bytes are kept in memory without asking how much there is.
+/// A draft of at most this size, in bytes, is kept in memory without a look at the available memory.
 const ALWAYS_IN_MEMORY: usize = 1 << 20;
 
-/// How to make a [`Draft`]; made by [`Draft::options`].
+/// How [`Draft::commit`] puts the new bytes in the place of a file that exists.
+///
+/// | | [`Rename`](Replace::Rename) | [`InPlace`](Replace::InPlace) |
+/// |---|---|---|
+/// | readers see | the old bytes or the new ones | for a while, a mixture of both |
+/// | after a crash in `commit` | the old bytes or the new ones | perhaps a mixture |
+/// | inode, hard links, watches (inotify), open descriptors | those of the old file are left behind | stay |
+/// | a file that is a mount point (`docker run -v FILE`) | cannot be replaced | is written |
+/// | needs | write permission for the directory | write permission for the file |
 ///
 /// # Examples
 /// ```
-/// let folder = tempfile::tempdir()?;
-/// let path = folder.path().join("sparse");
+/// use std::os::unix::fs::MetadataExt;
+/// use stillmap::{Draft, Replace};
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("settings");
+/// std::fs::write(&path, "old and long")?;
+/// let inode = path.metadata()?.ino();
+/// let mut draft = Draft::options().replace(Replace::InPlace).create(&path, 3)?;
+/// draft.copy_from_slice(b"new");
+/// draft.commit()?;
+/// assert_eq!(std::fs::read(&path)?, b"new");
+/// assert_eq!(path.metadata()?.ino(), inode);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Replace {
+    /// A new file takes the path in one step: rename(2).
+    #[default]
+    Rename,
+    /// The bytes are written over those of the file. A path without a file gets a new one, as with
+    /// [`Rename`](Replace::Rename).
+    InPlace,
+    /// [`Rename`](Replace::Rename), or [`InPlace`](Replace::InPlace) where that is not possible: for a mount point, or
+    /// in a directory that may not be written to. Other hard links are no reason; they keep the old bytes.
+    RenameOrInPlace,
+}
+
+/// How to create a [`Draft`]; made by [`Draft::options`].
+///
+/// # Examples
+/// ```
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("sparse");
 /// let mut draft = stillmap::Draft::options().sparse(true).mode(0o600).create(&path, 1 << 30)?;
 /// draft[1 << 29] = 7;
 /// draft.commit()?;
@@ -24,9 +63,11 @@ const ALWAYS_IN_MEMORY: usize = 1 << 20;
 pub struct DraftOptions {
     pub(super) sparse: bool,
     pub(super) create_new: bool,
+    pub(super) replace: Replace,
+    pub(super) require_attributes: bool,
     pub(super) mode: Option<u32>,
     pub(super) sync: bool,
-    pub(super) memory_limit: Option<u64>,
+    memory_limit: Option<u64>,
 }
 
 impl Default for DraftOptions {
@@ -34,6 +75,8 @@ impl Default for DraftOptions {
         DraftOptions {
             sparse: false,
             create_new: false,
+            replace: Replace::Rename,
+            require_attributes: false,
             mode: None,
             sync: true,
             memory_limit: None,
@@ -42,14 +85,14 @@ impl Default for DraftOptions {
 }
 
 impl DraftOptions {
-    /// Whether pages that were never touched become holes: they take no space. Nothing is reserved then, so that a full
-    /// disk is an error of [`commit`](Draft::commit), and what is touched is kept in memory, whatever the memory limit.
+    /// Whether pages that were never written to become holes, which take no space. Nothing is reserved then: a full
+    /// disk is an error of [`commit`](Draft::commit), and what is written is kept in memory, whatever the memory limit.
     /// Default false.
     ///
     /// # Examples
     /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("list");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
     /// use std::os::unix::fs::MetadataExt;
     /// let mut draft = stillmap::Draft::options().sparse(true).create(&path, 1 << 30)?;
     /// draft[1 << 29] = 7;
@@ -58,73 +101,111 @@ impl DraftOptions {
     /// assert!(path.metadata()?.blocks() * 512 < 1 << 20);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn sparse(mut self, yes: bool) -> Self {
-        self.sparse = yes;
+    pub fn sparse(mut self, enable: bool) -> Self {
+        self.sparse = enable;
         self
     }
 
-    /// Whether the path must not exist, also not as a dangling link, at `create` and still not at `commit`; of two
-    /// that try, one gets `EEXIST`. Default false.
+    /// Whether the path must not exist, not even as a dangling link, neither at `create` nor at `commit`; if two drafts
+    /// race, one fails with `EEXIST`. Default false.
     ///
     /// # Examples
     /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("list");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
     /// std::fs::write(&path, "here")?;
     /// let error = stillmap::Draft::options().create_new(true).create(&path, 4).unwrap_err();
     /// assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias = "O_EXCL")]
-    pub fn create_new(mut self, yes: bool) -> Self {
-        self.create_new = yes;
+    pub fn create_new(mut self, enable: bool) -> Self {
+        self.create_new = enable;
         self
     }
 
-    /// The mode of the file, without the bits of the umask, whether it is new or replaces another one. Default: that
-    /// of the file it replaces, or else 0666 without the bits of the umask.
+    /// How a file that exists is replaced. Default: [`Replace::Rename`].
     ///
     /// # Examples
     /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("list");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
+    /// use stillmap::{Draft, Replace};
+    /// let options = Draft::options().replace(Replace::RenameOrInPlace);
+    /// options.create(&path, 4)?.commit()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias("inotify", "bind mount", "EBUSY", "hard link"))]
+    pub fn replace(mut self, how: Replace) -> Self {
+        self.replace = how;
+        self
+    }
+
+    /// Whether owner, group, ACL and extended attributes of a replaced file must all be kept: `create` (or `commit`, if
+    /// they have changed since) then fails where one cannot be copied. Default false: what may not be copied is left
+    /// out, in a way that gives nobody more access than the old file did.
+    ///
+    /// # Examples
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
+    /// # std::fs::write(&path, "here")?;
+    /// let draft = stillmap::Draft::options().require_attributes(true).create(&path, 4)?;
+    /// draft.commit()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias("ACL", "xattr", "chown"))]
+    pub fn require_attributes(mut self, enable: bool) -> Self {
+        self.require_attributes = enable;
+        self
+    }
+
+    /// The mode of the file, exactly: the umask and a default ACL of the directory do not apply, and a replaced file's
+    /// mode and ACL are not kept. Default: those of the file that is replaced, or what [`File::create`] gives.
+    ///
+    /// # Examples
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
     /// use std::os::unix::fs::PermissionsExt;
     /// stillmap::Draft::options().mode(0o600).create(&path, 4)?.commit()?;
     /// assert_eq!(path.metadata()?.permissions().mode() & 0o777, 0o600);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    ///
+    /// [`File::create`]: std::fs::File::create
     pub fn mode(mut self, mode: u32) -> Self {
-        self.mode = Some(mode);
+        self.mode = Some(mode & 0o7777);
         self
     }
 
-    /// Whether `commit` waits until the file is safe from a loss of power; default true. Without it the file is just as
-    /// whole for everybody who opens it, but a loss of power soon after may leave the old file, or, on some file
-    /// systems, an empty one.
+    /// Whether `commit` waits until the file is durable; default true. Without it the file is just as complete for
+    /// every process that opens it, but a loss of power soon after may leave the old file, or, on some file systems, an
+    /// empty one.
     ///
     /// # Examples
     /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("list");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
     /// let mut draft = stillmap::Draft::options().sync(false).create(&path, 2)?;
     /// draft.copy_from_slice(b"ab");
     /// draft.commit()?;
     /// assert_eq!(std::fs::read(&path)?, b"ab");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn sync(mut self, yes: bool) -> Self {
-        self.sync = yes;
+    pub fn sync(mut self, enable: bool) -> Self {
+        self.sync = enable;
         self
     }
 
-    /// The most bytes to keep in memory; a longer draft lives in its unnamed file from the start. That needs a file
-    /// system where stores into reserved space cannot fail (ext4, xfs, tmpfs); on the others a longer draft is
-    /// [`TooLarge`](crate::Error::TooLarge). Default: half of the memory that is available.
+    /// The most bytes to keep in memory; a longer draft is written to its unnamed file from the start. That needs a
+    /// file system where stores into reserved space cannot fail (ext4, xfs, tmpfs); elsewhere, and in place, a longer
+    /// draft is [`TooLarge`](crate::Error::TooLarge). Default: half of the memory that is available.
     ///
     /// # Examples
     /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("list");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
     /// let mut draft = stillmap::Draft::options().memory_limit(8 << 20).create(&path, 2)?;
     /// draft.copy_from_slice(b"ab");
     /// draft.commit()?;
@@ -135,15 +216,15 @@ impl DraftOptions {
         self
     }
 
-    /// Makes the draft: [`Draft::create`].
+    /// Creates the draft: [`Draft::create`].
     ///
     /// # Errors
     /// As [`Draft::create`].
     ///
     /// # Examples
     /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("list");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
     /// let draft = stillmap::Draft::options().create(&path, 4)?;
     /// assert!(!path.exists()); // until it is committed
     /// draft.commit()?;
@@ -152,6 +233,26 @@ impl DraftOptions {
     /// ```
     pub fn create<P: AsRef<Path>>(self, path: P, len: usize) -> Result<Draft> {
         Draft::new(self, path.as_ref(), len)
+    }
+
+    /// Creates a draft that starts with the bytes of the file at `path`: [`Draft::edit`].
+    ///
+    /// # Errors
+    /// As [`Draft::edit`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("list");
+    /// std::fs::write(&path, "here")?;
+    /// let mut draft = stillmap::Draft::options().sync(false).edit(&path)?;
+    /// draft[0] = b'H';
+    /// draft.commit()?;
+    /// assert_eq!(std::fs::read(&path)?, b"Here");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn edit<P: AsRef<Path>>(self, path: P) -> Result<Draft> {
+        Draft::edit_with(self, path.as_ref())
     }
 
     pub(super) fn fits_in_memory(&self, len: usize) -> bool {

@@ -3,7 +3,6 @@
 //! Filling a shared mapping of a file costs a fault for each 4 KiB; filling memory with huge pages and writing that to
 //! the file afterwards is several times faster. So a draft is memory, as long as memory suffices.
 
-use super::pending::Pending;
 use crate::anonymous::{Anonymous, HugePages};
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
@@ -11,22 +10,30 @@ use crate::page;
 use crate::range::whole_pages;
 use crate::region::Region;
 use crate::sys::memory::{Pages, Place};
-use crate::sys::{file, write};
+use crate::sys::{file, sync, write};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-/// One write: the disk starts with it while the next is copied.
-const STEP: usize = 8 << 20;
+/// Bytes passed to one write: the disk starts with them while the next are copied.
+const WRITE_CHUNK: usize = 8 << 20;
+
+/// Bytes that are compared with those of a clone at a time; what is equal keeps its blocks.
+const COMPARE_CHUNK: usize = 64 << 10;
 
 pub(super) enum Store {
     Memory(Anonymous),
-    /// A memfd, which knows what of it was touched.
+    /// A memfd; `SEEK_DATA` tells which parts were written.
     Sparse(Anonymous),
-    /// The unnamed file itself, its blocks granted.
+    /// The unnamed file itself, with blocks for all its bytes.
     Mapped {
+        region: Region,
+        len: usize,
+    },
+    /// A copy-on-write mapping of the unnamed file, which is not open for writing any more.
+    Detached {
         region: Region,
         len: usize,
     },
@@ -44,9 +51,7 @@ impl Store {
 
     /// The file has `len` bytes, and stores to them cannot fail.
     pub(super) fn mapped(file: &File, len: usize) -> Result<Self> {
-        // At least one page, though it may be behind the end: what is mapped can grow.
-        let pages = whole_pages(len.max(1), page::size())?;
-        let region = Region::shared(file.as_fd(), pages, Place::Anywhere, Pages::Zeroed)?;
+        let region = map(file, len)?;
         Ok(Store::Mapped { region, len })
     }
 
@@ -55,14 +60,14 @@ impl Store {
     }
 
     pub(super) fn is_mapped(&self) -> bool {
-        matches!(self, Store::Mapped { .. })
+        matches!(self, Store::Mapped { .. } | Store::Detached { .. })
     }
 
     /// The file behind a mapping has that length already.
     pub(super) fn resize(&mut self, new: usize) -> Result<()> {
         match self {
             Store::Memory(memory) | Store::Sparse(memory) => memory.resize(new),
-            Store::Mapped { region, len } => {
+            Store::Mapped { region, len } | Store::Detached { region, len } => {
                 match region.resize(new.max(1), page::size()) {
                     // What is behind the end of the file stays mapped, and is never touched.
                     Err(_) if new < *len => {}
@@ -74,58 +79,131 @@ impl Store {
         }
     }
 
-    /// From memory to the file, which has `len` bytes and blocks for them.
+    /// From wherever the bytes are to the file, which has `len` bytes and blocks for them.
     pub(super) fn spill(&mut self, file: &File, len: usize) -> Result<()> {
         let mut mapped = Store::mapped(file, len)?;
-        mapped[..self.len()].copy_from_slice(self);
+        let same = self.len().min(len);
+        mapped[..same].copy_from_slice(&self[..same]);
         *self = mapped;
         Ok(())
     }
 
-    /// Brings the bytes into the file, which has their length then; `soon`: the disk may start with them.
-    pub(super) fn write_to(self, pending: &Pending, soon: bool) -> Result<()> {
-        let file = pending.file();
-        let error = |call, e| Error::os(call, Some(pending.path()), e);
-        match &self {
-            Store::Mapped { .. } => Ok(()),
-            Store::Memory(memory) => {
-                let all = 0..memory.len();
-                copy_out(memory, all, file, soon).map_err(|e| error("pwrite", e))
+    /// The mapping of a file becomes one of `reader`, the same file opened for reading only.
+    pub(super) fn detach(&mut self, reader: &File) -> Result<()> {
+        if let Store::Mapped { len, .. } = *self {
+            let mapped = Region::copy_on_write(reader.as_fd(), 0, len.max(1));
+            let (region, _) = mapped.map_err(|e| Error::os("mmap", None, e))?;
+            *self = Store::Detached { region, len };
+        }
+        Ok(())
+    }
+
+    /// The opposite, for the same file opened for writing.
+    pub(super) fn attach(&mut self, file: &File) -> Result<()> {
+        if let Store::Detached { len, .. } = *self {
+            *self = Store::mapped(file, len)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes of a detached store again: other processes can change the file under its mapping now. Without
+    /// memory for that, nothing is left.
+    pub(super) fn read_back(&mut self, file: &File) {
+        use std::os::unix::fs::FileExt;
+        let Store::Detached { len, .. } = *self else {
+            return;
+        };
+        let read = Store::memory(len).and_then(|mut memory| {
+            let read = file.read_exact_at(&mut memory, 0);
+            read.map(|()| memory).map_err(|e| Error::os("pread", None, e))
+        });
+        *self = read.unwrap_or_else(|_| Store::Detached {
+            region: Region::empty(),
+            len: 0,
+        });
+    }
+
+    /// Writes all bytes into the file and gives it their length, without regard to what is in it.
+    /// `start_writeback`: the disk starts with them.
+    pub(super) fn write_to(
+        &self,
+        file: &File,
+        is_clone: bool,
+        start_writeback: bool,
+    ) -> std::result::Result<(), (&'static str, io::Error)> {
+        let (len, failed) = (self.len(), |operation| move |e| (operation, e));
+        match self {
+            Store::Mapped { .. } => {}
+            Store::Memory(memory) if is_clone => {
+                copy_changes(memory, file).map_err(failed("pwrite"))?;
+            }
+            Store::Memory(_) | Store::Detached { .. } => {
+                let copied = copy_out(self, 0..len, file, start_writeback);
+                copied.map_err(failed("pwrite"))?;
             }
             Store::Sparse(memory) => {
-                let sized = write::set_len(file, memory.len() as u64);
-                sized.map_err(|e| error("ftruncate", e))?;
+                write::set_len(file, len as u64).map_err(failed("ftruncate"))?;
                 let mut at = 0;
-                while let Some(range) = touched(memory, at).map_err(|e| error("lseek", e))? {
+                while let Some(range) = written(memory, at, len).map_err(failed("lseek"))? {
                     at = range.end;
-                    copy_out(memory, range, file, soon).map_err(|e| error("pwrite", e))?;
+                    let copied = copy_out(memory, range, file, start_writeback);
+                    copied.map_err(failed("pwrite"))?;
                 }
-                Ok(())
             }
         }
+        let size = file.metadata().map_err(failed("fstat"))?.len();
+        if size != len as u64 {
+            write::set_len(file, len as u64).map_err(failed("ftruncate"))?;
+        }
+        Ok(())
     }
 }
 
-fn copy_out(bytes: &[u8], range: Range<usize>, file: &File, soon: bool) -> io::Result<()> {
-    for start in range.clone().step_by(STEP) {
-        let step = &bytes[start..range.end.min(start + STEP)];
-        write::write_all_at(file, step, start as u64)?;
-        if soon {
+/// At least one page, though it may be behind the end of the file: what is mapped can grow.
+fn map(file: &File, len: usize) -> Result<Region> {
+    let pages = whole_pages(len.max(1), page::size())?;
+    Region::shared(file.as_fd(), pages, Place::Anywhere, Pages::Zeroed)
+}
+
+fn copy_out(
+    bytes: &[u8],
+    range: Range<usize>,
+    file: &File,
+    start_writeback: bool,
+) -> io::Result<()> {
+    for start in range.clone().step_by(WRITE_CHUNK) {
+        let chunk = &bytes[start..range.end.min(start + WRITE_CHUNK)];
+        write::write_all_at(file, chunk, start as u64)?;
+        if start_writeback {
             // It only makes the fsync shorter; what fails here fails there.
-            let _ = write::start_writeback(file.as_fd(), start as u64, step.len() as u64);
+            let _ = sync::start_writeback(file.as_fd(), start as u64, chunk.len() as u64);
         }
     }
     Ok(())
 }
 
-/// The next part of shared memory that was ever touched, from `from` on.
-fn touched(memory: &Anonymous, from: usize) -> io::Result<Option<Range<usize>>> {
-    let Some(memfd) = memory.memfd().filter(|_| from < memory.len()) else {
+/// Writes where the file has other bytes.
+fn copy_changes(bytes: &[u8], file: &File) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut there = vec![0; COMPARE_CHUNK];
+    for (number, chunk) in bytes.chunks(COMPARE_CHUNK).enumerate() {
+        let start = (number * COMPARE_CHUNK) as u64;
+        let n = file.read_at(&mut there[..chunk.len()], start)?;
+        if there[..n] != *chunk {
+            write::write_all_at(file, chunk, start)?;
+        }
+    }
+    Ok(())
+}
+
+/// The next part of the first `len` bytes of a memfd that was ever written to, at `from` or later.
+fn written(memory: &Anonymous, from: usize, len: usize) -> io::Result<Option<Range<usize>>> {
+    let Some(memfd) = memory.memfd().filter(|_| from < len) else {
         return Ok(None);
     };
     let data = file::next_data(memfd.as_fd(), from as u64)?;
     Ok(data.and_then(|(start, end)| {
-        let end = memory.len().min(usize::try_from(end).ok()?);
+        let end = len.min(usize::try_from(end).ok()?);
         let start = usize::try_from(start).ok()?;
         (start < end).then_some(start..end)
     }))
@@ -140,7 +218,9 @@ unsafe impl ByteSlice for Store {
     fn start_and_len(&self) -> (NonNull<u8>, usize) {
         match self {
             Store::Memory(memory) | Store::Sparse(memory) => memory.start_and_len(),
-            Store::Mapped { region, len } => (region.start(), *len),
+            Store::Mapped { region, len } | Store::Detached { region, len } => {
+                (region.start(), *len)
+            }
         }
     }
 }

@@ -1,171 +1,167 @@
-//! What a path stands for, as `File::create` sees it: a name in a directory, or something to write to.
+//! What a path stands for, and whether what is there can be replaced.
 
+use super::stream::Stream;
 use crate::error::{Error, Result};
-use crate::file_system::FileSystem;
-use crate::sys::write;
-use std::ffi::{CString, OsStr};
-use std::fs::{self, File, OpenOptions};
+use crate::resolve::{self, Found, Name, Resolved};
+use crate::sys::credentials;
+use crate::sys::dir::{self, DirEntry};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+#[derive(Debug)]
 pub(super) enum Target {
     /// A regular file, or nothing yet.
-    Place(Place),
-    /// Anything else: open for writing.
-    Stream(File),
+    Name(TargetName),
+    /// Anything else.
+    Stream(Stream),
 }
 
-/// A name in a directory that is held open, so that it stays the same one whatever is renamed.
-pub(super) struct Place {
-    pub(super) dir: OwnedFd,
-    pub(super) folder: PathBuf,
-    pub(super) name: CString,
-    /// What the caller calls it.
+/// A name in a directory, and what the caller calls it.
+#[derive(Debug)]
+pub(super) struct TargetName {
+    pub(super) name: Name,
     pub(super) path: PathBuf,
 }
 
-/// As many links as the kernel follows, path_resolution(7).
-const LINKS_MAX: usize = 40;
-
 impl Target {
-    pub(super) fn of(path: &Path, create_new: bool) -> Result<Self> {
-        let error = |call, e| Error::os(call, Some(path), e);
-        let is_there = match create_new {
-            // A dangling link is in the way, too.
-            true => fs::symlink_metadata(path),
-            false => fs::metadata(path),
-        };
-        let regular = match is_there {
-            Ok(_) if create_new => {
-                let source = io::Error::from_raw_os_error(libc::EEXIST);
-                return Err(error("open", source));
+    pub(super) fn resolve(path: &Path, create_new: bool) -> Result<Self> {
+        let name = match resolve::resolve(path, create_new)? {
+            Resolved::Descriptor(fd) => {
+                return Stream::new(File::from(fd), path).map(Target::Stream);
             }
-            Ok(there) if there.is_dir() => {
-                let path = Some(path.to_path_buf());
-                return Err(Error::IsDirectory { path });
+            Resolved::Magic(name) => return open_stream(&name, path, 0).map(Target::Stream),
+            Resolved::Name(name) => name,
+        };
+        match &name.found {
+            Some(found) if !found.stat.is_regular() || name.is_on_kernel_file_system() => {
+                open_stream(&name, path, libc::O_NOFOLLOW).map(Target::Stream)
             }
-            Ok(there) => there.is_file(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => true,
-            Err(e) => return Err(error("stat", e)),
+            _ => Ok(Target::Name(TargetName {
+                name,
+                path: path.to_path_buf(),
+            })),
+        }
+    }
+}
+
+/// A FIFO blocks until a reader opens it, as open(2) does.
+fn open_stream(name: &Name, path: &Path, flags: i32) -> Result<Stream> {
+    // Do not acquire a controlling terminal.
+    let flags = libc::O_WRONLY | libc::O_NOCTTY | flags;
+    let file = dir::open_at(name.dir.as_fd(), &name.name, flags, 0);
+    let file = file.map_err(|e| match e.raw_os_error() {
+        Some(libc::EISDIR) => Error::is_directory(Some(path)),
+        _ => Error::os("open", Some(path), e),
+    })?;
+    Stream::new(File::from(file), path)
+}
+
+impl TargetName {
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        self.name.dir.as_fd()
+    }
+
+    pub(super) fn error(&self, operation: &'static str, source: io::Error) -> Error {
+        Error::os(operation, Some(&self.path), source)
+    }
+
+    /// The regular file that has the name now.
+    pub(super) fn look(&self) -> Result<Option<Found>> {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let fd = match dir::open_at(self.dir(), &self.name.name, flags, 0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| self.error("open", e))?,
         };
-        match follow(path)? {
-            Followed::Descriptor(file) => Ok(Target::Stream(file)),
-            Followed::Path(real) if regular => Place::of(path, &real).map(Target::Place),
-            Followed::Path(_) => open_stream(path).map(Target::Stream),
+        let stat = dir::stat(fd.as_fd()).map_err(|e| self.error("stat", e))?;
+        if !stat.is_regular() {
+            return Ok(None);
         }
+        let directory = self.directory()?;
+        resolve::check_sticky(&directory, &stat).map_err(|e| self.error("open", e))?;
+        Ok(Some(Found { fd, stat }))
     }
-}
 
-/// A FIFO waits for its reader, as it does for everybody.
-fn open_stream(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    // A terminal that we write to must not become the one that controls us.
-    options.write(true).custom_flags(libc::O_NOCTTY);
-    let file = options.open(path);
-    file.map_err(|e| Error::os("open", Some(path), e))
-}
+    /// The same name, and what has it now.
+    pub(super) fn again(&self) -> Result<TargetName> {
+        let dir = self.dir().try_clone_to_owned();
+        Ok(TargetName {
+            name: Name {
+                dir: dir.map_err(|e| self.error("dup", e))?,
+                folder: self.name.folder.clone(),
+                name: self.name.name.clone(),
+                found: self.look()?,
+            },
+            path: self.path.clone(),
+        })
+    }
 
-enum Followed {
-    Path(PathBuf),
-    /// The path is a name for one of our own descriptors.
-    Descriptor(File),
-}
+    /// Opens the regular file that has the name now.
+    pub(super) fn open(&self, flags: i32) -> Result<File> {
+        let error = |e| self.error("open", e);
+        let flags = flags | libc::O_NOFOLLOW | libc::O_NOCTTY;
+        let file = dir::open_at(self.dir(), &self.name.name, flags, 0).map_err(error)?;
+        let stat = dir::stat(file.as_fd()).map_err(error)?;
+        if !stat.is_regular() {
+            return Err(error(io::Error::from_raw_os_error(libc::EINVAL)));
+        }
+        Ok(File::from(file))
+    }
 
-/// Follows the links that the last part of a path may be; what they lead to need not exist.
-fn follow(path: &Path) -> Result<Followed> {
-    let mut at = path.to_path_buf();
-    for _ in 0..LINKS_MAX {
-        let Ok(link) = fs::read_link(&at) else {
-            return Ok(Followed::Path(at));
+    pub(super) fn directory(&self) -> Result<DirEntry> {
+        dir::stat(self.dir()).map_err(|e| self.error("stat", e))
+    }
+
+    /// Checks what File::create would check: that the file, if there is one, may be written to.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        let Some(found) = &self.name.found else {
+            return Ok(());
         };
-        let (folder, name) = split(&at);
-        if let Some(number) = own_descriptor(&folder, name) {
-            // The link says what it was called when it was opened; the descriptor knows what it is.
-            let file = write::duplicate(number);
-            let file = file.map_err(|e| Error::os("dup", Some(path), e))?;
-            return Ok(Followed::Descriptor(File::from(file)));
-        }
-        at = folder.join(link);
+        let writable = dir::check_writable(self.dir(), &self.name.name);
+        writable.map_err(|e| self.error("open", e))?;
+        self.check_changeable(found.fd.as_fd())
     }
-    let source = io::Error::from_raw_os_error(libc::ELOOP);
-    Err(Error::os("open", Some(path), source))
-}
 
-/// The number of a descriptor of this process, if that is what a link in `folder` stands for: `/dev/stdout`,
-/// `/dev/fd/1`, `/proc/self/fd/1` all lead there.
-fn own_descriptor(folder: &Path, name: &OsStr) -> Option<i32> {
-    let number = name.to_str()?.parse().ok()?;
-    let ours = fs::canonicalize("/proc/self/fd").ok()?;
-    (fs::canonicalize(folder).ok()? == ours).then_some(number)
-}
-
-/// At the last slash. `Path::file_name` would drop a `/.` at the end, which makes a path a directory.
-fn split(path: &Path) -> (PathBuf, &OsStr) {
-    let bytes = path.as_os_str().as_bytes();
-    let (folder, name) = match bytes.iter().rposition(|&b| b == b'/') {
-        Some(0) => (&b"/"[..], &bytes[1..]),
-        Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
-        None => (&b"."[..], bytes),
-    };
-    let folder = PathBuf::from(OsStr::from_bytes(folder));
-    (folder, OsStr::from_bytes(name))
-}
-
-impl Place {
-    fn of(path: &Path, real: &Path) -> Result<Self> {
-        let (folder, name) = split(real);
-        let path = path.to_path_buf();
-        if path.as_os_str().is_empty() || matches!(name.as_bytes(), b"." | b"..") {
-            let source = io::Error::from_raw_os_error(libc::ENOENT);
-            return Err(Error::os("open", Some(&path), source));
+    /// `EPERM` for what is immutable or append-only: chattr(1).
+    fn check_changeable(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        let fixed = libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND;
+        if dir::attributes(fd) & fixed as u64 == 0 {
+            return Ok(());
         }
-        if name.is_empty() {
-            return Err(Error::IsDirectory { path: Some(path) });
-        }
-        let dir = write::open_directory(&folder);
-        let dir = dir.map_err(|e| Error::os("open", Some(&folder), e))?;
-        let name = write::c_string(name).map_err(|e| Error::os("open", Some(&path), e))?;
-        let place = Place {
-            dir,
-            folder,
-            name,
-            path,
+        Err(self.error("open", io::Error::from_raw_os_error(libc::EPERM)))
+    }
+
+    /// Checks whether rename(2) could replace what is there.
+    pub(super) fn check_replaceable(&self) -> Result<()> {
+        let Some(found) = &self.name.found else {
+            return Ok(());
         };
-        match write::may_write(place.dir.as_fd(), &place.name) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(place.error("open", e)),
-            _ => Ok(place),
+        let error = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            Err(self.error(REPLACE, source))
+        };
+        if dir::attributes(found.fd.as_fd()) & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0 {
+            return error(libc::EBUSY);
         }
-    }
-
-    pub(super) fn error(&self, call: &'static str, source: io::Error) -> Error {
-        Error::os(call, Some(&self.path), source)
-    }
-
-    /// True if a store into a block that was granted cannot fail.
-    pub(super) fn writes_in_place(&self, file: &File) -> bool {
-        FileSystem::from_fd(file.as_fd()).is_ok_and(FileSystem::writes_in_place)
+        self.check_changeable(self.dir())?;
+        let (me, directory) = (credentials::effective_user(), self.directory()?);
+        let is_owner = found.stat.uid == me || directory.uid == me;
+        let is_sticky = directory.mode & libc::S_ISVTX != 0;
+        if is_sticky && !is_owner && !credentials::has_capability(credentials::CAP_FOWNER) {
+            return error(libc::EPERM);
+        }
+        match dir::check_writable(self.dir(), c".") {
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) => error(libc::EACCES),
+            _ => Ok(()),
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The operation that [`Replace::InPlace`](super::Replace::InPlace) does not need; error.rs has the hint for it.
+pub(super) const REPLACE: &str = "replace by rename";
 
-    #[test]
-    fn a_path_is_split_at_its_last_slash() {
-        for (path, folder, name) in [
-            ("a", ".", "a"),
-            ("/a", "/", "a"),
-            ("a/b", "a", "b"),
-            ("a/b/.", "a/b", "."),
-            ("a/", "a", ""),
-            ("//a", "/", "a"),
-        ] {
-            let (f, n) = split(Path::new(path));
-            assert_eq!((f.as_path(), n), (Path::new(folder), OsStr::new(name)));
-        }
-    }
+/// True if an error says that a file cannot be replaced, but may still be written to.
+pub(super) fn is_irreplaceable(error: &Error) -> bool {
+    matches!(error, Error::Os { operation, .. } if *operation == REPLACE)
 }

@@ -6,7 +6,8 @@
 use super::open::refused;
 use crate::error::{Error, Result};
 use crate::sys::file::{self, Kind};
-use crate::sys::{publish, write};
+use crate::space;
+use crate::sys::{dir, write};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +44,7 @@ fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
     if stat.kind != Kind::Regular || len == 0 {
         return Ok(fd);
     }
-    match write::allocate_front(fd.as_fd(), len) {
+    match allocate(&fd, len) {
         // As good as `open`: a hole that finds no space later is a fault, which is answered.
         Err(e) if cannot_allocate(&e) && stat.size >= len => Ok(fd),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
@@ -61,14 +62,16 @@ fn make(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
     if target.as_os_str().as_bytes().ends_with(b"/") {
         return Err(refused(io::Error::from_raw_os_error(libc::EISDIR)));
     }
-    let name = write::c_string(name).map_err(refused)?;
-    let dir = write::open_directory(directory(target)).map_err(refused)?;
-    let new = match write::unnamed(dir.as_fd(), 0o666) {
+    let name = dir::c_string(name).map_err(refused)?;
+    let directory = dir::c_string(directory(target).as_os_str()).map_err(refused)?;
+    let dir = dir::open_directory(dir::working_directory(), &directory).map_err(refused)?;
+    let new = match dir::open_tmpfile(dir.as_fd(), 0o666) {
         Ok(file) => fill(file.into(), path, len)?,
-        Err(e) if write::is_unnamed_unknown(&e) => return make_named(target, path, len),
+        Err(e) if dir::is_tmpfile_unsupported(&e) => return make_named(target, path, len),
         Err(e) => return Err(refused(e)),
     };
-    match publish::link(new.as_fd(), dir.as_fd(), &name) {
+    let path = dir::proc_path(new.as_fd());
+    match dir::link(&path, dir.as_fd(), &name) {
         Ok(()) => Ok(Some(new)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(None),
         Err(e) => Err(Error::os("linkat", Some(path), e)),
@@ -96,7 +99,7 @@ fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
     if len == 0 {
         return Ok(fd);
     }
-    match write::allocate_front(fd.as_fd(), len) {
+    match allocate(&fd, len) {
         Ok(()) => Ok(fd),
         Err(e) if cannot_allocate(&e) => {
             let file = File::from(fd);
@@ -105,6 +108,11 @@ fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
         }
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
     }
+}
+
+fn allocate(fd: &OwnedFd, len: u64) -> io::Result<()> {
+    let file = File::from(fd.try_clone()?);
+    space::allocate_front(&file, len)
 }
 
 /// Where there is no fallocate(2), bytes that were written have their space.

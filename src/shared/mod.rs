@@ -157,7 +157,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
         self.check()?;
         match &self.fd {
             Some(fd) if self.region().len() > 0 => {
-                let started = sys::write::start_writeback(fd.as_fd(), 0, self.size() as u64);
+                let started = sys::sync::start_writeback(fd.as_fd(), 0, self.size() as u64);
                 started.map_err(|e| self.error("sync_file_range", e))
             }
             _ => Ok(()),

@@ -309,7 +309,7 @@ impl Mapped {
                 return Err(not_mappable("it is not a regular file"));
             }
         }
-        if !sys::write::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
+        if !sys::descriptor::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
             return Err(not_mappable("it is not open for reading and writing"));
         }
         if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {

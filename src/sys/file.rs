@@ -1,7 +1,7 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
-use super::call;
-use super::write::{self, within_limit};
+use super::{call, descriptor};
+use super::signal_mask::without_sigxfsz;
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -39,7 +39,7 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// A second descriptor for the same description, close-on-exec (`F_DUPFD_CLOEXEC`, fcntl(2)).
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    write::duplicate(fd.as_raw_fd())
+    descriptor::dup_cloexec(fd.as_raw_fd())
 }
 
 /// open(2) for reading and writing, close-on-exec; the file has to be there.
@@ -209,7 +209,7 @@ pub(crate) fn copy_range(
     let (mut out, mut into) = (file_offset(offsets.0)?, file_offset(offsets.1)?);
     let (out, into) = (&raw mut out, &raw mut into);
     let number = libc::SYS_copy_file_range;
-    within_limit(|| {
+    without_sigxfsz(|| {
         // SAFETY: copy_file_range(2) reads and writes the two offsets.
         call(|| unsafe { libc::syscall(number, from, out, to, into, most, 0) })
     })
@@ -306,7 +306,7 @@ pub(crate) fn seals(fd: BorrowedFd<'_>) -> i32 {
 
 /// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.
 pub(crate) fn clone_into(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
-    within_limit(|| {
+    without_sigxfsz(|| {
         // SAFETY: this ioctl(2) takes a descriptor and touches no memory of ours.
         call(|| unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
     })

@@ -12,7 +12,9 @@
 compile_error!("stillmap runs on Linux only: it relies on file leases, sealed memfds and mremap");
 
 pub(crate) mod atfork;
-pub(crate) mod extents;
+pub(crate) mod credentials;
+pub(crate) mod descriptor;
+pub(crate) mod dir;
 pub(crate) mod file;
 pub(crate) mod lease;
 pub(crate) mod limits;
@@ -20,13 +22,17 @@ pub(crate) mod memory;
 pub(crate) mod mlock;
 pub(crate) mod pages;
 pub(crate) mod process;
-pub(crate) mod publish;
 pub(crate) mod racy_copy;
 pub(crate) mod signal;
+mod signal_mask;
+pub(crate) mod space;
 pub(crate) mod statfs;
+pub(crate) mod sync;
 pub(crate) mod thread;
 pub(crate) mod userfault;
+pub(crate) mod vfork;
 pub(crate) mod write;
+pub(crate) mod xattr;
 
 use std::io;
 

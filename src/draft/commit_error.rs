@@ -1,0 +1,58 @@
+//! A commit that failed, with the draft.
+
+use super::Draft;
+use crate::error::Error;
+use std::fmt;
+use std::io;
+
+/// The error of [`Draft::commit`], and the draft, which lost nothing: it can be committed again, to another path
+/// ([`Draft::commit_to`]), or be written elsewhere.
+///
+/// `?` converts it into [`Error`] and [`io::Error`]; the draft is dropped then.
+///
+/// # Examples
+/// ```
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("file");
+/// let options = stillmap::Draft::options().create_new(true);
+/// let mut draft = options.create(&path, 5)?;
+/// draft.copy_from_slice(b"hours");
+/// std::fs::write(&path, "of another program")?;
+/// let failed = draft.commit().unwrap_err();
+/// assert_eq!(failed.error.kind(), std::io::ErrorKind::AlreadyExists);
+/// failed.draft.commit_to(directory.path().join("other"))?;
+/// assert_eq!(std::fs::read(directory.path().join("other"))?, b"hours");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CommitError {
+    /// Why it failed.
+    pub error: Error,
+    /// The draft as it was.
+    pub draft: Draft,
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for CommitError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<CommitError> for Error {
+    fn from(failed: CommitError) -> Self {
+        failed.error
+    }
+}
+
+impl From<CommitError> for io::Error {
+    fn from(failed: CommitError) -> Self {
+        failed.error.into()
+    }
+}

@@ -1,0 +1,50 @@
+//! A file that is written over and stays what it is: its inode, links, owner and rights.
+
+use super::target::TargetName;
+use crate::error::Result;
+use crate::space;
+use crate::sys::{dir, write};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+#[derive(Debug)]
+pub(super) struct InPlaceFile {
+    target: TargetName,
+}
+
+impl InPlaceFile {
+    /// The file exists; it is opened by `commit` only, so that until then other programs can use it in every way.
+    pub(super) fn new(target: TargetName) -> Result<Self> {
+        target.check_writable()?;
+        Ok(InPlaceFile { target })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.target.path
+    }
+
+    pub(super) fn target(&self) -> &TargetName {
+        &self.target
+    }
+
+    /// Reserves space, writes the bytes, sets the length, syncs.
+    pub(super) fn overwrite(&self, bytes: &[u8], sync: bool) -> Result<()> {
+        let error = |operation| move |e: io::Error| self.target.error(operation, e);
+        let directory = self.target.directory()?;
+        let file = self.target.open(libc::O_WRONLY)?;
+        let stat = dir::stat(file.as_fd()).map_err(error("fstat"))?;
+        crate::resolve::check_sticky(&directory, &stat).map_err(error("open"))?;
+        let len = bytes.len() as u64;
+        let allocated = space::allocate_for_overwrite(&file, stat.size, len);
+        allocated.map_err(error("fallocate"))?;
+        write::write_all_at(&file, bytes, 0).map_err(error("pwrite"))?;
+        if stat.size != len {
+            write::set_len(&file, len).map_err(error("ftruncate"))?;
+        }
+        if sync {
+            file.sync_all().map_err(error("fsync"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,353 @@
+//! A file that takes its path in one step, or replaces the file there.
+
+use super::{DraftOptions, Replace};
+use super::publish;
+use super::rights::{self, Loss, Rights};
+use super::store::Store;
+use super::target::{REPLACE, TargetName};
+use super::temp_file::{TempFile, sync_directory};
+use crate::error::{Error, Result};
+use crate::file_system::FileSystem;
+use crate::resolve::Found;
+use crate::space;
+use crate::sys::dir::{self, DirEntry};
+use crate::sys::write;
+use std::fs::{File, FileTimes};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+#[derive(Debug)]
+pub(super) struct NewFile {
+    target: TargetName,
+    temp: TempFile,
+    /// All its bytes have blocks.
+    is_reserved: bool,
+    /// It has blocks in common with the file that it was cloned from, and its bytes.
+    is_clone: bool,
+    /// It cannot be written to any more, or what is on the disk is not known.
+    is_spent: bool,
+    rights: Copied,
+    /// What the caller got of it, and its times before that.
+    read_only: OnceLock<(File, Times)>,
+}
+
+/// The rights that the file was given when it was created.
+#[derive(Debug)]
+struct Copied {
+    /// Owner, group and mode as the kernel made it.
+    created: DirEntry,
+    /// The same after copying. What differs at commit was set by the caller, and stays.
+    copied: DirEntry,
+    /// Those of the file to be replaced.
+    from: Option<Rights>,
+    /// Mode and ACL are those of a new file, or of the file to be replaced.
+    has_access: bool,
+}
+
+/// When the file was last read and modified.
+type Times = (Option<SystemTime>, Option<SystemTime>);
+
+impl NewFile {
+    pub(super) fn create(target: TargetName, options: &DraftOptions) -> Result<Self> {
+        target.check_writable()?;
+        target.check_replaceable()?;
+        let is_new = target.name.found.is_none() && options.mode.is_none();
+        let temp = TempFile::create(&target, is_new.then_some(0o666)).map_err(|e| {
+            let is_there = target.name.found.is_some();
+            match e {
+                Error::Os { source, .. } if is_there => target.error(REPLACE, source),
+                other => other,
+            }
+        })?;
+        let stat = dir::stat(temp.file().as_fd());
+        let created = stat.map_err(|e| target.error("fstat", e))?;
+        let mut file = NewFile {
+            rights: Copied {
+                created,
+                copied: created,
+                from: None,
+                has_access: is_new && temp.hidden_name().is_none(),
+            },
+            target,
+            temp,
+            is_reserved: true,
+            is_clone: false,
+            is_spent: false,
+            read_only: OnceLock::new(),
+        };
+        file.prepare_rights(options)?;
+        Ok(file)
+    }
+
+    /// Copies at creation what can be copied then: so it is known early what cannot be.
+    fn prepare_rights(&mut self, options: &DraftOptions) -> Result<()> {
+        if self.rights.has_access {
+            return Ok(());
+        }
+        let file = self.temp.file();
+        if let Some(found) = &self.target.name.found {
+            let rights = Rights::read(found, &self.target).with_mode(options.mode);
+            self.check_loss(options, rights.unknown())?;
+            self.check_loss(options, rights.copy_attributes(None, file))?;
+            let owner = rights.copy_owner(file);
+            self.check_loss(options, owner.map_err(|e| self.target.error("fchown", e))?)?;
+            self.rights.from = Some(rights);
+        }
+        // A hidden file stays private until it is published.
+        if self.temp.hidden_name().is_none() {
+            if self.rights.from.is_none() {
+                let rights = self.of_new_file()?.with_mode(options.mode);
+                self.rights.from = Some(rights);
+            }
+            if let Some(rights) = &self.rights.from {
+                let loss = rights.copy_access(file);
+                self.check_loss(options, loss.map_err(|e| self.target.error("fchmod", e))?)?;
+            }
+            self.rights.has_access = true;
+        }
+        let stat = dir::stat(file.as_fd());
+        self.rights.copied = stat.map_err(|e| self.target.error("fstat", e))?;
+        Ok(())
+    }
+
+    fn of_new_file(&self) -> Result<Rights> {
+        let rights = Rights::of_new_file(&self.target, &self.rights.created);
+        rights.map_err(|e| self.target.error("getxattr", e))
+    }
+
+    fn check_loss(&self, options: &DraftOptions, loss: Loss) -> Result<()> {
+        match loss {
+            Some((operation, e)) if options.require_attributes => {
+                Err(self.target.error(operation, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.target.path
+    }
+
+    pub(super) fn target(&self) -> &TargetName {
+        &self.target
+    }
+
+    pub(super) fn file(&self) -> &File {
+        self.temp.file()
+    }
+
+    pub(super) fn is_clone(&self) -> bool {
+        self.is_clone
+    }
+
+    /// Reserves space for the bytes `old..new`, and makes them part of the file; or leaves it as it was.
+    pub(super) fn reserve(&mut self, old: usize, new: usize) -> Result<()> {
+        let (old, new) = (old as u64, new as u64);
+        match space::extend(self.file(), old, new) {
+            Err(e) if space::is_unsupported(&e) => {
+                // Written zeros would reserve nothing where writes go to new places; `commit` gives the draft back.
+                self.is_reserved = false;
+                let sized = write::set_len(self.file(), new);
+                sized.map_err(|e| self.target.error("ftruncate", e))
+            }
+            other => other.map_err(|e| self.target.error("fallocate", e)),
+        }
+    }
+
+    /// Makes the file shorter, and releases its space.
+    pub(super) fn truncate(&self, len: usize) -> Result<()> {
+        let cut = self.file().set_len(len as u64);
+        cut.map_err(|e| self.target.error("ftruncate", e))
+    }
+
+    /// Makes the file a clone of another (reflink), if the file system can do that.
+    pub(super) fn clone_from(&mut self, source: &File) -> bool {
+        let cloned = crate::sys::file::clone_into(source.as_fd(), self.file().as_fd());
+        self.is_clone = cloned.is_ok();
+        self.is_reserved &= !self.is_clone;
+        self.is_clone
+    }
+
+    /// The file, if stores through a mapping cannot raise a signal on a full disk, and no other process can open it.
+    pub(super) fn mappable_file(&self, options: &DraftOptions) -> Result<&File> {
+        let file = self.file();
+        let writes_in_place =
+            || FileSystem::from_fd(file.as_fd()).is_ok_and(FileSystem::writes_in_place);
+        if self.temp.hidden_name().is_none() && self.is_reserved && writes_in_place() {
+            return Ok(file);
+        }
+        let limit = options.memory_limit_or_default();
+        Err(Error::too_large(Some(self.path()), limit))
+    }
+
+    /// The file, open for reading only: through it nothing can change the bytes.
+    pub(super) fn read_only(&self) -> Result<&File> {
+        if self.read_only.get().is_none() {
+            let what = "a second descriptor of a draft, without /proc or read permission,";
+            let reader = self.temp.reopen_read_only();
+            let reader = reader.ok_or_else(|| Error::unsupported(Some(self.path()), what))?;
+            let times = self.times()?;
+            let _ = self.read_only.set((reader, times));
+        }
+        let reader = self.read_only.get().map(|(reader, _)| reader);
+        reader.ok_or_else(|| Error::unsupported(Some(self.path()), "a second descriptor"))
+    }
+
+    fn times(&self) -> Result<Times> {
+        let metadata = self.file().metadata();
+        let metadata = metadata.map_err(|e| self.target.error("fstat", e))?;
+        Ok((metadata.accessed().ok(), metadata.modified().ok()))
+    }
+
+    /// True if a draft for this path may be kept in the present file.
+    pub(super) fn may_move_to(&self, target: &TargetName, options: &DraftOptions) -> Result<bool> {
+        let is_same = self.target.directory()?.id == target.directory()?.id;
+        let is_new = target.name.found.is_none() || options.replace == Replace::Rename;
+        Ok(is_same && is_new && !self.is_spent)
+    }
+
+    pub(super) fn set_target(&mut self, target: TargetName) -> Result<()> {
+        target.check_writable()?;
+        target.check_replaceable()?;
+        self.target = target;
+        Ok(())
+    }
+
+    /// Reserves space for the bytes of a store that held them before.
+    pub(super) fn reserve_for(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
+        if store.is_sparse() {
+            return Ok(());
+        }
+        self.reserve(0, store.len())?;
+        if store.is_mapped() {
+            store.spill(self.mappable_file(options)?, store.len())?;
+        }
+        Ok(())
+    }
+
+    /// Puts a new file in the place of one that a failed commit has left in an unknown state.
+    pub(super) fn renew_if_spent(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
+        if self.is_spent {
+            let mut new = NewFile::create(self.target.again()?, options)?;
+            new.reserve_for(store, options)?;
+            *self = new;
+        }
+        Ok(())
+    }
+
+    /// Durable, visible, and durably visible. `store` holds the bytes, and may map the file.
+    pub(super) fn commit(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
+        self.renew_if_spent(store, options)?;
+        let times = self.times_set_by_caller()?;
+        let written = store.write_to(self.file(), self.is_clone, options.sync);
+        written.map_err(|(operation, e)| self.target.error(operation, e))?;
+        let found = self.target.look()?;
+        self.finish_rights(found.as_ref(), options)?;
+        let file = self.file();
+        rights::clear_set_id(file).map_err(|e| self.target.error("ftruncate", e))?;
+        if let Some(times) = times {
+            let set = file.set_times(times);
+            set.map_err(|e| self.target.error("futimens", e))?;
+        }
+        if options.sync {
+            if let Err(e) = file.sync_all() {
+                // A second fsync that succeeds would prove nothing.
+                self.is_spent = true;
+                return Err(self.target.error("fsync", e));
+            }
+        }
+        self.close_writer(store)?;
+        if let Err(error) = self.give_name(options) {
+            self.regain_writer(store);
+            return Err(error);
+        }
+        // From here on other processes can open it.
+        self.is_spent = true;
+        if options.sync {
+            sync_directory(self.temp.file(), &self.target)
+                .inspect_err(|_| store.read_back(self.temp.file()))?;
+        }
+        Ok(())
+    }
+
+    fn times_set_by_caller(&self) -> Result<Option<FileTimes>> {
+        let Some((_, before)) = self.read_only.get() else {
+            return Ok(None);
+        };
+        let now = self.times()?;
+        let (Some(accessed), Some(modified)) = now else {
+            return Ok(None);
+        };
+        let times = FileTimes::new().set_accessed(accessed).set_modified(modified);
+        Ok((now != *before).then_some(times))
+    }
+
+    fn give_name(&mut self, options: &DraftOptions) -> Result<()> {
+        let (fd, create_new) = (self.temp.file().as_fd(), options.create_new);
+        match self.temp.hidden_name() {
+            Some(name) => publish::rename_into_place(name, &self.target, create_new)?,
+            None => publish::link_into_place(fd, &self.target, create_new)?,
+        }
+        self.temp.forget_hidden_name();
+        Ok(())
+    }
+
+    /// Copies what has changed since the draft was created: what the caller has set meanwhile stays.
+    fn finish_rights(&mut self, found: Option<&Found>, options: &DraftOptions) -> Result<()> {
+        let file = self.temp.file();
+        let error = |operation| move |e: io::Error| self.target.error(operation, e);
+        let own = dir::stat(file.as_fd()).map_err(error("fstat"))?;
+        let (created, copied) = (&self.rights.created, &self.rights.copied);
+        let owner_is_ours = (own.uid, own.gid) == (copied.uid, copied.gid);
+        let access_is_ours = own.permissions() == copied.permissions();
+        let rights = match found {
+            Some(found) => Rights::read(found, &self.target),
+            None if self.rights.from.is_none() && self.rights.has_access => return Ok(()),
+            None => Rights::of_new_file(&self.target, created).map_err(error("getxattr"))?,
+        };
+        let rights = rights.with_mode(options.mode);
+        let from = self.rights.from.as_ref();
+        self.check_loss(options, rights.unknown())?;
+        self.check_loss(options, rights.copy_attributes(from, file))?;
+        let mut is_done = from.is_some_and(|from| from.has_same_owner(&rights));
+        if !is_done && owner_is_ours {
+            let loss = rights.copy_owner(file).map_err(error("fchown"))?;
+            self.check_loss(options, loss)?;
+        }
+        is_done = self.rights.has_access && from.is_some_and(|from| from.has_same_access(&rights));
+        if !is_done && access_is_ours {
+            let loss = rights.copy_access(file).map_err(error("fchmod"))?;
+            self.check_loss(options, loss)?;
+        }
+        let now = dir::stat(file.as_fd()).map_err(error("fstat"))?;
+        self.rights.has_access = true;
+        self.rights.from = Some(rights);
+        self.rights.copied = now;
+        Ok(())
+    }
+
+    /// Leaves the file open for reading only, so that no program fails to start from it once it has its name.
+    fn close_writer(&mut self, store: &mut Store) -> Result<()> {
+        let given = self.read_only.take().map(|(reader, _)| reader);
+        let Some(reader) = given.or_else(|| self.temp.reopen_read_only()) else {
+            return Ok(());
+        };
+        store.detach(&reader).map_err(|e| e.with_path(|| Some(self.target.path.clone())))?;
+        self.temp.set_file(reader);
+        let stat = dir::stat(self.file().as_fd());
+        if stat.is_ok_and(|stat| stat.mode & 0o111 != 0) {
+            publish::wait_for_writers(self.file().as_fd());
+        }
+        Ok(())
+    }
+
+    /// After a failure: the draft can be changed again.
+    fn regain_writer(&mut self, store: &mut Store) {
+        let regained = self.temp.regain_writer();
+        let file = self.temp.file();
+        self.is_spent = regained.is_err() || store.attach(file).is_err();
+    }
+}

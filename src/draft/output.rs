@@ -1,0 +1,186 @@
+//! Where the bytes of a draft go in the end.
+
+use super::in_place::InPlaceFile;
+use super::new_file::NewFile;
+use super::store::Store;
+use super::stream::Stream;
+use super::target::{Target, is_irreplaceable};
+use super::{DraftOptions, Replace};
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::path::Path;
+
+#[derive(Debug)]
+pub(super) enum Output {
+    New(NewFile),
+    InPlace(InPlaceFile),
+    Stream(Stream),
+}
+
+impl Output {
+    pub(super) fn create(target: Target, options: &DraftOptions) -> Result<Self> {
+        let name = match target {
+            Target::Stream(stream) => return Ok(Output::Stream(stream)),
+            Target::Name(name) => name,
+        };
+        if name.name.found.is_none() || options.replace == Replace::Rename {
+            return NewFile::create(name, options).map(Output::New);
+        }
+        if options.replace == Replace::InPlace {
+            return InPlaceFile::new(name).map(Output::InPlace);
+        }
+        let again = name.again()?;
+        match NewFile::create(name, options) {
+            Err(e) if is_irreplaceable(&e) => InPlaceFile::new(again).map(Output::InPlace),
+            other => other.map(Output::New),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Output::New(file) => file.path(),
+            Output::InPlace(file) => file.path(),
+            Output::Stream(stream) => &stream.path,
+        }
+    }
+
+    /// A mapping has no path; the draft has.
+    pub(super) fn add_path(&self, error: Error) -> Error {
+        error.with_path(|| Some(self.path().to_path_buf()))
+    }
+
+    /// The file that is there now, to start with its bytes.
+    pub(super) fn open_source(&self) -> Result<File> {
+        let target = match self {
+            Output::New(file) => file.target(),
+            Output::InPlace(file) => file.target(),
+            Output::Stream(stream) => {
+                let what = "it is not a regular file";
+                return Err(Error::not_mappable(Some(&stream.path), what));
+            }
+        };
+        target.open(libc::O_RDONLY)
+    }
+
+    /// Shares the blocks of `source`, where the file system can do that.
+    pub(super) fn clone_from(&mut self, source: &File) {
+        if let Output::New(file) = self {
+            file.clone_from(source);
+        }
+    }
+
+    /// What holds `len` bytes, all of them zero, with the space for them reserved.
+    pub(super) fn store(&mut self, options: &DraftOptions, len: usize) -> Result<Store> {
+        let fits = options.fits_in_memory(len);
+        match self {
+            Output::New(_) if options.sparse => Store::sparse(len),
+            Output::New(file) => {
+                if !file.is_clone() {
+                    file.reserve(0, len)?;
+                }
+                if fits {
+                    Store::memory(len)
+                } else {
+                    Store::mapped(file.mappable_file(options)?, len)
+                }
+            }
+            Output::InPlace(_) if !fits => Err(too_large(options)),
+            Output::InPlace(_) | Output::Stream(_) => Store::memory(len),
+        }
+    }
+
+    /// Changes what holds the bytes, and the space reserved for them, from the present length to `len`.
+    pub(super) fn resize(
+        &mut self,
+        store: &mut Store,
+        len: usize,
+        options: &DraftOptions,
+    ) -> Result<()> {
+        let old = store.len();
+        let file = match self {
+            Output::New(file) if !store.is_sparse() => file,
+            Output::InPlace(_) if len > old && !options.fits_in_memory(len) => {
+                return Err(too_large(options));
+            }
+            _ => return store.resize(len),
+        };
+        file.renew_if_spent(store, options)?;
+        if len <= old {
+            file.truncate(len)?;
+            return store.resize(len);
+        }
+        file.reserve(old, len)?;
+        let grown = if store.is_mapped() || options.fits_in_memory(len) {
+            store.resize(len)
+        } else {
+            let mapped = file.mappable_file(options);
+            mapped.and_then(|mapped| store.spill(mapped, len))
+        };
+        grown.inspect_err(|_| {
+            let _ = file.truncate(old);
+        })
+    }
+
+    /// Replaces this output by one for another path.
+    pub(super) fn move_to(
+        &mut self,
+        path: &Path,
+        store: &mut Store,
+        options: &DraftOptions,
+    ) -> Result<()> {
+        let mut output = match (&mut *self, Target::resolve(path, options.create_new)?) {
+            (Output::New(file), Target::Name(name)) if file.may_move_to(&name, options)? => {
+                return file.set_target(name);
+            }
+            (_, target) => Output::create(target, options)?,
+        };
+        match &mut output {
+            Output::New(file) => file.reserve_for(store, options)?,
+            Output::InPlace(_) | Output::Stream(_) if store.is_mapped() => {
+                if !options.fits_in_memory(store.len()) {
+                    return Err(output.add_path(too_large(options)));
+                }
+                let mut memory = Store::memory(store.len())?;
+                memory.copy_from_slice(store);
+                *store = memory;
+            }
+            Output::InPlace(_) | Output::Stream(_) => {}
+        }
+        *self = output;
+        Ok(())
+    }
+
+    pub(super) fn file(&self) -> Result<&File> {
+        match self {
+            Output::New(file) => file.read_only(),
+            Output::Stream(stream) => Ok(stream.file()),
+            Output::InPlace(file) => {
+                let what = "a file of its own for a draft in place";
+                Err(Error::unsupported(Some(file.path()), what))
+            }
+        }
+    }
+
+    pub(super) fn commit(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
+        match self {
+            Output::Stream(stream) => stream.write_out(store, options.sync),
+            Output::InPlace(file) => file.overwrite(store, options.sync),
+            Output::New(file) => {
+                let done = file.commit(store, options);
+                match done {
+                    Err(e)
+                        if options.replace == Replace::RenameOrInPlace && is_irreplaceable(&e) =>
+                    {
+                        let target = file.target().again()?;
+                        InPlaceFile::new(target)?.overwrite(store, options.sync)
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+}
+
+fn too_large(options: &DraftOptions) -> Error {
+    Error::too_large(None, options.memory_limit_or_default())
+}

@@ -1,0 +1,331 @@
+//! Owner, group, mode, ACL and extended attributes: from the file that is replaced to the file that replaces it.
+
+use super::target::TargetName;
+use crate::resolve::Found;
+use crate::sys::dir::{self, DirEntry};
+use crate::sys::xattr::{self, Target};
+use crate::sys::{credentials, write};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, fchown};
+
+const ACL: &CStr = c"system.posix_acl_access";
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// Attributes that hold for one inode or one content: the ACL is copied on its own, and the kernel drops or computes
+/// the others (capabilities(7): a write removes the capabilities of a file).
+const NOT_COPIED: [&[u8]; 4] = [
+    b"system.posix_acl_",
+    b"security.capability",
+    b"security.ima",
+    b"security.evm",
+];
+
+/// What may be done with a file, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rights {
+    uid: u32,
+    gid: u32,
+    /// With an ACL, the bits of the group are the ACL's mask.
+    mode: u32,
+    acl: Option<Vec<u8>>,
+    attributes: BTreeMap<CString, Vec<u8>>,
+    /// What could not be read.
+    unknown: Option<(&'static str, i32)>,
+}
+
+impl Rights {
+    pub(super) fn read(found: &Found, target: &TargetName) -> Self {
+        let mut rights = Rights {
+            uid: found.stat.uid,
+            gid: found.stat.gid,
+            mode: found.stat.permissions(),
+            acl: None,
+            attributes: BTreeMap::new(),
+            unknown: None,
+        };
+        // A descriptor opened as O_PATH has no attributes, but its path in /proc does.
+        let path = dir::proc_path(found.fd.as_fd());
+        match xattr::list(Target::Path(&path)) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+                match dir::open_at(target.dir(), &target.name.name, flags, 0) {
+                    Ok(file) => rights.read_attributes(Target::Fd(file.as_fd())),
+                    Err(e) => rights.without_acl("open", &e),
+                }
+            }
+            _ => rights.read_attributes(Target::Path(&path)),
+        }
+        rights
+    }
+
+    fn read_attributes(&mut self, from: Target<'_>) {
+        match xattr::get(from, ACL) {
+            Ok(acl) => self.acl = acl,
+            Err(e) => self.without_acl("getxattr", &e),
+        }
+        let names = match xattr::list(from) {
+            Ok(names) => names,
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
+            Err(e) => return self.miss("listxattr", &e),
+        };
+        for name in names {
+            let is_copied = |prefix: &&[u8]| !name.to_bytes().starts_with(prefix);
+            if !NOT_COPIED.iter().all(is_copied) {
+                continue;
+            }
+            match xattr::get(from, &name) {
+                Ok(Some(value)) => drop(self.attributes.insert(name, value)),
+                Ok(None) => {}
+                Err(e) => self.miss("getxattr", &e),
+            }
+        }
+    }
+
+    /// The group's bits may be the mask of an ACL that gives the group less.
+    fn without_acl(&mut self, operation: &'static str, error: &io::Error) {
+        self.mode &= !0o070;
+        self.miss(operation, error);
+    }
+
+    fn miss(&mut self, operation: &'static str, error: &io::Error) {
+        self.unknown = Some((operation, error.raw_os_error().unwrap_or(0)));
+    }
+
+    /// What File::create would give to a new file there, which `own` belongs to: the default ACL of the directory, or
+    /// else the umask.
+    pub(super) fn of_new_file(target: &TargetName, own: &DirEntry) -> io::Result<Self> {
+        let default_acl = xattr::get(Target::Fd(target.dir()), DEFAULT_ACL).or_else(|_| {
+            let path = dir::proc_path(target.dir());
+            xattr::get(Target::Path(&path), DEFAULT_ACL)
+        })?;
+        let (mode, acl) = match default_acl {
+            Some(acl) => acl::inherit(acl, NEW_FILE_MODE),
+            None => (NEW_FILE_MODE & !credentials::umask(), None),
+        };
+        Ok(Rights {
+            uid: own.uid,
+            gid: own.gid,
+            mode,
+            acl,
+            attributes: BTreeMap::new(),
+            unknown: None,
+        })
+    }
+
+    /// The same with an explicit mode and without an ACL.
+    pub(super) fn with_mode(mut self, mode: Option<u32>) -> Self {
+        if let Some(mode) = mode {
+            self.mode = mode;
+            self.acl = None;
+        }
+        self
+    }
+
+    /// What could not be read or copied, as the operation that failed and its error.
+    pub(super) fn unknown(&self) -> Loss {
+        let (operation, errno) = self.unknown?;
+        Some((operation, io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Copies the extended attributes that are not as in `done`.
+    pub(super) fn copy_attributes(&self, done: Option<&Rights>, file: &File) -> Loss {
+        let none = BTreeMap::new();
+        let done = done.map_or(&none, |done| &done.attributes);
+        let mut loss = None;
+        for (name, value) in &self.attributes {
+            if done.get(name) != Some(value) {
+                if let Err(e) = xattr::set(file.as_fd(), name, value) {
+                    loss = Some(("setxattr", e));
+                }
+            }
+        }
+        for name in done.keys().filter(|&name| !self.attributes.contains_key(name)) {
+            let _ = xattr::remove(file.as_fd(), name);
+        }
+        loss
+    }
+
+    pub(super) fn has_same_owner(&self, other: &Rights) -> bool {
+        (self.uid, self.gid) == (other.uid, other.gid)
+    }
+
+    pub(super) fn has_same_access(&self, other: &Rights) -> bool {
+        self.has_same_owner(other) && (self.mode, &self.acl) == (other.mode, &other.acl)
+    }
+
+    /// Gives the file the owner and the group, as far as this process may.
+    pub(super) fn copy_owner(&self, file: &File) -> io::Result<Loss> {
+        let own = dir::stat(file.as_fd())?;
+        let mut loss = None;
+        if own.uid != self.uid {
+            if let Err(e) = fchown(file, Some(self.uid), None) {
+                loss = Some(("fchown", e));
+            }
+        }
+        if own.gid != self.gid {
+            if let Err(e) = fchown(file, None, Some(self.gid)) {
+                loss = Some(("fchown", e));
+            }
+        }
+        Ok(loss)
+    }
+
+    /// Gives the file the ACL and the mode. To be called last: from here on others may have access.
+    pub(super) fn copy_access(&self, file: &File) -> io::Result<Loss> {
+        let own = dir::stat(file.as_fd())?;
+        let (has_owner, has_group) = (own.uid == self.uid, own.gid == self.gid);
+        let (mut mode, mut loss) = (self.mode, None);
+        if !(has_owner && has_group) {
+            // A program must not run with our rights because it had those of another user.
+            mode &= 0o1777;
+        }
+        match &self.acl {
+            Some(acl) => {
+                let acl = if has_group {
+                    acl.clone()
+                } else {
+                    acl::with_group_as_other(acl.clone())
+                };
+                if let Err(e) = xattr::set(file.as_fd(), ACL, &acl) {
+                    // Without the ACL the group's bits, which were its mask, are those of the group.
+                    mode = mode & !0o070 | acl::group_access(&acl) << 3;
+                    xattr::remove(file.as_fd(), ACL)?;
+                    loss = Some(("setxattr", e));
+                }
+            }
+            None => {
+                xattr::remove(file.as_fd(), ACL)?;
+                if !has_group {
+                    // Access of a group we are not in must not become access of our own group.
+                    mode &= !0o070 | (mode & 0o007) << 3;
+                }
+            }
+        }
+        if dir::stat(file.as_fd())?.permissions() != mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        Ok(loss)
+    }
+}
+
+/// What could not be copied.
+pub(super) type Loss = Option<(&'static str, io::Error)>;
+
+/// What File::create passes to open(2).
+const NEW_FILE_MODE: u32 = 0o666;
+
+/// Writing to a set-user-ID file clears the bit without CAP_FSETID, and so does truncating it: truncates it to the size
+/// that it has, for the same effect on a file whose bytes were stored through a mapping.
+pub(super) fn clear_set_id(file: &File) -> io::Result<()> {
+    let own = dir::stat(file.as_fd())?;
+    if own.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+        return Ok(());
+    }
+    write::set_len(file, own.size)
+}
+
+/// The value of `system.posix_acl_access`: a version, then entries of tag, permissions and id, all little-endian
+/// (linux/posix_acl_xattr.h).
+mod acl {
+    const HEADER: usize = 4;
+    const ENTRY: usize = 8;
+    const USER_OBJ: u16 = 0x01;
+    const GROUP_OBJ: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    const OTHER: u16 = 0x20;
+
+    fn permissions(entry: &[u8]) -> u16 {
+        u16::from_le_bytes([entry[2], entry[3]]) & 7
+    }
+
+    fn set(entry: &mut [u8], permissions: u16) {
+        entry[2..4].copy_from_slice(&permissions.to_le_bytes());
+    }
+
+    fn tag(entry: &[u8]) -> u16 {
+        u16::from_le_bytes([entry[0], entry[1]])
+    }
+
+    fn find(acl: &[u8], wanted: u16) -> Option<u16> {
+        let mut entries = acl.get(HEADER..)?.chunks_exact(ENTRY);
+        entries.find(|entry| tag(entry) == wanted).map(permissions)
+    }
+
+    /// What the owning group may do: its entry, less what the mask takes away.
+    pub(super) fn group_access(acl: &[u8]) -> u32 {
+        let group = find(acl, GROUP_OBJ).unwrap_or(0);
+        u32::from(group & find(acl, MASK).unwrap_or(7))
+    }
+
+    /// The same ACL for a file with another owning group, which gets no more than all others.
+    pub(super) fn with_group_as_other(mut acl: Vec<u8>) -> Vec<u8> {
+        let other = find(&acl, OTHER).unwrap_or(0);
+        for entry in acl.get_mut(HEADER..).unwrap_or_default().chunks_exact_mut(ENTRY) {
+            if tag(entry) == GROUP_OBJ {
+                set(entry, permissions(entry) & other);
+            }
+        }
+        acl
+    }
+
+    /// The mode and the ACL of a new file in a directory with this default ACL: fs/posix_acl.c,
+    /// `posix_acl_create_masq`.
+    pub(super) fn inherit(mut acl: Vec<u8>, mode: u32) -> (u32, Option<Vec<u8>>) {
+        let has_mask = find(&acl, MASK).is_some();
+        let mut is_plain = true;
+        let mut given = 0;
+        for entry in acl.get_mut(HEADER..).unwrap_or_default().chunks_exact_mut(ENTRY) {
+            let shift = match tag(entry) {
+                USER_OBJ => 6,
+                GROUP_OBJ if !has_mask => 3,
+                MASK => 3,
+                OTHER => 0,
+                _ => {
+                    is_plain = false;
+                    continue;
+                }
+            };
+            is_plain &= tag(entry) != MASK;
+            let permissions = permissions(entry) & (mode >> shift) as u16 & 7;
+            set(entry, permissions);
+            given |= u32::from(permissions) << shift;
+        }
+        (given, (!is_plain).then_some(acl))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::acl;
+
+    fn acl_of(entries: &[(u16, u16)]) -> Vec<u8> {
+        let mut bytes = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions) in entries {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(permissions.to_le_bytes());
+            bytes.extend([0xff; 4]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_mask_limits_the_group() {
+        let acl = acl_of(&[(1, 6), (2, 6), (4, 7), (0x10, 4), (0x20, 0)]);
+        assert_eq!(acl::group_access(&acl), 4);
+        assert_eq!(acl::group_access(&acl::with_group_as_other(acl)), 0);
+    }
+
+    #[test]
+    fn a_default_acl_is_limited_by_the_mode() {
+        let plain = acl_of(&[(1, 7), (4, 5), (0x20, 5)]);
+        assert_eq!(acl::inherit(plain, 0o666), (0o644, None));
+        let named = acl_of(&[(1, 7), (2, 7), (4, 5), (0x10, 7), (0x20, 0)]);
+        let (mode, acl) = acl::inherit(named, 0o666);
+        assert_eq!(mode, 0o660);
+        assert_eq!(acl::group_access(&acl.unwrap()), 4);
+    }
+}

@@ -1,0 +1,42 @@
+//! A draft for what is not a regular file: the bytes are written out by `commit`.
+
+use crate::error::{Error, Result};
+use crate::sys::{descriptor, write};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    to: File,
+    pub(super) path: PathBuf,
+}
+
+impl Stream {
+    pub(super) fn new(to: File, path: &Path) -> Result<Self> {
+        let error = |operation, e| Error::os(operation, Some(path), e);
+        let writable = descriptor::is_writable(to.as_fd()).map_err(|e| error("fcntl", e))?;
+        if !writable {
+            return Err(error("write", io::Error::from_raw_os_error(libc::EBADF)));
+        }
+        let path = path.to_path_buf();
+        Ok(Stream { to, path })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.to
+    }
+
+    pub(super) fn write_out(&self, bytes: &[u8], sync: bool) -> Result<()> {
+        // Flush stdout first, so that earlier output precedes ours.
+        let _ = io::stdout().flush();
+        let error = |operation, e| Error::os(operation, Some(&self.path), e);
+        write::write_all(&self.to, bytes).map_err(|e| error("write", e))?;
+        match self.to.sync_all() {
+            Err(e) if sync && e.raw_os_error() == Some(libc::EIO) => Err(error("fsync", e)),
+            // Pipes and terminals cannot be synced (EINVAL).
+            _ => Ok(()),
+        }
+    }
+}

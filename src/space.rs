@@ -1,0 +1,205 @@
+//! Reserves space on a file system. Every reservation looks at what is free first, leaves a little, and gives back what
+//! it took if it fails.
+
+use crate::file_system::FileSystem;
+use crate::sys::space::{self, Fallocate};
+use crate::sys::{limits, write};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// The most that a reservation leaves free, in bytes; less on a small file system. A full disk fails other programs
+/// too, and file systems need some blocks for their own records.
+const LEFT_FREE_MAX: u64 = 1 << 20;
+
+/// The part of a small file system that a reservation leaves free.
+const LEFT_FREE_PART: u64 = 256;
+
+/// Bytes written at a time where fallocate(2) is not supported.
+const ZEROS_CHUNK: usize = 256 << 10;
+
+/// `ENOSPC` if the file system of `fd` has plainly no room for so many more bytes.
+pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
+    // If the free space cannot be determined, go ahead.
+    let Ok(space) = space::space(fd) else {
+        return Ok(());
+    };
+    let left = if FileSystem::from_fd(fd).is_ok_and(|system| system == FileSystem::Tmpfs) {
+        0
+    } else {
+        LEFT_FREE_MAX.min(space.total / LEFT_FREE_PART)
+    };
+    if bytes == 0 || space.total == 0 || bytes.saturating_add(left) <= space.free {
+        return Ok(());
+    }
+    Err(io::Error::from_raw_os_error(libc::ENOSPC))
+}
+
+/// True if the file system cannot reserve space: fallocate(2) is not supported.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV)
+    )
+}
+
+/// Makes a file of `old` bytes `new` bytes long, with blocks for the new bytes. The file is as it was after an error.
+pub(crate) fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
+    let added = new.saturating_sub(old);
+    check_size(new)?;
+    check_free(file.as_fd(), added)?;
+    let extended = space::fallocate(file.as_fd(), Fallocate::Extend, old, new);
+    extended.inspect_err(|_| {
+        let _ = file.set_len(old);
+    })
+}
+
+/// The same, by writing zeros where fallocate(2) is not supported.
+pub(crate) fn extend_or_write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
+    match extend(file, old, new) {
+        Err(e) if is_unsupported(&e) => write_zeros(file, old..new).inspect_err(|_| {
+            let _ = file.set_len(old);
+        }),
+        other => other,
+    }
+}
+
+/// Gives every one of the first `len` bytes of a file that others may have open a block, and makes it `len` bytes long
+/// if it is shorter, in one step and last.
+pub(crate) fn allocate_front(file: &File, len: u64) -> io::Result<()> {
+    check_size(len)?;
+    let taken = space::allocated(file.as_fd())?;
+    check_free(file.as_fd(), len.saturating_sub(taken))?;
+    // Holes that another process fills meanwhile cannot be told from ours: nothing is given back here.
+    space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, len)?;
+    let last = len.saturating_sub(1);
+    space::fallocate(file.as_fd(), Fallocate::Extend, last, len)
+}
+
+/// Gives blocks to the first `len` bytes of a file of `size` bytes that is about to be overwritten. Its length stays.
+pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Result<()> {
+    check_size(len)?;
+    let taken = space::allocated(file.as_fd())?;
+    check_free(file.as_fd(), len.saturating_sub(taken))?;
+    let allocated = space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, len);
+    match allocated {
+        Err(e) if is_unsupported(&e) => Ok(()),
+        Err(e) => {
+            let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, end_of_block(size), len);
+            Err(e)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Gives blocks of their own to all of the first `size` bytes of a file that nothing else changes, wherever a store
+/// would need a new block: in holes, in bytes that are in the inode, in blocks shared with a clone. Bytes stay; a file
+/// that lacks nothing is not touched, and after an error holes are holes again.
+pub(crate) fn own_blocks(file: &File, size: u64) -> io::Result<()> {
+    let missing = match space::extents(file.as_fd(), size) {
+        Ok(extents) => Missing::between(&extents, size),
+        // Unknown: ask for everything.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => Missing {
+            holes: Vec::new(),
+            shared: size,
+            is_inline: true,
+        },
+        Err(e) => return Err(e),
+    };
+    if missing.is_nothing() {
+        return Ok(());
+    }
+    check_free(file.as_fd(), missing.bytes())?;
+    let filled = missing.fill(file, size);
+    filled.inspect_err(|_| missing.give_back(file, size))
+}
+
+/// What stores into a file would need new blocks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Missing {
+    holes: Vec<Range<u64>>,
+    /// Bytes in blocks that a clone has too.
+    shared: u64,
+    is_inline: bool,
+}
+
+impl Missing {
+    fn between(extents: &[space::Extent], size: u64) -> Self {
+        let (mut missing, mut at) = (Missing::default(), 0);
+        for extent in extents {
+            if extent.logical > at {
+                missing.holes.push(at..extent.logical);
+            }
+            if extent.is_shared() {
+                missing.shared += extent.len;
+            }
+            missing.is_inline |= extent.is_inline();
+            at = at.max(extent.end());
+        }
+        if at < size {
+            missing.holes.push(at..size);
+        }
+        missing
+    }
+
+    fn is_nothing(&self) -> bool {
+        *self == Missing::default()
+    }
+
+    fn bytes(&self) -> u64 {
+        let holes = self.holes.iter().map(|hole| hole.end - hole.start);
+        holes.sum::<u64>() + self.shared
+    }
+
+    fn fill(&self, file: &File, size: u64) -> io::Result<()> {
+        if self.shared > 0 {
+            match space::fallocate(file.as_fd(), Fallocate::Unshare, 0, size) {
+                // A file system without clones.
+                Err(e) if is_unsupported(&e) || e.raw_os_error() == Some(libc::EINVAL) => {}
+                other => other?,
+            }
+        }
+        match space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, size) {
+            Err(e) if is_unsupported(&e) && self.shared == 0 && !self.is_inline => {
+                let mut holes = self.holes.iter();
+                holes.try_for_each(|hole| write_zeros(file, hole.clone()))
+            }
+            other => other,
+        }
+    }
+
+    fn give_back(&self, file: &File, size: u64) {
+        for hole in &self.holes {
+            let end = if hole.end == size {
+                end_of_block(size)
+            } else {
+                hole.end
+            };
+            let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, hole.start, end);
+        }
+    }
+}
+
+/// Bytes that were written have their space. Delayed allocation would find a full disk too late, so they are synced.
+fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_CHUNK];
+    for start in range.clone().step_by(ZEROS_CHUNK) {
+        let len = (range.end - start).min(ZEROS_CHUNK as u64) as usize;
+        write::write_all_at(file, &zeros[..len], start)?;
+    }
+    file.sync_data()
+}
+
+/// `EFBIG` over `RLIMIT_FSIZE`, before anything is taken and without SIGXFSZ.
+fn check_size(len: u64) -> io::Result<()> {
+    if len > limits::file_size() {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    Ok(())
+}
+
+/// The end of the last block, as large as any file system has them (64 KiB).
+fn end_of_block(size: u64) -> u64 {
+    size.saturating_add(0xffff) & !0xffff
+}

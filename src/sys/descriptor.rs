@@ -1,0 +1,54 @@
+//! System calls on descriptors themselves: fcntl(2), close-on-exec duplicates.
+
+use super::call;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Duplicates the descriptor of this number, close-on-exec.
+pub(crate) fn dup_cloexec(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    let fd = call(|| unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the kernel just returned this descriptor, and nothing else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether a descriptor was opened for writing.
+pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(matches!(
+        access_mode(fd)?,
+        libc::O_WRONLY | libc::O_RDWR
+    ))
+}
+
+/// Whether a descriptor was opened for reading and writing.
+pub(crate) fn is_read_write(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(access_mode(fd)? == libc::O_RDWR)
+}
+
+/// The access mode that a descriptor was opened with: fcntl(2) `F_GETFL`. `O_PATH` equals none of them.
+fn access_mode(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    Ok(flags & (libc::O_ACCMODE | libc::O_PATH))
+}
+
+/// True if any descriptor has the file open for writing. `fd` is open for reading only; false where this cannot be
+/// determined. By fcntl(2), "Leases": a read lease is granted only without writers. It is released at once.
+pub(crate) fn has_writer(fd: BorrowedFd<'_>) -> bool {
+    const F_SETSIG: i32 = 10;
+    let fd = fd.as_raw_fd();
+    // A break in between would raise SIGIO, which terminates the process; SIGURG is ignored by default.
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    if call(|| unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) }).is_err() {
+        return false;
+    }
+    // SAFETY: as above.
+    match call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) }) {
+        Err(e) => e.raw_os_error() == Some(libc::EAGAIN),
+        Ok(_) => {
+            // SAFETY: as above.
+            let _ = call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) });
+            false
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! System calls for the blocks of a file: fallocate, fstatvfs, FIEMAP.
+
+use super::{call, credentials};
+use super::signal_mask::SignalMask;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// The most that one fallocate(2) reserves. An interrupted call may undo what it did (tmpfs), so signals are blocked
+/// while it runs, and it must not run for long.
+const FALLOCATE_CHUNK: u64 = 64 << 20;
+
+/// What [`fallocate`] does to a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fallocate {
+    /// Blocks for holes; the file becomes longer if the range ends behind its end.
+    Extend,
+    /// Blocks for holes; the file keeps its length.
+    KeepSize,
+    /// Blocks of its own where a clone has the same blocks, and for holes (xfs, btrfs).
+    Unshare,
+    /// No blocks: the range becomes a hole.
+    PunchHole,
+}
+
+/// fallocate(2) of `start..end`, in chunks. Bytes stay, but for [`Fallocate::PunchHole`].
+pub(crate) fn fallocate(fd: BorrowedFd<'_>, how: Fallocate, start: u64, end: u64) -> io::Result<()> {
+    let mode = match how {
+        Fallocate::Extend => 0,
+        Fallocate::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
+        Fallocate::Unshare => libc::FALLOC_FL_UNSHARE_RANGE,
+        Fallocate::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+    };
+    let mut at = start;
+    while at < end {
+        let len = FALLOCATE_CHUNK.min(end - at);
+        let _mask = SignalMask::block_all(&[libc::SIGXFSZ]);
+        let (offset, chunk) = (to_off_t(at)?, to_off_t(len)?);
+        // SAFETY: fallocate(2) touches no memory.
+        call(|| unsafe { libc::fallocate64(fd.as_raw_fd(), mode, offset, chunk) })?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// A length or offset as the kernel takes it, or `EFBIG`.
+pub(crate) fn to_off_t(n: u64) -> io::Result<i64> {
+    i64::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+/// The size of a file system, in bytes: fstatvfs(3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// 0 where the file system has no size (ramfs).
+    pub(crate) total: u64,
+    /// What this process may still take.
+    pub(crate) free: u64,
+}
+
+pub(crate) fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
+    let mut stat = MaybeUninit::<libc::statvfs64>::uninit();
+    // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstatvfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstatvfs(3) succeeded, so it is filled in.
+    let stat = unsafe { stat.assume_init() };
+    let free = if credentials::effective_user() == 0 {
+        stat.f_bfree
+    } else {
+        stat.f_bavail
+    };
+    #[allow(clippy::unnecessary_cast)] // the types differ between architectures
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize as u64);
+    Ok(Space {
+        total: bytes(stat.f_blocks),
+        free: bytes(free),
+    })
+}
+
+/// `st_blocks` of fstat(2), in bytes.
+pub(crate) fn allocated(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut stat = MaybeUninit::<libc::stat64>::uninit();
+    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
+    call(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstat(2) succeeded, so it is filled in.
+    let blocks = unsafe { stat.assume_init() }.st_blocks;
+    Ok(blocks.unsigned_abs() * 512)
+}
+
+/// `struct fiemap` of linux/fiemap.h, with room for extents.
+#[repr(C)]
+struct Fiemap {
+    start: u64,
+    len: u64,
+    flags: u32,
+    mapped: u32,
+    room: u32,
+    reserved: u32,
+    extents: [Extent; EXTENTS_PER_CALL],
+}
+
+/// `struct fiemap_extent`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Extent {
+    /// Offset in the file, in bytes.
+    pub(crate) logical: u64,
+    physical: u64,
+    pub(crate) len: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+const EXTENTS_PER_CALL: usize = 64;
+const FS_IOC_FIEMAP: u32 = 0xc020_660b;
+const FIEMAP_EXTENT_LAST: u32 = 0x1;
+const FIEMAP_EXTENT_DATA_INLINE: u32 = 0x200;
+const FIEMAP_EXTENT_SHARED: u32 = 0x2000;
+
+impl Extent {
+    pub(crate) fn end(&self) -> u64 {
+        self.logical.saturating_add(self.len)
+    }
+
+    /// The bytes are in the inode, and move to a block when they are written to.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.flags & FIEMAP_EXTENT_DATA_INLINE != 0
+    }
+
+    /// Another file has the same blocks; a write goes to new ones.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.flags & FIEMAP_EXTENT_SHARED != 0
+    }
+}
+
+/// The extents of the first `size` bytes of a file, in order: ioctl(2) `FS_IOC_FIEMAP`.
+pub(crate) fn extents(fd: BorrowedFd<'_>, size: u64) -> io::Result<Vec<Extent>> {
+    let (mut at, mut found) = (0, Vec::new());
+    while at < size {
+        let mut map = Fiemap {
+            start: at,
+            len: size - at,
+            flags: 0,
+            mapped: 0,
+            room: EXTENTS_PER_CALL as u32,
+            reserved: 0,
+            extents: [Extent::default(); EXTENTS_PER_CALL],
+        };
+        let (raw, request) = (fd.as_raw_fd(), FS_IOC_FIEMAP as libc::Ioctl);
+        // SAFETY: this ioctl(2) reads and writes one `struct fiemap` with as many extents as it says.
+        call(|| unsafe { libc::ioctl(raw, request, &raw mut map) })?;
+        let extents = map.extents.iter().take(map.mapped as usize);
+        found.extend(extents.clone());
+        match extents.last() {
+            Some(last) if last.flags & FIEMAP_EXTENT_LAST == 0 => at = last.end().max(at + 1),
+            _ => break,
+        }
+    }
+    Ok(found)
+}
