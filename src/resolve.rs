@@ -7,9 +7,9 @@
 
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
+use crate::sys::credentials;
 use crate::sys::descriptor;
 use crate::sys::dir::{self, DirEntry};
-use crate::sys::credentials;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

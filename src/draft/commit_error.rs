@@ -33,6 +33,18 @@ pub struct CommitError {
     pub draft: Draft,
 }
 
+impl CommitError {
+    /// The kind of the error: [`Error::kind`].
+    pub fn kind(&self) -> io::ErrorKind {
+        self.error.kind()
+    }
+
+    /// The errno, if a system call failed: [`Error::raw_os_error`].
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.error.raw_os_error()
+    }
+}
+
 impl fmt::Display for CommitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)

@@ -30,7 +30,8 @@ impl InPlaceFile {
 
     /// Reserves space, writes the bytes, sets the length, syncs.
     pub(super) fn overwrite(&self, bytes: &[u8], sync: bool) -> Result<()> {
-        let error = |operation| move |e: io::Error| self.target.error(operation, e);
+        let target = &self.target;
+        let error = |operation| move |e: io::Error| target.error(operation, e);
         let directory = self.target.directory()?;
         let file = self.target.open(libc::O_WRONLY)?;
         let stat = dir::stat(file.as_fd()).map_err(error("fstat"))?;

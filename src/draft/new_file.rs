@@ -1,11 +1,11 @@
 //! A file that takes its path in one step, or replaces the file there.
 
-use super::{DraftOptions, Replace};
 use super::publish;
 use super::rights::{self, Loss, Rights};
 use super::store::Store;
-use super::target::{REPLACE, TargetName};
+use super::target::TargetName;
 use super::temp_file::{TempFile, sync_directory};
+use super::{DraftOptions, Replace};
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::resolve::Found;
@@ -58,7 +58,7 @@ impl NewFile {
         let temp = TempFile::create(&target, is_new.then_some(0o666)).map_err(|e| {
             let is_there = target.name.found.is_some();
             match e {
-                Error::Os { source, .. } if is_there => target.error(REPLACE, source),
+                Error::Os { source, .. } if is_there => target.replace_error("open", source),
                 other => other,
             }
         })?;
@@ -229,7 +229,11 @@ impl NewFile {
     }
 
     /// Puts a new file in the place of one that a failed commit has left in an unknown state.
-    pub(super) fn renew_if_spent(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
+    pub(super) fn renew_if_spent(
+        &mut self,
+        store: &mut Store,
+        options: &DraftOptions,
+    ) -> Result<()> {
         if self.is_spent {
             let mut new = NewFile::create(self.target.again()?, options)?;
             new.reserve_for(store, options)?;
@@ -281,7 +285,9 @@ impl NewFile {
         let (Some(accessed), Some(modified)) = now else {
             return Ok(None);
         };
-        let times = FileTimes::new().set_accessed(accessed).set_modified(modified);
+        let times = FileTimes::new()
+            .set_accessed(accessed)
+            .set_modified(modified);
         Ok((now != *before).then_some(times))
     }
 
@@ -298,7 +304,8 @@ impl NewFile {
     /// Copies what has changed since the draft was created: what the caller has set meanwhile stays.
     fn finish_rights(&mut self, found: Option<&Found>, options: &DraftOptions) -> Result<()> {
         let file = self.temp.file();
-        let error = |operation| move |e: io::Error| self.target.error(operation, e);
+        let target = &self.target;
+        let error = |operation| move |e: io::Error| target.error(operation, e);
         let own = dir::stat(file.as_fd()).map_err(error("fstat"))?;
         let (created, copied) = (&self.rights.created, &self.rights.copied);
         let owner_is_ours = (own.uid, own.gid) == (copied.uid, copied.gid);
@@ -335,7 +342,9 @@ impl NewFile {
         let Some(reader) = given.or_else(|| self.temp.reopen_read_only()) else {
             return Ok(());
         };
-        store.detach(&reader).map_err(|e| e.with_path(|| Some(self.target.path.clone())))?;
+        store
+            .detach(&reader)
+            .map_err(|e| e.with_path(|| Some(self.target.path.clone())))?;
         self.temp.set_file(reader);
         let stat = dir::stat(self.file().as_fd());
         if stat.is_ok_and(|stat| stat.mode & 0o111 != 0) {

@@ -4,7 +4,7 @@
 //! that is killed there would leave it behind. So a child process does both steps (`sys/vfork.rs`): a SIGKILL for this
 //! process, its process group or its terminal does not reach it.
 
-use super::target::{REPLACE, TargetName};
+use super::target::TargetName;
 use super::temp_file::temp_name;
 use crate::error::Result;
 use crate::sys::{descriptor, dir, vfork};
@@ -27,7 +27,7 @@ pub(super) fn link_into_place(
         Err(e) if !create_new && e.raw_os_error() == Some(libc::EEXIST) => {}
         Err(e) => return Err(target.error("linkat", e)),
     }
-    let temp = temp_name(&target.name.name);
+    let temp = temp_name(&target.name.name).map_err(|e| target.error("getrandom", e))?;
     let replacement = Replacement {
         fd,
         proc_path: &path,
@@ -53,7 +53,8 @@ pub(super) fn link_into_place(
             Err(target.error("linkat", io::Error::from_raw_os_error(errno)))
         }
         Progress::Failed(Step::Rename, errno) => {
-            Err(target.error(REPLACE, io::Error::from_raw_os_error(errno)))
+            let source = io::Error::from_raw_os_error(errno);
+            Err(target.replace_error("renameat", source))
         }
         Progress::Start | Progress::Linked => {
             Err(target.error("linkat", io::ErrorKind::Other.into()))
@@ -141,7 +142,7 @@ pub(super) fn rename_into_place(from: &CStr, target: &TargetName, create_new: bo
     if create_new {
         return rename_new(dir, from, name).map_err(|e| target.error("renameat2", e));
     }
-    dir::rename(dir, from, name).map_err(|e| target.error(REPLACE, e))
+    dir::rename(dir, from, name).map_err(|e| target.replace_error("renameat", e))
 }
 
 /// `EEXIST` if `to` exists: by renameat2(2), or else by a second link, or else by an empty file that is made with

@@ -143,7 +143,10 @@ impl Rights {
                 }
             }
         }
-        for name in done.keys().filter(|&name| !self.attributes.contains_key(name)) {
+        for name in done
+            .keys()
+            .filter(|&name| !self.attributes.contains_key(name))
+        {
             let _ = xattr::remove(file.as_fd(), name);
         }
         loss
@@ -264,7 +267,11 @@ mod acl {
     /// The same ACL for a file with another owning group, which gets no more than all others.
     pub(super) fn with_group_as_other(mut acl: Vec<u8>) -> Vec<u8> {
         let other = find(&acl, OTHER).unwrap_or(0);
-        for entry in acl.get_mut(HEADER..).unwrap_or_default().chunks_exact_mut(ENTRY) {
+        for entry in acl
+            .get_mut(HEADER..)
+            .unwrap_or_default()
+            .chunks_exact_mut(ENTRY)
+        {
             if tag(entry) == GROUP_OBJ {
                 set(entry, permissions(entry) & other);
             }
@@ -278,7 +285,11 @@ mod acl {
         let has_mask = find(&acl, MASK).is_some();
         let mut is_plain = true;
         let mut given = 0;
-        for entry in acl.get_mut(HEADER..).unwrap_or_default().chunks_exact_mut(ENTRY) {
+        for entry in acl
+            .get_mut(HEADER..)
+            .unwrap_or_default()
+            .chunks_exact_mut(ENTRY)
+        {
             let shift = match tag(entry) {
                 USER_OBJ => 6,
                 GROUP_OBJ if !has_mask => 3,

@@ -115,7 +115,8 @@ impl Store {
         };
         let read = Store::memory(len).and_then(|mut memory| {
             let read = file.read_exact_at(&mut memory, 0);
-            read.map(|()| memory).map_err(|e| Error::os("pread", None, e))
+            read.map(|()| memory)
+                .map_err(|e| Error::os("pread", None, e))
         });
         *self = read.unwrap_or_else(|_| Store::Detached {
             region: Region::empty(),

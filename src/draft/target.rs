@@ -63,6 +63,16 @@ impl TargetName {
         self.name.dir.as_fd()
     }
 
+    /// The error of an operation that a draft in place does not need.
+    pub(super) fn replace_error(&self, operation: &'static str, source: io::Error) -> Error {
+        let is_irreplaceable = matches!(
+            source.raw_os_error(),
+            Some(libc::EBUSY | libc::EPERM | libc::EACCES | libc::EXDEV)
+        );
+        let operation = if is_irreplaceable { REPLACE } else { operation };
+        self.error(operation, source)
+    }
+
     pub(super) fn error(&self, operation: &'static str, source: io::Error) -> Error {
         Error::os(operation, Some(&self.path), source)
     }
@@ -159,7 +169,7 @@ impl TargetName {
 }
 
 /// The operation that [`Replace::InPlace`](super::Replace::InPlace) does not need; error.rs has the hint for it.
-pub(super) const REPLACE: &str = "replace by rename";
+const REPLACE: &str = "replace by rename";
 
 /// True if an error says that a file cannot be replaced, but may still be written to.
 pub(super) fn is_irreplaceable(error: &Error) -> bool {

@@ -3,10 +3,9 @@
 use super::target::TargetName;
 use crate::atfork::Process;
 use crate::error::{Error, Result};
-use crate::sys::dir;
+use crate::sys::{credentials, dir, sync};
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -48,7 +47,7 @@ impl TempFile {
     fn create_hidden(target: &TargetName) -> Result<Self> {
         let error = |e| target.error("open", e);
         let dir = target.dir().try_clone_to_owned().map_err(error)?;
-        let name = temp_name(&target.name.name);
+        let name = temp_name(&target.name.name).map_err(error)?;
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | libc::O_NOFOLLOW;
         let file = dir::open_at(target.dir(), &name, flags, PRIVATE).map_err(error)?;
         Ok(TempFile {
@@ -109,12 +108,12 @@ impl Drop for Hidden {
 }
 
 /// `.NAME.stillmap-draft.RANDOM`. As it cannot be guessed, other users can neither take nor lock it.
-pub(super) fn temp_name(target: &CStr) -> CString {
-    let random = RandomState::new().hash_one(target);
+pub(super) fn temp_name(target: &CStr) -> io::Result<CString> {
+    let random = credentials::random()?;
     let mut text = vec![b'.'];
     text.extend_from_slice(front(target.to_bytes(), NAME_PART_MAX));
     text.extend_from_slice(format!("{SUFFIX}{random:016x}").as_bytes());
-    CString::new(text).unwrap_or_default()
+    Ok(CString::new(text).unwrap_or_default())
 }
 
 /// At most `max` bytes of a name, not cut inside a character: some file systems take whole characters only.
@@ -129,10 +128,8 @@ fn front(name: &[u8], max: usize) -> &[u8] {
 
 /// `fsync` of a directory that may be searched but not read fails with `EBADF`; some network file systems have none.
 pub(super) fn sync_directory(file: &File, target: &TargetName) -> Result<()> {
-    let synced = match crate::sys::sync::fsync(target.dir()) {
-        Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
-            crate::sys::sync::sync_file_system(file.as_fd())
-        }
+    let synced = match sync::fsync(target.dir()) {
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => sync::sync_file_system(file.as_fd()),
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other,
     };
@@ -147,7 +144,7 @@ mod tests {
     fn a_temporary_name_is_short_and_not_cut_inside_a_character() {
         for name in ["n".repeat(255), "議".repeat(79), "é".repeat(127)] {
             let target = CString::new(name.as_str()).unwrap();
-            let (temp, again) = (temp_name(&target), temp_name(&target));
+            let [temp, again] = [(); 2].map(|()| temp_name(&target).unwrap());
             let text = temp.to_str().unwrap();
             assert!(text.len() <= 143 && text.starts_with('.'));
             assert_ne!(temp, again);

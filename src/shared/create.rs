@@ -5,8 +5,8 @@
 
 use super::open::refused;
 use crate::error::{Error, Result};
-use crate::sys::file::{self, Kind};
 use crate::space;
+use crate::sys::file::{self, Kind};
 use crate::sys::{dir, write};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
@@ -70,8 +70,8 @@ fn make(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
         Err(e) if dir::is_tmpfile_unsupported(&e) => return make_named(target, path, len),
         Err(e) => return Err(refused(e)),
     };
-    let path = dir::proc_path(new.as_fd());
-    match dir::link(&path, dir.as_fd(), &name) {
+    let link = dir::proc_path(new.as_fd());
+    match dir::link(&link, dir.as_fd(), &name) {
         Ok(()) => Ok(Some(new)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(None),
         Err(e) => Err(Error::os("linkat", Some(path), e)),

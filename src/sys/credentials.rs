@@ -1,7 +1,8 @@
-//! What this process may do: geteuid, capget, umask.
+//! What this process is and may do: geteuid, capget, umask; and what it alone knows: getrandom.
 
 use super::call;
 use std::fs;
+use std::io;
 
 /// The effective user: geteuid(2).
 pub(crate) fn effective_user() -> u32 {
@@ -37,4 +38,13 @@ pub(crate) fn umask() -> u32 {
     unsafe { libc::umask(mask) };
     #[allow(clippy::useless_conversion)] // the type differs between C libraries
     u32::from(mask)
+}
+
+/// A number that no other process can guess: getrandom(2).
+pub(crate) fn random() -> io::Result<u64> {
+    let mut number = [0_u8; 8];
+    let start = number.as_mut_ptr().cast();
+    // SAFETY: getrandom(2) writes at most eight bytes to `number`, and so few are written in one go.
+    call(|| unsafe { libc::getrandom(start, number.len(), 0) })?;
+    Ok(u64::from_ne_bytes(number))
 }

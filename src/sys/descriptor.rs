@@ -14,10 +14,7 @@ pub(crate) fn dup_cloexec(number: i32) -> io::Result<OwnedFd> {
 
 /// Whether a descriptor was opened for writing.
 pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(matches!(
-        access_mode(fd)?,
-        libc::O_WRONLY | libc::O_RDWR
-    ))
+    Ok(matches!(access_mode(fd)?, libc::O_WRONLY | libc::O_RDWR))
 }
 
 /// Whether a descriptor was opened for reading and writing.

@@ -144,8 +144,7 @@ pub(crate) fn read_link(link: BorrowedFd<'_>) -> io::Result<OsString> {
     let mut target = vec![0_u8; libc::PATH_MAX as usize];
     let (start, room) = (target.as_mut_ptr().cast(), target.len());
     // SAFETY: readlinkat(2) reads a C string and writes at most `room` bytes to `target`.
-    let n =
-        call(|| unsafe { libc::readlinkat(link.as_raw_fd(), c"".as_ptr(), start, room) })?;
+    let n = call(|| unsafe { libc::readlinkat(link.as_raw_fd(), c"".as_ptr(), start, room) })?;
     target.truncate(n.unsigned_abs());
     Ok(OsString::from_vec(target))
 }

@@ -1,7 +1,7 @@
 //! System calls for the blocks of a file: fallocate, fstatvfs, FIEMAP.
 
-use super::{call, credentials};
 use super::signal_mask::SignalMask;
+use super::{call, credentials};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -24,7 +24,12 @@ pub(crate) enum Fallocate {
 }
 
 /// fallocate(2) of `start..end`, in chunks. Bytes stay, but for [`Fallocate::PunchHole`].
-pub(crate) fn fallocate(fd: BorrowedFd<'_>, how: Fallocate, start: u64, end: u64) -> io::Result<()> {
+pub(crate) fn fallocate(
+    fd: BorrowedFd<'_>,
+    how: Fallocate,
+    start: u64,
+    end: u64,
+) -> io::Result<()> {
     let mode = match how {
         Fallocate::Extend => 0,
         Fallocate::KeepSize => libc::FALLOC_FL_KEEP_SIZE,

@@ -31,9 +31,7 @@ pub(crate) fn list(target: Target<'_>) -> io::Result<Vec<CString>> {
 pub(crate) fn get(target: Target<'_>, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let value = grow(|start, room| match target {
         // SAFETY: getxattr(2) reads two C strings and writes at most `room` bytes.
-        Target::Path(path) => unsafe {
-            libc::getxattr(path.as_ptr(), name.as_ptr(), start, room)
-        },
+        Target::Path(path) => unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), start, room) },
         // SAFETY: fgetxattr(2) reads a C string and writes at most `room` bytes.
         Target::Fd(fd) => unsafe { libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), start, room) },
     });

@@ -58,7 +58,7 @@ fn a_child_can_neither_resize_nor_commit_it_nor_is_it_in_its_way() {
                     }
                     assert!(moved.commit().is_err());
                     draft_of(options, &path.with_file_name("own"), b"own")
-                        .and_then(|own| own.commit())
+                        .and_then(|own| Ok(own.commit()?))
                         .unwrap();
                 });
                 assert!(child.unwrap().wait().unwrap().success());

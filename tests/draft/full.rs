@@ -120,12 +120,12 @@ fn the_limit_on_file_sizes_is_an_error_too() {
             assert_eq!(draft[..], [7; 5000]);
         }
         for draft in early {
-            too_big(draft.commit());
+            too_big(draft.commit().map_err(stillmap::Error::from));
         }
         assert!(!path.exists());
         // It was as long as that before, and does not grow.
         mapped.map_or(Ok(()), Draft::commit).unwrap();
-        too_big(stream.commit());
+        too_big(stream.commit().map_err(stillmap::Error::from));
         assert_eq!(output.metadata().unwrap().len(), 1 << 20);
     })
     .succeed();

@@ -28,7 +28,7 @@ fn all_of_it(options: DraftOptions, path: &Path) -> Result<()> {
     draft.fill(7);
     draft.resize(20_000)?;
     draft.resize(9000)?;
-    draft.commit()
+    Ok(draft.commit()?)
 }
 
 fn outcome(done: Result<()>, path: &Path, errno: i32) -> i32 {

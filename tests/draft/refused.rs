@@ -14,7 +14,7 @@ fn all_of_it(options: DraftOptions, path: &Path) -> Result<()> {
     let mut draft = draft_of(options, path, &[7; 10_000])?;
     draft.resize(20_000)?;
     draft.resize(9000)?;
-    draft.commit()
+    Ok(draft.commit()?)
 }
 
 /// The system calls of a draft, and the man page's name for each.
@@ -160,7 +160,7 @@ fn a_hidden_file_takes_the_place_of_an_unnamed_one() {
             assert_eq!(names(dir.path()), ["file"]);
             let early = draft_of(options.create_new(true), &dir.path().join("new"), b"x").unwrap();
             fs::write(dir.path().join("new"), b"there").unwrap();
-            let error = early.commit().unwrap_err();
+            let error = stillmap::Error::from(early.commit().unwrap_err());
             assert_eq!(error.raw_os_error(), Some(libc::EEXIST), "{error}");
             fs::remove_file(dir.path().join("new")).unwrap();
             assert_eq!(names(dir.path()), ["file"]);
