@@ -1,7 +1,7 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
-use super::{call, descriptor};
 use super::signal_mask::without_sigxfsz;
+use super::{call, descriptor};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
