@@ -336,13 +336,6 @@ impl Error {
         Error::Misaligned { value, align }
     }
 
-    pub(crate) fn unsupported(path: Option<&Path>, what: &'static str) -> Self {
-        Error::Unsupported {
-            path: owned(path),
-            what,
-        }
-    }
-
     pub(crate) fn wrong_process(path: Option<&Path>) -> Self {
         Error::WrongProcess { path: owned(path) }
     }
