@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
-use stillmap::{Backing, Snapshot, SnapshotOptions};
+use stillmap::{Advice, Backing, Snapshot, SnapshotOptions};
 
 /// The largest file that is copied. The copy is complete before its first byte is returned.
 const COPY_LIMIT: u64 = 64 << 20;
@@ -107,7 +107,7 @@ impl MappedFile {
     }
 
     /// `None` if there is no snapshot, or if its bytes and its metadata may be of two versions.
-    fn new(file: &File, options: SnapshotOptions<'_>) -> io::Result<Option<Self>> {
+    fn new(file: &File, options: SnapshotOptions) -> io::Result<Option<Self>> {
         let before = file.metadata()?;
         let Ok(snapshot) = options.from_fd(file) else {
             return Ok(None);
@@ -135,7 +135,8 @@ impl MappedFile {
 
     /// True if the kernel has refused every change of the file since it was opened, so that it still has these bytes.
     pub(crate) fn is_kept(&self) -> bool {
-        let kept = matches!(self.snapshot.backing(), Backing::Leased | Backing::Sealed);
+        use Backing::{Leased, ReadOnly, Sealed};
+        let kept = matches!(self.snapshot.backing(), Leased | Sealed | ReadOnly);
         kept && self.snapshot.is_intact()
     }
 
@@ -146,24 +147,20 @@ impl MappedFile {
 
     /// Whether all pages of a range are in RAM, so that touching them does not read from the disk.
     pub(crate) fn is_resident(&self, range: &Range<u64>) -> bool {
-        use stillmap::Mapping;
-        let Ok(residency) = self.snapshot.residency() else {
-            return false;
-        };
-        let _ = range;
-        residency.is_full()
+        let resident = self.snapshot.pages().is_resident(in_memory(range));
+        resident.unwrap_or(false)
     }
 
     /// Reads the pages of ranges into RAM and maps them. It blocks on the disk, which gets all requests at once.
     pub(crate) fn populate_all(&self, ranges: &[Range<u64>]) -> io::Result<()> {
-        use stillmap::{Advice, Mapping};
+        let pages = self.snapshot.pages();
         if ranges.len() > 1 {
             for range in ranges {
-                self.snapshot.advise(in_memory(range), Advice::WillNeed)?;
+                pages.advise(in_memory(range), Advice::WillNeed)?;
             }
         }
         for range in ranges {
-            self.snapshot.populate(in_memory(range))?;
+            pages.populate(in_memory(range))?;
         }
         Ok(())
     }
