@@ -86,7 +86,7 @@ impl MappedFile {
             return Ok(None);
         };
         // A file that can only be copied gives no snapshot here. Its ranges are read one by one.
-        MappedFile::new(&file, Snapshot::options().must_map(true))
+        MappedFile::new(&file, Snapshot::options().copy_limit(0))
     }
 
     /// Copies a file of up to [`COPY_LIMIT`] bytes; `None` if it is larger, or was written to each time.

@@ -105,6 +105,16 @@ impl From<io::Error> for PublishError {
     }
 }
 
+/// The error of a put that could not start: a directory is in the way of a new object as a file is.
+pub(crate) fn create_error(error: io::Error, expected: &Expected) -> PublishError {
+    let new = matches!(expected, Expected::NoObject);
+    if new && error.kind() == io::ErrorKind::IsADirectory {
+        PublishError::Exists(error)
+    } else {
+        error.into()
+    }
+}
+
 /// Puts of one path take turns in this process, so that the etag returned is that of the object put. The directory is
 /// locked with flock(2) against conditional puts of other processes, and left as it is.
 struct Lock {

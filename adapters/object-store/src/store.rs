@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -178,7 +179,7 @@ impl ObjectStore for StillmapFileSystem {
             let new = matches!(expected, Expected::NoObject);
             let fail = |error: PublishError| into_error(error, &path);
             let created = publish::create(&path, payload.content_length(), new, fsync);
-            let mut draft = created.map_err(|e| fail(e.into()))?;
+            let mut draft = created.map_err(|e| fail(publish::create_error(e, &expected)))?;
             copy_into(&mut draft, &payload);
             let etag = publish::publish(draft, &path, &expected).map_err(fail)?;
             cache.forget(&path);
@@ -197,12 +198,16 @@ impl ObjectStore for StillmapFileSystem {
         }
         let path = self.local.path_to_filesystem(location)?;
         let (cache, fsync) = (Arc::clone(&self.cache), self.fsync);
-        let upload = blocking(move || {
-            let created = publish::create(&path, 0, false, fsync);
-            let draft = created.map_err(|e| into_error(e.into(), &path))?;
-            Ok(DraftUpload::new(draft, path, cache))
+        let upload = blocking(move || match publish::create(&path, 0, false, fsync) {
+            Ok(draft) => Ok(Some(DraftUpload::new(draft, path, cache))),
+            // `LocalFileSystem` fails at the end of such an upload.
+            Err(e) if e.kind() == ErrorKind::IsADirectory => Ok(None),
+            Err(e) => Err(into_error(e.into(), &path)),
         });
-        Ok(Box::new(upload.await?))
+        match upload.await? {
+            Some(upload) => Ok(Box::new(upload)),
+            None => self.local.put_multipart_opts(location, opts).await,
+        }
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
