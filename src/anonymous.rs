@@ -1,5 +1,6 @@
 //! Memory with no file behind it, zeroed, granted page by page as it is touched.
 
+use crate::atfork::{self, NotForChildren};
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
@@ -13,6 +14,7 @@ use std::fs::File;
 use std::ops::{Range, RangeBounds};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::slice::ChunksMut;
 use std::ptr::NonNull;
 
 /// Zeroed memory of any length: address space at once, RAM at the first touch of each page, and RAM back at once when
@@ -34,14 +36,22 @@ use std::ptr::NonNull;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Anonymous {
+    /// Dropped before the region: it unregisters what is unmapped next.
+    shared: Option<Memfd>,
     region: Region,
     len: usize,
-    /// The memfd behind it, if it is shared. It cannot shrink (`F_SEAL_SHRINK`), so no page is ever lost under a
-    /// mapping of it; and unlike `MAP_SHARED|MAP_ANONYMOUS` it can grow.
-    shared: Option<File>,
     huge_pages: HugePages,
     /// What the length of the mapping is a multiple of, in bytes.
     granule: usize,
+}
+
+/// What is behind shared memory.
+#[derive(Debug)]
+struct Memfd {
+    /// It cannot shrink (`F_SEAL_SHRINK`), so no page is ever lost under a mapping of it; and unlike
+    /// `MAP_SHARED|MAP_ANONYMOUS` it can grow.
+    file: File,
+    not_for_children: NotForChildren,
 }
 
 /// Which pages to use.
@@ -122,7 +132,7 @@ impl AnonymousOptions {
     /// # Examples
     /// ```
     /// let mut memory = stillmap::Anonymous::options().shared(true).allocate(1)?;
-    /// stillmap::fork::scope(|scope| scope.spawn(|| memory[0] = 7).map(drop))??;
+    /// stillmap::fork::scope(|s| s.spawn_with(&mut memory[..], |all| all[0] = 7).map(drop))??;
     /// assert_eq!(memory[0], 7);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
@@ -201,6 +211,7 @@ impl AnonymousOptions {
         };
         memory.region = memory.map(len, self.place)?;
         memory.len = len;
+        memory.register();
         if self.populate {
             memory.grant()?;
         }
@@ -236,7 +247,8 @@ impl Anonymous {
         Anonymous::options().allocate(len)
     }
 
-    /// `len` bytes of shared memory: what a forked child writes, the parent sees.
+    /// `len` bytes of shared memory: a child of [`fork::scope`](crate::fork::scope) writes to the parts that are passed to
+    /// it, and the parent reads what it wrote. All else of it is not accessible in a forked child, however it was forked.
     ///
     /// It is held by a memfd, so it takes a descriptor, and other processes of the same user can reach it through
     /// `/proc` as they can reach any memory of this process.
@@ -289,12 +301,41 @@ impl Anonymous {
     /// ```
     #[doc(alias = "mremap")]
     pub fn resize(&mut self, len: usize) -> Result<()> {
-        let granule = self.granule;
-        let pages = whole_pages(len, granule)?;
         if len < self.len {
             // What is cut off must read as zero when it comes back.
             self.discard(len..self.len)?;
         }
+        self.check_process()?;
+        if let Some(memfd) = &self.shared {
+            memfd.not_for_children.clear_range();
+        }
+        let resized = self.change_len(len);
+        self.register();
+        resized
+    }
+
+    /// Keeps shared memory from forked children, but for the parts that `fork::scope` passes to them.
+    fn register(&self) {
+        if let Some(memfd) = &self.shared {
+            let addresses = self.region.addresses();
+            let not_for_children = &memfd.not_for_children;
+            not_for_children.set_lendable(addresses, self.len, self.granule);
+        }
+    }
+
+    /// A forked child has no access to the bytes of its parent's shared memory, and must not discard them.
+    fn check_process(&self) -> Result<()> {
+        match &self.shared {
+            Some(memfd) if !memfd.not_for_children.is_of_this_process() => {
+                Err(Error::wrong_process(None))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn change_len(&mut self, len: usize) -> Result<()> {
+        let granule = self.granule;
+        let pages = whole_pages(len, granule)?;
         if pages > self.region.len() {
             self.grow(len, pages)?;
         } else {
@@ -344,6 +385,7 @@ impl Anonymous {
     #[doc(alias("MADV_DONTNEED", "MADV_REMOVE"))]
     pub fn discard<R: RangeBounds<usize>>(&mut self, range: R) -> Result<()> {
         let range = range::check(range, self.len)?;
+        self.check_process()?;
         let pages = self.pages_inside(&range);
         let shared = self.shared.is_some();
         // A page that went back to the pool may be somebody else's when it is touched again: a SIGBUS.
@@ -356,6 +398,51 @@ impl Anonymous {
         self[range.start..pages.start].fill(0);
         self[behind..range.end].fill(0);
         Ok(())
+    }
+
+    /// Chunks of at least `len` bytes, each of them whole pages, to be passed to forked children
+    /// ([`fork::Scope::spawn_with`](crate::fork::Scope::spawn_with)). The last one is shorter.
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::{Anonymous, page};
+    /// let mut memory = Anonymous::shared(3 * page::size())?;
+    /// let chunks = memory.page_chunks_mut(page::size() + 1).map(|chunk| chunk.len());
+    /// assert!(chunks.eq([2 * page::size(), page::size()]));
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn page_chunks_mut(&mut self, len: usize) -> ChunksMut<'_, u8> {
+        let pages = len.max(1).checked_next_multiple_of(self.granule);
+        self.chunks_mut(pages.unwrap_or(usize::MAX))
+    }
+
+    /// In a forked child of the process that allocated it: makes shared memory accessible again, which it is not in a
+    /// child. Private memory always is.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the kernel refuses it.
+    ///
+    /// # Safety
+    /// As long as both processes live, no byte is used through a `&mut` in one of them and in any way in another.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut memory = stillmap::Anonymous::shared(1)?;
+    /// // A child made by fork(2) would do this.
+    /// // SAFETY: there is no other process.
+    /// unsafe { memory.allow_in_child() }?;
+    /// memory[0] = 1;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    #[allow(unsafe_code)]
+    pub unsafe fn allow_in_child(&mut self) -> Result<()> {
+        match &self.shared {
+            Some(memfd) if self.len > 0 && !memfd.not_for_children.is_of_this_process() => {
+                // SAFETY: the caller promises that no other process uses the bytes.
+                unsafe { atfork::lend(self.region.addresses()) }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The pages that hold bytes of the range and no others; the rest of the last page counts as nobody's.
@@ -378,9 +465,11 @@ impl Anonymous {
         self.reach(pages)?;
         let region = match (&self.shared, self.huge_pages, place) {
             (Some(memfd), HugePages::Reserved, _) => {
-                Region::shared(memfd.as_fd(), pages, place, Pages::Reserved)
+                Region::shared(memfd.file.as_fd(), pages, place, Pages::Reserved)
             }
-            (Some(memfd), _, _) => Region::shared(memfd.as_fd(), pages, place, Pages::Zeroed),
+            (Some(memfd), _, _) => {
+                Region::shared(memfd.file.as_fd(), pages, place, Pages::Zeroed)
+            }
             (None, HugePages::Reserved, _) => Region::placed(pages, place, Pages::Reserved),
             (None, HugePages::Transparent, Place::Anywhere) => Region::transparent(pages),
             (None, _, Place::Anywhere) => Region::anonymous(pages),
@@ -411,11 +500,11 @@ impl Anonymous {
             return Ok(());
         };
         let error = |e| Error::os("ftruncate", None, e);
-        let size = memfd.metadata().map_err(error)?.len();
-        match size < pages as u64 {
-            true => write::set_len(memfd, pages as u64).map_err(error),
-            false => Ok(()),
+        let size = memfd.file.metadata().map_err(error)?.len();
+        if size < pages as u64 {
+            write::set_len(&memfd.file, pages as u64).map_err(error)?;
         }
+        Ok(())
     }
 
     /// Faults every page in.
@@ -458,7 +547,7 @@ impl Anonymous {
 
     /// The memfd behind shared memory.
     pub(crate) fn memfd(&self) -> Option<&File> {
-        self.shared.as_ref()
+        self.shared.as_ref().map(|memfd| &memfd.file)
     }
 
     pub(crate) fn into_region(self) -> (Region, usize) {
@@ -466,13 +555,16 @@ impl Anonymous {
     }
 }
 
-fn memfd(huge_pages: HugePages) -> Result<File> {
+fn memfd(huge_pages: HugePages) -> Result<Memfd> {
     let reserved = huge_pages == HugePages::Reserved;
     let memfd = crate::sys::file::memfd(c"stillmap", reserved);
     let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
     let sealed = crate::sys::file::add_seals(memfd.as_fd(), libc::F_SEAL_SHRINK);
     sealed.map_err(|e| Error::os("fcntl", None, e))?;
-    Ok(memfd)
+    Ok(Memfd {
+        file: memfd,
+        not_for_children: NotForChildren::new()?,
+    })
 }
 
 fn taken(error: Error, place: Place) -> Error {

@@ -3,7 +3,12 @@
 //! A value registers what it has here, and a handler that fork(3) calls in the child (pthread_atfork(3)) takes it away
 //! before any other code of the child runs: a range gets no access (touching it is SIGSEGV, and no other mapping can
 //! come to be there), and the number of a descriptor leads to an empty eventfd, so that the child can still close it.
-//! What the parent has locked by a descriptor (a lease) then ends with the parent.
+//! What the parent has locked by a descriptor (a lease) then ends with the parent, and a file that it has mapped is not
+//! kept by the child.
+//!
+//! A lendable range ([`NotForChildren::set_lendable`]) stays mapped without access, so that `fork::scope` can give
+//! pages of it to one child ([`lend`]). A process may pass on only what is lendable there: memory that it mapped
+//! itself, or pages that were passed to it.
 //!
 //! Children made by `syscall(SYS_fork)`, `syscall(SYS_clone)` or `_Fork` run no handlers. All of these are `unsafe` to
 //! call from Rust; a child made in this way must not use values of this crate, except to execute another program.
@@ -11,15 +16,17 @@
 //!
 //! ```text
 //!            set_range               fork, in the child
-//!   no range ---------> registered --------------------> no access
-//!      ^                    |
+//!   no range ---------> registered --------------------> no access ----> lent to this child: registered there
+//!      ^                    |                                     lend
 //!      +---- clear_range ---+        cleared before the range is unmapped or moved, set after it
 //! ```
+#![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
 use crate::sync::{Lock, Rank};
 use crate::sys::{atfork, memory, process};
 use crate::table::{Claimed, Table};
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -38,6 +45,12 @@ struct Entry {
     start: AtomicUsize,
     /// In bytes; 0 means that there is no range.
     len: AtomicUsize,
+    /// How many bytes, from the start on, may be passed to a child; 0 means none.
+    lendable: AtomicUsize,
+    /// Size of the pages of a lendable range, in bytes.
+    page_size: AtomicUsize,
+    /// The process in which the range is lendable.
+    process: AtomicU64,
     /// -1 means that there is none.
     fd: AtomicI32,
 }
@@ -47,6 +60,9 @@ impl Default for Entry {
         Entry {
             start: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
+            lendable: AtomicUsize::new(0),
+            page_size: AtomicUsize::new(0),
+            process: AtomicU64::new(0),
             fd: AtomicI32::new(-1),
         }
     }
@@ -101,8 +117,18 @@ impl NotForChildren {
 
     /// Registers whole pages that the caller has mapped, in place of any range before.
     pub(crate) fn set_range(&self, addresses: Range<usize>) {
+        self.set_lendable(addresses, 0, 0);
+    }
+
+    /// The same for shared memory, whose first `bytes` this process may pass to a child: whole pages of them, and the
+    /// last page, which has bytes of no other value.
+    pub(crate) fn set_lendable(&self, addresses: Range<usize>, bytes: usize, page_size: usize) {
         self.clear_range();
+        let Process(process) = Process::current();
         self.entry.start.store(addresses.start, Ordering::Relaxed);
+        self.entry.lendable.store(bytes, Ordering::Relaxed);
+        self.entry.page_size.store(page_size, Ordering::Relaxed);
+        self.entry.process.store(process, Ordering::Relaxed);
         // Release: a child that finds the length finds the start.
         self.entry.len.store(addresses.len(), Ordering::Release);
     }
@@ -128,6 +154,73 @@ impl NotForChildren {
     }
 }
 
+impl Entry {
+    /// The registered addresses; empty if there are none.
+    fn range(&self) -> Range<usize> {
+        let len = self.len.load(Ordering::Acquire);
+        let start = self.start.load(Ordering::Relaxed);
+        start..start + len
+    }
+
+    fn is_lendable(&self) -> bool {
+        self.lendable.load(Ordering::Relaxed) > 0
+    }
+
+    /// The addresses of the bytes that this process may pass to a child.
+    fn lendable(&self) -> Range<usize> {
+        let range = self.range();
+        let is_here = self.process.load(Ordering::Relaxed) == Process::current().0;
+        let len = self.lendable.load(Ordering::Relaxed).min(range.len());
+        range.start..range.start + if is_here { len } else { 0 }
+    }
+}
+
+/// The whole pages that `bytes` are, if this process may pass them to a child. No other thread may register meanwhile.
+pub(crate) fn lendable_pages(bytes: Range<usize>) -> Result<Range<usize>> {
+    let overlaps = |range: Range<usize>| range.start < bytes.end && bytes.start < range.end;
+    let mut entries = TABLE.iter();
+    if entries.any(|entry| !entry.is_lendable() && overlaps(entry.range())) {
+        return Err(Error::not_shared());
+    }
+    let mut entries = TABLE.iter();
+    let contains = |range: Range<usize>| range.start <= bytes.start && bytes.end <= range.end;
+    let entry = entries.find(|entry| contains(entry.lendable()));
+    let entry = entry.ok_or_else(Error::not_shared)?;
+    let page_size = entry.page_size.load(Ordering::Relaxed);
+    let is_end = bytes.end == entry.lendable().end;
+    for address in [bytes.start, bytes.end] {
+        if address % page_size != 0 && !(is_end && address == bytes.end) {
+            return Err(Error::misaligned(address as u64, page_size));
+        }
+    }
+    Ok(bytes.start..bytes.end.next_multiple_of(page_size))
+}
+
+/// Everything that this process may pass to a child, in pages.
+pub(crate) fn all_lendable() -> Vec<Range<usize>> {
+    let ranges = TABLE.iter().map(Entry::lendable);
+    let ranges = ranges.filter(|range| !range.is_empty());
+    ranges.filter_map(|range| lendable_pages(range).ok()).collect()
+}
+
+/// In a child: makes pages accessible again that were lendable in its parent. They are lendable in this process.
+///
+/// # Safety
+/// No other process uses what these pages hold, or all that use it agree on how.
+pub(crate) unsafe fn lend(pages: Range<usize>) -> Result<()> {
+    let mut entries = TABLE.iter();
+    let parents = entries.find(|entry| entry.is_lendable() && entry.range().contains(&pages.start));
+    let page_size = parents.map_or(1, |entry| entry.page_size.load(Ordering::Relaxed));
+    let part = NotForChildren::new()?;
+    // SAFETY: mapped shared memory of this crate; the caller promises the rest.
+    unsafe { memory::protect_read_write(pages.clone()) }
+        .map_err(|e| Error::os("mprotect", None, e))?;
+    part.set_lendable(pages.clone(), pages.len(), page_size);
+    // For as long as this process lives.
+    std::mem::forget(part);
+    Ok(())
+}
+
 impl Drop for NotForChildren {
     fn drop(&mut self) {
         self.clear_range();
@@ -142,9 +235,7 @@ extern "C" fn in_child() {
         return;
     };
     for entry in TABLE.iter() {
-        let len = entry.len.load(Ordering::Acquire);
-        let start = entry.start.load(Ordering::Relaxed);
-        if len > 0 && memory::protect_none(start..start + len).is_err() {
+        if deny_access(entry).is_err() {
             process::abort("stillmap: aborting: memory could not be kept from a forked child\n");
         }
         let fd = entry.fd.load(Ordering::Acquire);
@@ -153,4 +244,18 @@ extern "C" fn in_child() {
             let _ = atfork::replace(fd, placeholder.as_fd());
         }
     }
+}
+
+fn deny_access(entry: &Entry) -> io::Result<()> {
+    let range = entry.range();
+    if range.is_empty() {
+        return Ok(());
+    }
+    if !entry.is_lendable() {
+        // SAFETY: registered, so mapped by this crate; no access is what the owner wants a child to have.
+        if unsafe { memory::map_fixed_none(range.clone()) }.is_ok() {
+            return Ok(());
+        }
+    }
+    memory::protect_none(range)
 }

@@ -162,6 +162,9 @@ pub enum Error {
         /// The alignment, in bytes.
         align: usize,
     },
+    /// The bytes are not in shared memory that this process may pass to a forked child.
+    #[error("not in an Anonymous::shared that this process may pass to a child")]
+    NotShared,
     /// The value belongs to the process that made it; a forked child has a copy that is of no use.
     #[non_exhaustive]
     #[error(
@@ -224,6 +227,7 @@ macro_rules! path_field {
             | Error::WrongProcess { path }
             | Error::Unsupported { path, .. } => Some(path),
             Error::Misaligned { .. }
+            | Error::NotShared
             | Error::MultiThreaded { .. }
             | Error::ChildFailed { .. }
             | Error::AddressTaken { .. } => None,
@@ -336,6 +340,18 @@ impl Error {
         Error::Misaligned { value, align }
     }
 
+    pub(crate) fn not_shared() -> Self {
+        Error::NotShared
+    }
+
+    pub(crate) fn multi_threaded(threads: usize) -> Self {
+        Error::MultiThreaded { threads }
+    }
+
+    pub(crate) fn child_failed(status: std::process::ExitStatus) -> Self {
+        Error::ChildFailed { status }
+    }
+
     pub(crate) fn wrong_process(path: Option<&Path>) -> Self {
         Error::WrongProcess { path: owned(path) }
     }
@@ -372,7 +388,7 @@ impl Error {
             | Error::Unsealable { .. }
             | Error::Unsupported { .. } => K::Unsupported,
             Error::IsDirectory { .. } => K::IsADirectory,
-            Error::OutOfBounds { .. } | Error::Misaligned { .. } => K::InvalidInput,
+            Error::OutOfBounds { .. } | Error::Misaligned { .. } | Error::NotShared => K::InvalidInput,
             Error::WrongSize { .. } => K::InvalidData,
             Error::TooLarge { .. } => K::FileTooLarge,
             Error::Busy { .. } => K::ResourceBusy,

@@ -142,6 +142,27 @@ pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
     call(|| unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) }).map(drop)
 }
 
+/// mprotect(2) to readable and writable.
+///
+/// # Safety
+/// The range is mapped writable memory of the caller, and stores to it may be made.
+pub(crate) unsafe fn protect_read_write(range: Range<usize>) -> io::Result<()> {
+    let start = ptr::without_provenance_mut(range.start);
+    // SAFETY: as the caller promises.
+    call(|| unsafe { libc::mprotect(start, range.len(), READ_WRITE) }).map(drop)
+}
+
+/// mmap(2) with `MAP_FIXED`: address space without access in place of what is mapped there.
+///
+/// # Safety
+/// The range is mapped and owned by the caller, and no reference into it is used any more.
+pub(crate) unsafe fn map_fixed_none(range: Range<usize>) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let start = ptr::without_provenance_mut(range.start);
+    // SAFETY: the caller owns the range.
+    checked(unsafe { libc::mmap(start, range.len(), libc::PROT_NONE, flags, -1, 0) }).map(drop)
+}
+
 /// msync(2) with `MS_SYNC`: the stores to a shared mapping are on the disk when it returns. An address that is not
 /// mapped is `ENOMEM`.
 pub(crate) fn sync(start: NonNull<u8>, len: usize) -> io::Result<()> {

@@ -1,0 +1,55 @@
+//! Which other threads the process has.
+
+use crate::error::{Error, Result};
+use crate::sys::{process, thread};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long threads that end are waited for. pthread_join(3) and `std::thread::scope` return before a thread is gone:
+/// 20 to 80 µs before on an idle machine, and at most 33 ms where other programs kept all processors busy.
+const ENDING_MAX: Duration = Duration::from_millis(200);
+
+/// How often to look meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_micros(50);
+
+/// Fails if there are threads besides this one and `own`, unless they end soon. If it succeeds, there was a moment
+/// without any, so there are none as long as these two start none.
+pub(super) fn ensure_single_threaded(own: Option<i32>) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let others = other_threads(own);
+        let others = others.map_err(|e| {
+            let tasks = Path::new("/proc/self/task");
+            Error::os("open", Some(tasks), e)
+        })?;
+        if others == 0 {
+            return Ok(());
+        }
+        if started.elapsed() > ENDING_MAX {
+            return Err(Error::multi_threaded(others));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// How many there are, those included that are about to be gone.
+fn other_threads(own: Option<i32>) -> io::Result<usize> {
+    let (mut running, mut exited) = (0, 0);
+    for id in process::threads()? {
+        if id == thread::id() || Some(id) == own {
+            continue;
+        }
+        if !process::is_exiting(id)? {
+            running += 1;
+        } else if id == process::id() {
+            // The first thread has ended and stays in the list as long as there are others.
+            exited = 1;
+        }
+    }
+    // The kernel's walk through the list ends early where a thread goes meanwhile, so one that was started may be
+    // missing. Its count is exact, and includes threads that are about to go.
+    let known = 1 + usize::from(own.is_some()) + exited;
+    let others = process::thread_count()?.saturating_sub(known);
+    Ok(running.max(others))
+}
