@@ -14,8 +14,8 @@ use std::fs::File;
 use std::ops::{Range, RangeBounds};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::slice::ChunksMut;
 use std::ptr::NonNull;
+use std::slice::ChunksMut;
 
 /// Zeroed memory of any length: address space at once, RAM at the first touch of each page, and RAM back at once when
 /// it is discarded or dropped.
@@ -467,9 +467,7 @@ impl Anonymous {
             (Some(memfd), HugePages::Reserved, _) => {
                 Region::shared(memfd.file.as_fd(), pages, place, Pages::Reserved)
             }
-            (Some(memfd), _, _) => {
-                Region::shared(memfd.file.as_fd(), pages, place, Pages::Zeroed)
-            }
+            (Some(memfd), _, _) => Region::shared(memfd.file.as_fd(), pages, place, Pages::Zeroed),
             (None, HugePages::Reserved, _) => Region::placed(pages, place, Pages::Reserved),
             (None, HugePages::Transparent, Place::Anywhere) => Region::transparent(pages),
             (None, _, Place::Anywhere) => Region::anonymous(pages),

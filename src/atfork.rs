@@ -200,7 +200,9 @@ pub(crate) fn lendable_pages(bytes: Range<usize>) -> Result<Range<usize>> {
 pub(crate) fn all_lendable() -> Vec<Range<usize>> {
     let ranges = TABLE.iter().map(Entry::lendable);
     let ranges = ranges.filter(|range| !range.is_empty());
-    ranges.filter_map(|range| lendable_pages(range).ok()).collect()
+    ranges
+        .filter_map(|range| lendable_pages(range).ok())
+        .collect()
 }
 
 /// In a child: makes pages accessible again that were lendable in its parent. They are lendable in this process.

@@ -388,7 +388,9 @@ impl Error {
             | Error::Unsealable { .. }
             | Error::Unsupported { .. } => K::Unsupported,
             Error::IsDirectory { .. } => K::IsADirectory,
-            Error::OutOfBounds { .. } | Error::Misaligned { .. } | Error::NotShared => K::InvalidInput,
+            Error::OutOfBounds { .. } | Error::Misaligned { .. } | Error::NotShared => {
+                K::InvalidInput
+            }
             Error::WrongSize { .. } => K::InvalidData,
             Error::TooLarge { .. } => K::FileTooLarge,
             Error::Busy { .. } => K::ResourceBusy,

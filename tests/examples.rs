@@ -527,7 +527,6 @@ fn steps(mut n: u64) -> u64 {
 #[test]
 fn workers_agree_with_one_and_replace_the_dead() {
     let below = 20_000;
-    let sum: u64 = (0..below).map(steps).sum();
     let most = (0..below).map(steps).max().expect("numbers");
     let number = (0..below).find(|&n| steps(n) == most).expect("it");
     for workers in ["1", "3", "7"] {
@@ -538,18 +537,18 @@ fn workers_agree_with_one_and_replace_the_dead() {
             String::from_utf8_lossy(&output.stdout),
             format!(
                 "{number} takes {most} steps, more than any other number below {below}\n\
-                 {workers} workers, 0 lost and replaced, {below} numbers and {sum} steps counted\n"
+                 {workers} workers, 0 lost and replaced, {below} numbers counted\n"
             )
         );
         assert!(output.status.success() && output.stderr.is_empty());
         let output = command.arg("--kill").output().expect("run");
         let text = String::from_utf8_lossy(&output.stdout);
-        if String::from_utf8_lossy(&output.stderr).starts_with("workers: kill failed") {
-            return support::skip("no kill(1)");
-        }
         assert!(text.starts_with(&format!("{number} takes {most} steps")));
-        assert!(text.contains("1 lost and replaced"), "{text}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("signal: 9"));
+        assert!(
+            text.contains("1 lost and replaced, 20000 numbers"),
+            "{text}"
+        );
+        assert!(String::from_utf8_lossy(&output.stderr).contains("signal: 6"));
         assert!(output.status.success());
     }
 }

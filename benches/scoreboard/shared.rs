@@ -151,8 +151,8 @@ fn fill(size: usize, workers: usize) -> Sample {
     let mut memory = Anonymous::shared(size).expect("memory");
     let start = Instant::now();
     fork::scope(|s| {
-        for part in memory.chunks_mut(size / workers) {
-            s.spawn(|| part.fill(1)).expect("fork");
+        for part in memory.page_chunks_mut(size / workers) {
+            s.spawn_with(part, |part| part.fill(1)).expect("fork");
         }
     })
     .expect("all workers");

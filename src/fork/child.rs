@@ -178,9 +178,5 @@ impl Running {
 }
 
 fn status_unknown() -> Error {
-    Error::os(
-        "waitid",
-        None,
-        io::Error::from_raw_os_error(libc::ECHILD),
-    )
+    Error::os("waitid", None, io::Error::from_raw_os_error(libc::ECHILD))
 }
