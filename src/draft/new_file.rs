@@ -3,7 +3,7 @@
 use super::publish;
 use super::rights::{self, Loss, Rights};
 use super::store::Store;
-use super::target::TargetName;
+use super::target::{REPLACE, TargetName};
 use super::temp_file::{TempFile, sync_directory};
 use super::{DraftOptions, Replace};
 use crate::error::{Error, Result};
@@ -120,9 +120,7 @@ impl NewFile {
 
     fn check_loss(&self, options: &DraftOptions, loss: Loss) -> Result<()> {
         match loss {
-            Some((operation, e)) if options.require_attributes => {
-                Err(self.target.error(operation, e))
-            }
+            Some(e) if options.require_attributes => Err(self.target.error(REPLACE, e)),
             _ => Ok(()),
         }
     }

@@ -33,8 +33,8 @@ pub(super) struct Rights {
     mode: u32,
     acl: Option<Vec<u8>>,
     attributes: BTreeMap<CString, Vec<u8>>,
-    /// What could not be read.
-    unknown: Option<(&'static str, i32)>,
+    /// The errno of what could not be read.
+    unknown: Option<i32>,
 }
 
 impl Rights {
@@ -54,7 +54,7 @@ impl Rights {
                 let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
                 match dir::open_at(target.dir(), &target.name.name, flags, 0) {
                     Ok(file) => rights.read_attributes(Target::Fd(file.as_fd())),
-                    Err(e) => rights.without_acl("open", &e),
+                    Err(e) => rights.without_acl(&e),
                 }
             }
             _ => rights.read_attributes(Target::Path(&path)),
@@ -65,12 +65,12 @@ impl Rights {
     fn read_attributes(&mut self, from: Target<'_>) {
         match xattr::get(from, ACL) {
             Ok(acl) => self.acl = acl,
-            Err(e) => self.without_acl("getxattr", &e),
+            Err(e) => self.without_acl(&e),
         }
         let names = match xattr::list(from) {
             Ok(names) => names,
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
-            Err(e) => return self.miss("listxattr", &e),
+            Err(e) => return self.miss(&e),
         };
         for name in names {
             let is_copied = |prefix: &&[u8]| !name.to_bytes().starts_with(prefix);
@@ -80,19 +80,19 @@ impl Rights {
             match xattr::get(from, &name) {
                 Ok(Some(value)) => drop(self.attributes.insert(name, value)),
                 Ok(None) => {}
-                Err(e) => self.miss("getxattr", &e),
+                Err(e) => self.miss(&e),
             }
         }
     }
 
     /// The group's bits may be the mask of an ACL that gives the group less.
-    fn without_acl(&mut self, operation: &'static str, error: &io::Error) {
+    fn without_acl(&mut self, error: &io::Error) {
         self.mode &= !0o070;
-        self.miss(operation, error);
+        self.miss(error);
     }
 
-    fn miss(&mut self, operation: &'static str, error: &io::Error) {
-        self.unknown = Some((operation, error.raw_os_error().unwrap_or(0)));
+    fn miss(&mut self, error: &io::Error) {
+        self.unknown = error.raw_os_error();
     }
 
     /// What File::create would give to a new file there, which `own` belongs to: the default ACL of the directory, or
@@ -125,10 +125,9 @@ impl Rights {
         self
     }
 
-    /// What could not be read or copied, as the operation that failed and its error.
+    /// What could not be read.
     pub(super) fn unknown(&self) -> Loss {
-        let (operation, errno) = self.unknown?;
-        Some((operation, io::Error::from_raw_os_error(errno)))
+        self.unknown.map(io::Error::from_raw_os_error)
     }
 
     /// Copies the extended attributes that are not as in `done`.
@@ -139,7 +138,7 @@ impl Rights {
         for (name, value) in &self.attributes {
             if done.get(name) != Some(value) {
                 if let Err(e) = xattr::set(file.as_fd(), name, value) {
-                    loss = Some(("setxattr", e));
+                    loss = Some(e);
                 }
             }
         }
@@ -166,12 +165,12 @@ impl Rights {
         let mut loss = None;
         if own.uid != self.uid {
             if let Err(e) = fchown(file, Some(self.uid), None) {
-                loss = Some(("fchown", e));
+                loss = Some(e);
             }
         }
         if own.gid != self.gid {
             if let Err(e) = fchown(file, None, Some(self.gid)) {
-                loss = Some(("fchown", e));
+                loss = Some(e);
             }
         }
         Ok(loss)
@@ -197,7 +196,7 @@ impl Rights {
                     // Without the ACL the group's bits, which were its mask, are those of the group.
                     mode = mode & !0o070 | acl::group_access(&acl) << 3;
                     xattr::remove(file.as_fd(), ACL)?;
-                    loss = Some(("setxattr", e));
+                    loss = Some(e);
                 }
             }
             None => {
@@ -215,8 +214,8 @@ impl Rights {
     }
 }
 
-/// What could not be copied.
-pub(super) type Loss = Option<(&'static str, io::Error)>;
+/// Why something could not be copied, the last reason of several.
+pub(super) type Loss = Option<io::Error>;
 
 /// What File::create passes to open(2).
 const NEW_FILE_MODE: u32 = 0o666;

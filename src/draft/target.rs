@@ -169,7 +169,7 @@ impl TargetName {
 }
 
 /// The operation that [`Replace::InPlace`](super::Replace::InPlace) does not need; error.rs has the hint for it.
-const REPLACE: &str = "replace by rename";
+pub(super) const REPLACE: &str = "replace by rename";
 
 /// True if an error says that a file cannot be replaced, but may still be written to.
 pub(super) fn is_irreplaceable(error: &Error) -> bool {

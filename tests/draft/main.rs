@@ -4,13 +4,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod failed;
 mod forked;
 mod full;
+mod in_place;
 mod injected;
 mod killed;
 mod model;
 mod paths;
 mod refused;
+mod rights;
 mod streams;
 
 use std::path::Path;

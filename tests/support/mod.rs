@@ -17,6 +17,7 @@ pub mod setting;
 pub mod temporary;
 pub mod trace;
 pub mod user;
+pub mod xattr;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

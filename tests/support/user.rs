@@ -53,3 +53,27 @@ pub fn become_nobody() {
     };
     assert_eq!(done, [0; 3], "{}", std::io::Error::last_os_error());
 }
+
+/// Runs `f` in a forked process as another user, with one group and no privileges; true if `f` returned true.
+pub fn as_user(user: u32, group: u32, f: impl FnOnce() -> bool) -> bool {
+    start_as_user(user, group, f).wait().success()
+}
+
+/// The same, without waiting.
+pub fn start_as_user(user: u32, group: u32, f: impl FnOnce() -> bool) -> super::child::Forked {
+    super::child::fork(|| {
+        // SAFETY: takes numbers; this process has one thread.
+        let done = unsafe {
+            [
+                libc::setgroups(0, std::ptr::null()),
+                libc::setresgid(group, group, group),
+                libc::setresuid(user, user, user),
+            ]
+        };
+        assert_eq!(done, [0; 3], "{}", std::io::Error::last_os_error());
+        if !f() {
+            // SAFETY: ends this process.
+            unsafe { libc::_exit(1) };
+        }
+    })
+}

@@ -1,0 +1,191 @@
+//! A commit that failed gives the draft back, with all its bytes; and drafts whose path or length is known late.
+
+use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::scenario;
+use crate::support::disk::LoopFs;
+use crate::support::{file_with, temp_dir};
+use crate::{draft_of, names, stores};
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use stillmap::{CommitError, Draft};
+
+#[test]
+fn the_draft_can_be_changed_and_committed_again() {
+    let dir = temp_dir();
+    let elsewhere = LoopFs::new("tmpfs", 64 << 20);
+    for options in stores(dir.path()) {
+        let path = dir.path().join("file");
+        let bytes = pattern(1, 100_000);
+        let draft = draft_of(options.create_new(true), &path, &bytes).unwrap();
+        file_with(dir.path(), "file", b"early");
+        let CommitError {
+            error, mut draft, ..
+        } = draft.commit().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EEXIST));
+        assert_same(&draft, &bytes, "given back");
+        draft[0] ^= 1;
+        draft.resize(150_000).unwrap();
+        draft[149_999] = 9;
+        let failed = draft.commit_to(dir.path()).unwrap_err();
+        let failed = failed.draft.commit().unwrap_err();
+        let other = dir.path().join("other");
+        let far = elsewhere.as_ref().map(|disk| disk.path().join("far"));
+        for target in [Some(other), far].into_iter().flatten() {
+            let draft = draft_of(options, &target, b"").unwrap();
+            drop(draft);
+        }
+        let target = elsewhere
+            .as_ref()
+            .map_or(dir.path(), LoopFs::path)
+            .join("target");
+        failed.draft.commit_to(&target).unwrap();
+        let there = fs::read(&target).unwrap();
+        assert_eq!(
+            (there.len(), there[0], there[149_999]),
+            (150_000, bytes[0] ^ 1, 9)
+        );
+        assert_same(&there[1..100_000], &bytes[1..], "elsewhere");
+        assert_eq!(fs::read(&path).unwrap(), b"early");
+        assert_eq!(
+            names(dir.path())
+                .iter()
+                .filter(|name| *name != "target")
+                .count(),
+            1
+        );
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&target).unwrap();
+    }
+}
+
+#[test]
+fn the_name_may_be_known_last() {
+    let dir = temp_dir();
+    for options in stores(dir.path()) {
+        let draft = draft_of(options, &dir.path().join("unused"), b"bytes").unwrap();
+        draft.commit_to(dir.path().join("hash")).unwrap();
+        assert_eq!(names(dir.path()), ["hash"]);
+        assert_eq!(fs::read(dir.path().join("hash")).unwrap(), b"bytes");
+        fs::remove_file(dir.path().join("hash")).unwrap();
+    }
+}
+
+#[test]
+fn the_length_may_be_known_last() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    for options in stores(dir.path()) {
+        let mut draft = options.create(&path, 0).unwrap();
+        let mut model = Vec::new();
+        for number in 0..20_000 {
+            writeln!(draft, "{number}").unwrap();
+            writeln!(model, "{number}").unwrap();
+        }
+        draft.seek(SeekFrom::Start(3)).unwrap();
+        draft.write_all(b"over").unwrap();
+        model[3..7].copy_from_slice(b"over");
+        draft.seek(SeekFrom::End(10)).unwrap();
+        draft.write_all(b"end").unwrap();
+        model.extend([0; 10]);
+        model.extend(b"end");
+        assert_same(&draft, &model, "before");
+        draft.commit().unwrap();
+        assert_same(&fs::read(&path).unwrap(), &model, "after");
+    }
+}
+
+#[test]
+fn a_draft_may_start_with_the_bytes_of_the_file() {
+    for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        let Some(disk) = LoopFs::new(kind, 64 << 20) else {
+            continue;
+        };
+        let mut model = pattern(3, 5 << 20);
+        let path = file_with(disk.path(), "file", &model);
+        fs::File::open(&path).unwrap().sync_all().unwrap();
+        let limits = [u64::MAX, 0];
+        let limits = if kind == "btrfs" {
+            &limits[..1]
+        } else {
+            &limits[..]
+        };
+        for &limit in limits {
+            let options = Draft::options().memory_limit(limit);
+            let mut draft = options.edit(&path).unwrap();
+            assert_same(&draft, &model, kind);
+            for at in [0, 1 << 20, (5 << 20) - 1] {
+                draft[at] ^= 0xff;
+                model[at] ^= 0xff;
+            }
+            draft.commit().unwrap();
+            assert_same(&fs::read(&path).unwrap(), &model, kind);
+            let mut draft = options.edit(&path).unwrap();
+            draft.resize(6 << 20).unwrap();
+            model.resize(6 << 20, 0);
+            draft.commit().unwrap();
+            assert_same(&fs::read(&path).unwrap(), &model, kind);
+        }
+    }
+    let dir = temp_dir();
+    let error = Draft::edit(dir.path().join("none")).map(drop).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+/// A program is replaced while other threads start it, and others: ETXTBSY if a descriptor is open for writing.
+#[test]
+fn a_program_can_be_started_at_any_moment() {
+    let dir = temp_dir();
+    let program = dir.path().join("program");
+    fs::copy("/bin/true", &program).unwrap();
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let bytes = fs::read(&program).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let starts = scope.spawn(|| {
+            let mut starts = 0;
+            while !done.load(Ordering::Relaxed) {
+                let status = Command::new(&program).status();
+                assert!(status.unwrap().success());
+                starts += 1;
+            }
+            starts
+        });
+        for options in stores(dir.path()).iter().cycle().take(300) {
+            let draft = draft_of(options.sync(false), &program, &bytes).unwrap();
+            draft.commit().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(starts.join().unwrap() > 0);
+    });
+}
+
+/// Without /proc, as an ordinary user: the helper process may not link the file, this one may.
+#[test]
+fn without_proc() {
+    if !crate::support::user::may_be_others() {
+        return;
+    }
+    scenario!(|| {
+        let dir = temp_dir();
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let root = std::ffi::CString::new(dir.path().to_str().unwrap()).unwrap();
+        // SAFETY: C strings; this process has one thread.
+        assert_eq!(unsafe { libc::chroot(root.as_ptr()) }, 0);
+        std::env::set_current_dir("/").unwrap();
+        crate::support::user::become_nobody();
+        for bytes in [b"one", b"two"] {
+            let made = draft_of(Draft::options(), "file".as_ref(), bytes).unwrap();
+            match made.commit() {
+                // Linux before 6.10.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return,
+                other => other.unwrap(),
+            }
+            assert_eq!(fs::read("file").unwrap(), bytes);
+            assert_eq!(names("/".as_ref()), ["file"]);
+        }
+    })
+    .succeed();
+}

@@ -1,0 +1,365 @@
+//! Who could read or write a file before it is replaced can do so after, and nobody else; nor while it is replaced.
+
+use crate::support::child::scenario;
+use crate::support::disk::LoopFs;
+use crate::support::refuse::{Refusal, refuse_if};
+use crate::support::user::{as_user, may_be_others, start_as_user};
+use crate::support::xattr::{GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl, get_xattr, set_xattr};
+use crate::support::{file_with, skip, temp_dir};
+use crate::{draft_of, names};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use stillmap::{Draft, Replace};
+
+const ACCESS: &str = "system.posix_acl_access";
+const DEFAULT: &str = "system.posix_acl_default";
+
+/// Users and their groups: one that ACLs name, one in the files' group, an owner, and one without any rights.
+const USERS: [(u32, u32); 4] = [(2001, 2001), (2002, 4321), (1234, 1234), (65534, 65534)];
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// What each user may do: (read, write).
+fn access(path: &Path) -> Vec<(bool, bool)> {
+    let may = |user: u32, group: u32, write: bool| {
+        as_user(user, group, || {
+            let mut options = File::options();
+            options.read(!write).write(write).open(path).is_ok()
+        })
+    };
+    let users = USERS.iter();
+    users
+        .map(|&(user, group)| (may(user, group, false), may(user, group, true)))
+        .collect()
+}
+
+/// Everything that the file is, but for its bytes.
+fn rights(path: &Path) -> (u32, u32, u32, [Option<Vec<u8>>; 3]) {
+    let stat = fs::metadata(path).unwrap();
+    let values = [ACCESS, "user.note", "trusted.label"].map(|name| get_xattr(path, name));
+    (stat.uid(), stat.gid(), stat.mode(), values)
+}
+
+type Case = (&'static str, fn(&Path) -> PathBuf);
+
+fn file(dir: &Path, mode: u32) -> PathBuf {
+    let path = file_with(dir, "file", b"old");
+    chmod(&path, mode);
+    path
+}
+
+/// Named user 2001 may read and write; the owning group may not, though its bits (the mask) say so.
+fn with_mask(path: &Path) {
+    let entries = [
+        (USER_OBJ, 6, 0),
+        (USER, 6, 2001),
+        (GROUP_OBJ, 0, 0),
+        (MASK, 6, 0),
+        (OTHER, 0, 0),
+    ];
+    chown(path, None, Some(4321)).unwrap();
+    set_xattr(path, ACCESS, &acl(&entries)).unwrap();
+    assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o660);
+}
+
+fn default_acl(dir: &Path) {
+    let entries = [
+        (USER_OBJ, 7, 0),
+        (USER, 7, 2001),
+        (GROUP_OBJ, 5, 0),
+        (MASK, 7, 0),
+        (OTHER, 5, 0),
+    ];
+    set_xattr(dir, DEFAULT, &acl(&entries)).unwrap();
+}
+
+const CASES: [Case; 12] = [
+    ("private", |dir| file(dir, 0o600)),
+    ("group", |dir| {
+        let path = file(dir, 0o640);
+        chown(&path, None, Some(4321)).unwrap();
+        path
+    }),
+    ("all", |dir| file(dir, 0o666)),
+    ("other owner", |dir| {
+        let path = file(dir, 0o640);
+        chown(&path, Some(1234), Some(4321)).unwrap();
+        path
+    }),
+    ("ACL with a mask", |dir| {
+        let path = file(dir, 0o600);
+        with_mask(&path);
+        path
+    }),
+    ("default ACL", |dir| {
+        let path = file(dir, 0o640);
+        default_acl(dir);
+        path
+    }),
+    ("ACL and default ACL", |dir| {
+        let path = file(dir, 0o600);
+        with_mask(&path);
+        default_acl(dir);
+        path
+    }),
+    ("attributes", |dir| {
+        let path = file(dir, 0o644);
+        set_xattr(&path, "user.note", b"of the owner").unwrap();
+        // Only privileged processes may set it, as a label of a security module.
+        set_xattr(&path, "trusted.label", b"secret").unwrap();
+        path
+    }),
+    ("set-group-ID directory", |dir| {
+        let path = file(dir, 0o640);
+        chown(dir, None, Some(4321)).unwrap();
+        chmod(dir, 0o2755);
+        path
+    }),
+    ("sticky directory", |dir| {
+        chmod(dir, 0o1777);
+        file(dir, 0o600)
+    }),
+    ("hard links", |dir| {
+        let path = file(dir, 0o640);
+        fs::hard_link(&path, dir.join("other")).unwrap();
+        path
+    }),
+    ("symbolic link", |dir| {
+        with_mask(&file(dir, 0o600));
+        symlink("file", dir.join("link")).unwrap();
+        dir.join("link")
+    }),
+];
+
+/// Users that may not read the file at first try all the time, also under every other name in the directory.
+fn watch(path: &Path, before: &[(bool, bool)]) -> Vec<crate::support::child::Forked> {
+    let stop = path.with_file_name("stop");
+    let users = USERS.iter().zip(before).filter(|(_, may)| !may.0);
+    users
+        .map(|(&(user, group), _)| {
+            start_as_user(user, group, || {
+                let dir = path.parent().unwrap();
+                while !stop.exists() {
+                    for entry in fs::read_dir(dir).unwrap() {
+                        let other = entry.unwrap().path();
+                        if other != stop && File::open(&other).is_ok() {
+                            return false;
+                        }
+                    }
+                }
+                true
+            })
+        })
+        .collect()
+}
+
+fn table(dir: &Path) {
+    for (name, make) in CASES {
+        for replace in [Replace::Rename, Replace::InPlace, Replace::RenameOrInPlace] {
+            let inner = dir.join("inner");
+            fs::create_dir(&inner).unwrap();
+            chmod(&inner, 0o755);
+            let path = make(&inner);
+            let before = (rights(&path), access(&path));
+            let watchers = watch(&path, &before.1);
+            for round in 0..10_u8 {
+                let options = Draft::options().replace(replace).sync(false);
+                let options = options.require_attributes(true);
+                let draft = draft_of(options, &path, &[round; 100]).unwrap();
+                draft.commit().unwrap();
+            }
+            assert_eq!(fs::read(&path).unwrap(), [9; 100], "{name}");
+            file_with(&inner, "stop", b"");
+            for watcher in watchers {
+                assert!(watcher.wait().success(), "{name}, {replace:?}: was opened");
+            }
+            let after = (rights(&path), access(&path));
+            assert_eq!(after, before, "{name}, {replace:?}");
+            fs::remove_dir_all(&inner).unwrap();
+        }
+    }
+}
+
+#[test]
+fn replacing_a_file_changes_nobodys_access() {
+    if !may_be_others() {
+        return;
+    }
+    scenario!(|| {
+        let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+            return;
+        };
+        table(disk.path());
+    })
+    .succeed();
+}
+
+fn without_unnamed_files() {
+    refuse_if(Refusal {
+        call: libc::SYS_openat,
+        errno: libc::EOPNOTSUPP,
+        argument: Some((2, libc::O_TMPFILE as u32, libc::O_TMPFILE as u32)),
+    });
+}
+
+/// A hidden file is private from its first moment: a 0600 file that was replaced could be read under its hidden name.
+#[test]
+fn nor_does_it_where_there_are_no_unnamed_files() {
+    if !may_be_others() {
+        return;
+    }
+    scenario!(|| {
+        let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+            return;
+        };
+        without_unnamed_files();
+        table(disk.path());
+    })
+    .succeed();
+}
+
+#[test]
+fn a_new_file_is_as_file_create_makes_it() {
+    if !may_be_others() {
+        return;
+    }
+    for unnamed in ["1", ""] {
+        let mut child = scenario!(|| {
+            let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+                return;
+            };
+            if crate::support::child::argument("UNNAMED").is_empty() {
+                without_unnamed_files();
+            }
+            for umask in [0, 0o022, 0o077] {
+                // SAFETY: takes a number; this process has one thread.
+                unsafe { libc::umask(umask) };
+                for kind in ["plain", "default ACL", "set-group-ID"] {
+                    let dir = disk.path().join(format!("{kind} {umask}"));
+                    fs::create_dir(&dir).unwrap();
+                    match kind {
+                        "default ACL" => default_acl(&dir),
+                        "set-group-ID" => {
+                            chown(&dir, None, Some(4321)).unwrap();
+                            chmod(&dir, 0o2755);
+                        }
+                        _ => {}
+                    }
+                    let (ours, std) = (dir.join("ours"), dir.join("std"));
+                    File::create(&std).unwrap();
+                    let draft = draft_of(Draft::options(), &ours, b"x").unwrap();
+                    draft.commit().unwrap();
+                    assert_eq!(rights(&ours), rights(&std), "{kind}, {umask:o}");
+                    // The file to be replaced is gone at commit, or comes only then.
+                    let draft = draft_of(Draft::options(), &ours, b"x").unwrap();
+                    fs::remove_file(&ours).unwrap();
+                    draft.commit().unwrap();
+                    assert_eq!(rights(&ours), rights(&std), "{kind}, {umask:o}: gone");
+                    fs::remove_file(&ours).unwrap();
+                    let draft = draft_of(Draft::options(), &ours, b"x").unwrap();
+                    file_with(&dir, "ours", b"late");
+                    chmod(&ours, 0o604);
+                    let _ = set_xattr(
+                        &ours,
+                        ACCESS,
+                        &acl(&[(USER_OBJ, 6, 0), (GROUP_OBJ, 0, 0), (OTHER, 4, 0)]),
+                    );
+                    let late = rights(&ours);
+                    draft.commit().unwrap();
+                    assert_eq!(rights(&ours), late, "{kind}, {umask:o}: late");
+                    // An explicit mode is exact, also where an ACL would be inherited.
+                    let exact = Draft::options().mode(0o646);
+                    draft_of(exact, &dir.join("exact"), b"x")
+                        .unwrap()
+                        .commit()
+                        .unwrap();
+                    let (_, _, mode, values) = rights(&dir.join("exact"));
+                    assert_eq!((mode & 0o7777, &values[0]), (0o646, &None), "{kind}");
+                }
+            }
+        });
+        child.argument("UNNAMED", unnamed).succeed();
+    }
+}
+
+/// The owner takes rights away while the draft is written.
+#[test]
+fn rights_are_those_of_the_moment_of_the_commit() {
+    let dir = temp_dir();
+    let path = file(dir.path(), 0o644);
+    let draft = draft_of(Draft::options(), &path, b"new").unwrap();
+    chmod(&path, 0o600);
+    draft.commit().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn what_the_caller_sets_before_the_commit_stays() {
+    let dir = temp_dir();
+    for store in crate::stores(dir.path()) {
+        let path = file(dir.path(), 0o644);
+        let draft = draft_of(store, &path, b"new").unwrap();
+        let file = draft.file().unwrap();
+        file.set_permissions(Permissions::from_mode(0o604)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+        let noted = set_xattr(name.as_ref(), "user.note", b"mine").is_ok();
+        // It is no way to change the bytes.
+        assert!(file.set_len(0).is_err());
+        draft.commit().unwrap();
+        let stat = fs::metadata(&path).unwrap();
+        assert_eq!(stat.mode() & 0o7777, 0o604);
+        assert_eq!(stat.modified().unwrap(), std::time::UNIX_EPOCH);
+        let note = noted.then(|| b"mine".to_vec());
+        assert_eq!(get_xattr(&path, "user.note"), note);
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+}
+
+/// Without privileges: an owner that cannot be kept is refused at `create`, or gives nobody more.
+#[test]
+fn an_owner_that_cannot_be_kept() {
+    if !may_be_others() {
+        return;
+    }
+    scenario!(|| {
+        let dir = temp_dir();
+        chmod(dir.path(), 0o777);
+        let path = file(dir.path(), 0o666);
+        chown(&path, Some(1234), Some(4321)).unwrap();
+        set_xattr(
+            &path,
+            ACCESS,
+            &acl(&[
+                (USER_OBJ, 6, 0),
+                (USER, 4, 2001),
+                (GROUP_OBJ, 6, 0),
+                (MASK, 6, 0),
+                (OTHER, 2, 0),
+            ]),
+        )
+        .unwrap_or_else(|e| skip(format_args!("no ACLs: {e}")));
+        assert!(as_user(65534, 65534, || {
+            let strict = Draft::options().require_attributes(true);
+            let error = strict.create(&path, 1).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+            let in_place = strict.replace(Replace::RenameOrInPlace);
+            draft_of(in_place, &path, b"x").unwrap().commit().unwrap();
+            draft_of(Draft::options(), &path, b"x")
+                .unwrap()
+                .commit()
+                .unwrap();
+            true
+        }));
+        assert_eq!(names(dir.path()), ["file"]);
+        let stat = fs::metadata(&path).unwrap();
+        assert_eq!((stat.uid(), stat.gid()), (65534, 65534));
+        // The group that it has now has no more than all others.
+        assert!(!as_user(2002, 65534, || File::open(&path).is_ok()));
+        assert!(as_user(2001, 2001, || File::open(&path).is_ok()));
+    })
+    .succeed();
+}
