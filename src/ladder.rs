@@ -30,6 +30,10 @@ const HEAP_WARM_MAX: usize = 4 << 20;
 /// A file of at most so many bytes is copied rather than cloned for `Private`: that is faster.
 const PRIVATE_READ_MAX: u64 = 256 << 10;
 
+/// A file of at most so many bytes is copied rather than cloned if it is in the page cache: 64 MiB are copied in 10 to
+/// 30 ms, and read by way of a clone, which starts without pages, in 100 ms.
+const COPY_RATHER_THAN_CLONE_MAX: u64 = 64 << 20;
+
 /// What a caller wants of an input.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -266,6 +270,9 @@ fn map(
         Found::MustCopy(reason) => reason,
         leased => return Ok(leased),
     };
+    if request.access == Access::Read && is_copy_faster(fd, range, request) {
+        return Ok(Found::MustCopy(reason));
+    }
     clone(source, request, window, system, reason)
 }
 
@@ -324,6 +331,16 @@ fn lease(
         is_intact: true,
         reason: None,
     }))
+}
+
+/// True if copying the range is faster than faulting in the pages of a clone. Three pages stand for all.
+fn is_copy_faster(fd: BorrowedFd<'_>, range: &Range<u64>, request: &Request) -> bool {
+    let len = range.end - range.start;
+    let is_small = len <= COPY_RATHER_THAN_CLONE_MAX && request.may_copy(len);
+    let pages = [range.start, range.start + len / 2, range.end - 1];
+    is_small
+        && budget::fits_memory(len, request.limits.memory)
+        && pages.iter().all(|&offset| file::is_cached(fd, offset))
 }
 
 /// A mapping of a clone.

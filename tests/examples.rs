@@ -439,7 +439,7 @@ fn survive_survives_and_memmap2_does_not() {
     let leased = Folder::new();
     let build = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = leased.as_ref().map_or(build, Folder::path);
-    let args = ["--rounds", "20", "--mib", "2", "--folder"];
+    let args = ["--rounds", "20", "--mib", "2", "--dir"];
     let run = example("survive").args(args).arg(folder).output();
     let output = run.expect("run");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -591,7 +591,7 @@ fn output_that_goes_nowhere_is_said_in_one_line() {
             vec![
                 "--rounds=1",
                 "--mib=1",
-                "--folder",
+                "--dir",
                 env!("CARGO_TARGET_TMPDIR"),
             ],
         ),

@@ -1,7 +1,7 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
 use super::signal_mask::without_sigxfsz;
-use super::{call, descriptor};
+use super::{call, descriptor, is_call_unknown};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -235,10 +235,11 @@ pub(crate) fn next_data(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u
 
 /// True if [`copy_range`] is not for these files or this kernel (before Linux 5.3: for two file systems).
 pub(crate) fn cannot_copy_range(error: &io::Error) -> bool {
-    matches!(
+    let is_for_others = matches!(
         error.raw_os_error(),
-        Some(libc::EXDEV | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM)
-    )
+        Some(libc::EXDEV | libc::EINVAL | libc::EOPNOTSUPP)
+    );
+    is_for_others || is_call_unknown(error)
 }
 
 fn file_offset(offset: u64) -> io::Result<i64> {
@@ -266,6 +267,31 @@ pub(crate) fn had_writer(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
     let done = call(|| unsafe { libc::poll(&mut poll, 1, 0) });
     done.is_ok() && poll.revents != 0
+}
+
+/// True if the page at `offset` is in the page cache, as far as preadv2(2) with `RWF_NOWAIT` tells (Linux 4.14).
+pub(crate) fn is_cached(fd: BorrowedFd<'_>, offset: u64) -> bool {
+    let Ok(offset) = file_offset(offset) else {
+        return false;
+    };
+    let mut byte = MaybeUninit::<u8>::uninit();
+    let part = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    // SAFETY: preadv2(2) writes at most the one byte that the `struct iovec` names.
+    let read = call(|| unsafe {
+        libc::syscall(
+            libc::SYS_preadv2,
+            fd.as_raw_fd(),
+            &raw const part,
+            1,
+            offset,
+            0,
+            libc::RWF_NOWAIT,
+        )
+    });
+    read.is_ok_and(|n| n == 1)
 }
 
 /// The descriptor's offset, or `ESPIPE` for what has none: pipe, FIFO, socket, terminal.

@@ -50,6 +50,12 @@ pub(crate) fn call<T: Copy + PartialEq + From<i8>>(mut f: impl FnMut() -> T) -> 
     }
 }
 
+/// True for a failed call that the kernel does not know, or that a seccomp filter refuses: old filters answer calls that
+/// they do not know with `EPERM`. For calls that need no privilege; elsewhere `EPERM` has its own meaning.
+pub(crate) fn is_call_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
 /// `sysconf(_SC_PAGESIZE)`, sysconf(3).
 pub(crate) fn page_size() -> usize {
     // SAFETY: sysconf(3) reads a constant and touches no memory of ours.

@@ -1,0 +1,389 @@
+//! Kernels, containers and limits in which a snapshot is had in another way, or is an error that says why.
+
+use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::{argument, scenario};
+use crate::support::disk::LoopFs;
+use crate::support::kernel::{self, offset_of};
+use crate::support::namespace::{bind, hide, mount, own_mounts};
+use crate::support::pipe::{feed, pipe};
+use crate::support::refuse::refuse;
+use crate::support::user::{become_nobody, may_be_others};
+use crate::support::{file_with, temp_dir};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use stillmap::{Backing, Error, Private, Reason, Snapshot};
+
+const LARGE: usize = (3 << 20) + 99;
+
+/// Case: seccomp filters of old container engines answer calls that they do not know with EPERM.
+#[test]
+fn statx_and_others_are_refused() {
+    scenario!(|| {
+        for call in [
+            libc::SYS_statx,
+            libc::SYS_copy_file_range,
+            libc::SYS_preadv2,
+        ] {
+            refuse(call, libc::EPERM);
+        }
+        let dir = temp_dir();
+        for size in [0, 5000, LARGE] {
+            let bytes = pattern(1, size);
+            let path = file_with(dir.path(), "file", &bytes);
+            let disk = Snapshot::options().lease(false).memory_limit(0);
+            assert_same(&stillmap::open(&path).unwrap(), &bytes, "open");
+            assert_same(&disk.open(&path).unwrap(), &bytes, "to disk");
+            assert_same(&Private::open(&path).unwrap(), &bytes, "private");
+        }
+    })
+    .succeed();
+}
+
+/// Case: a chroot or namespace without /proc.
+#[test]
+fn without_proc() {
+    scenario!(|| {
+        if !own_mounts() {
+            return;
+        }
+        hide("/proc");
+        let dir = temp_dir();
+        for size in [0, 5000, LARGE] {
+            let bytes = pattern(1, size);
+            let path = file_with(dir.path(), "file", &bytes);
+            let options = Snapshot::options();
+            let disk = options.clone().lease(false).memory_limit(0);
+            assert_same(&stillmap::open(&path).unwrap(), &bytes, "open");
+            assert_same(&disk.open(&path).unwrap(), &bytes, "to disk");
+            let file = File::open(&path).unwrap();
+            assert_same(&options.from_file(&file).unwrap(), &bytes, "file");
+            assert_same(&options.from_fd(&file).unwrap(), &bytes, "fd");
+            assert_same(&Private::open(&path).unwrap(), &bytes, "private");
+            assert_same(&Snapshot::try_from(file).unwrap(), &bytes, "given up");
+        }
+    })
+    .succeed();
+}
+
+/// Case: a scanner meets a FIFO without a writer.
+#[test]
+fn a_fifo_without_a_writer_is_not_waited_for_by_who_set_a_bound() {
+    let dir = temp_dir();
+    let fifo = dir.path().join("fifo");
+    let name = CString::new(fifo.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let options = Snapshot::options;
+    for bounded in [
+        options().must_map(true),
+        options().limit(1 << 20),
+        options().len(5),
+        options().copy_limit(1 << 20),
+    ] {
+        let error = bounded.open(&fifo).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::NotMappable {
+                    reason: Some(Reason::NoWriter | Reason::Stream),
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("fifo"), "{error}");
+    }
+    let error = Private::options().limit(9).open(&fifo).unwrap_err();
+    assert!(matches!(error, Error::NotMappable { .. }), "{error:?}");
+    // With a writer it is read as any other, and one that only opens and closes it leaves nothing.
+    for bytes in [pattern(1, 300_000), vec![]] {
+        let wanted = bytes.clone();
+        // Read and write: opens at once, and is the writer that is there when the FIFO is opened.
+        let holder = File::options().read(true).write(true).open(&fifo).unwrap();
+        let writer = File::options().write(true).open(&fifo).unwrap();
+        let writing = std::thread::spawn(move || {
+            let mut writer = writer;
+            writer.write_all(&bytes).unwrap();
+            drop((writer, holder));
+        });
+        match options().limit(1 << 20).open(&fifo) {
+            Ok(read) => assert_same(&read, &wanted, "with a writer"),
+            // The writer may have come and gone before.
+            Err(error) => assert!(wanted.is_empty(), "{error:?}"),
+        }
+        writing.join().unwrap();
+    }
+}
+
+#[test]
+fn a_reason_for_each_input() {
+    let dir = temp_dir();
+    let bytes = pattern(2, LARGE);
+    let path = file_with(dir.path(), "file", &bytes);
+    let small = file_with(dir.path(), "small", b"small");
+    let reason = |snapshot: stillmap::Result<Snapshot>| snapshot.unwrap().reason();
+    assert_eq!(reason(stillmap::open(&small)), Some(Reason::Small));
+    assert_eq!(reason(stillmap::open("/dev/null")), Some(Reason::Stream));
+    assert_eq!(
+        reason(stillmap::open("/proc/version")),
+        Some(Reason::Stream)
+    );
+    let without = Snapshot::options().lease(false);
+    assert_eq!(reason(without.open(&path)), Some(Reason::NotAsked));
+    let error = without.clone().must_map(true).open(&path);
+    match error {
+        Err(Error::NotMappable { reason, .. }) => assert_eq!(reason, Some(Reason::NotAsked)),
+        // A clone.
+        cloned => assert_eq!(cloned.unwrap().backing(), Backing::Cloned),
+    }
+    // The copy limit counts where nothing can be mapped.
+    let error = without.clone().copy_limit(LARGE as u64 - 1).open(&path);
+    assert!(!matches!(error, Ok(ref copy) if copy.backing() == Backing::Memory));
+    let copy = without.copy_limit(LARGE as u64).open(&path);
+    assert_same(&copy.unwrap(), &bytes, "at the limit");
+    let (reader, writer) = pipe();
+    let writing = feed(writer, bytes.clone());
+    let error = Snapshot::options().copy_limit(1 << 20).from_fd(&reader);
+    assert!(matches!(
+        error,
+        Err(Error::NotMappable {
+            reason: Some(Reason::Stream),
+            ..
+        })
+    ));
+    drop(reader);
+    writing.join().unwrap();
+    // Where files are leased at all, a writer is the reason; elsewhere the file system is.
+    let leased = stillmap::open(&path).unwrap();
+    if leased.backing() == Backing::Leased {
+        assert_eq!(leased.reason(), None);
+        let _writer = File::options().append(true).open(&path).unwrap();
+        assert_eq!(leased.reason(), Some(Reason::Written));
+        assert_eq!(reason(stillmap::open(&path)), Some(Reason::OpenForWriting));
+    }
+}
+
+/// Cases: a tmpfs, an overlay with an upper layer and a file of another owner are copied, and the reason says so.
+#[test]
+fn a_reason_for_each_place() {
+    for kind in ["tmpfs", "overlay"] {
+        if let Some(system) = LoopFs::new(kind, 64 << 20) {
+            let path = file_with(system.path(), "file", &pattern(3, LARGE));
+            let snapshot = stillmap::open(&path).unwrap();
+            assert_eq!(snapshot.reason(), Some(Reason::FileSystem), "{kind}");
+            assert_eq!(snapshot.backing(), Backing::Memory, "{kind}");
+        }
+    }
+    let Some(ext4) = LoopFs::new("ext4", 64 << 20).filter(|_| may_be_others()) else {
+        return;
+    };
+    let path = file_with(ext4.path(), "file", &pattern(3, LARGE));
+    scenario!(|| {
+        become_nobody();
+        let snapshot = stillmap::open(argument("PATH")).unwrap();
+        assert_eq!(snapshot.reason(), Some(Reason::OtherOwner));
+    })
+    .argument("PATH", &path)
+    .succeed();
+}
+
+/// squashfs and erofs have no code that writes: mapped without a lease, for any user; an overlay of them too.
+#[test]
+fn a_file_system_that_is_never_written_is_mapped() {
+    scenario!(|| {
+        if !own_mounts() {
+            return;
+        }
+        let bytes = pattern(4, LARGE);
+        let Some(squashed) = LoopFs::squashfs(&[("file", &bytes)]) else {
+            return;
+        };
+        let dir = temp_dir();
+        let parts = ["plain", "read_only", "mixed"].map(|name| {
+            let dir = dir.path().join(name);
+            std::fs::create_dir(&dir).unwrap();
+            dir
+        });
+        let [plain, read_only, mixed] = &parts;
+        std::fs::create_dir(plain.join("empty")).unwrap();
+        let other = LoopFs::squashfs(&[("other", b"other")]).unwrap();
+        let lower = |a: &Path, b: &Path| format!("lowerdir={}:{}", a.display(), b.display());
+        let none = "none";
+        let of_squashed = lower(squashed.path(), other.path());
+        mount(none, read_only, Some("overlay"), 0, &of_squashed);
+        let of_plain = lower(squashed.path(), plain);
+        mount(none, mixed, Some("overlay"), 0, &of_plain);
+        // Both layers are there; only one of them can be written to, below the overlay.
+        let copied = stillmap::open(mixed.join("file")).unwrap();
+        assert_eq!(copied.reason(), Some(Reason::FileSystem));
+        assert_same(&copied, &bytes, "mixed");
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), readable).unwrap();
+        if may_be_others() {
+            become_nobody();
+        }
+        for dir in [squashed.path(), read_only] {
+            let options = Snapshot::options().must_map(true);
+            let snapshot = options.open(dir.join("file")).unwrap();
+            assert_eq!(snapshot.backing(), Backing::ReadOnly);
+            assert_eq!(snapshot.reason(), None);
+            assert_same(&snapshot, &bytes, dir.display());
+            let mut private = Private::open(dir.join("file")).unwrap();
+            assert_eq!(private.backing(), Backing::ReadOnly);
+            private.fill(0);
+            assert_same(&snapshot, &bytes, "stores are private");
+        }
+        // The mounts go with the namespace.
+        std::mem::forget((squashed, other, dir));
+    })
+    .succeed();
+}
+
+/// Cases: copies do not go to a tmpfs, where they take the memory that was to be saved; the error names each directory.
+#[test]
+fn a_copy_that_no_disk_takes() {
+    scenario!(|| {
+        if !own_mounts() {
+            return;
+        }
+        let dir = temp_dir();
+        hide("/var/tmp");
+        hide(dir.path());
+        std::env::set_current_dir("/proc").unwrap();
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var("TMPDIR", dir.path()) };
+        let bytes = pattern(5, LARGE);
+        let path = file_with(dir.path(), "file", &bytes);
+        let whole = stillmap::open(&path).unwrap();
+        assert_same(&whole, &bytes, "memory suffices");
+        for result in [
+            Snapshot::options().memory_limit(1000).open(&path).map(drop),
+            Private::options().memory_limit(1000).open(&path).map(drop),
+        ] {
+            let error = result.unwrap_err();
+            let Error::NoRoom { tried, len, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(*len, LARGE as u64);
+            assert!(tried.directories().any(|tried| tried == dir.path()));
+            assert!(error.to_string().contains("/var/tmp"), "{error}");
+        }
+        // Case: a disk that is too small is left as it was.
+        let Some(disk) = LoopFs::new("ext4", 8 << 20) else {
+            return;
+        };
+        bind(disk.path(), "/var/tmp");
+        let large = file_with(dir.path(), "large", &pattern(6, 16 << 20));
+        let free = || free(disk.path());
+        let before = free();
+        let error = Snapshot::options()
+            .memory_limit(0)
+            .open(&large)
+            .unwrap_err();
+        assert!(matches!(error, Error::NoRoom { .. }), "{error:?}");
+        assert_eq!(free(), before);
+        let copy = Snapshot::options().memory_limit(0).open(&path).unwrap();
+        assert_eq!(copy.backing(), Backing::Disk);
+        assert_same(&copy, &bytes, "there is room for this one");
+    })
+    .succeed();
+}
+
+fn free(path: &Path) -> u64 {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: zero bits are a valid struct.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a C string; writes one struct.
+    assert_eq!(unsafe { libc::statvfs(path.as_ptr(), &mut stat) }, 0);
+    stat.f_bfree
+}
+
+/// Case: 13,471 leases beside 52,000 mappings of the program, and the program could start no thread any more.
+#[test]
+fn the_last_mappings_are_for_the_program() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "file", &pattern(7, 8 << 20));
+        if stillmap::open(&path).unwrap().backing() != Backing::Leased {
+            return;
+        }
+        let mut give_back = kernel::fill_mappings();
+        (0..2000).for_each(|_| give_back());
+        let mut held = Vec::new();
+        let reason = (0..600).find_map(|window| {
+            let options = Snapshot::options().offset(window * 4096);
+            held.push(options.open(&path).unwrap());
+            held.last().unwrap().reason()
+        });
+        assert_eq!(reason, Some(Reason::Mappings), "{} held", held.len());
+        std::thread::spawn(|| ()).join().unwrap();
+    })
+    .succeed();
+}
+
+/// Case: `write_all`, then a map of the same `&File`, as memmap2 is used: the whole file, twice.
+#[test]
+fn a_whole_file_wherever_its_offset_is() {
+    let dir = temp_dir();
+    for size in [0, 5000, LARGE] {
+        let bytes = pattern(8, size);
+        let path = dir.path().join("file");
+        let mut options = File::options();
+        let options = options.create(true).truncate(true).read(true).write(true);
+        let mut file = options.open(&path).unwrap();
+        file.write_all(&bytes).unwrap();
+        for _ in 0..2 {
+            assert_same(&Snapshot::from_file(&file).unwrap(), &bytes, "snapshot");
+            assert_same(&Private::from_file(&file).unwrap(), &bytes, "private");
+            assert_eq!(offset_of(&file), size as u64);
+        }
+        let window = Snapshot::options().offset(1).len(1000);
+        if size > 0 {
+            assert_same(&window.from_file(&file).unwrap(), &bytes[1..1001], "window");
+        }
+        file.rewind().unwrap();
+        let given = Snapshot::try_from(file).unwrap();
+        assert_same(&given, &bytes, "given up");
+        // Nothing else has it open, so it can be leased as if it were opened by its path.
+        let by_path = stillmap::open(&path).unwrap();
+        assert_eq!(given.reason(), by_path.reason());
+        assert_eq!(given.backing(), by_path.backing());
+    }
+}
+
+/// Case: a stream larger than memory.
+#[test]
+fn a_stream_beyond_the_memory_limit_spills() {
+    let bytes = pattern(9, 5 << 20);
+    for limit in [0, 1, 1 << 20, 5 << 20] {
+        let (reader, writer) = pipe();
+        let writing = feed(writer, bytes.clone());
+        let options = Snapshot::options().memory_limit(limit).spill(true);
+        let snapshot = options.offset(10).from_fd(&reader).unwrap();
+        writing.join().unwrap();
+        assert_same(&snapshot, &bytes[10..], limit);
+        let on_disk = limit < 5 << 20;
+        assert_eq!(snapshot.backing() == Backing::Disk, on_disk, "{limit}");
+    }
+    let options = Snapshot::options().memory_limit(1 << 20).spill(true);
+    let window = options.clone().len(2 << 20).open("/dev/zero").unwrap();
+    assert!(window.len() == 2 << 20 && window.iter().all(|&byte| byte == 0));
+    let endless = options.limit(8 << 20).open("/dev/zero").unwrap_err();
+    assert!(matches!(endless, Error::TooLarge { limit: 8388608, .. }));
+}
+
+/// Attack: bytes skipped for an offset were neither limited nor counted.
+#[test]
+fn skipped_bytes_count_against_the_limit() {
+    let options = Snapshot::options().offset(1 << 60).limit(1 << 20);
+    let error = options.open("/dev/zero").unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: 1048576, .. }));
+    let (reader, writer) = pipe();
+    let writing = feed(writer, pattern(1, 1 << 20));
+    let options = Snapshot::options().offset((1 << 20) - 5).limit(1 << 20);
+    assert_eq!(options.from_fd(&reader).unwrap().len(), 5, "just enough");
+    writing.join().unwrap();
+}
