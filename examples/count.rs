@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use stillmap::{Backing, Snapshot};
+use stillmap::{Backing, Reason, Snapshot};
 
 /// Count the lines, words and bytes of each FILE, with a total if there is more than one.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Args {
     /// What to read; `-`, or nothing at all, is standard input
     #[arg(value_name = "FILE")]
     files: Vec<OsString>,
-    /// Show what stands behind the bytes of each file
+    /// Show what holds the bytes of each file, and why nothing better does
     #[arg(long)]
     how: bool,
 }
@@ -35,13 +35,13 @@ fn main() -> ExitCode {
     let mut all_well = true;
     for file in &args.files {
         match count(file) {
-            Ok((counts, backing)) => {
+            Ok((counts, backing, reason)) => {
                 total += counts;
-                rows.push((
-                    counts,
-                    format!("{backing:?}").to_lowercase(),
-                    file.as_bytes(),
-                ));
+                let mut name = file.as_bytes().to_vec();
+                if let Some(reason) = reason.filter(|_| args.how) {
+                    name.extend_from_slice(format!("  ({reason})").as_bytes());
+                }
+                rows.push((counts, format!("{backing:?}").to_lowercase(), name));
             }
             Err(error) => {
                 all_well = false;
@@ -51,11 +51,11 @@ fn main() -> ExitCode {
         }
     }
     if args.files.len() > 1 {
-        rows.push((total, String::new(), b"total"));
+        rows.push((total, String::new(), b"total".to_vec()));
     }
     match io::stdout().write_all(&table(&rows, args.how)) {
         Ok(()) => {}
-        // As a reader like `head` leaves: it has what it wanted.
+        // A reader like `head` has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => {
             all_well = false;
@@ -69,8 +69,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole use of the library: bytes from anywhere, as one slice.
-fn count(file: &OsString) -> stillmap::Result<(Counts, Backing)> {
+/// All that is used of the library: bytes of any input, as one slice.
+fn count(file: &OsString) -> stillmap::Result<(Counts, Backing, Option<Reason>)> {
     let is_stdin = file == "-";
     let bar = Bar::new(is_stdin);
     let options = Snapshot::options().progress(|done, total| bar.show("read", done, total));
@@ -81,13 +81,13 @@ fn count(file: &OsString) -> stillmap::Result<(Counts, Backing)> {
     };
     let mut counts = Counts::default();
     let mut before = b' ';
-    // In steps for the bar's sake: the pages of a mapped file are read from disk only now.
+    // In steps, for the progress bar: the pages of a mapped file are read from disk only now.
     for step in bytes.chunks(16 << 20) {
         counts += Counts::of(before, step);
         before = step[step.len() - 1];
         bar.show("counted", counts.bytes, Some(bytes.len() as u64));
     }
-    Ok((counts, bytes.backing()))
+    Ok((counts, bytes.backing(), bytes.reason()))
 }
 
 #[derive(Clone, Copy, Default)]
@@ -140,7 +140,7 @@ impl AddAssign for Counts {
     }
 }
 
-/// A progress bar for those who wait: on a terminal, and only after a while.
+/// A progress bar, on a terminal and after 400 ms only.
 struct Bar {
     bar: ProgressBar,
     since: Instant,
@@ -148,7 +148,7 @@ struct Bar {
 
 impl Bar {
     fn new(is_stdin: bool) -> Self {
-        // It would be drawn over what is being typed.
+        // It would overwrite what is being typed.
         let typed = is_stdin && io::stdin().is_terminal();
         let bar = if typed {
             ProgressBar::hidden()
@@ -183,8 +183,8 @@ impl Drop for Bar {
     }
 }
 
-/// Columns as wide as they need be, under their names. A path is bytes, and is written as it is.
-fn table(rows: &[(Counts, String, &[u8])], how: bool) -> Vec<u8> {
+/// Columns as wide as needed, under their names. A path is written as it is: it need not be UTF-8.
+fn table(rows: &[(Counts, String, Vec<u8>)], how: bool) -> Vec<u8> {
     let digits = |number: u64| number.to_string().len();
     let widest = rows
         .iter()
@@ -222,7 +222,7 @@ fn table(rows: &[(Counts, String, &[u8])], how: bool) -> Vec<u8> {
     text
 }
 
-/// One line for an error and its causes. Nothing is left to be done if standard error is gone, too.
+/// One line for an error and its causes. If standard error is closed as well, there is no place for it.
 fn complain(error: &dyn Error) {
     let mut line = format!("count: {error}");
     let mut cause = error.source();

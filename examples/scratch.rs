@@ -1,4 +1,4 @@
-//! Changes the bytes of a file in memory that costs only what is changed, and leaves the file alone.
+//! Changes the bytes of a file in memory; the file stays as it is, and memory is used only for pages that change.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use stillmap::{Backing, Private};
 
-/// Use a file as a scratchpad: count its bytes by value after each is turned, in place, into the distance to the one
-/// before. The file never changes.
+/// Replace each byte of a file by its distance to the one before, in memory, and print the entropy of both. The file does
+/// not change.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -20,7 +20,7 @@ struct Args {
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        // As a reader like `head` leaves: it has what it wanted.
+        // A reader like `head` has closed the pipe.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             let cause = error.source().map(|cause| format!(": {cause}"));
@@ -36,13 +36,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut bytes = Private::open(&args.file)?;
-    let place = match bytes.backing() {
-        Backing::Cloned => "a clone of the file, copied page by page when it is stored to",
-        Backing::Sealed => "the sealed file, copied page by page when it is stored to",
-        _ => "a copy in memory",
+    let held_by = match bytes.backing() {
+        Backing::Memory => "a copy in memory".to_owned(),
+        backing => format!("{backing:?}, each page copied when it is first stored to"),
     };
     let before = entropy(&bytes);
-    // The change is made in place, over what looks like the file.
     let mut last = 0;
     for byte in bytes.iter_mut() {
         (*byte, last) = (byte.wrapping_sub(last), *byte);
@@ -50,7 +48,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let after = entropy(&bytes);
     writeln!(
         io::stdout(),
-        "{}: {} bytes, {before:.2} bits each, as distances {after:.2} ({place})",
+        "{}: {} bytes, {before:.2} bits each, as distances {after:.2} ({held_by})",
         args.file.display(),
         bytes.len()
     )?;
@@ -62,7 +60,7 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Bits for each byte that a perfect code would need.
+/// The entropy, in bits per byte.
 fn entropy(bytes: &[u8]) -> f64 {
     let mut counts = [0_u64; 256];
     for &byte in bytes {

@@ -24,9 +24,9 @@ struct Args {
     /// Size of the file, in MiB
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     mib: u32,
-    /// Where the file is made
+    /// The directory in which the file is created
     #[arg(long, default_value = ".")]
-    folder: PathBuf,
+    dir: PathBuf,
     /// Runs as the process that writes (used by this program itself)
     #[arg(long, hide = true)]
     writer: Option<PathBuf>,
@@ -40,7 +40,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match (&args.writer, &args.unguarded) {
-        (Some(path), _) => write_when_told(path),
+        (Some(path), _) => write_on_request(path),
         (_, Some(path)) => map_with_memmap2(path),
         _ => survive(&args),
     };
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
 }
 
 fn survive(args: &Args) -> Outcome<()> {
-    let folder = tempfile::tempdir_in(&args.folder)?;
-    let path = folder.path().join("file");
+    let dir = tempfile::tempdir_in(&args.dir)?;
+    let path = dir.path().join("file");
     let size = (args.mib as usize) << 20;
 
     let mut writer = Writer::start(&path)?;
@@ -72,8 +72,8 @@ fn survive(args: &Args) -> Outcome<()> {
         fs::write(&path, vec![byte; size])?;
         let bytes = stillmap::open(&path)?;
         backing.0 = bytes.backing();
-        writer.tell()?;
-        // All of it while the writer is at work, and again after it got through.
+        writer.start_writing()?;
+        // All bytes, while the writer is blocked and after it has written.
         check(&bytes, byte)?;
         waited.push(writer.wait()?);
         check(&bytes, byte)?;
@@ -106,9 +106,9 @@ fn survive(args: &Args) -> Outcome<()> {
         .spawn()?;
     let mut stdin = child.stdin.take().ok_or("no pipe to the child")?;
     let stdout = child.stdout.take().ok_or("no pipe from the child")?;
-    // It has mapped the file and read it once.
+    // The child has mapped the file and read it once.
     BufReader::new(stdout).read_line(&mut String::new())?;
-    writer.tell()?;
+    writer.start_writing()?;
     writer.wait()?;
     writeln!(stdin)?;
     let status = child.wait()?;
@@ -123,16 +123,17 @@ fn survive(args: &Args) -> Outcome<()> {
 }
 
 fn check(bytes: &[u8], byte: u8) -> Outcome<()> {
-    // From the end, where a truncated file has lost its pages.
-    match bytes.iter().rev().all(|&found| found == byte) {
-        true => Ok(()),
-        false => Err("a byte changed under the reader".into()),
+    // From the end, where a truncated file loses its pages first.
+    if bytes.iter().rev().all(|&found| found == byte) {
+        Ok(())
+    } else {
+        Err("a byte changed under the reader".into())
     }
 }
 
 const NEW: &[u8] = b"rewritten";
 
-/// The other process.
+/// The process that writes.
 struct Writer {
     process: Child,
     stdin: ChildStdin,
@@ -156,11 +157,11 @@ impl Writer {
         })
     }
 
-    fn tell(&mut self) -> Outcome<()> {
+    fn start_writing(&mut self) -> Outcome<()> {
         Ok(writeln!(self.stdin)?)
     }
 
-    /// How long it waited for the kernel to let it open the file.
+    /// How long its open(2) was blocked.
     fn wait(&mut self) -> Outcome<Duration> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
@@ -175,11 +176,11 @@ impl Drop for Writer {
     }
 }
 
-fn write_when_told(path: &Path) -> Outcome<()> {
+fn write_on_request(path: &Path) -> Outcome<()> {
     for line in io::stdin().lines() {
         line?;
         let start = Instant::now();
-        let mut file = File::create(path)?; // O_TRUNC: all bytes are gone
+        let mut file = File::create(path)?; // O_TRUNC
         let waited = start.elapsed();
         file.write_all(NEW)?;
         writeln!(io::stdout(), "{}", waited.as_nanos())?;
@@ -189,7 +190,7 @@ fn write_when_told(path: &Path) -> Outcome<()> {
 
 fn map_with_memmap2(path: &Path) -> Outcome<()> {
     let file = File::open(path)?;
-    // SAFETY: none is to be had, and that is the point: the file is truncated under the mapping.
+    // SAFETY: this is unsound, as the example shows: the file is truncated while it is mapped.
     #[allow(unsafe_code)]
     let bytes = unsafe { memmap2::Mmap::map(&file) }?;
     check(&bytes, 1)?;
