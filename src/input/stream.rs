@@ -5,14 +5,19 @@ use super::{Copy, Progress, Source};
 use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::space;
 use crate::sys::{file, write};
 use std::fs::File;
+use std::os::fd::AsFd;
 
 /// What a pipe is widened to, in bytes: the most that an unprivileged process may ask for (pipe(7), `pipe-max-size`).
 const PIPE_CAPACITY: i32 = 1 << 20;
 
 /// Up to so many bytes the available memory is not read from /proc, which takes as long as reading 100 KiB.
 const ALWAYS_FITS: u64 = 64 << 20;
+
+/// How many bytes may be written before the free space is looked at again.
+const SPACE_CHUNK: u64 = 16 << 20;
 
 /// How much of a stream is wanted, and where it may go.
 pub(crate) struct StreamRequest {
@@ -129,17 +134,23 @@ fn spill(
     let start = |file: File| write::write_all_at(&file, read.bytes(), 0).map(|()| file);
     let file = with_unnamed_file(None, done, start)
         .map_err(|tried| Error::no_room(source.name().as_deref(), done, tried))?;
+    let failed = |e| source.error("copy to an unnamed file", e);
     let mut chunk = Buffer::for_stream()?;
+    let mut checked = done;
     loop {
         progress(done, request.total());
+        if done >= checked {
+            // So that the disk is never full, not even until this fails.
+            space::check_free(file.as_fd(), SPACE_CHUNK).map_err(failed)?;
+            checked = done + SPACE_CHUNK;
+        }
         let left = request.total().map_or(u64::MAX, |len| len - done);
         chunk.clear();
         let most = usize::try_from(left).unwrap_or(usize::MAX);
         if read_some(source, &mut chunk, most)? == 0 {
             break;
         }
-        let written = write::write_all_at(&file, chunk.bytes(), done);
-        written.map_err(|e| source.error("copy to an unnamed file", e))?;
+        write::write_all_at(&file, chunk.bytes(), done).map_err(failed)?;
         done += chunk.len() as u64;
         limits.check_total(done)?;
     }

@@ -2,7 +2,8 @@
 
 use crate::error::Tried;
 use crate::file_system::FileSystem;
-use crate::sys::{file, statfs, write};
+use crate::space;
+use crate::sys::{file, write};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,9 +13,6 @@ use std::path::{Path, PathBuf};
 
 /// Bytes in one step of a copy; between two steps it can be stopped.
 const COPY_CHUNK: usize = 1 << 20;
-
-/// One part in so many of a disk stays free.
-const STAYS_FREE: u64 = 64;
 
 /// A reflink clone of a whole file (`FICLONE`, ioctl_ficlone(2)): its bytes at one moment, at the same cost for any
 /// size. `None` where the file system has no clones, or no directory on it may be written to.
@@ -55,7 +53,7 @@ pub(crate) fn with_unnamed_file<T>(
     for dir in candidate_dirs(beside) {
         match unnamed_file(&dir) {
             Ok((file, system)) if system.is_local_disk() => {
-                match check_room(&file, needed).and_then(|()| write(file)) {
+                match space::check_free(file.as_fd(), needed).and_then(|()| write(file)) {
                     Ok(written) => return Ok(written),
                     Err(e) => tried.push(dir, e)?,
                 }
@@ -66,20 +64,12 @@ pub(crate) fn with_unnamed_file<T>(
         }
     }
     for (dir, file) in maybe_disks {
-        match check_room(&file, needed).and_then(|()| write(file)) {
+        match space::check_free(file.as_fd(), needed).and_then(|()| write(file)) {
             Ok(written) => return Ok(written),
             Err(e) => tried.push(dir, e)?,
         }
     }
     Err(tried)
-}
-
-fn check_room(file: &File, needed: u64) -> io::Result<()> {
-    let (free, total) = statfs::free_and_total(file.as_fd())?;
-    if needed > free.saturating_sub(total / STAYS_FREE) {
-        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-    }
-    Ok(())
 }
 
 fn copy_into(

@@ -39,14 +39,3 @@ pub(crate) fn mount_options(fd: BorrowedFd<'_>) -> Option<String> {
     })?;
     line.rsplit(' ').next().map(str::to_owned)
 }
-
-/// Bytes that an unprivileged process may still write to the file system of an open file, and bytes in all.
-pub(crate) fn free_and_total(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
-    let mut stat = MaybeUninit::<libc::statvfs64>::uninit();
-    // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatvfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: fstatvfs(3) succeeded, so it is filled in.
-    let stat = unsafe { stat.assume_init() };
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize as u64);
-    Ok((bytes(stat.f_bavail), bytes(stat.f_blocks)))
-}
