@@ -4,7 +4,7 @@
 
 use crate::backing::Backing;
 use crate::budget;
-use crate::buffer::Buffer;
+use crate::buffer::{self, Buffer};
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::input::{self, Copy, Progress, Source, StreamRequest, Window};
@@ -16,16 +16,6 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-
-/// A file of at most so many bytes is read: mapping it costs more than its few page faults.
-const READ_ALWAYS_MAX: u64 = 32 << 10;
-
-/// A file of at most so many bytes is read if the heap has freed blocks to reuse, and counts as small for `must_map`.
-const READ_IF_HEAP_WARM_MAX: u64 = 1 << 20;
-
-/// If snapshots hold more than so many bytes of the heap, it has few freed blocks to reuse. A program that drops each
-/// file before it opens the next reads faster than it maps; one that keeps them all would fault in every page.
-const HEAP_WARM_MAX: usize = 4 << 20;
 
 /// A file of at most so many bytes is copied rather than cloned for `Private`: that is faster.
 const PRIVATE_READ_MAX: u64 = 256 << 10;
@@ -134,16 +124,13 @@ impl Request {
     fn is_read_faster(&self, len: u64) -> bool {
         match self.access {
             Access::CopyOnWrite => len <= PRIVATE_READ_MAX,
-            Access::Read => {
-                let is_heap_warm = || Buffer::in_blocks() as u64 + len <= HEAP_WARM_MAX as u64;
-                len <= READ_ALWAYS_MAX || (len <= READ_IF_HEAP_WARM_MAX && is_heap_warm())
-            }
+            Access::Read => buffer::is_reading_faster(len),
         }
     }
 
     fn may_copy(&self, len: u64) -> bool {
         let limit = self.limits.copy.unwrap_or(u64::MAX);
-        len <= limit && (len <= READ_IF_HEAP_WARM_MAX || !self.must_map)
+        len <= limit && (len <= buffer::READ_MAX as u64 || !self.must_map)
     }
 }
 

@@ -158,6 +158,20 @@ pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
     }
 }
 
+/// Returns memory to the kernel that is kept for the next snapshots.
+///
+/// Small files are read into slabs of 4 MiB. When the last snapshot in a slab is dropped, one such slab per process is
+/// kept, because new memory costs page faults. The kernel takes it by itself when memory is short (`MADV_FREE`,
+/// madvise(2)). A thread that has snapshots keeps its present slab; when it has dropped all that it opened, it keeps none.
+///
+/// # Examples
+/// ```
+/// stillmap::release_unused_memory();
+/// ```
+pub fn release_unused_memory() {
+    buffer::release_unused();
+}
+
 /// The code of the README, compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,241 +1,265 @@
-//! Bytes in memory of our own: a heap block while they are few, an anonymous mapping with huge pages beyond.
+//! An owned buffer of bytes: a block of the heap or of a slab when small, an anonymous mapping with huge pages when large.
 //!
-//! Filling fresh 4 KiB pages costs a fault each, more than the copy itself; a huge page costs one fault for 512 of
-//! them. Below a huge page the heap is better: what it gave before, it gives again without a fault.
+//! A page fault for each 4 KiB costs more than the copy that fills it. A huge page takes one fault for 512 of them.
 #![allow(unsafe_code)]
 
+mod block;
 mod heap;
 mod parallel;
+mod slab;
 
 use crate::error::Result;
 use crate::page;
 use crate::pages::Pages;
 use crate::region::Region;
-use heap::HeapBlock;
-use parallel::{Step, fill};
+use block::Block;
+use parallel::{Progress, read_parallel};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-/// The most bytes that go into a heap block.
+/// A file of at most this size, in bytes, is always read: see [`is_reading_faster`].
+const READ_ALWAYS_MAX: usize = 128 << 10;
+
+/// A file of at most this size, in bytes, is read as long as [`LARGE_HELD_MAX`] allows it.
+pub(crate) const READ_MAX: usize = 1 << 20;
+
+/// How many bytes all blocks of more than [`READ_ALWAYS_MAX`] may have for another one to be read.
+const LARGE_HELD_MAX: usize = 2 << 20;
+
+/// True if reading `len` bytes of a file costs less than mapping them.
+pub(crate) fn is_reading_faster(len: u64) -> bool {
+    let is_reused = || Block::large_bytes() as u64 + len <= LARGE_HELD_MAX as u64;
+    len <= READ_ALWAYS_MAX as u64 || (len <= READ_MAX as u64 && is_reused())
+}
+
+/// Returns the memory that is kept for the next blocks to the kernel.
+pub(crate) fn release_unused() {
+    slab::release_warm();
+}
+
+/// More bytes than this get a mapping of their own.
 const BLOCK_MAX: usize = 1 << 20;
 
-/// The least room for one read of a stream. A socket or pipe that keeps messages apart drops what does not fit.
-const MESSAGE: usize = 64 << 10;
+/// Least room for one read of a stream, in bytes. Message-oriented sockets discard what does not fit.
+const DATAGRAM_MAX: usize = 64 << 10;
 
-/// What a stream of unknown length gets first: room for a message after what a pipe holds by default.
-const STREAM_BLOCK: usize = 2 * MESSAGE;
+/// First size of the buffer for a stream of unknown length: what a pipe holds by default, and a datagram after that.
+const STREAM_BLOCK: usize = 2 * DATAGRAM_MAX;
 
-/// One read. Large enough that the system call does not count, small enough that what was filled is still in the
-/// cache of the processor when it is used.
-const STEP: usize = 512 << 10;
+/// Bytes per read. The system call does not count at this size, and what was read is still in the cache of the processor
+/// when it is used.
+const READ_CHUNK: usize = 512 << 10;
 
 /// Bytes that were read, and room for more.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    place: Place,
+    storage: Storage,
     len: usize,
 }
 
 #[derive(Debug)]
-enum Place {
-    Block(HeapBlock),
+enum Storage {
+    Block(Block),
     Region(Region),
 }
 
 impl Buffer {
     /// Room for `len` bytes.
     pub(crate) fn with_capacity(len: usize) -> Result<Self> {
-        let place = match len {
-            0..=BLOCK_MAX => Place::Block(HeapBlock::with_capacity(len)?),
-            _ => Place::Region(Region::transparent(whole_huge_pages(len))?),
+        let storage = if len <= BLOCK_MAX {
+            Storage::Block(Block::with_capacity(len)?)
+        } else {
+            Storage::Region(Region::transparent(whole_huge_pages(len))?)
         };
-        Ok(Buffer { place, len: 0 })
+        Ok(Buffer { storage, len: 0 })
     }
 
-    /// Room for a stream whose length nobody knows.
+    /// Room for the start of a stream of unknown length.
     pub(crate) fn for_stream() -> Result<Self> {
         Buffer::with_capacity(STREAM_BLOCK)
     }
 
-    /// How many bytes are in heap blocks now, small blocks aside.
-    pub(crate) fn in_blocks() -> usize {
-        HeapBlock::live()
-    }
-
-    /// What an anonymous mapping holds, from here on read-only.
+    /// The first `len` bytes of an anonymous mapping, which are not changed from here on.
     pub(crate) fn from_region(region: Region, len: usize) -> Self {
         debug_assert!(len <= region.len());
-        let place = Place::Region(region);
-        Buffer { place, len }
+        let storage = Storage::Region(region);
+        Buffer { storage, len }
     }
 
     /// A copy of `bytes`.
     pub(crate) fn copy_of(bytes: &[u8]) -> Result<Self> {
-        let mut memory = Buffer::with_capacity(bytes.len())?;
+        let mut copy = Buffer::with_capacity(bytes.len())?;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let spare = memory.spare(rest.len());
-            let n = spare.len().min(rest.len());
+            let room = copy.spare_capacity_mut(rest.len());
+            let n = room.len().min(rest.len());
             // SAFETY: u8 and MaybeUninit<u8> have the same layout, and initialised bytes are valid for both.
             let from = unsafe { &*(std::ptr::from_ref(&rest[..n]) as *const [MaybeUninit<u8>]) };
-            spare[..n].copy_from_slice(from);
-            memory.len += n;
+            room[..n].copy_from_slice(from);
+            copy.len += n;
             rest = &rest[n..];
         }
-        Ok(memory)
+        Ok(copy)
     }
 
-    /// What was read so far.
+    /// The bytes read so far.
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `read_from` and `from_region` count bytes that are there, and nobody else changes them.
+        // SAFETY:
+        // - `read_from`, `fill`, `copy_of` and `from_region` count initialised bytes, which `storage` owns.
+        // - Only `&mut self` gives access for writing.
         unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 
-    /// The same, to be changed: for memory that was read, not for what `from_region` made read-only.
+    /// The bytes read so far, for writing. Not for what `from_region` made, which may be read-only.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        let bytes = match &mut self.place {
-            Place::Block(block) => &mut block.spare()[..self.len],
-            // SAFETY: a region in `Buffer` is private anonymous memory of ours.
-            Place::Region(region) => unsafe { region.spare(0..self.len) },
-        };
-        // SAFETY: `read_from` counts bytes that are there; the borrow is the same.
+        let len = self.len;
+        let bytes = &mut self.uninit_slice_mut()[..len];
+        // SAFETY: the first `len` bytes are initialised, see `bytes`; the borrow is the same.
         unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) }
     }
 
-    /// Forgets what was read.
+    /// Forgets the bytes and keeps the room.
     pub(crate) fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Bytes read so far.
+    /// How many bytes were read so far.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
-        match &self.place {
-            Place::Block(block) => block.start(),
-            Place::Region(region) => region.start(),
+        match &self.storage {
+            Storage::Block(block) => block.start(),
+            Storage::Region(region) => region.start(),
         }
     }
 
-    /// The pages of the bytes that were read.
+    /// The pages of the bytes that were read. A block shares its pages with other blocks.
     pub(crate) fn pages(&self) -> Pages<'_> {
-        match &self.place {
-            Place::Block(_) => Pages::heap(self.bytes()),
-            Place::Region(region) => Pages::own(self.bytes()).with_locks(region.locked_pages()),
+        match &self.storage {
+            Storage::Block(_) => Pages::heap(self.bytes()),
+            Storage::Region(region) => Pages::own(self.bytes()).with_locks(region.locked_pages()),
         }
     }
 
-    /// Whether it is a block of the heap, and no mapping.
+    /// True for a block, false for a mapping.
     pub(crate) fn is_block(&self) -> bool {
-        matches!(self.place, Place::Block(_))
+        matches!(self.storage, Storage::Block(_))
     }
 
     fn capacity(&self) -> usize {
-        match &self.place {
-            Place::Block(block) => block.capacity(),
-            Place::Region(region) => region.len(),
+        match &self.storage {
+            Storage::Block(block) => block.capacity(),
+            Storage::Region(region) => region.len(),
         }
     }
 
-    /// Room for at most `most` bytes after those that are there: one step's worth.
-    fn step(&self, most: usize) -> Range<usize> {
-        self.len..self.len + (self.capacity() - self.len).min(most).min(STEP)
-    }
-
-    fn spare(&mut self, most: usize) -> &mut [MaybeUninit<u8>] {
-        let step = self.step(most);
-        match &mut self.place {
-            Place::Block(block) => &mut block.spare()[step],
-            // SAFETY: a region in `Buffer` is private anonymous memory of ours, writable until it is given out.
-            Place::Region(region) => unsafe { region.spare(step) },
+    fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        match &mut self.storage {
+            Storage::Block(block) => block.uninit_slice_mut(),
+            Storage::Region(region) => {
+                let len = region.len();
+                // SAFETY: the region is private anonymous memory that this buffer owns. It is writable until it is
+                // shared, and then there is no `&mut self`.
+                unsafe { region.spare(0..len) }
+            }
         }
     }
 
-    /// Faults in the huge pages that a step is the first to reach. The kernel copies out of a pipe under the pipe's lock: a
-    /// fault in the middle of that, which zeroes 2 MiB, would keep the writer waiting.
-    fn fault_in(&self, step: &Range<usize>) {
-        if let Place::Region(region) = &self.place {
-            let first = whole_huge_pages(step.start);
-            let end = whole_huge_pages(step.end).min(region.len());
+    /// Where the next read goes: behind the bytes so far, at most `most` bytes.
+    fn next_chunk(&self, most: usize) -> Range<usize> {
+        self.len..self.len + (self.capacity() - self.len).min(most).min(READ_CHUNK)
+    }
+
+    fn spare_capacity_mut(&mut self, most: usize) -> &mut [MaybeUninit<u8>] {
+        let chunk = self.next_chunk(most);
+        &mut self.uninit_slice_mut()[chunk]
+    }
+
+    /// Faults in the huge pages that `chunk` is the first to reach. The kernel holds the pipe's lock while it copies: a page
+    /// fault in between, which zeroes 2 MiB, would block the writer.
+    fn fault_in(&self, chunk: &Range<usize>) {
+        if let Storage::Region(region) = &self.storage {
+            let first = whole_huge_pages(chunk.start);
+            let end = whole_huge_pages(chunk.end).min(region.len());
             if first < end {
-                // Refused (Linux before 5.14, no memory), they come by the fault.
+                // Refused (Linux before 5.14, no memory), they are faulted in by the read.
                 let _ = region.advise(first..end, libc::MADV_POPULATE_WRITE);
             }
         }
     }
 
-    /// One call of `read`, which fills the front of what it is given and gives that back; at most `most` bytes. Gives
-    /// their number, or 0 at the end, or if there is no room.
+    /// Calls `read` once with room for at most `most` bytes; it returns the part that it filled, from the start. Returns how
+    /// many bytes that are: 0 at the end, or if there is no room.
     pub(crate) fn read_from<F>(&mut self, most: usize, read: F) -> io::Result<usize>
     where
         F: FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<&mut [u8]>,
     {
-        self.fault_in(&self.step(most));
-        let spare = self.spare(most);
-        if spare.is_empty() {
+        self.fault_in(&self.next_chunk(most));
+        let room = self.spare_capacity_mut(most);
+        if room.is_empty() {
             return Ok(0);
         }
-        let n = read(spare)?.len();
+        let n = read(room)?.len();
         self.len += n;
         Ok(n)
     }
 
-    /// Reads a file from `offset` on, `most` bytes or up to its end, into memory that is empty yet; with two threads if
-    /// that is much.
+    /// Reads a file from `offset` on, up to `most` bytes or its end, into an empty buffer. Uses a second thread for large
+    /// files. `progress` may stop it.
     pub(crate) fn fill(
         &mut self,
         fd: BorrowedFd<'_>,
         offset: u64,
         most: usize,
-        step: &mut Step<'_>,
+        progress: &mut Progress<'_>,
     ) -> io::Result<()> {
         let end = self.capacity().min(most);
-        let into = match &mut self.place {
-            Place::Block(block) => &mut block.spare()[..end],
-            // SAFETY: as in `spare`.
-            Place::Region(region) => unsafe { region.spare(0..end) },
-        };
-        self.len = fill(into, fd, offset, step)?;
+        let room = &mut self.uninit_slice_mut()[..end];
+        self.len = read_parallel(room, fd, offset, progress)?;
         Ok(())
     }
 
-    /// Makes room for a message, or for `most` bytes if that is less.
+    /// Makes room for a datagram, or for `most` bytes if that is less.
     pub(crate) fn make_room(&mut self, most: usize) -> Result<()> {
-        if self.capacity() - self.len >= most.min(MESSAGE) {
+        if self.capacity() - self.len >= most.min(DATAGRAM_MAX) {
             return Ok(());
         }
-        match &mut self.place {
-            Place::Block(block) => {
+        match &mut self.storage {
+            Storage::Block(block) => {
                 let mut region = Region::transparent(whole_huge_pages(2 * self.len))?;
-                // SAFETY: private anonymous memory of ours, made in the line above.
-                let spare = unsafe { region.spare(0..self.len) };
-                spare.copy_from_slice(&block.spare()[..self.len]);
-                self.place = Place::Region(region);
+                // SAFETY: private anonymous memory, mapped in the line above.
+                let room = unsafe { region.spare(0..self.len) };
+                room.copy_from_slice(&block.uninit_slice_mut()[..self.len]);
+                self.storage = Storage::Region(region);
                 Ok(())
             }
-            Place::Region(region) => {
+            Storage::Region(region) => {
                 let len = region.len();
-                // Address space is free, so double it; where it is limited (RLIMIT_AS), take what is left.
+                // Address space costs nothing, so it is doubled; where it is limited (RLIMIT_AS), one huge page more.
                 let doubled = region.grow_transparent(2 * len);
                 doubled.or_else(|_| region.grow_transparent(len + whole_huge_pages(1)))
             }
         }
     }
 
-    /// Gives back the room that was not needed.
+    /// Gives back the room that was not used.
     pub(crate) fn finish(mut self) -> Result<Self> {
         let len = self.len;
-        match &mut self.place {
-            Place::Block(block) if len < block.capacity() / 2 => Buffer::copy_of(self.bytes()),
-            Place::Block(_) => Ok(self),
-            Place::Region(region) => {
-                // Whole huge pages only: cutting through one would split it and free nothing.
-                // Should that fail (vm.max_map_count), the rest stays mapped, untouched.
+        match &mut self.storage {
+            Storage::Block(block) => {
+                if len >= block.capacity() / 2 || block.truncate(len) {
+                    return Ok(self);
+                }
+                Buffer::copy_of(self.bytes())
+            }
+            Storage::Region(region) => {
+                // Whole huge pages only: cutting through one would split it and free nothing. If it fails
+                // (vm.max_map_count), the rest stays mapped, without memory.
                 let _ = region.resize(whole_huge_pages(len).min(region.len()), page::size());
                 Ok(self)
             }
@@ -243,18 +267,18 @@ impl Buffer {
     }
 }
 
-/// Reads a range of a file into the front of private memory; what a file that is too short does not fill stays zero.
-/// `step` may stop it.
+/// Reads a range of a file into the start of private memory. What lies behind the end of the file stays zero. `progress` may
+/// stop it.
 pub(crate) fn fill_region(
     region: &mut Region,
     fd: BorrowedFd<'_>,
     range: Range<u64>,
-    step: &mut Step<'_>,
+    progress: &mut Progress<'_>,
 ) -> io::Result<()> {
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    // SAFETY: the caller gives private anonymous memory of ours.
-    let into = unsafe { region.spare(0..len) };
-    fill(into, fd, range.start, step).map(drop)
+    // SAFETY: the caller gives private anonymous memory that it owns.
+    let room = unsafe { region.spare(0..len) };
+    read_parallel(room, fd, range.start, progress).map(drop)
 }
 
 fn whole_huge_pages(len: usize) -> usize {
@@ -267,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_read_stays_while_it_grows_out_of_the_heap() {
+    fn bytes_stay_while_a_block_becomes_a_mapping() {
         let mut memory = Buffer::for_stream().unwrap();
         let mut model = Vec::new();
         let mut next = 0_u8;

@@ -1,92 +1,136 @@
-//! Reads a large range of a file into memory: two threads take turns, if a second one can be had.
+//! Reads a large range of a file into memory, using a second thread if one can be started.
 //!
-//! One processor does not keep up with the memory: half of its time it zeroes huge pages, the other half it copies.
+//! One processor does not keep up with the memory: it zeroes huge pages for half of the time and copies for the other half.
 
+use crate::sync::{Lock, Rank};
 use crate::sys::{file, thread};
 use std::io;
-use std::iter;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What a thread takes at a time, in bytes: a few huge pages. Chunks rather than halves, so that a thread that gets less
-/// of its processor just takes fewer of them.
+/// Bytes that a thread takes at a time: two huge pages. Chunks rather than halves, so that a thread that gets less
+/// processor time takes fewer of them.
 const CHUNK: usize = 4 << 20;
 
-/// So many bytes are worth a second thread.
-const LARGE: usize = 8 * CHUNK;
+/// Minimum size for using a second thread, in bytes: starting one takes as long as reading 1 MiB.
+const PARALLEL_MIN: usize = 8 * CHUNK;
 
-/// Told how many bytes are done, again and again, and may stop it.
-pub(crate) type Step<'s> = dyn FnMut(usize) -> io::Result<()> + 's;
+/// Called with the number of bytes done; an error stops the read.
+pub(crate) type Progress<'p> = dyn FnMut(usize) -> io::Result<()> + 'p;
 
-/// Reads a file from `offset` on, and gives how much there was without a gap: all of `into`, unless the file ends before.
-pub(crate) fn fill(
+/// Reads a file from `offset` on. Returns how many bytes were read without a gap: all of `into`, unless the file ends
+/// before.
+pub(super) fn read_parallel(
     into: &mut [MaybeUninit<u8>],
     fd: BorrowedFd<'_>,
     offset: u64,
-    step: &mut Step<'_>,
+    progress: &mut Progress<'_>,
 ) -> io::Result<usize> {
     let len = into.len();
-    // No huge page belongs to two chunks: two threads would both zero it, one of them in vain.
-    let (first, rest) = into.split_at_mut(len.min(CHUNK - into.as_ptr().addr() % CHUNK));
-    let chunks = iter::once(first).chain(rest.chunks_mut(CHUNK));
-    let placed = chunks.scan(0, |end, chunk| {
-        let start = *end;
-        *end += chunk.len();
-        Some((start, chunk))
-    });
-    let chunks = Mutex::new(placed);
-    let no_more = || lock(&chunks).by_ref().for_each(drop);
-    let done = AtomicUsize::new(0);
-    let end = AtomicUsize::new(len);
-    let read_next = || -> io::Result<bool> {
-        let Some((start, chunk)) = lock(&chunks).next() else {
-            return Ok(false);
-        };
-        let n = read_full(fd, chunk, offset + start as u64)?;
-        done.fetch_add(n, Ordering::Relaxed);
-        if n < chunk.len() {
-            end.fetch_min(start + n, Ordering::Relaxed);
-            no_more();
-        }
-        Ok(true)
+    let chunks = Chunks::new(into, fd, offset);
+    if len < PARALLEL_MIN || std::thread::available_parallelism().is_ok_and(|n| n.get() == 1) {
+        chunks.read_all(progress)?;
+        return Ok(chunks.end.into_inner());
+    }
+    let mut reported = 0;
+    let worker = || chunks.read_all(&mut |_| Ok(()));
+    let caller = |_| {
+        chunks.read_all(&mut |done| {
+            reported = done;
+            progress(done)
+        })
     };
-    let read_all = |step: &mut Step<'_>| {
+    let (first, second) = thread::beside(c"stillmap-copy", worker, caller);
+    first?;
+    // A thread that panicked did not read its chunk.
+    let panicked = || Err(io::Error::other("a thread that copies panicked"));
+    second.map_or(Ok(()), |second| second.unwrap_or_else(|_| panicked()))?;
+    let done = chunks.done.into_inner();
+    // The second thread may have been the last.
+    if reported < done {
+        progress(done)?;
+    }
+    Ok(chunks.end.into_inner())
+}
+
+/// A range of a file that is read, and the memory that it goes to.
+struct Chunks<'a> {
+    fd: BorrowedFd<'a>,
+    offset: u64,
+    rest: Lock<Rest<'a>>,
+    /// Bytes read.
+    done: AtomicUsize,
+    /// Where the file ended, counted from `offset`.
+    end: AtomicUsize,
+}
+
+/// What no thread has taken.
+struct Rest<'a> {
+    start: usize,
+    memory: &'a mut [MaybeUninit<u8>],
+}
+
+impl<'a> Chunks<'a> {
+    fn new(memory: &'a mut [MaybeUninit<u8>], fd: BorrowedFd<'a>, offset: u64) -> Self {
+        let end = AtomicUsize::new(memory.len());
+        let rest = Rest { start: 0, memory };
+        Chunks {
+            fd,
+            offset,
+            rest: Lock::new(Rank::Copy, rest),
+            done: AtomicUsize::new(0),
+            end,
+        }
+    }
+
+    /// The next chunk, and where it is in the range.
+    fn next(&self) -> Option<(usize, &'a mut [MaybeUninit<u8>])> {
+        let mut rest = self.rest.lock();
+        let memory = mem::take(&mut rest.memory);
+        if memory.is_empty() {
+            return None;
+        }
+        // Up to the end of a huge page: otherwise both threads would zero the same huge page.
+        let len = CHUNK - memory.as_ptr().addr() % CHUNK;
+        let (chunk, after) = memory.split_at_mut(len.min(memory.len()));
+        rest.memory = after;
+        let start = rest.start;
+        rest.start += chunk.len();
+        Some((start, chunk))
+    }
+
+    /// From here on there are no more chunks.
+    fn stop(&self) {
+        self.rest.lock().memory = &mut [];
+    }
+
+    fn read_all(&self, progress: &mut Progress<'_>) -> io::Result<()> {
         let mut read = || {
-            while read_next()? {
-                step(done.load(Ordering::Relaxed))?;
+            while self.read_next()? {
+                progress(self.done.load(Ordering::Relaxed))?;
             }
             Ok(())
         };
-        read().inspect_err(|_| no_more())
-    };
-    let is_alone = || {
-        len < LARGE || std::thread::available_parallelism().is_ok_and(|number| number.get() == 1)
-    };
-    if is_alone() {
-        read_all(step)?;
-        return Ok(end.into_inner());
+        read().inspect_err(|_| self.stop())
     }
-    let mut told = 0;
-    let there = || read_all(&mut |_| Ok(()));
-    let here = |_| {
-        read_all(&mut |done| {
-            told = done;
-            step(done)
-        })
-    };
-    let (first, second) = thread::beside(c"stillmap-copy", there, here);
-    first.and(second.map_or(Ok(()), |second| second.unwrap_or_else(|_| lost())))?;
-    let done = done.into_inner();
-    // The second thread may have been the last.
-    if told < done {
-        step(done)?;
+
+    /// False if there was no chunk left.
+    fn read_next(&self) -> io::Result<bool> {
+        let Some((start, chunk)) = self.next() else {
+            return Ok(false);
+        };
+        let n = read_full(self.fd, chunk, self.offset + start as u64)?;
+        self.done.fetch_add(n, Ordering::Relaxed);
+        if n < chunk.len() {
+            self.end.fetch_min(start + n, Ordering::Relaxed);
+            self.stop();
+        }
+        Ok(true)
     }
-    Ok(end.into_inner())
 }
 
-/// Reads until `into` is full or the file ends: how many bytes.
+/// Reads until `into` is full or the file ends; returns how many bytes.
 fn read_full(fd: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < into.len() {
@@ -99,15 +143,6 @@ fn read_full(fd: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>], offset: u64) -> i
     Ok(done)
 }
 
-/// A thread that panicked has left its chunk as it was.
-fn lost() -> io::Result<()> {
-    Err(io::Error::other("a thread that copies panicked"))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +151,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::process::Command;
 
-    const LEN: usize = LARGE + CHUNK + 4321;
+    const LEN: usize = PARALLEL_MIN + CHUNK + 4321;
 
     fn file() -> (File, Vec<u8>) {
         let model: Vec<u8> = (0..LEN).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
@@ -125,17 +160,17 @@ mod tests {
         (file, model)
     }
 
-    /// Fills `into` and gives what [`fill`] gave, and what it told.
+    /// Reads into `into`. Returns what [`read_parallel`] returned and reported.
     fn filled(file: &File, offset: u64, into: &mut [u8]) -> (usize, Vec<usize>) {
         // SAFETY: the same memory, and nothing but initialised bytes are written to it.
         #[allow(unsafe_code)]
         let into = unsafe { &mut *(std::ptr::from_mut(into) as *mut [MaybeUninit<u8>]) };
-        let mut told = Vec::new();
-        let n = fill(into, file.as_fd(), offset, &mut |done| {
-            told.push(done);
+        let mut reported = Vec::new();
+        let n = read_parallel(into, file.as_fd(), offset, &mut |done| {
+            reported.push(done);
             Ok(())
         });
-        (n.unwrap(), told)
+        (n.unwrap(), reported)
     }
 
     #[allow(unsafe_code)]
@@ -162,15 +197,18 @@ mod tests {
             leave_no_room_for_a_stack();
             assert!(thread::start(c"none", || ()).is_err());
         }
-        let (n, told) = filled(&file, 77, &mut bytes);
+        let (n, reported) = filled(&file, 77, &mut bytes);
         assert_eq!(n, bytes.len());
         assert!(bytes == model[77..]);
-        assert!(told.is_sorted() && told.last() == Some(&n), "{told:?}");
+        assert!(
+            reported.is_sorted() && reported.last() == Some(&n),
+            "{reported:?}"
+        );
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri starts no processes")]
-    fn no_thread_has_to_be_had() {
+    fn works_without_a_second_thread() {
         let name = "buffer::parallel::tests::a_large_file_is_read_whole";
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", name, "--test-threads=1"]);
@@ -184,7 +222,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no pread of so much")]
-    fn a_file_that_is_too_short_gives_what_it_has() {
+    fn a_file_that_is_too_short_is_read_to_its_end() {
         let (file, model) = file();
         let mut bytes = vec![0; LEN + 3 * CHUNK];
         assert_eq!(filled(&file, 5, &mut bytes).0, LEN - 5);
@@ -194,11 +232,11 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no pread of so much")]
-    fn a_step_stops_it() {
+    fn an_error_of_progress_stops_it() {
         let (file, _) = file();
         let mut memory = vec![MaybeUninit::uninit(); LEN];
         let mut steps = 0;
-        let stopped = fill(&mut memory, file.as_fd(), 0, &mut |_| {
+        let stopped = read_parallel(&mut memory, file.as_fd(), 0, &mut |_| {
             steps += 1;
             Err(io::ErrorKind::Interrupted.into())
         });

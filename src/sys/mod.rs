@@ -69,3 +69,11 @@ pub(crate) fn huge_page_size() -> Option<usize> {
     let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
     text.ok()?.trim().parse().ok()
 }
+
+/// False if the kernel gives this process no transparent huge pages, not even where they are asked for.
+pub(crate) fn are_huge_pages_enabled() -> bool {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    // SAFETY: PR_GET_THP_DISABLE of prctl(2) takes zeros and returns a number.
+    let disabled = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) };
+    disabled == 0 && setting.is_ok_and(|setting| !setting.contains("[never]"))
+}

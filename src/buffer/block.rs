@@ -1,0 +1,125 @@
+//! Memory for the bytes of one small input: from the heap, or from a slab once the thread holds much.
+
+use super::heap::HeapBlock;
+use super::slab::{self, SlabBlock};
+use crate::error::Result;
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A thread that holds no more than this, in bytes, gets blocks from the heap. The heap reuses memory that was dropped; a
+/// program that keeps its blocks pays a page fault for each 4 KiB instead. 64 of these cost as much as the one fault for
+/// a huge page, which is zeroed as a whole.
+const HEAP_HELD_MAX: usize = 256 << 10;
+
+thread_local! {
+    /// Bytes in blocks that this thread made, less those in blocks that it dropped, at least 0. No exact count: a block
+    /// that another thread drops counts on, so this thread gets slabs. It has no destructor, so it is there to the end.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Bytes in all blocks of more than [`super::READ_ALWAYS_MAX`].
+static LARGE: AtomicUsize = AtomicUsize::new(0);
+
+/// A block, and its share of what is held.
+#[derive(Debug)]
+pub(super) struct Block {
+    memory: Memory,
+    // Dropped after `memory`.
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Heap(HeapBlock),
+    Slab(SlabBlock),
+}
+
+/// Bytes that are counted as held until this is dropped.
+#[derive(Debug)]
+struct Held(usize);
+
+impl Block {
+    /// At least `capacity` bytes, not initialised, aligned to 64.
+    pub(super) fn with_capacity(capacity: usize) -> Result<Self> {
+        let from_slab = match HELD.get() {
+            0..=HEAP_HELD_MAX => None,
+            _ => slab::allocate(capacity),
+        };
+        let memory = match from_slab {
+            Some(block) => Memory::Slab(block),
+            None => Memory::Heap(HeapBlock::with_capacity(capacity)?),
+        };
+        let held = Held::new(memory.capacity());
+        Ok(Block { memory, held })
+    }
+
+    pub(super) fn start(&self) -> NonNull<u8> {
+        match &self.memory {
+            Memory::Heap(block) => block.start(),
+            Memory::Slab(block) => block.start(),
+        }
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.memory.capacity()
+    }
+
+    pub(super) fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        match &mut self.memory {
+            Memory::Heap(block) => block.uninit_slice_mut(),
+            Memory::Slab(block) => block.uninit_slice_mut(),
+        }
+    }
+
+    /// True if the bytes behind the first `len` were given back, but for the cache line that `len` is in. The heap would
+    /// have to copy.
+    pub(super) fn truncate(&mut self, len: usize) -> bool {
+        match &mut self.memory {
+            Memory::Heap(_) => false,
+            Memory::Slab(block) => {
+                block.truncate(len);
+                self.held = Held::new(block.capacity());
+                true
+            }
+        }
+    }
+
+    /// Bytes in all blocks of the process that have more than [`super::READ_ALWAYS_MAX`].
+    pub(super) fn large_bytes() -> usize {
+        // Nothing else depends on the count, so no order is needed.
+        LARGE.load(Ordering::Relaxed)
+    }
+}
+
+impl Memory {
+    fn capacity(&self) -> usize {
+        match self {
+            Memory::Heap(block) => block.capacity(),
+            Memory::Slab(block) => block.capacity(),
+        }
+    }
+}
+
+impl Held {
+    fn new(len: usize) -> Self {
+        HELD.set(HELD.get() + len);
+        if len > super::READ_ALWAYS_MAX {
+            LARGE.fetch_add(len, Ordering::Relaxed);
+        }
+        Held(len)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.set(HELD.get().saturating_sub(self.0));
+        if self.0 > super::READ_ALWAYS_MAX {
+            LARGE.fetch_sub(self.0, Ordering::Relaxed);
+        }
+        if HELD.get() == 0 {
+            slab::retire_current();
+        }
+    }
+}
