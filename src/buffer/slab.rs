@@ -37,11 +37,18 @@ const UNIT: usize = 16 << 10;
 const UNITS: usize = SLAB / UNIT;
 
 /// A retired slab returns the units without blocks as soon as these are more than `SPARSE - 1` of `SPARSE`. So a slab never
-/// holds more than `SPARSE` times the units that have blocks. Returning pages splits huge pages, so it is not done
-/// earlier.
+/// holds more than `SPARSE` times the units that have blocks, and at most the units of the blocks where there are few:
+/// a block that is left alone in its slab keeps 3 units besides its own at most.
 ///
-/// The worst cases, in resident bytes after everything else was dropped (`tests/buffer`): of files of 4 KiB, one that is
-/// kept in 1,000 keeps at most 3 units, 48 KiB.
+/// | kept of each 1,000 files | resident for each that is kept | at most |
+/// |---|---|---|
+/// | one of 1 byte, the others of 1 byte | TABLE1 | 48 KiB |
+/// | one of 1 byte, the others of 4 KiB | TABLE2 | 48 KiB |
+/// | one of 1 byte, the others of 60 KB | TABLE3 | 48 KiB |
+///
+/// Besides, there are the slab of each thread that has snapshots, and [`WARM`]. The kernel frees a huge page of which a
+/// part was returned when memory is short. To split it at once (`MADV_FREE` before `MADV_DONTNEED`) was measured: it
+/// doubled the time of reading, keeping and dropping files of 64 KiB.
 const SPARSE: usize = 4;
 
 /// In [`Slab::blocks`]: the pages of this unit were returned.
@@ -245,7 +252,7 @@ impl Slab {
                 // SAFETY: units of this slab.
                 let start = unsafe { self.region.start().add(first * UNIT) };
                 // SAFETY: the units are in the slab, which lives. They had no blocks when they were claimed and get none, as
-                // the slab is retired: nothing refers to their bytes. Refused (mlockall(2)), they stay.
+                // the slab is retired: nothing refers to their bytes. Refused (mlockall(2)), the pages stay.
                 let _ = unsafe { memory::advise(start, freed * UNIT, libc::MADV_DONTNEED) };
             }
             unit += 1;

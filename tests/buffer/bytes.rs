@@ -19,7 +19,9 @@ struct Files {
 impl Files {
     fn new() -> Self {
         let dir = temp_dir();
-        let file = |(seed, len): (u64, &usize)| file_with(dir.path(), &len.to_string(), &pattern(seed, *len));
+        let file = |(seed, len): (u64, &usize)| {
+            file_with(dir.path(), &len.to_string(), &pattern(seed, *len))
+        };
         let paths = (0..).zip(&SIZES).map(file).collect();
         Files { paths, _dir: dir }
     }
