@@ -29,8 +29,8 @@ pub(crate) enum Rank {
     Prefetch,
     /// Which pages are locked (mlock).
     LockedPages,
-    /// Blocks of memory for bytes that are read.
-    Slabs,
+    /// The batches of an `OpenAll`.
+    OpenAll,
     /// The chunks of a copy that several threads share.
     Copy,
     /// The SIGBUS handler, while it is installed.

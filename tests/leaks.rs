@@ -58,14 +58,14 @@ fn a_hundred_thousand_small_files() {
 #[test]
 fn a_hundred_thousand_mappings() {
     scenario!(|| {
-        let mut sealed = sealed_memfd(1 << 20);
+        let mut sealed = sealed_memfd(3 << 20);
         assert_leaves_nothing(100_000, "a mapping", || {
             sealed.rewind().unwrap();
-            let options = Snapshot::options().offset(4097).len(1 << 19).must_map(true);
+            let options = Snapshot::options().offset(4097).len(2 << 20).must_map(true);
             let snapshot = options.from_fd(&sealed).unwrap();
             assert_eq!(
                 (snapshot.len(), snapshot.backing()),
-                (1 << 19, Backing::Sealed)
+                (2 << 20, Backing::Sealed)
             );
         });
     })

@@ -146,11 +146,6 @@ impl Buffer {
         }
     }
 
-    /// True for a block, false for a mapping.
-    pub(crate) fn is_block(&self) -> bool {
-        matches!(self.storage, Storage::Block(_))
-    }
-
     fn capacity(&self) -> usize {
         match &self.storage {
             Storage::Block(block) => block.capacity(),

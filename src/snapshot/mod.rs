@@ -34,8 +34,8 @@ use std::ptr::NonNull;
 ///
 /// 1. A pipe, FIFO, socket, terminal or character device, and a file of size 0 (as those of `/proc` say they are), is read
 ///    to its end.
-/// 2. A small file is read: up to 32 KiB always; up to 1 MiB while snapshots hold at most 4 MiB of the heap, since
-///    reading into memory that was used before is faster than mapping.
+/// 2. A small file is read: up to 128 KiB always; up to 1 MiB while few of this size are held, since reading into memory
+///    that was used before is faster than mapping.
 /// 3. A memfd sealed against writing and shrinking, a file under fs-verity, and a file on squashfs, erofs or iso9660 is
 ///    mapped.
 /// 4. On ext2/3/4, xfs, btrfs and f2fs a file that no process has open for writing is mapped under a read lease: the

@@ -98,7 +98,7 @@ fn hundreds_of_files_are_broken_together() {
             let path = folder.path().join(i.to_string());
             let bytes = vec![i as u8; 40_000 + i];
             fs::write(&path, &bytes).unwrap();
-            let snapshot = leased(|| Snapshot::options().must_map(true).open(&path));
+            let snapshot = leased(|| Snapshot::options().copy_limit(0).open(&path));
             (path, bytes, snapshot)
         };
         let files: Vec<_> = (0..600).map(open).collect();
@@ -131,7 +131,7 @@ fn a_snapshot_may_go_at_the_very_moment_of_a_break() {
     let mut competitor = Competitor::start(SERVER);
     for round in 0..1500 {
         fs::write(&path, vec![round as u8; 50_000]).unwrap();
-        let snapshot = leased(|| Snapshot::options().must_map(true).open(&path));
+        let snapshot = leased(|| Snapshot::options().copy_limit(0).open(&path));
         competitor.tell(Blow::Append, &path);
         // From at once to after it was answered.
         for _ in 0..round % 50 {
