@@ -39,12 +39,12 @@ impl FileVersion {
     }
 }
 
-/// The same etag as `LocalFileSystem`: inode, mtime in microseconds, and size.
+/// What `LocalFileSystem` makes the etag of: inode, mtime in microseconds, and size.
 pub(crate) fn etag(metadata: &Metadata) -> String {
     let modified = metadata.modified().ok();
     let since_epoch = modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
     let mtime = since_epoch.unwrap_or_default().as_micros();
-    format!("\"{:x}-{mtime:x}-{:x}\"", metadata.ino(), metadata.len())
+    format!("{:x}-{mtime:x}-{:x}", metadata.ino(), metadata.len())
 }
 
 /// Opens a regular file for reading; `None` if the path names something else.

@@ -4,10 +4,8 @@ use crate::file::etag;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use stillmap::Draft;
 
 /// What a put requires of the object that the path names.
@@ -15,6 +13,7 @@ use stillmap::Draft;
 pub(crate) enum Expected {
     Anything,
     NoObject,
+    /// An object with this etag, without quotes.
     Etag(String),
 }
 
@@ -28,21 +27,35 @@ pub(crate) enum PublishError {
     Io(io::Error),
 }
 
-/// A draft for `path`; missing directories are made.
-pub(crate) fn create(path: &Path, len: usize, new: bool, fsync: bool) -> io::Result<Draft> {
-    let create = || {
-        Draft::options()
-            .sync(fsync)
-            .create_new(new)
-            .create(path, len)
-    };
-    match create() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_parents(path, fsync)?;
-            Ok(create()?)
+/// A draft for `path`. Missing directories are made, unless there has to be an object in them.
+pub(crate) fn create(
+    path: &Path,
+    len: usize,
+    expected: &Expected,
+    fsync: bool,
+) -> Result<Draft, PublishError> {
+    let is_new = matches!(expected, Expected::NoObject);
+    let options = Draft::options().sync(fsync).create_new(is_new);
+    let create = || options.create(path, len).map_err(io::Error::from);
+    let created = match (create(), expected) {
+        (Err(error), Expected::Etag(wanted)) if error.kind() == ErrorKind::NotFound => {
+            return Err(no_object(wanted));
         }
-        created => Ok(created?),
-    }
+        (Err(error), _) if error.kind() == ErrorKind::NotFound => {
+            create_parents(path, fsync)?;
+            create()
+        }
+        (created, _) => created,
+    };
+    created.map_err(|error| match error.kind() {
+        // A directory is in the way of a new object as a file is.
+        ErrorKind::IsADirectory if is_new => PublishError::Exists(error),
+        _ => error.into(),
+    })
+}
+
+fn no_object(wanted: &str) -> PublishError {
+    PublishError::Changed(format!("no object has etag {wanted}"))
 }
 
 /// Makes the directories above `path`; with `fsync`, so that they survive a loss of power.
@@ -68,22 +81,21 @@ pub(crate) fn publish(
     path: &Path,
     expected: &Expected,
 ) -> Result<String, PublishError> {
-    let _lock = Lock::acquire(path, matches!(expected, Expected::Etag(_)))?;
+    let _lock = lock_directory(path, expected)?;
     if let Expected::Etag(wanted) = expected {
         check_etag(path, wanted)?;
     }
+    // Another process may replace the object before its metadata is read by name.
+    let file = draft.file().ok().and_then(|file| file.try_clone().ok());
     draft.commit().map_err(io::Error::from)?;
-    Ok(etag(&fs::metadata(path)?))
+    let metadata = file.map_or_else(|| fs::metadata(path), |file| file.metadata());
+    Ok(etag(&metadata?))
 }
 
 fn check_etag(path: &Path, wanted: &str) -> Result<(), PublishError> {
     let found = match fs::metadata(path) {
         Ok(metadata) => etag(&metadata),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(PublishError::Changed(format!(
-                "no object has etag {wanted}"
-            )));
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(no_object(wanted)),
         Err(error) => return Err(error.into()),
     };
     if found == wanted {
@@ -97,7 +109,7 @@ fn check_etag(path: &Path, wanted: &str) -> Result<(), PublishError> {
 
 impl From<io::Error> for PublishError {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::AlreadyExists {
+        if error.kind() == ErrorKind::AlreadyExists {
             PublishError::Exists(error)
         } else {
             PublishError::Io(error)
@@ -105,52 +117,24 @@ impl From<io::Error> for PublishError {
     }
 }
 
-/// The error of a put that could not start: a directory is in the way of a new object as a file is.
-pub(crate) fn create_error(error: io::Error, expected: &Expected) -> PublishError {
-    let new = matches!(expected, Expected::NoObject);
-    if new && error.kind() == io::ErrorKind::IsADirectory {
-        PublishError::Exists(error)
+/// Locks the directory of an object against conditional puts, or, for a conditional put, against all: flock(2), which leaves
+/// the directory as it is, and also holds between threads.
+fn lock_directory(path: &Path, expected: &Expected) -> io::Result<Option<File>> {
+    let is_conditional = matches!(expected, Expected::Etag(_));
+    let operation = if is_conditional {
+        FlockOperation::LockExclusive
     } else {
-        error.into()
+        FlockOperation::LockShared
+    };
+    let lock = || {
+        let directory = File::open(path.parent().unwrap_or(path))?;
+        retry_on_intr(|| flock(&directory, operation))?;
+        Ok(directory)
+    };
+    match lock() {
+        Ok(directory) => Ok(Some(directory)),
+        // Only a conditional put needs it. Some file systems have no flock(2) on directories.
+        Err(_) if !is_conditional => Ok(None),
+        Err(error) => Err(error),
     }
-}
-
-/// Puts of one path take turns in this process, so that the etag returned is that of the object put. The directory is
-/// locked with flock(2) against conditional puts of other processes, and left as it is.
-struct Lock {
-    _directory: Option<File>,
-    _path: MutexGuard<'static, ()>,
-}
-
-/// Paths share locks by hash: two puts in parallel share one of 64 in 1.6 % of cases.
-static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
-
-impl Lock {
-    fn acquire(path: &Path, conditional: bool) -> io::Result<Self> {
-        let mut hasher = DefaultHasher::new();
-        path.hash(&mut hasher);
-        let lock = &LOCKS[hasher.finish() as usize % LOCKS.len()];
-        let path_lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let operation = if conditional {
-            FlockOperation::LockExclusive
-        } else {
-            FlockOperation::LockShared
-        };
-        let locked = lock_directory(path, operation);
-        Ok(Lock {
-            // Only a conditional put depends on it. Some file systems have no flock(2) on directories.
-            _directory: if conditional {
-                Some(locked?)
-            } else {
-                locked.ok()
-            },
-            _path: path_lock,
-        })
-    }
-}
-
-fn lock_directory(path: &Path, operation: FlockOperation) -> io::Result<File> {
-    let directory = File::open(path.parent().unwrap_or(path))?;
-    retry_on_intr(|| flock(&directory, operation))?;
-    Ok(directory)
 }

@@ -8,7 +8,7 @@ use super::api::{
     RenameOptions, Result,
 };
 use super::upload::DraftUpload;
-use super::{get_result, put_result, with_fsync};
+use super::{e_tag, get_result, put_result, with_fsync};
 use crate::cache::{Cache, CacheLimits};
 use crate::file::{MappedFile, etag};
 use crate::publish::{self, Expected, PublishError};
@@ -169,21 +169,20 @@ impl ObjectStore for StillmapFileSystem {
             PutMode::Overwrite => Expected::Anything,
             PutMode::Create => Expected::NoObject,
             PutMode::Update(version) => match version.e_tag {
-                Some(etag) => Expected::Etag(etag),
+                Some(etag) => Expected::Etag(etag.trim_matches('"').to_string()),
                 None => return Err(generic("an update needs an etag")),
             },
         };
         let path = self.local.path_to_filesystem(location)?;
         let (cache, fsync) = (Arc::clone(&self.cache), self.fsync);
         blocking(move || {
-            let new = matches!(expected, Expected::NoObject);
-            let fail = |error: PublishError| into_error(error, &path);
-            let created = publish::create(&path, payload.content_length(), new, fsync);
-            let mut draft = created.map_err(|e| fail(publish::create_error(e, &expected)))?;
+            let fail = |error| into_error(error, &path);
+            let created = publish::create(&path, payload.content_length(), &expected, fsync);
+            let mut draft = created.map_err(fail)?;
             copy_into(&mut draft, &payload);
             let etag = publish::publish(draft, &path, &expected).map_err(fail)?;
             cache.forget(&path);
-            Ok(put_result(etag))
+            Ok(put_result(&etag))
         })
         .await
     }
@@ -198,11 +197,13 @@ impl ObjectStore for StillmapFileSystem {
         }
         let path = self.local.path_to_filesystem(location)?;
         let (cache, fsync) = (Arc::clone(&self.cache), self.fsync);
-        let upload = blocking(move || match publish::create(&path, 0, false, fsync) {
-            Ok(draft) => Ok(Some(DraftUpload::new(draft, path, cache))),
-            // `LocalFileSystem` fails at the end of such an upload.
-            Err(e) if e.kind() == ErrorKind::IsADirectory => Ok(None),
-            Err(e) => Err(into_error(e.into(), &path)),
+        let upload = blocking(move || {
+            match publish::create(&path, 0, &Expected::Anything, fsync) {
+                Ok(draft) => Ok(Some(DraftUpload::new(draft, path, cache))),
+                // `LocalFileSystem` fails at the end of such an upload.
+                Err(PublishError::Io(e)) if e.kind() == ErrorKind::IsADirectory => Ok(None),
+                Err(e) => Err(into_error(e, &path)),
+            }
         });
         match upload.await? {
             Some(upload) => Ok(Box::new(upload)),
@@ -343,7 +344,7 @@ fn object_meta(file: &MappedFile, location: Path) -> ObjectMeta {
         location,
         last_modified: modified.into(),
         size: file.len(),
-        e_tag: Some(etag(&file.metadata)),
+        e_tag: e_tag(&etag(&file.metadata)),
         version: None,
     }
 }

@@ -79,7 +79,7 @@ impl MultipartUpload for DraftUpload {
             let published = publish::publish(draft, &state.path, &Expected::Anything);
             let etag = published.map_err(|e| into_error(e, &state.path))?;
             state.cache.forget(&state.path);
-            Ok(put_result(etag))
+            Ok(put_result(&etag))
         })
         .await
     }

@@ -13,9 +13,14 @@ use api::local::LocalFileSystem;
 use api::{Attributes, GetResult, GetResultPayload, ObjectMeta, PutResult};
 use std::ops::Range;
 
-fn put_result(e_tag: String) -> PutResult {
+/// An etag as this release writes it: without quotes.
+fn e_tag(etag: &str) -> Option<String> {
+    Some(etag.to_string())
+}
+
+fn put_result(etag: &str) -> PutResult {
     PutResult {
-        e_tag: Some(e_tag),
+        e_tag: e_tag(etag),
         version: None,
     }
 }

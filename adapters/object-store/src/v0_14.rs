@@ -11,9 +11,14 @@ use api::local::LocalFileSystem;
 use api::{Attributes, GetResult, GetResultPayload, ObjectMeta, PutResult};
 use std::ops::Range;
 
-fn put_result(e_tag: String) -> PutResult {
+/// An etag as this release writes it: in quotes.
+fn e_tag(etag: &str) -> Option<String> {
+    Some(format!("\"{etag}\""))
+}
+
+fn put_result(etag: &str) -> PutResult {
     PutResult {
-        e_tag: Some(e_tag),
+        e_tag: e_tag(etag),
         version: None,
         extensions: Default::default(),
     }
