@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// assert!(stillmap::page::size().is_power_of_two());
 /// ```
 pub fn size() -> usize {
-    // Zero is "not asked yet"; two threads that ask at once store the same answer, so no order is needed.
+    // 0: not known yet. Threads that look it up at once store the same number, so no order is needed.
     static SIZE: AtomicUsize = AtomicUsize::new(0);
     match SIZE.load(Ordering::Relaxed) {
         0 => {
@@ -68,7 +68,7 @@ pub fn huge_size() -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Numbers around every place where rounding can go wrong.
+    /// Numbers around the multiples of the page size, and around the largest number.
     fn numbers() -> impl Iterator<Item = usize> {
         let size = size();
         let near = |n: usize| (0..3).flat_map(move |d| [n.checked_add(d), n.checked_sub(d)]);

@@ -1,9 +1,9 @@
-//! The only range check in the crate: which bytes of how many, and how many pages they take.
+//! The range rule of the crate: which ranges of bytes are inside a value or file, and how many pages they take.
 
 use crate::error::{Error, Result};
 use std::ops::{Bound, Range, RangeBounds};
 
-/// The one range rule: a range must lie inside `0..size`; an empty one inside `0..=size`.
+/// The rule: a range must lie inside `0..size`; an empty one inside `0..=size`.
 pub(crate) fn check<R: RangeBounds<usize>>(range: R, size: usize) -> Result<Range<usize>> {
     let start = match range.start_bound() {
         Bound::Included(&start) => Some(start),
@@ -25,7 +25,7 @@ pub(crate) fn check<R: RangeBounds<usize>>(range: R, size: usize) -> Result<Rang
     }
 }
 
-/// The same rule for files, whose sizes are 64-bit: where a window of `len` bytes (default: the rest) ends.
+/// The same rule for a window of a file, whose size has 64 bits; by default it extends to the end.
 pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<Range<u64>> {
     let wanted = len.unwrap_or(size.saturating_sub(offset));
     match offset.checked_add(wanted) {
@@ -34,12 +34,13 @@ pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<R
     }
 }
 
-/// The same rule for `len` bytes from `offset` on, where every nanosecond counts.
+/// The same rule for `len` bytes from `offset` on, inlined: it is checked at each access to shared memory.
 #[inline]
 pub(crate) fn check_bytes(offset: usize, len: usize, size: usize) -> Result<()> {
-    match offset <= size && len <= size - offset {
-        true => Ok(()),
-        false => Err(out_of_bounds(offset as u64, len as u64, size as u64)),
+    if offset <= size && len <= size - offset {
+        Ok(())
+    } else {
+        Err(out_of_bounds(offset as u64, len as u64, size as u64))
     }
 }
 
@@ -48,15 +49,12 @@ fn out_of_bounds(offset: u64, len: u64, size: u64) -> Error {
     Error::out_of_bounds(offset, len, size)
 }
 
-/// The pages that a mapping of `len` bytes takes, or `TooLarge` where no pointer could reach them all.
+/// `len` rounded up to whole pages, or `TooLarge` if that exceeds `isize::MAX`.
 pub(crate) fn whole_pages(len: usize, page: usize) -> Result<usize> {
     let limit = isize::MAX.unsigned_abs();
     len.checked_next_multiple_of(page)
         .filter(|&pages| pages <= limit)
-        .ok_or(Error::TooLarge {
-            path: None,
-            limit: limit as u64,
-        })
+        .ok_or_else(|| Error::too_large_to_address(None))
 }
 
 #[cfg(test)]

@@ -118,6 +118,7 @@ impl Stat {
     }
 }
 
+#[allow(clippy::unnecessary_cast)] // the types differ between architectures
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.

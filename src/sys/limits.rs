@@ -26,6 +26,7 @@ fn free_memory() -> u64 {
     }
     // SAFETY: sysinfo(2) succeeded, so it is filled in.
     let info = unsafe { info.assume_init() };
+    #[allow(clippy::unnecessary_cast)] // the types differ between architectures
     let units = info.freeram as u64 + info.bufferram as u64;
     units.saturating_mul(info.mem_unit.into())
 }

@@ -190,3 +190,55 @@ fn it_is_a_vector_of_the_file() {
     });
     ran.unwrap();
 }
+
+/// Case: a file larger than the memory of the machine was ENOMEM, since the kernel had to promise all of it.
+#[test]
+fn a_sparse_file_larger_than_memory_is_mapped() {
+    let size = 64_u64 << 30;
+    for (kind, backing) in [("xfs", Backing::Cloned), ("ext4", Backing::Disk)] {
+        let Some(system) = LoopFs::new(kind, 300 << 20).filter(|_| kernel::may_write(size)) else {
+            continue;
+        };
+        let path = file_with(system.path(), "sparse", b"head");
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(size)
+            .unwrap();
+        let mut private = Private::open(&path).unwrap();
+        assert_eq!(private.backing(), backing);
+        assert!(private.len() as u64 == size && private.starts_with(b"head\0"));
+        let last = private.len() - 1;
+        private[last] = 7;
+        assert_eq!((private[last], private[last - 1]), (7, 0));
+        let window = Private::options().offset(size - 5).len(5);
+        assert_same(
+            &window.open(&path).unwrap(),
+            &[0; 5],
+            "a window of the file",
+        );
+    }
+}
+
+#[test]
+fn windows_and_limits() {
+    let dir = temp_dir();
+    for len in [5000, 900_000] {
+        let bytes = pattern(4, len);
+        let path = file_with(dir.path(), "file", &bytes);
+        let window = Private::options().offset(77).len(len - 100);
+        assert_same(&window.open(&path).unwrap(), &bytes[77..len - 23], len);
+        let mut file = File::open(&path).unwrap();
+        file.seek(SeekFrom::Start(7)).unwrap();
+        assert_same(&window.from_fd(&file).unwrap(), &bytes[84..len - 16], len);
+        assert_eq!(file.stream_position().unwrap(), len as u64 - 16);
+        assert_same(&window.from_file(&file).unwrap(), &bytes[77..len - 23], len);
+        let outside = Private::options().offset(77).len(len).open(&path);
+        assert!(matches!(outside, Err(Error::OutOfBounds { .. })));
+        let over = Private::options().limit(len as u64 - 1).open(&path);
+        assert!(matches!(over, Err(Error::TooLarge { .. })));
+        let over = Private::options().memory_limit(1000).open(&path).unwrap();
+        assert_same(&over, &bytes, "more than the memory limit");
+    }
+}

@@ -4,6 +4,7 @@ use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
 use crate::support::kernel::{self, offset_of};
+use crate::support::memory_group::{MemoryGroup, join};
 use crate::support::namespace::{bind, hide, mount, own_mounts};
 use crate::support::pipe::{feed, pipe};
 use crate::support::refuse::refuse;
@@ -386,4 +387,54 @@ fn skipped_bytes_count_against_the_limit() {
     let options = Snapshot::options().offset((1 << 20) - 5).limit(1 << 20);
     assert_eq!(options.from_fd(&reader).unwrap().len(), 5, "just enough");
     writing.join().unwrap();
+}
+
+/// Cases: a container of 256 MiB with a read-only root and tmpfs on /tmp. A file of 300 MiB is an error that says where a
+/// copy was tried, and no file is left out that fits: the third of 64 MiB, while about 120 MiB are free.
+#[test]
+fn a_container_with_little_memory_and_no_disk() {
+    let mut child = scenario!(|| {
+        join(argument("GROUP"));
+        if !own_mounts() {
+            return;
+        }
+        let dir = argument("DIR");
+        let dir = Path::new(&dir);
+        bind(dir, dir);
+        let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+        mount("none", dir, None, read_only, "");
+        hide("/var/tmp");
+        hide("/tmp");
+        std::env::set_current_dir("/proc").unwrap();
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var("TMPDIR", "/tmp") };
+        let options = Snapshot::options().lease(false);
+        for result in [
+            options.open(dir.join("large")).map(drop),
+            Private::open(dir.join("large")).map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::NoRoom { .. }), "{error:?}");
+            assert!(error.to_string().contains("Read-only"), "{error}");
+        }
+        let small = dir.join("small");
+        let held = [0; 3].map(|_| options.open(&small).unwrap());
+        for snapshot in &held {
+            assert_eq!(snapshot.backing(), Backing::Memory);
+            assert!(snapshot.iter().step_by(4096).all(|&byte| byte == 0));
+        }
+    });
+    let Some(group) = MemoryGroup::new(256 << 20) else {
+        return;
+    };
+    let dir = crate::support::temp_dir_in(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    for (name, size) in [("large", 300 << 20), ("small", 64 << 20)] {
+        let file = File::create(dir.path().join(name)).unwrap();
+        file.set_len(size).unwrap();
+    }
+    let path = std::fs::canonicalize(dir.path()).unwrap();
+    child
+        .argument("GROUP", group.path())
+        .argument("DIR", &path)
+        .succeed();
 }

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod exclusive;
 pub mod kernel;
 pub mod leased;
+pub mod memory_group;
 pub mod namespace;
 pub mod pipe;
 pub mod pool;
