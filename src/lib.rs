@@ -102,7 +102,7 @@ pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use backing::Backing;
 pub use draft::{CommitError, Draft, DraftOptions, Replace};
 pub use error::{Error, Result, Tried};
-pub use exclusive::Exclusive;
+pub use exclusive::{Exclusive, ExclusiveOptions};
 pub use open_all::{OpenAll, open_all};
 pub use pages::faults;
 pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency};

@@ -19,6 +19,8 @@ pub(crate) enum Rank {
     Fork,
     /// The state of one `Exclusive`.
     Exclusive,
+    /// Which files this process edits.
+    ExclusiveFiles,
     /// Which files are leased by this process.
     Leases,
     /// The mapping of one lease.

@@ -16,9 +16,12 @@ fn a_child_can_neither_touch_nor_cut_it() {
             file.fill(2);
             stillmap::fork::scope(|scope| {
                 let child = scope.spawn(|| {
-                    assert!(matches!(file.resize(0), Err(Error::LeaseLost { .. })));
-                    assert!(matches!(file.resize(20_000), Err(Error::LeaseLost { .. })));
-                    assert!(matches!(file.flush(), Err(Error::LeaseLost { .. })));
+                    assert!(matches!(file.resize(0), Err(Error::WrongProcess { .. })));
+                    assert!(matches!(
+                        file.resize(20_000),
+                        Err(Error::WrongProcess { .. })
+                    ));
+                    assert!(matches!(file.flush(), Err(Error::WrongProcess { .. })));
                     assert!(file.has_waiter());
                 });
                 assert!(child.unwrap().wait().unwrap().success());
@@ -47,7 +50,7 @@ fn a_child_that_drops_it_lets_nobody_in() {
             stillmap::fork::scope(|scope| {
                 let child = scope.spawn(|| {
                     let error = file.take().unwrap().close().unwrap_err();
-                    assert!(matches!(error, Error::LeaseLost { .. }), "{error}");
+                    assert!(matches!(error, Error::WrongProcess { .. }), "{error}");
                 });
                 assert!(child.unwrap().wait().unwrap().success());
             })

@@ -7,6 +7,7 @@ mod support;
 mod edit;
 mod forked;
 mod full;
+mod opened;
 mod refused;
 mod turns;
 mod wanted;

@@ -30,7 +30,7 @@ fn a_file_that_somebody_has_open_is_busy() {
         let error = Exclusive::open(&path).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("somebody else has it open or mapped: {}", path.display())
+            format!("is open or mapped elsewhere: {}", path.display())
         );
         drop(map);
         open(&path).close().unwrap();

@@ -1,4 +1,4 @@
-//! Somebody else wants the file: he waits.
+//! Another process that opens the file is blocked.
 
 use crate::support::child::scenario;
 use crate::support::exclusive::{any_system, open, systems};

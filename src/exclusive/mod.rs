@@ -1,0 +1,419 @@
+//! A file that no other process has open, to be edited in place.
+
+mod bytes;
+mod open;
+mod open_files;
+mod options;
+
+pub use options::ExclusiveOptions;
+
+use crate::atfork::Process;
+use crate::backing::Backing;
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::error::{Error, Result};
+use crate::page;
+use crate::pages::Pages;
+use crate::range;
+use crate::space;
+use crate::sys::{memory, sync, write};
+use bytes::Bytes;
+use open_files::Claim;
+use std::fs::File;
+use std::io;
+use std::ops::RangeBounds;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+
+/// An existing file, edited in place: stores go to the file, and the kernel keeps every other open out meanwhile.
+///
+/// It holds a write lease (fcntl(2), "Leases"): no other descriptor has the file open, and every open, in this process or
+/// another, blocks until the `Exclusive` is closed or dropped; a non-blocking open fails with `EAGAIN`.
+/// [`has_waiter`](Exclusive::has_waiter) returns whether one is blocked.
+///
+/// The kernel blocks an open for a limited time (`fs.lease-break-time`, 45 seconds). At three quarters of that time the
+/// bytes become memory, in place: the file keeps all stores made until then, the waiting process gets the file, and later
+/// stores stay in this process; `flush`, `resize` and `close` fail with [`LeaseLost`](Error::LeaseLost) from then on. If
+/// there is no memory for that, the process is aborted with a message, since other processes would write under a
+/// `&mut [u8]`. (While it happens, threads that touch the bytes wait, up to some milliseconds per megabyte; a system call
+/// that is given them may fail with `EFAULT`, unless the process has `CAP_SYS_PTRACE`.)
+///
+/// - Holes of the file get blocks when it is opened, so that a full disk is an error there, and no signal later. After an
+///   error the disk is as it was.
+/// - It works on ext2, ext3, ext4 and xfs, for the owner of the file or with `CAP_LEASE`, where userfaultfd(2) is allowed;
+///   anything else is [`Unprotectable`](Error::Unprotectable), also btrfs and f2fs: they write every page to a new place,
+///   for which a full disk may have no room. [`map_unguarded`](Exclusive::map_unguarded) takes any file.
+/// - A forked child does not get the bytes: touching them there is SIGSEGV, and other calls fail with
+///   [`WrongProcess`](Error::WrongProcess).
+/// - Renaming and removing the file needs no open, and is not blocked: the edits go to the file, whatever its name.
+///
+/// What `flush`, `start_writeback` and `close` promise when the power fails is in
+/// [`docs::durability`](crate::docs::durability).
+///
+/// # Examples
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("counter");
+/// std::fs::write(&path, [0; 8])?;
+/// match stillmap::Exclusive::open(&path) {
+///     Ok(mut file) => {
+///         file[0] += 1;
+///         file.flush()?;
+///         file.close()?;
+///         assert_eq!(std::fs::read(&path)?[0], 1);
+///     }
+///     Err(stillmap::Error::Unprotectable { why, .. }) => println!("not on this file system: {why}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias("F_SETLEASE", "MAP_SHARED"))]
+pub struct Exclusive {
+    start: NonNull<u8>,
+    len: usize,
+    bytes: Bytes,
+    /// While it is leased, this process does not open the file again.
+    claim: Option<Claim>,
+    process: Process,
+    path: Option<PathBuf>,
+}
+
+// SAFETY: the bytes are reached through `&self` for reading and `&mut self` for writing only; the lease keeps every other
+// process away, or the caller's promise does, and where the lease goes the bytes become our own memory first.
+#[allow(unsafe_code)]
+unsafe impl Send for Exclusive {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Exclusive {}
+
+impl Exclusive {
+    /// Opens an existing file for reading and writing, and keeps all others out. A process that holds a lease on it (by
+    /// an `Exclusive` or a `Snapshot`) is asked for it, as every open does, and this blocks until it is released.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the file is open elsewhere, also in this process, for longer than some milliseconds, and at
+    /// once if this process has an `Exclusive` of it; [`Error::Unprotectable`] where no lease is granted;
+    /// [`Error::NotMappable`] for what is not a regular file; [`Error::IsDirectory`]; [`Error::Os`] for what the kernel
+    /// refused: the open, or the blocks for the file's holes.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = stillmap::Exclusive::open("/proc/self/comm").unwrap_err();
+    /// assert!(matches!(error, stillmap::Error::Unprotectable { .. }));
+    /// ```
+    pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        Exclusive::options().open(path)
+    }
+
+    /// The same, and waits for nothing: a file that is open elsewhere is [`Busy`](Error::Busy) at once.
+    ///
+    /// # Errors
+    /// As [`open`](Exclusive::open).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// match stillmap::Exclusive::try_open("data") {
+    ///     Err(stillmap::Error::Busy { .. }) => println!("another time"),
+    ///     file => file?.close()?,
+    /// }
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn try_open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        let options = Exclusive::options().wait(std::time::Duration::ZERO);
+        options.open(path)
+    }
+
+    /// A file that is open already, for reading and writing. The descriptor is closed; if there are duplicates of it
+    /// (`try_clone`), the file is [`Busy`](Error::Busy).
+    ///
+    /// # Errors
+    /// As [`open`](Exclusive::open); [`Error::Unsupported`] without /proc.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let file = std::fs::File::options().read(true).write(true).open("data")?;
+    /// let mut file = stillmap::Exclusive::from_file(file)?;
+    /// file[0] += 1;
+    /// file.close()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_file(file: File) -> Result<Self> {
+        Exclusive::options().from_file(file)
+    }
+
+    /// How long to wait.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let second = std::time::Duration::from_secs(1);
+    /// let file = stillmap::Exclusive::options().wait(second).open("data")?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn options() -> ExclusiveOptions {
+        ExclusiveOptions::default()
+    }
+
+    /// Maps a whole file that is open for reading and writing, with nothing that keeps other processes out: on any file
+    /// system, for any owner. [`backing`](Exclusive::backing) is [`Backing::Unguarded`], and holes stay holes.
+    ///
+    /// # Errors
+    /// [`Error::NotMappable`] for what is not a regular file; [`Error::Os`] for what the kernel refused.
+    ///
+    /// # Safety
+    /// As long as the value lives:
+    /// - No process writes to the file or shortens it, by whatever way, but through this value.
+    /// - The disk has room for the holes that are stored to: a store that finds none is SIGBUS.
+    ///
+    /// # Examples
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("table");
+    /// std::fs::write(&path, [0; 8])?;
+    /// let file = std::fs::File::options().read(true).write(true).open(&path)?;
+    /// // SAFETY: the file is in a directory of our own.
+    /// let mut table = unsafe { stillmap::Exclusive::map_unguarded(&file) }?;
+    /// table[7] = 1;
+    /// table.close()?;
+    /// assert_eq!(std::fs::read(&path)?[7], 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias("map_mut", "MmapMut"))]
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFd>(file: F) -> Result<Self> {
+        open::unguarded(file.as_fd())
+    }
+
+    /// What keeps other processes away: [`Backing::Leased`]; [`Backing::Memory`] after the lease was lost;
+    /// [`Backing::Unguarded`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let file = stillmap::Exclusive::open("data")?;
+    /// assert_eq!(file.backing(), stillmap::Backing::Leased);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn backing(&self) -> Backing {
+        match &self.bytes {
+            Bytes::Unguarded(_) => Backing::Unguarded,
+            Bytes::Leased(_) if self.bytes.file().is_some() => Backing::Leased,
+            Bytes::Leased(_) => Backing::Memory,
+        }
+    }
+
+    fn new(bytes: Bytes, len: usize, claim: Option<Claim>, path: Option<PathBuf>) -> Self {
+        Exclusive {
+            start: bytes.start(),
+            len,
+            bytes,
+            claim,
+            process: Process::current(),
+            path,
+        }
+    }
+
+    /// Makes the file longer or shorter; the bytes may move. New bytes are zero, and have blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Os`], [`Error::TooLarge`], [`Error::LeaseLost`]; the file is then as it was.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let mut list = stillmap::Exclusive::open("list")?;
+    /// let end = list.len();
+    /// list.resize(end + 6)?;
+    /// list[end..].copy_from_slice(b"entry\n");
+    /// list.close()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    #[doc(alias("ftruncate", "mremap"))]
+    pub fn resize(&mut self, len: usize) -> Result<()> {
+        self.check_process()?;
+        let (old, path) = (self.len, self.path.clone());
+        let set_size = |file: &File| {
+            if len > old {
+                let extended = space::extend_or_write_zeros(file, old as u64, len as u64);
+                return extended.map_err(|e| open::allocation_error(e, path.as_deref()));
+            }
+            let cut = write::set_len(file, len as u64);
+            cut.map_err(|e| Error::os("ftruncate", path.as_deref(), e))
+        };
+        let resized = self.bytes.resize(len, set_size);
+        let resized = resized.ok_or_else(|| self.lease_lost())?;
+        resized.map_err(|e| e.with_path(|| self.path.clone()))?;
+        self.start = self.bytes.start();
+        self.len = len;
+        Ok(())
+    }
+
+    /// Blocks until every store made so far is on the disk, and the file's length too. Only pages that were stored to
+    /// since the last flush are written, and what the page cache keeps in one piece with them
+    /// ([`docs::durability`](crate::docs::durability)).
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the disk failed: what is on it is not known then, and another flush may succeed all the same.
+    /// [`Error::LeaseLost`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let mut file = stillmap::Exclusive::open("data")?;
+    /// file[0] = 1;
+    /// file.flush()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    #[doc(alias("msync", "fsync"))]
+    pub fn flush(&self) -> Result<()> {
+        self.flush_range(..)
+    }
+
+    /// The same for the pages that hold a range, in bytes.
+    ///
+    /// # Errors
+    /// As [`flush`](Exclusive::flush), and [`Error::OutOfBounds`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let mut file = stillmap::Exclusive::open("data")?;
+    /// file[5000] = 1;
+    /// file.flush_range(5000..=5000)?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        let range = range::check(range, self.len)?;
+        if range == (0..self.len) {
+            // Also where there are no pages: it writes a new length, too.
+            return self.while_leased("fdatasync", File::sync_data);
+        }
+        self.while_leased("msync", |_| {
+            let first = page::round_down(range.start);
+            let start = self.start.as_ptr().wrapping_add(first);
+            let start = NonNull::new(start).unwrap_or(self.start);
+            memory::sync(start, range.end - first)
+        })
+    }
+
+    /// Starts to write the stores to a range to the disk, and does not wait: a later flush has less to do. It promises
+    /// nothing. (`msync(MS_ASYNC)` starts nothing on Linux; this is sync_file_range(2).)
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`], [`Error::LeaseLost`], [`Error::Os`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let mut file = stillmap::Exclusive::open("data")?;
+    /// file[..4096].fill(1);
+    /// file.start_writeback(..4096)?;
+    /// file[4096..8192].fill(2);
+    /// file.flush()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    #[doc(alias("sync_file_range", "MS_ASYNC"))]
+    pub fn start_writeback<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        let range = range::check(range, self.len)?;
+        self.while_leased("sync_file_range", |file| match range.len() {
+            0 => Ok(()),
+            len => sync::start_writeback(file.as_fd(), range.start as u64, len as u64),
+        })
+    }
+
+    /// True if another process, or another thread, is blocked in an open of the file, or has been let in because the
+    /// deadline passed. Always false without a lease ([`map_unguarded`](Exclusive::map_unguarded)).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let mut file = stillmap::Exclusive::open("data")?;
+    /// for i in 0..file.len() {
+    ///     file[i] ^= 0x55;
+    ///     if i % 4096 == 0 && file.has_waiter() {
+    ///         break; // in time, so that nothing is lost
+    ///     }
+    /// }
+    /// file.close()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn has_waiter(&self) -> bool {
+        self.bytes.has_waiter()
+    }
+
+    /// Flushes, releases the file, and returns whether anything was lost. Dropping releases it, too, without a flush.
+    ///
+    /// # Errors
+    /// As [`flush`](Exclusive::flush). The file is closed all the same.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// stillmap::Exclusive::open("data")?.close()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn close(self) -> Result<()> {
+        let flushed = self.flush();
+        if let Err(Error::WrongProcess { .. }) = flushed {
+            return flushed;
+        }
+        let lost = self.lease_lost();
+        let Exclusive { bytes, claim, .. } = self;
+        let was_held = bytes.release();
+        drop(claim);
+        if was_held { flushed } else { Err(lost) }
+    }
+
+    /// Runs a system call that makes sense only while stores go to the file. No lock is held meanwhile, since it may
+    /// wait for the disk: so the lease is checked again afterwards.
+    fn while_leased(
+        &self,
+        operation: &'static str,
+        f: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<()> {
+        self.check_process()?;
+        let file = self.bytes.file().ok_or_else(|| self.lease_lost())?;
+        let done = f(&file);
+        drop(file);
+        if self.bytes.file().is_none() {
+            return Err(self.lease_lost());
+        }
+        done.map_err(|e| Error::os(operation, self.path.as_deref(), e))
+    }
+
+    fn check_process(&self) -> Result<()> {
+        if self.process.is_current() {
+            return Ok(());
+        }
+        Err(Error::wrong_process(self.path.as_deref()))
+    }
+
+    fn lease_lost(&self) -> Error {
+        Error::lease_lost(self.path.as_deref())
+    }
+}
+
+// SAFETY:
+// - `len` bytes are mapped from the start on, inside the file: no other process can shorten it.
+// - No other process has it open while it is shared, and no file is behind it afterwards; or the caller of
+//   `map_unguarded` promised both.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Exclusive {
+    #[inline]
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.len)
+    }
+}
+
+impl_byte_slice!(Exclusive, debug: has_waiter);
+impl_byte_slice_mut!(Exclusive);
+
+impl Exclusive {
+    /// Advice, prefetch, populate, lock and residency of its pages.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let file = stillmap::Exclusive::open("table")?;
+    /// file.pages().populate(..)?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn pages(&self) -> Pages<'_> {
+        let pages = Pages::own(&self[..]).on_disk();
+        let pages = pages.with_locks(self.bytes.locked_pages());
+        pages.with_path(self.path.as_deref())
+    }
+}

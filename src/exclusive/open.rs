@@ -1,0 +1,207 @@
+//! Opens a file and takes its lease.
+
+use super::Exclusive;
+use super::bytes::{Bytes, Unguarded};
+use super::open_files::{Claim, FileId};
+use crate::atfork;
+use crate::error::{Error, Result};
+use crate::lease::write::{Refused, WriteLease};
+use crate::space;
+use crate::sys::file::{self, Kind};
+use crate::sys::{credentials, descriptor, dir};
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The last pause before a file is reported as busy, without a time to wait. A child that another thread has just forked
+/// and that has not executed its program yet has it open for a moment.
+const PAUSE_MAX: Duration = Duration::from_millis(16);
+
+/// What is opened, and for how long it is tried.
+struct Attempt<'a> {
+    path: &'a CStr,
+    /// For messages.
+    name: Option<&'a Path>,
+    until: Option<Instant>,
+}
+
+/// Opens a path.
+pub(super) fn path(path: &Path, wait: Option<Duration>) -> Result<Exclusive> {
+    let error = |e| Error::os("open", Some(path), e);
+    let text = dir::c_string(path.as_os_str()).map_err(error)?;
+    let attempt = Attempt {
+        path: &text,
+        name: Some(path),
+        until: wait.map(|wait| Instant::now() + wait),
+    };
+    attempt.run()
+}
+
+/// Opens the file that a descriptor has open. Duplicates of the descriptor share its description, so it is opened again
+/// and closed: the lease is granted only if no duplicate is left.
+pub(super) fn file(file: File, wait: Option<Duration>) -> Result<Exclusive> {
+    let name = file::name(file.as_fd());
+    let name = name.as_deref();
+    let writable = descriptor::is_read_write(file.as_fd());
+    if !writable.map_err(|e| Error::os("fcntl", name, e))? {
+        let source = io::Error::from_raw_os_error(libc::EBADF);
+        return Err(Error::os("open", name, source));
+    }
+    let path = dir::proc_path(file.as_fd());
+    let flags = libc::O_PATH;
+    let Ok(again) = dir::open_at(dir::working_directory(), &path, flags, 0) else {
+        return Err(Error::unsupported(
+            name,
+            "opening a descriptor again, without /proc,",
+        ));
+    };
+    drop(file);
+    let path = dir::proc_path(again.as_fd());
+    let attempt = Attempt {
+        path: &path,
+        name,
+        until: wait.map(|wait| Instant::now() + wait),
+    };
+    attempt.run()
+}
+
+/// Maps an open file on the caller's word.
+pub(super) fn unguarded(fd: BorrowedFd<'_>) -> Result<Exclusive> {
+    let name = file::name(fd);
+    let error = |operation| {
+        let name = name.as_deref();
+        move |e| Error::os(operation, name, e)
+    };
+    let stat = file::stat(fd).map_err(error("fstat"))?;
+    check_kind(stat.kind, name.as_deref())?;
+    let len = usize::try_from(stat.size);
+    let len = len.map_err(|_| Error::too_large_to_address(name.as_deref()))?;
+    let file = fd.try_clone_to_owned().map_err(error("dup"))?;
+    let mapped = Unguarded::map(File::from(file), len);
+    let mapped = mapped.map_err(|e| e.with_path(|| name.clone()))?;
+    Ok(Exclusive::new(Bytes::Unguarded(mapped), len, None, name))
+}
+
+impl Attempt<'_> {
+    fn error(&self, operation: &'static str) -> impl Fn(io::Error) -> Error {
+        move |e| Error::os(operation, self.name, e)
+    }
+
+    /// Tries until the file is free, or the time is over.
+    fn run(&self) -> Result<Exclusive> {
+        atfork::install()?;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let (is_ours, tried) = self.once()?;
+            let left = self
+                .until
+                .map(|until| until.saturating_duration_since(Instant::now()));
+            let is_over = match left {
+                Some(left) => left.is_zero(),
+                None => is_ours || pause > PAUSE_MAX,
+            };
+            match tried {
+                Some(file) => return Ok(file),
+                None if is_over => return Err(Error::busy(self.name)),
+                // With the file closed, for a randomised time, so that two openers do not stay in step.
+                None => thread::sleep(jitter(pause).min(left.unwrap_or(Duration::MAX))),
+            }
+            pause = (pause * 2).min(PAUSE_MAX * 2);
+        }
+    }
+
+    /// `None` if the file is busy; also whether it is this process that edits it.
+    fn once(&self) -> Result<(bool, Option<Exclusive>)> {
+        let base = dir::working_directory();
+        // Without an open that would break leases, our own among them.
+        let found = dir::open_at(base, self.path, libc::O_PATH, 0).map_err(self.error("open"))?;
+        let found = Arc::new(File::from(found));
+        let stat = file::stat(found.as_fd()).map_err(self.error("fstat"))?;
+        check_kind(stat.kind, self.name)?;
+        let id = self.id(found.as_fd())?;
+        let Some(claim) = Claim::new(id, &found) else {
+            return Ok((true, None));
+        };
+        let wait = if self.until.is_some() {
+            libc::O_NONBLOCK
+        } else {
+            0
+        };
+        let flags = libc::O_RDWR | libc::O_NOCTTY | wait;
+        let file = match dir::open_at(base, self.path, flags, 0) {
+            // A lease is being broken.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((false, None)),
+            other => File::from(other.map_err(self.error("open"))?),
+        };
+        if self.id(file.as_fd())? != id {
+            return Ok((false, None));
+        }
+        match WriteLease::take(file) {
+            Err(Refused::Busy) => Ok((false, None)),
+            Err(why) => Err(lease_error(why, self.name)),
+            Ok(lease) => self.map(lease, claim).map(|file| (false, file)),
+        }
+    }
+
+    fn id(&self, fd: BorrowedFd<'_>) -> Result<FileId> {
+        let stat = dir::stat(fd).map_err(self.error("fstat"))?;
+        Ok(stat.id)
+    }
+
+    fn map(&self, lease: WriteLease, claim: Claim) -> Result<Option<Exclusive>> {
+        // From here on no other process can change the file.
+        let size = file::stat(lease.file().as_fd()).map_err(self.error("fstat"))?;
+        let len = usize::try_from(size.size);
+        let len = len.map_err(|_| Error::too_large_to_address(self.name))?;
+        let owned = space::own_blocks(lease.file(), size.size);
+        owned.map_err(|e| allocation_error(e, self.name))?;
+        let mapping = match lease.map(len) {
+            Err(Refused::Busy) => return Ok(None),
+            other => other.map_err(|e| lease_error(e, self.name))?,
+        };
+        if let Some(file) = mapping.file() {
+            claim.hold(&file);
+        }
+        let path = self.name.map(PathBuf::from);
+        let bytes = Bytes::Leased(mapping);
+        Ok(Some(Exclusive::new(bytes, len, Some(claim), path)))
+    }
+}
+
+/// Half of `time` to one and a half of it.
+fn jitter(time: Duration) -> Duration {
+    let random = credentials::random().unwrap_or(0) % 16;
+    time / 2 + time * random as u32 / 16
+}
+
+fn check_kind(kind: Kind, path: Option<&Path>) -> Result<()> {
+    match kind {
+        Kind::Regular => Ok(()),
+        Kind::Directory => Err(Error::is_directory(path)),
+        Kind::Block | Kind::Fifo | Kind::Other => {
+            Err(Error::not_mappable(path, "it is not a regular file"))
+        }
+    }
+}
+
+fn lease_error(why: Refused, path: Option<&Path>) -> Error {
+    match why {
+        Refused::Busy => Error::busy(path),
+        Refused::Never(why) => Error::unprotectable(path, why),
+        Refused::Failed(error) => error.with_path(|| path.map(PathBuf::from)),
+    }
+}
+
+/// Without blocks for every byte, a store could find the disk full.
+pub(super) fn allocation_error(error: io::Error, path: Option<&Path>) -> Error {
+    if space::is_unsupported(&error) {
+        let why = "its file system cannot fill holes (fallocate), so a full disk would be a signal";
+        return Error::unprotectable(path, why);
+    }
+    Error::os("fallocate", path, error)
+}

@@ -1,0 +1,60 @@
+//! Which files this process edits: it would wait for itself if it opened one of them again.
+
+use crate::atfork::Process;
+use crate::sync::{Lock, Rank};
+use std::fs::File;
+use std::sync::{Arc, Weak};
+
+/// Device and inode.
+pub(super) type FileId = (u64, u64);
+
+static OPEN_FILES: Lock<Vec<Entry>> = Lock::new(Rank::ExclusiveFiles, Vec::new());
+
+#[derive(Debug)]
+struct Entry {
+    id: FileId,
+    process: Process,
+    /// Gone when the lease has been released.
+    file: Weak<File>,
+}
+
+/// One file in the list, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    id: FileId,
+}
+
+impl Claim {
+    /// `None` if this process edits the file, or another thread is just opening it. `file` is the same file, open in a
+    /// way that breaks no lease.
+    pub(super) fn new(id: FileId, file: &Arc<File>) -> Option<Self> {
+        let mut files = OPEN_FILES.lock();
+        files.retain(|entry| entry.process.is_current() && entry.file.strong_count() > 0);
+        if files.iter().any(|entry| entry.id == id) {
+            return None;
+        }
+        files.push(Entry {
+            id,
+            process: Process::current(),
+            file: Arc::downgrade(file),
+        });
+        Some(Claim { id })
+    }
+
+    /// From here on it counts as long as `file` lives.
+    pub(super) fn hold(&self, file: &Arc<File>) {
+        let mut files = OPEN_FILES.lock();
+        for entry in files.iter_mut().filter(|entry| entry.id == self.id) {
+            entry.file = Arc::downgrade(file);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // An entry whose file is gone may have been replaced by that of a later claim.
+        OPEN_FILES
+            .lock()
+            .retain(|entry| entry.id != self.id || entry.file.strong_count() > 0);
+    }
+}

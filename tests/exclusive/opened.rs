@@ -1,0 +1,154 @@
+//! Files that are open already, that this process edits, and that nothing guards.
+
+use crate::support::child::{fork, scenario};
+use crate::support::disk::{LoopFs, free};
+use crate::support::exclusive::{any_system, open, systems};
+use crate::support::{file_with, temp_dir};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+use stillmap::{Backing, Error, Exclusive};
+
+fn read_write(path: &std::path::Path) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+/// It was 34 seconds of waiting for itself, and a lost lease.
+#[test]
+fn a_second_one_in_the_same_process_is_busy_at_once() {
+    for (kind, system) in systems() {
+        let path = file_with(system.path(), "file", b"bytes");
+        let other = system.path().join("other");
+        fs::hard_link(&path, &other).unwrap();
+        let mut first = open(&path);
+        for path in [&path, &other] {
+            assert!(matches!(Exclusive::open(path), Err(Error::Busy { .. })));
+            assert!(matches!(Exclusive::try_open(path), Err(Error::Busy { .. })));
+        }
+        // No open has reached the file, so the lease is as it was.
+        assert!(!first.has_waiter(), "{kind}");
+        first[0] = b'B';
+        first.close().unwrap();
+        open(&other).close().unwrap();
+        // One that waits gets it when it is released.
+        let first = open(&path);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let options = Exclusive::options().wait(Duration::from_secs(60));
+                options.open(&path).map(|file| file[0])
+            });
+            first.close().unwrap();
+            assert_eq!(second.join().unwrap().unwrap(), b'B');
+        });
+    }
+}
+
+#[test]
+fn another_process_is_not_waited_for_longer_than_asked() {
+    scenario!(|| {
+        let Some(system) = any_system() else { return };
+        let path = file_with(system.path(), "file", b"bytes");
+        let (theirs, ours) = crate::support::pipe::pipe();
+        let child = fork(|| {
+            let file = open(&path);
+            std::io::Write::write_all(&mut File::from(ours.try_clone().unwrap()), b"x").unwrap();
+            std::thread::sleep(Duration::from_secs(600));
+            drop(file);
+        });
+        std::io::Read::read_exact(&mut File::from(theirs), &mut [0]).unwrap();
+        // Only against a hang: the lease would be lost after 34 seconds.
+        let start = Instant::now();
+        assert!(matches!(
+            Exclusive::try_open(&path),
+            Err(Error::Busy { .. })
+        ));
+        let options = Exclusive::options().wait(Duration::from_millis(50));
+        assert!(matches!(options.open(&path), Err(Error::Busy { .. })));
+        assert!(start.elapsed() < Duration::from_secs(20));
+        child.kill();
+        child.wait();
+        open(&path).close().unwrap();
+    })
+    .succeed();
+}
+
+#[test]
+fn a_file_that_is_open() {
+    for (kind, system) in systems() {
+        let path = file_with(system.path(), "file", b"bytes");
+        let mut file = loop {
+            match Exclusive::from_file(read_write(&path)) {
+                Err(Error::Busy { .. }) => {}
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(file.backing(), Backing::Leased);
+        file[0] = b'B';
+        file.close().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"Bytes", "{kind}");
+        // A duplicate could write to the file.
+        let file = read_write(&path);
+        let _duplicate = file.try_clone().unwrap();
+        assert!(matches!(
+            Exclusive::from_file(file),
+            Err(Error::Busy { .. })
+        ));
+        let error = Exclusive::from_file(File::open(&path).unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+}
+
+#[test]
+fn any_file_on_the_callers_word() {
+    let dir = temp_dir();
+    let disks = ["btrfs", "tmpfs", "xfs"].map(|kind| LoopFs::new(kind, 128 << 20));
+    let disks = disks.iter().flatten().map(LoopFs::path);
+    for dir in disks.chain([dir.path()]) {
+        let path = file_with(dir, "file", &[1; 5000]);
+        let file = read_write(&path);
+        // SAFETY: this test alone knows the file.
+        let mut map = unsafe { Exclusive::map_unguarded(&file) }.unwrap();
+        assert_eq!((map.len(), map.backing()), (5000, Backing::Unguarded));
+        map[4999] = 2;
+        map.resize(20_000).unwrap();
+        map[19_999] = 3;
+        map.flush_range(19_999..).unwrap();
+        map.resize(0).unwrap();
+        map.resize(10).unwrap();
+        map[9] = 4;
+        assert!(!map.has_waiter());
+        map.close().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 4]);
+    }
+    let null = read_write("/dev/null".as_ref());
+    // SAFETY: it fails.
+    let error = unsafe { Exclusive::map_unguarded(&null) }.unwrap_err();
+    assert!(matches!(error, Error::NotMappable { .. }));
+}
+
+/// A sparse file that is larger than the disk: an error, and the disk is as it was. It was full afterwards.
+#[test]
+fn a_giant_with_holes_takes_nothing_if_it_does_not_fit() {
+    for (kind, system) in systems() {
+        for excess in [1 << 30, 1] {
+            let path = system.path().join("giant");
+            let file = File::create(&path).unwrap();
+            file.set_len(free(system.path()) + excess).unwrap();
+            // Something in the middle, that has to stay.
+            std::os::unix::fs::FileExt::write_all_at(&file, b"data", 10 << 20).unwrap();
+            file.sync_all().unwrap();
+            let (before, blocks) = (free(system.path()), file.metadata().unwrap().blocks());
+            drop(file);
+            let error = loop {
+                match Exclusive::open(&path).map(drop) {
+                    Err(Error::Busy { .. }) => {}
+                    other => break other.unwrap_err(),
+                }
+            };
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+            assert_eq!(free(system.path()), before, "{kind}");
+            assert_eq!(fs::metadata(&path).unwrap().blocks(), blocks, "{kind}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}
