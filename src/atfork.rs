@@ -40,7 +40,8 @@ static PLACEHOLDER: OnceLock<OwnedFd> = OnceLock::new();
 /// How many forks lie between the process that loaded this crate and the present one.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// What one value keeps from children.
+/// What one value keeps from children. It lies in one page: fork(2) copies page by page while other threads store.
+#[repr(align(64))]
 struct Entry {
     start: AtomicUsize,
     /// In bytes; 0 means that there is no range.

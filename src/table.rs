@@ -1,10 +1,10 @@
 //! Entries that are never freed, so that a signal handler, a fork handler or a thread that takes no lock can look at
 //! all of them at any time. An entry is used again and again; what is in it has to be atomic.
 
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Entries of the first block. Each further block has twice as many as the one before.
 const FIRST_BLOCK: usize = 32;
@@ -115,30 +115,5 @@ impl<T> Deref for Claimed<T> {
 impl<T> fmt::Debug for Claimed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Claimed").field(&self.index).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn an_entry_has_one_owner() {
-        static TABLE: Table<AtomicUsize> = Table::new();
-        let address = |entry: &Claimed<AtomicUsize>| std::ptr::from_ref(entry.get()).addr();
-        let mut claimed: Vec<_> = (0..100).map(|_| TABLE.claim()).collect();
-        let addresses: HashSet<usize> = claimed.iter().map(address).collect();
-        assert_eq!(addresses.len(), 100);
-        // Released in any order, they are used again before there are new ones.
-        let entries = TABLE.iter().count();
-        for index in [70, 3, 31, 0] {
-            drop(claimed.swap_remove(index));
-        }
-        claimed.extend((0..entries - 96).map(|_| TABLE.claim()));
-        assert_eq!(TABLE.iter().count(), entries);
-        let addresses: HashSet<usize> = claimed.iter().map(address).collect();
-        assert_eq!(addresses.len(), entries);
-        assert!(addresses.len() > TABLE.iter().count() / 2);
     }
 }

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod create;
+mod fault_entry;
 mod mapping;
 mod open;
 mod shareable;

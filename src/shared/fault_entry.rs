@@ -1,0 +1,145 @@
+//! The state of one mapping that may lose pages, as the SIGBUS handler sees it.
+//!
+//! ```text
+//!          register              fault              replaced
+//!   IDLE ------------> LIVE ------------> REPLACING --------> FAULTED
+//!    ^                  |                    |                   |
+//!    +------ retire, once no handler is inside ------------------+
+//! ```
+#![allow(unsafe_code)]
+
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use crate::sys::racy_copy::replace_by_zeros;
+use crate::sys::signal::{self, Lost};
+use std::ptr::{self, NonNull};
+
+const IDLE: u8 = 0;
+const LIVE: u8 = 1;
+const REPLACING: u8 = 2;
+const FAULTED: u8 = 3;
+
+/// Where a handler finds a mapping.
+#[derive(Debug)]
+pub(crate) struct FaultEntry {
+    state: AtomicU8,
+    /// Handlers that look at the range; while there are any, it stays as it is.
+    inside: AtomicUsize,
+    start: AtomicPtr<u8>,
+    len: AtomicUsize,
+    /// The process that registered it.
+    process: AtomicU32,
+}
+
+impl Default for FaultEntry {
+    fn default() -> Self {
+        FaultEntry {
+            state: AtomicU8::new(IDLE),
+            inside: AtomicUsize::new(0),
+            start: AtomicPtr::new(ptr::null_mut()),
+            len: AtomicUsize::new(0),
+            process: AtomicU32::new(0),
+        }
+    }
+}
+
+impl FaultEntry {
+    /// From here on a fault in the mapping is answered.
+    ///
+    /// # Safety
+    /// The caller has retired the entry, or never used it. The range stays mapped until [`FaultEntry::retire`] returns
+    /// true, and every reference into it counts on any byte to change at any time.
+    pub(crate) unsafe fn register(&self, start: NonNull<u8>, len: usize) {
+        self.start.store(start.as_ptr(), Ordering::Relaxed);
+        self.len.store(len, Ordering::Relaxed);
+        self.process.store(std::process::id(), Ordering::Relaxed);
+        // Release: a thread that sees LIVE sees the range.
+        self.state.store(LIVE, Ordering::Release);
+    }
+
+    /// True once pages were lost. Set before the replacement can be read, so asking after a copy is enough.
+    #[inline]
+    pub(crate) fn is_faulted(&self) -> bool {
+        // Acquire: what is read after this is not older than it.
+        let state = self.state.load(Ordering::Acquire);
+        matches!(state, REPLACING | FAULTED)
+    }
+
+    fn holds(&self, address: usize) -> bool {
+        let start = self.start.load(Ordering::Relaxed).addr();
+        let len = self.len.load(Ordering::Relaxed);
+        address.wrapping_sub(start) < len
+    }
+
+    /// In a handler: true if the address is in this mapping, which has been replaced or soon will be.
+    pub(crate) fn answer(&self, address: usize, lost: Lost) -> bool {
+        // This may see parts of two registrations. A thread that faults in a mapping got it after it was
+        // registered, so it always finds its own entry.
+        if !self.holds(address) {
+            return false;
+        }
+        // `retire` changes `state` and then looks at `inside`; here it is the other way round, and all four are
+        // read-modify-writes, which see the latest value: either it finds this handler inside and waits, or this
+        // handler finds that the entry is no longer in service. If it is, the range stays as it is.
+        self.inside.fetch_add(1, Ordering::AcqRel);
+        let state = self.state.fetch_or(0, Ordering::AcqRel);
+        let in_service = matches!(state, LIVE | REPLACING | FAULTED);
+        let answered = in_service && self.holds(address) && self.replace(lost);
+        // Release: the replacement comes before the unmapping that waits for us.
+        self.inside.fetch_sub(1, Ordering::Release);
+        answered
+    }
+
+    /// Replaces the mapping unless that was done; false if it failed. The caller keeps it from being unmapped.
+    pub(crate) fn replace(&self, lost: Lost) -> bool {
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        let first = self
+            .state
+            .compare_exchange(LIVE, REPLACING, order.0, order.1);
+        match first {
+            Ok(_) => {
+                let replaced = self.put_zeros();
+                // No memory: as before, so that no thread waits.
+                let next = if replaced { FAULTED } else { LIVE };
+                // Fails if the mapping is being dropped, which waits for us.
+                let order = (Ordering::Release, Ordering::Relaxed);
+                let _ = self
+                    .state
+                    .compare_exchange(REPLACING, next, order.0, order.1);
+                replaced
+            }
+            // Another thread is replacing the mapping: the access is tried again until it has finished.
+            Err(REPLACING) => {
+                signal::yield_now();
+                true
+            }
+            // It was done while this fault was on its way; only broken RAM can be under the new memory.
+            Err(FAULTED) => lost == Lost::Page || self.put_zeros(),
+            Err(_) => false,
+        }
+    }
+
+    fn put_zeros(&self) -> bool {
+        let Some(start) = NonNull::new(self.start.load(Ordering::Relaxed)) else {
+            return false;
+        };
+        // SAFETY:
+        // - The range is registered, and not unmapped while we are inside: see `answer` and `retire`.
+        // - `register` was promised that all references into it are atomics.
+        unsafe { replace_by_zeros(start, self.len.load(Ordering::Relaxed)) }.is_ok()
+    }
+
+    /// Takes the entry out of service and waits until no handler is inside. False if that may never be: a child
+    /// forked while another thread was in the handler has a copy of its count and not the thread. Then the mapping has
+    /// to stay.
+    pub(crate) fn retire(&self) -> bool {
+        self.state.swap(IDLE, Ordering::AcqRel);
+        // See `answer`; it also acquires what the handler did.
+        while self.inside.fetch_add(0, Ordering::AcqRel) > 0 {
+            if self.process.load(Ordering::Relaxed) != std::process::id() {
+                return false;
+            }
+            signal::yield_now();
+        }
+        true
+    }
+}

@@ -1,0 +1,217 @@
+//! The state machines that run without a lock, in every order of their atomic accesses that two or three threads can
+//! take. The files of `src/` are compiled here with the atomics of loom; the system calls below are models.
+#![allow(dead_code)] // a model uses a part of each file
+
+#[path = "../src/shared/fault_entry.rs"]
+mod fault_entry;
+#[path = "../src/table.rs"]
+mod table;
+
+mod sync {
+    pub(crate) use loom::sync::atomic;
+}
+
+mod sys {
+    pub(crate) mod signal {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Lost {
+            Page,
+            Ram,
+        }
+
+        pub(crate) fn yield_now() {
+            loom::thread::yield_now();
+        }
+    }
+
+    pub(crate) mod racy_copy {
+        use crate::Mapped;
+        use std::ptr::NonNull;
+
+        /// The model of mmap(2) over a mapping: loom fails if it runs beside the unmapping, or after it.
+        pub(crate) unsafe fn replace_by_zeros(start: NonNull<u8>, _: usize) -> Result<(), ()> {
+            // SAFETY: every model registers a `Mapped`, which lives longer than its threads.
+            let mapped = unsafe { start.cast::<Mapped>().as_ref() };
+            mapped.is_mapped.with(|is_mapped| {
+                // SAFETY: loom checks that no thread writes meanwhile.
+                assert!(unsafe { *is_mapped }, "replaced after it was unmapped");
+            });
+            mapped
+                .replaced
+                .fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        }
+    }
+}
+
+use fault_entry::FaultEntry;
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::thread;
+use std::collections::HashSet;
+use std::ptr::NonNull;
+use sys::signal::Lost;
+use table::Table;
+
+/// Every order in which a thread is interrupted at most three times.
+fn model(f: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.max_branches = 100_000;
+    model.check(f);
+}
+
+/// A mapping: whether it is there, and how often it was replaced.
+struct Mapped {
+    is_mapped: UnsafeCell<bool>,
+    replaced: AtomicUsize,
+}
+
+impl Mapped {
+    fn new() -> Arc<Self> {
+        Arc::new(Mapped {
+            is_mapped: UnsafeCell::new(true),
+            replaced: AtomicUsize::new(0),
+        })
+    }
+
+    fn address(&self) -> NonNull<u8> {
+        NonNull::from(self).cast()
+    }
+
+    fn unmap(&self) {
+        // SAFETY: loom checks that no other thread accesses it meanwhile.
+        self.is_mapped
+            .with_mut(|is_mapped| unsafe { *is_mapped = false });
+    }
+}
+
+fn register(entry: &FaultEntry, mapped: &Arc<Mapped>) {
+    // SAFETY: nothing is mapped but a model.
+    unsafe { entry.register(mapped.address(), size_of::<Mapped>()) };
+}
+
+#[test]
+fn a_fault_never_replaces_what_is_unmapped() {
+    model(|| {
+        let mapped = Mapped::new();
+        let entry = Arc::new(FaultEntry::default());
+        register(&entry, &mapped);
+        let handler = {
+            let (entry, mapped) = (Arc::clone(&entry), Arc::clone(&mapped));
+            thread::spawn(move || entry.answer(mapped.address().as_ptr().addr(), Lost::Page))
+        };
+        assert!(entry.retire());
+        mapped.unmap();
+        let answered = handler.join().unwrap();
+        // A fault that was answered was answered by a replacement.
+        assert!(!answered || mapped.replaced.load(Ordering::Relaxed) == 1);
+    });
+}
+
+#[test]
+fn two_faults_replace_a_mapping_once() {
+    model(|| {
+        let mapped = Mapped::new();
+        let entry = Arc::new(FaultEntry::default());
+        register(&entry, &mapped);
+        let fault = |entry: &FaultEntry, mapped: &Arc<Mapped>| {
+            assert!(entry.answer(mapped.address().as_ptr().addr(), Lost::Page));
+            assert!(entry.is_faulted());
+        };
+        let handler = {
+            let (entry, mapped) = (Arc::clone(&entry), Arc::clone(&mapped));
+            thread::spawn(move || fault(&entry, &mapped))
+        };
+        fault(&entry, &mapped);
+        handler.join().unwrap();
+        assert_eq!(mapped.replaced.load(Ordering::Relaxed), 1);
+        assert!(entry.retire());
+    });
+}
+
+/// A handler that looked at an entry before it was used again may see parts of both registrations.
+#[test]
+fn a_late_fault_leaves_the_next_mapping_of_the_entry_alone() {
+    model(|| {
+        let (first, second) = (Mapped::new(), Mapped::new());
+        let entry = Arc::new(FaultEntry::default());
+        register(&entry, &first);
+        let handler = {
+            let (entry, first) = (Arc::clone(&entry), Arc::clone(&first));
+            thread::spawn(move || entry.answer(first.address().as_ptr().addr(), Lost::Page))
+        };
+        assert!(entry.retire());
+        first.unmap();
+        register(&entry, &second);
+        handler.join().unwrap();
+        assert_eq!(second.replaced.load(Ordering::Relaxed), 0);
+        assert!(!entry.is_faulted());
+        assert!(entry.retire());
+        second.unmap();
+    });
+}
+
+/// With its first block: loom does not know the `OnceLock` that publishes a block.
+fn table() -> &'static Table<AtomicUsize> {
+    let table = Box::leak(Box::new(Table::new()));
+    drop(table.claim());
+    table
+}
+
+#[test]
+fn an_entry_of_a_table_has_one_owner() {
+    model(|| {
+        let table = table();
+        let claim = move |number: usize| {
+            let entry = table.claim();
+            entry.store(number, Ordering::Relaxed);
+            assert_eq!(entry.load(Ordering::Relaxed), number);
+        };
+        let other = thread::spawn(move || claim(1));
+        claim(2);
+        other.join().unwrap();
+    });
+}
+
+/// The registry of what is not for children: a process that forks after a range was registered finds it.
+#[test]
+fn what_was_registered_before_a_fork_is_found() {
+    model(|| {
+        let table = table();
+        let is_registered = Arc::new(AtomicBool::new(false));
+        let owner = {
+            let is_registered = Arc::clone(&is_registered);
+            thread::spawn(move || {
+                let entry = table.claim();
+                entry.store(7, Ordering::Release);
+                is_registered.store(true, Ordering::Release);
+                entry
+            })
+        };
+        // Another value comes and goes meanwhile.
+        drop(table.claim());
+        if is_registered.load(Ordering::Acquire) {
+            assert!(table.iter().any(|entry| entry.load(Ordering::Acquire) == 7));
+        }
+        drop(owner.join().unwrap());
+    });
+}
+
+#[test]
+fn released_entries_are_used_again_before_there_are_new_ones() {
+    model(|| {
+        let table = table();
+        let address = |entry: &table::Claimed<AtomicUsize>| std::ptr::from_ref(entry.get()).addr();
+        let mut claimed: Vec<_> = (0..40).map(|_| table.claim()).collect();
+        let entries = table.iter().count();
+        for index in [33, 31, 3, 0] {
+            drop(claimed.swap_remove(index));
+        }
+        claimed.extend((0..entries - 36).map(|_| table.claim()));
+        assert_eq!(table.iter().count(), entries);
+        let addresses: HashSet<usize> = claimed.iter().map(address).collect();
+        assert_eq!(addresses.len(), entries);
+    });
+}
