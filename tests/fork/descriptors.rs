@@ -1,10 +1,64 @@
-//! What a child does not keep of its parent, and scopes beside the threads that watch leases.
+//! What a child that still runs does not keep of its parent: drafts and exclusive files, and their space. And scopes
+//! beside the threads that watch leases.
 
-use super::one;
+use super::{one, wait_for};
 use crate::support::child::scenario;
 use crate::support::leased::Folder;
+use crate::support::pipe::pipe;
 use crate::support::{self, exclusive, kernel};
-use stillmap::{Anonymous, Backing, Snapshot, fork};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use stillmap::{Anonymous, Backing, Draft, Snapshot, fork};
+
+/// Runs `f` while a child runs that was forked before.
+fn beside_a_child(f: impl FnOnce()) {
+    fork::scope(|s| {
+        let (end, hold) = pipe();
+        // The child has a copy of the end that it waits for.
+        let copy = hold.as_raw_fd();
+        s.spawn(move || {
+            // SAFETY: the child's own copy, which it uses for nothing else.
+            unsafe { libc::close(copy) };
+            wait_for(end)
+        })
+        .unwrap();
+        f();
+        drop(hold);
+    })
+    .unwrap();
+}
+
+fn free_bytes(dir: &Path) -> u64 {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(dir.as_os_str().as_bytes()).unwrap();
+    // SAFETY: zero bits are a valid statvfs.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: reads the path and writes one struct.
+    assert_eq!(unsafe { libc::statvfs(path.as_ptr(), &mut stat) }, 0);
+    stat.f_bavail * stat.f_frsize
+}
+
+#[test]
+fn a_draft_that_is_dropped_gives_its_space_back_beside_a_child() {
+    scenario!(|| {
+        let Some(system) = exclusive::any_system() else {
+            return;
+        };
+        let free = free_bytes(system.path());
+        for sparse in [false, true] {
+            let options = Draft::options().memory_limit(0).sparse(sparse);
+            let draft = options.create(system.path().join("draft"), 20 << 20);
+            let mut draft = draft.unwrap();
+            draft.fill(1);
+            beside_a_child(|| {
+                assert!(sparse || free_bytes(system.path()) + (10 << 20) < free);
+                drop(draft);
+                assert!(free_bytes(system.path()) + (1 << 20) > free);
+            });
+        }
+    })
+    .succeed();
+}
 
 #[test]
 fn a_child_changes_nothing_of_an_exclusive_file() {
