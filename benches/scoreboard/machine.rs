@@ -116,8 +116,9 @@ pub fn peak_rss_of<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
     (value, grown.filter(|_| reset))
 }
 
-/// Makes the allocator return what it keeps, so that the next allocation is fresh memory.
+/// Makes the allocator and stillmap return what they keep, so that the next allocation is fresh memory.
 pub fn give_back_free_memory() {
+    stillmap::release_unused_memory();
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer and touches free memory only.
     unsafe {

@@ -26,6 +26,7 @@ mod draft;
 mod exclusive;
 mod lease;
 mod open;
+mod open_all;
 mod private;
 mod shared;
 mod stream;
@@ -36,6 +37,7 @@ fn main() -> std::io::Result<()> {
     pipe::write_if_asked();
     run::run(run::Args::parse(), |board| {
         open::measure(board, |workload, _| workload)?;
+        open_all::measure(board)?;
         lease::measure(board)?;
         stream::measure(board)?;
         anonymous::measure(board, |workload, _, _| workload)?;

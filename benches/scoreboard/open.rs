@@ -20,7 +20,7 @@ const ROOM: &str = "open";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-const STEP: u64 = 256 * KIB;
+const CHUNK: u64 = 256 * KIB;
 
 /// How files are gone through.
 #[derive(Clone, Copy)]
@@ -57,13 +57,15 @@ pub fn measure(
     board: &mut Board,
     more: impl for<'a> Fn(Workload<'a>, Pattern<'a>) -> Workload<'a>,
 ) -> io::Result<()> {
-    for size in [4 * KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB, 256 * MIB, GIB] {
+    let small = [1, 4 * KIB, 16 * KIB, 64 * KIB, 128 * KIB, 256 * KIB, MIB];
+    for size in small.into_iter().chain([2 * MIB, 16 * MIB, 256 * MIB, GIB]) {
         let count = (GIB / size).clamp(1, 1000);
         // 2 GiB alive are enough to be far from every cache.
         let alive = (2 * GIB / size).min(1000);
         let dropped = format!("scan {}, each dropped", size::name(size));
         let kept = format!("scan {}, {alive} kept", size::name(size));
         let empty = format!("open and drop {}", size::name(size));
+        let again = format!("open and drop {}, leased already", size::name(size));
         let files = LazyCell::new(|| Files::create(size, count as usize));
         let paths = || match &*files {
             Ok(files) => Ok(files.paths()),
@@ -77,8 +79,18 @@ pub fn measure(
                 board.measure(more(scan_files(name, size, pattern), pattern));
             }
         }
-        if size == GIB && board.wants(ROOM, &empty, size) {
-            board.measure(open_and_drop(empty, &paths()?[0]));
+        if size == 2 * MIB || size == GIB {
+            if board.wants(ROOM, &empty, size) {
+                // It takes a lease besides.
+                board.measure(open_and_drop(empty, &paths()?[0], 1.0 / 1.45));
+            }
+            if board.wants(ROOM, &again, size) {
+                let path = &paths()?[0];
+                let leased = stillmap_open(path);
+                if leased.backing() == stillmap::Backing::Leased {
+                    board.measure(open_and_drop(again, path, 1.0 / 0.6));
+                }
+            }
         }
     }
     Ok(())
@@ -108,19 +120,23 @@ fn scan_files(name: String, size: u64, pattern: Pattern<'_>) -> Workload<'_> {
     } else {
         let workload = workload.limit("pread into a warm buffer", pread_each(pattern, size));
         // Which of the two the processor likes better depends on the size.
-        match size <= STEP {
+        match size <= CHUNK {
             true => workload,
-            false => workload.limit("pread in steps of 256 KiB", pread_each(pattern, STEP)),
+            false => workload.limit("pread in steps of 256 KiB", pread_each(pattern, CHUNK)),
         }
     };
-    if size <= 256 * KIB {
+    if size <= MIB {
+        let (read, map) = match (pattern.keep, size) {
+            (false, ..=4096) => (1.08, 1.0),
+            (false, ..=262_144) => (1.0, 1.0),
+            (true, ..=16_384) => (1.5, 1.0),
+            (true, ..=65_536) => (3.0, 1.0),
+            (true, _) => (3.0, 0.85),
+            (false, _) => (1.0, 0.97),
+        };
         workload
-            .claim(1.2, "std::fs::read")
-            .claim(2.0, "memmap2 map")
-    } else if size <= MIB {
-        workload
-            .claim(1.0, "std::fs::read")
-            .claim(0.97, "memmap2 map")
+            .claim(read, "std::fs::read")
+            .claim(map, "memmap2 map")
     } else if size < 64 * MIB {
         workload.claim(0.97, "memmap2 map")
     } else {
@@ -145,7 +161,7 @@ fn pread_each(pattern: Pattern<'_>, step: u64) -> impl FnMut() -> Sample {
 }
 
 /// What opening costs where nothing is read.
-fn open_and_drop(name: String, path: &Path) -> Workload<'_> {
+fn open_and_drop(name: String, path: &Path, claim: f64) -> Workload<'_> {
     /// As often as fits in a millisecond, for a clock that is not the measurement.
     fn run<B>(open: impl Fn() -> B) -> Sample {
         let start = Instant::now();
@@ -162,8 +178,7 @@ fn open_and_drop(name: String, path: &Path) -> Workload<'_> {
         .limit("open, fstat, mmap, munmap, close", || {
             run(|| bare_map(path))
         })
-        // It takes a lease besides.
-        .claim(1.0 / 1.7, "memmap2 map")
+        .claim(claim, "memmap2 map")
 }
 
 fn stillmap_open(path: &Path) -> stillmap::Snapshot {
