@@ -97,9 +97,9 @@ fn into_memory(
         progress(done as u64, Some(total));
         Ok(())
     };
-    let filled = buffer.fill(fd, range.start, len, &mut step);
+    let filled = buffer.read_file(fd, range.start, len, &mut step);
     filled.map_err(|e| source.error("pread", e))?;
-    buffer.finish()
+    buffer.shrink_to_fit()
 }
 
 fn to_disk(

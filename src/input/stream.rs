@@ -49,7 +49,7 @@ pub(crate) fn read_to_end(
     loop {
         // A read is never cut at the limit: of a datagram, the bytes that do not fit are lost.
         let most = request.len.map_or(usize::MAX, |len| len - buffer.len());
-        buffer.make_room(most)?;
+        buffer.reserve(most)?;
         if read_some(source, &mut buffer, most)? == 0 {
             break;
         }
@@ -64,7 +64,7 @@ pub(crate) fn read_to_end(
         progress(done, request.total());
     }
     request.check_complete(buffer.len() as u64)?;
-    buffer.finish().map(Copy::Memory)
+    buffer.shrink_to_fit().map(Copy::Memory)
 }
 
 impl StreamRequest {

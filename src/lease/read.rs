@@ -332,7 +332,7 @@ impl Slot {
 
     fn copy_to_memory(&self, file: &OwnedFd, range: Range<u64>) -> io::Result<Region> {
         let mut region = Region::transparent_like(self.start, self.len)?;
-        buffer::fill_region(&mut region, file.as_fd(), range, &mut |_| self.go_on())?;
+        buffer::read_into_region(&mut region, file.as_fd(), range, &mut |_| self.go_on())?;
         Ok(region)
     }
 
