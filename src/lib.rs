@@ -7,6 +7,7 @@
 //! | a new file to write | the old file or the new one, complete | [`Draft`] | `&mut [u8]` |
 //! | an existing file | to edit it in place, alone | [`Exclusive`] | `&mut [u8]` |
 //! | memory that other processes also write | counters, tables, messages | [`Shared`], [`shareable!`] | `&T` of atomics |
+//! | a file that others go on writing | to read it as it grows, without a copy | [`Live`] | copies of parts |
 //! | no data yet | large zeroed memory that takes RAM when touched | [`Anonymous`] | `&mut [u8]` |
 //! | work for forked children | children that fill parts of an [`Anonymous`] | [`fork::scope`] | `&mut` parts in children |
 //! | any of these | to control and inspect its pages | `pages()` | advice, prefetch, locks, residency |
@@ -82,6 +83,7 @@ pub mod fork;
 mod input;
 mod ladder;
 mod lease;
+mod live;
 mod locked_pages;
 mod open_all;
 pub mod page;
@@ -102,7 +104,9 @@ pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use backing::Backing;
 pub use draft::{CommitError, Draft, DraftOptions, Replace};
 pub use error::{Error, Result, Tried};
+pub use exclusive::Exclusive;
 pub use exclusive::{Exclusive, ExclusiveOptions};
+pub use live::{Change, Live};
 pub use open_all::{OpenAll, open_all};
 pub use pages::faults;
 pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency};

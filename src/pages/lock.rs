@@ -21,7 +21,7 @@ use std::ops::Range;
 ///
 /// # Examples
 /// ```
-/// let mut key = stillmap::Anonymous::new(32)?;
+/// let key = stillmap::Anonymous::new(32)?;
 /// let locked = key.pages().lock(..)?; // never written to swap, never waited for
 /// assert!(locked.len() >= 32);
 /// # Ok::<(), stillmap::Error>(())

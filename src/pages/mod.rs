@@ -20,6 +20,7 @@ pub use residency::Residency;
 
 use crate::error::{Error, Result};
 use crate::locked_pages::LockedPages;
+use crate::region::Region;
 use crate::{page, sys};
 use advice::Rounding;
 use std::io;
@@ -105,6 +106,12 @@ impl<'a> Pages<'a> {
         Pages::new(bytes, Origin::File)
     }
 
+    /// The first `len` bytes of a mapping of a file, into which there may be no reference.
+    pub(crate) fn unreferenced(region: &'a Region, len: usize) -> Self {
+        let pages = Pages::of(region.addresses().start, len, Origin::File);
+        pages.with_locks(region.locked_pages())
+    }
+
     /// The same, of a file on a disk: the kernel may drop its pages when it needs the memory.
     pub(crate) fn on_disk(self) -> Self {
         Pages {
@@ -124,9 +131,14 @@ impl<'a> Pages<'a> {
     }
 
     fn new<T: ?Sized>(bytes: &'a T, origin: Origin) -> Self {
+        let start = std::ptr::from_ref(bytes).cast::<u8>().addr();
+        Pages::of(start, size_of_val(bytes), origin)
+    }
+
+    fn of(start: usize, len: usize, origin: Origin) -> Self {
         Pages {
-            start: std::ptr::from_ref(bytes).cast::<u8>().addr(),
-            len: size_of_val(bytes),
+            start,
+            len,
             page_size: page::size(),
             origin,
             on_disk: false,

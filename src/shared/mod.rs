@@ -6,7 +6,7 @@ mod fault_entry;
 mod mapping;
 mod open;
 mod shareable;
-mod sigbus;
+pub(crate) mod sigbus;
 
 pub use shareable::Shareable;
 

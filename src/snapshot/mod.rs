@@ -261,6 +261,14 @@ impl Snapshot {
         }
     }
 
+    /// A copy of what others may have written to meanwhile.
+    pub(crate) fn from_copy(copy: Buffer, is_intact: bool) -> Self {
+        Snapshot {
+            is_intact,
+            ..Snapshot::memory(copy)
+        }
+    }
+
     fn memory(memory: Buffer) -> Self {
         Snapshot {
             start: memory.start(),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Puts private zeroed memory in the place of a mapping, in one step. Async-signal-safe.
 ///
@@ -28,6 +29,30 @@ pub(crate) unsafe fn replace_by_zeros(start: NonNull<u8>, len: usize) -> io::Res
 pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: passed on.
     unsafe { machine::copy_out(from, to, len) }
+}
+
+/// Copies a value out of memory that others may be writing to: an aligned one of 1, 2, 4 or 8 bytes in one piece.
+///
+/// # Safety
+/// As for [`copy_out`]. The range may be read-only.
+#[inline]
+pub(crate) unsafe fn load_out(from: *const u8, to: *mut u8, len: usize) {
+    macro_rules! load {
+        ($atomic:ty, $integer:ty) => {{
+            // SAFETY: mapped and aligned. std allows relaxed loads of this size from read-only memory.
+            let value = unsafe { &*from.cast::<$atomic>() }.load(Ordering::Relaxed);
+            // SAFETY: `to` has room for `len` bytes.
+            unsafe { to.cast::<$integer>().write_unaligned(value) }
+        }};
+    }
+    match len {
+        1 => load!(AtomicU8, u8),
+        2 if from.addr() % 2 == 0 => load!(AtomicU16, u16),
+        4 if from.addr() % 4 == 0 => load!(AtomicU32, u32),
+        8 if from.addr() % 8 == 0 => load!(AtomicU64, u64),
+        // SAFETY: passed on.
+        _ => unsafe { copy_out(from, to, len) },
+    }
 }
 
 /// Copies into memory that others may be reading and writing.

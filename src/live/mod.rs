@@ -1,0 +1,322 @@
+//! A file that other processes go on writing, mapped read-only.
+//!
+//! No reference into the mapping is ever given out: bytes are copied out of it by moves that may race with writers. So
+//! there is nothing that a writer could break, and the mapping can move when the file outgrows its address space.
+#![allow(unsafe_code)]
+
+mod mapping;
+mod read;
+
+use crate::error::{Error, Result};
+use crate::file_system::FileSystem;
+use crate::pages::Pages;
+use crate::range;
+use crate::snapshot::Snapshot;
+use crate::sys::file::{self, Kind, Stat};
+use mapping::Mapping;
+use std::fmt;
+use std::ops::{Range, RangeBounds};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// A regular file that others go on writing: a log that is appended to, a shared segment that this process may only
+/// read, a file of another user.
+///
+/// It is mapped shared and read-only, and bytes are copied out of it: no `&[u8]` of it exists, so nothing is promised
+/// that a writer could break. Opening it takes no lease, makes no writer wait and copies nothing, on any file system that
+/// can map files.
+///
+/// The length is that of the last [`refresh`](Live::refresh). Address space beyond the end is reserved, so that a file
+/// that grows is read without a new mapping.
+///
+/// # Files that lose pages
+/// Where the file was truncated, or its device fails, calls fail with [`Error::Faulted`], and no signal reaches the
+/// program: as for [`Shared`](crate::Shared), whose page says how. After [`refresh`](Live::refresh) what is left of the
+/// file can be read again.
+///
+/// Writers through a network file system or a FUSE server become visible when the kernel drops its cached pages.
+///
+/// # Examples
+/// ```
+/// use std::io::Write;
+/// use stillmap::{Change, Live};
+///
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("log");
+/// std::fs::write(&path, "one\n")?;
+/// let mut log = Live::open(&path)?;
+/// assert_eq!(log.len(), 4);
+///
+/// std::fs::File::options().append(true).open(&path)?.write_all(b"two\n")?;
+/// assert_eq!(log.refresh()?, Change::Grown(4..8));
+/// let mut added = [0; 4];
+/// assert_eq!(log.read_at(4, &mut added)?, 4);
+/// assert_eq!(&added, b"two\n");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+/// A memfd that its owner goes on writing, sealed so that nobody else can (`F_SEAL_FUTURE_WRITE`), is attached by its
+/// descriptor:
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use stillmap::{Live, Shared};
+///
+/// let counter = Shared::<AtomicU64>::memfd("counter")?;
+/// let reader = Live::from_fd(counter.as_fd().unwrap())?;
+/// counter.store(7, Ordering::Release);
+/// assert_eq!(reader.load::<AtomicU64>(0)?.into_inner(), 7);
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+#[doc(alias("tail", "MAP_SHARED"))]
+pub struct Live {
+    mapping: Mapping,
+    /// Bytes of the file that may be read; at most those that are mapped.
+    len: usize,
+    /// Whether the file can become shorter.
+    can_shrink: bool,
+    /// Whether its pages come from a disk.
+    on_disk: bool,
+    fd: OwnedFd,
+    path: Option<PathBuf>,
+}
+
+/// What [`Live::refresh`] found, in bytes of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Change {
+    /// The length is the same. Bytes may have been overwritten.
+    Same,
+    /// These bytes were added.
+    Grown(Range<usize>),
+    /// These bytes are gone.
+    Cut(Range<usize>),
+    /// The file was truncated, or its device failed, while it was read. It may have been written anew since: nothing that
+    /// was read before needs to be there still.
+    Faulted,
+}
+
+impl Live {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`Error::Os`] for what the kernel refused; [`Error::IsDirectory`]; [`Error::NotMappable`] for what is not a regular
+    /// file of bytes; [`Error::TooLarge`] for more than the address space.
+    ///
+    /// # Examples
+    /// ```
+    /// let manifest = stillmap::Live::open("Cargo.toml")?;
+    /// let mut start = [0; 9];
+    /// manifest.read_at(0, &mut start)?;
+    /// assert_eq!(&start, b"[package]");
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        let path = path.as_ref();
+        // A FIFO without a writer would block.
+        let fd = file::open_nonblocking(path).map_err(|e| Error::os("open", Some(path), e))?;
+        Live::new(fd, Some(path.to_path_buf()))
+    }
+
+    /// Takes a second descriptor of an open file, which is enough if it is open for reading.
+    ///
+    /// # Errors
+    /// As [`Live::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let live = stillmap::Live::from_fd(&file)?;
+    /// drop(file);
+    /// assert!(live.len() > 100);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
+        let fd = file::duplicate(fd.as_fd()).map_err(|e| Error::os("fcntl", None, e))?;
+        Live::new(fd, None)
+    }
+
+    fn new(fd: OwnedFd, path: Option<PathBuf>) -> Result<Self> {
+        let name = || path.clone().or_else(|| file::name(fd.as_fd()));
+        let error = |operation, e| Error::os(operation, name().as_deref(), e);
+        let not_mappable = |what| Err(Error::not_mappable(name().as_deref(), what));
+        let stat = file::stat(fd.as_fd()).map_err(|e| error("fstat", e))?;
+        match stat.kind {
+            Kind::Regular => {}
+            Kind::Directory => return Err(Error::is_directory(name().as_deref())),
+            Kind::Block | Kind::Fifo | Kind::Other => {
+                return not_mappable("it is not a regular file");
+            }
+        }
+        let system = FileSystem::of(fd.as_fd(), &stat).map_err(|e| error("fstatfs", e))?;
+        if system == FileSystem::Hugetlbfs {
+            return not_mappable("it is made of reserved huge pages");
+        }
+        if system == FileSystem::Kernel {
+            return not_mappable("it is not a file of bytes");
+        }
+        // Asked before the length: a seal that is there holds for the length that is seen then.
+        let can_shrink = file::seals(fd.as_fd()) & libc::F_SEAL_SHRINK == 0;
+        let len = length(&stat).ok_or_else(|| Error::too_large_to_address(name().as_deref()))?;
+        let mapping = Mapping::new(fd.as_fd(), len).map_err(|e| e.with_path(name))?;
+        let path = name();
+        Ok(Live {
+            mapping,
+            len,
+            can_shrink,
+            on_disk: system != FileSystem::Tmpfs,
+            fd,
+            path,
+        })
+    }
+
+    /// Bytes of the file at the last [`refresh`](Live::refresh), or when it was opened.
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(stillmap::Live::open("Cargo.toml")?.len() > 100);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the length is 0.
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(!stillmap::Live::open("Cargo.toml")?.is_empty());
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Looks at the file again: what was added can be read from here on, and what was cut cannot. After
+    /// [`Error::Faulted`] it maps the file anew.
+    ///
+    /// One fstat(2) where the length is the same.
+    ///
+    /// # Errors
+    /// [`Error::Os`] for what the kernel refused; [`Error::TooLarge`] for more than the address space. What was there
+    /// before can be read still.
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::Change;
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("log");
+    /// std::fs::write(&path, "12345678")?;
+    /// let mut log = stillmap::Live::open(&path)?;
+    /// assert_eq!(log.refresh()?, Change::Same);
+    /// std::fs::File::options().write(true).open(&path)?.set_len(3)?;
+    /// assert_eq!(log.refresh()?, Change::Cut(3..8));
+    /// assert_eq!(log.len(), 3);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn refresh(&mut self) -> Result<Change> {
+        let path = self.path.as_deref();
+        let len = length(&self.stat()?).ok_or_else(|| Error::too_large_to_address(path))?;
+        let is_faulted = self.mapping.is_faulted();
+        if is_faulted || len > self.mapping.len() {
+            let mapping = Mapping::new(self.fd.as_fd(), len);
+            self.mapping = mapping.map_err(|e| e.with_path(|| self.path.clone()))?;
+        }
+        let before = std::mem::replace(&mut self.len, len);
+        Ok(match len {
+            _ if is_faulted => Change::Faulted,
+            len if len > before => Change::Grown(before..len),
+            len if len < before => Change::Cut(len..before),
+            _ => Change::Same,
+        })
+    }
+
+    /// Whether all of its bytes are still there.
+    ///
+    /// # Errors
+    /// [`Error::Faulted`] if the file is shorter than [`len`](Live::len) or has lost pages.
+    ///
+    /// # Examples
+    /// ```
+    /// stillmap::Live::open("Cargo.toml")?.check()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        self.check_read(self.len)
+    }
+
+    /// Copies a range as it is at one moment.
+    ///
+    /// [`Snapshot::is_intact`] is false if the file changed while it was copied, as far as that can be seen: its length,
+    /// its times, or a byte that was looked at twice. A writer that stores through a mapping of its own leaves no other
+    /// trace.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`]; [`Error::Faulted`]; [`Error::Os`] if there is no memory for the copy.
+    ///
+    /// # Examples
+    /// ```
+    /// let live = stillmap::Live::open("Cargo.toml")?;
+    /// let copy = live.snapshot(..9)?;
+    /// assert_eq!(&copy[..], b"[package]");
+    /// assert!(copy.is_intact());
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn snapshot<R: RangeBounds<usize>>(&self, range: R) -> Result<Snapshot> {
+        let range = range::check(range, self.len)?;
+        let before = self.stat()?.stamp;
+        let (copy, is_same) = read::copy(&self.mapping, range.clone())?;
+        self.check_read(range.end)?;
+        let is_intact = is_same && self.stat()?.stamp == before;
+        Ok(Snapshot::from_copy(copy, is_intact))
+    }
+
+    /// Advice, prefetch, populate, lock and residency of its pages.
+    ///
+    /// # Examples
+    /// ```
+    /// let live = stillmap::Live::open("Cargo.toml")?;
+    /// println!("{:60}", live.pages().residency(..)?);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn pages(&self) -> Pages<'_> {
+        let region = self.mapping.region();
+        let pages = Pages::unreferenced(region, self.len).with_path(self.path.as_deref());
+        if self.on_disk { pages.on_disk() } else { pages }
+    }
+
+    fn stat(&self) -> Result<Stat> {
+        let stat = file::stat(self.fd.as_fd());
+        stat.map_err(|e| Error::os("fstat", self.path.as_deref(), e))
+    }
+
+    /// Fails if the bytes up to `end` were not all in the file when they were read.
+    fn check_read(&self, end: usize) -> Result<()> {
+        // The kernel zeroes the rest of the last page of a file that is truncated, and that is no fault.
+        let is_cut = || -> Result<bool> { Ok(self.can_shrink && self.stat()?.size < end as u64) };
+        if self.mapping.is_faulted() || is_cut()? {
+            return Err(Error::faulted(self.path.as_deref()));
+        }
+        Ok(())
+    }
+}
+
+/// The length of a file, if it can be addressed.
+fn length(stat: &Stat) -> Option<usize> {
+    isize::try_from(stat.size).ok().map(isize::unsigned_abs)
+}
+
+/// The descriptor of the file, to be compared with what is at its path now, for example.
+impl AsFd for Live {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Prints the path and the length.
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live")
+            .field("path", &self.path)
+            .field("len", &self.len)
+            .finish()
+    }
+}

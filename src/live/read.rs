@@ -1,0 +1,123 @@
+//! Bytes and values out of a mapping that others write to.
+
+use super::Live;
+use super::mapping::Mapping;
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::range;
+use crate::shared::Shareable;
+use crate::sys::racy_copy::{copy_out, load_out};
+use std::mem::{MaybeUninit, size_of};
+use std::ops::Range;
+use std::sync::atomic::{Ordering, fence};
+
+/// Bytes that are compared at a time: they stay in the first-level cache.
+const COMPARE_CHUNK: usize = 16 << 10;
+
+impl Live {
+    /// Copies bytes from `offset` on into `buf`, at the speed of memcpy, and returns how many: fewer than `buf` holds at
+    /// the end, and 0 beyond it.
+    ///
+    /// Each byte is one that was there at some time during the call. If others write meanwhile, the bytes need not be of
+    /// one moment: of a file that is truncated and grows again during the call, bytes in between can be zero. One fstat(2)
+    /// afterwards makes sure that the file is long enough, unless it is sealed against shrinking.
+    ///
+    /// # Errors
+    /// [`Error::Faulted`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds
+    /// anything, and [`refresh`](Live::refresh) tells how long the file is.
+    ///
+    /// # Examples
+    /// ```
+    /// let live = stillmap::Live::open("Cargo.toml")?;
+    /// let mut buf = [0; 100];
+    /// assert_eq!(live.read_at(1, &mut buf)?, 100);
+    /// assert!(buf.starts_with(b"package]"));
+    /// assert_eq!(live.read_at(live.len() - 1, &mut buf)?, 1);
+    /// assert_eq!(live.read_at(live.len(), &mut buf)?, 0);
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<usize> {
+        let len = self.len.saturating_sub(offset).min(buf.len());
+        if len == 0 {
+            return Ok(0);
+        }
+        let from = self.mapping.start().wrapping_add(offset);
+        // SAFETY:
+        // - `offset + len` is at most the length, which is mapped; no reference into the mapping exists.
+        // - `buf` is exclusively ours, and not in the mapping.
+        unsafe { copy_out(from, buf.as_mut_ptr(), len) };
+        fence(Ordering::Acquire);
+        self.check_read(offset + len)?;
+        Ok(len)
+    }
+
+    /// A value as it is now, copied out. An aligned integer is loaded in one piece (`Acquire`), any other type byte by
+    /// byte, so it may be torn.
+    ///
+    /// It makes no system call. If the file was truncated inside its last page, what is gone reads as zero there;
+    /// [`check`](Live::check) fails afterwards.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`]; [`Error::Misaligned`] if `offset` is not a multiple of the type's alignment;
+    /// [`Error::Faulted`].
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("numbers");
+    /// let writer = stillmap::Shared::<[AtomicU32]>::create_slice(&path, 100)?;
+    /// let reader = stillmap::Live::open(&path)?;
+    /// writer[5].store(7, Ordering::Release);
+    /// assert_eq!(reader.load::<AtomicU32>(20)?.into_inner(), 7);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[inline]
+    pub fn load<T: Shareable>(&self, offset: usize) -> Result<T> {
+        range::check_bytes(offset, size_of::<T>(), self.len)?;
+        let align = align_of::<T>();
+        let from = self.mapping.start().wrapping_add(offset);
+        if from.addr() % align != 0 {
+            return Err(Error::misaligned(offset as u64, align));
+        }
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY:
+        // - The bytes are in the mapping, and no reference into it exists.
+        // - `value` is exclusively ours, and has room for them.
+        unsafe { load_out(from, value.as_mut_ptr().cast(), size_of::<T>()) };
+        fence(Ordering::Acquire);
+        if self.mapping.is_faulted() {
+            return Err(Error::faulted(self.path.as_deref()));
+        }
+        // SAFETY: `Shareable` promises that every bit pattern is a value, and that dropping it does nothing.
+        Ok(unsafe { value.assume_init() })
+    }
+}
+
+/// A copy of a range that is mapped, and whether its bytes were the same when they were looked at again.
+pub(super) fn copy(mapping: &Mapping, range: Range<usize>) -> Result<(Buffer, bool)> {
+    let from = mapping.start().wrapping_add(range.start);
+    let mut copy = Buffer::with_capacity(range.len())?;
+    while copy.len() < range.len() {
+        let (done, most) = (copy.len(), range.len() - copy.len());
+        let read = copy.read_from(most, |spare| {
+            let (to, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len());
+            // SAFETY: the caller's range is mapped, no reference into it exists, and `spare` is exclusively ours.
+            unsafe { copy_out(from.wrapping_add(done), to, len) };
+            // SAFETY: initialised in the line above.
+            Ok(unsafe { std::slice::from_raw_parts_mut(to, len) })
+        });
+        read.map_err(|e| Error::os("read", None, e))?;
+    }
+    fence(Ordering::Acquire);
+    let mut again = [0; COMPARE_CHUNK];
+    let mut offset = 0;
+    let is_same = copy.bytes().chunks(COMPARE_CHUNK).all(|chunk| {
+        let again = &mut again[..chunk.len()];
+        // SAFETY: as above; `again` is ours.
+        unsafe { copy_out(from.wrapping_add(offset), again.as_mut_ptr(), again.len()) };
+        offset += chunk.len();
+        again == chunk
+    });
+    Ok((copy, is_same))
+}

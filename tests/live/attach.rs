@@ -1,0 +1,192 @@
+//! What can be attached read-only, and what refresh, snapshot and check say.
+
+use crate::support::bytes::pattern;
+use crate::support::child::{argument, scenario};
+use crate::support::kernel::{limit, mappings, page_size, status};
+use crate::support::user::{become_nobody, may_be_others};
+use crate::support::{file_with, skip, temp_dir};
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use stillmap::{Change, Error, Live, Shared};
+
+fn read(live: &Live) -> Vec<u8> {
+    let mut bytes = vec![0; live.len()];
+    assert_eq!(live.read_at(0, &mut bytes).expect("read"), bytes.len());
+    bytes
+}
+
+/// shared_memory#100 and others: a consumer that may only read.
+#[test]
+fn a_file_of_another_user_that_goes_on_writing() {
+    if !may_be_others() {
+        return;
+    }
+    let dir = temp_dir();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("chmod");
+    let path = dir.path().join("counter");
+    let counter = Shared::<AtomicU64>::create(&path).expect("create");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("chmod");
+    counter.store(5, Ordering::Release);
+    scenario!(|| {
+        let path = argument("FILE");
+        become_nobody();
+        assert!(Shared::<AtomicU64>::open(Path::new(&path)).is_err());
+        let live = Live::open(Path::new(&path)).expect("open");
+        assert_eq!(live.load::<AtomicU64>(0).expect("load").into_inner(), 5);
+    })
+    .argument("FILE", &path)
+    .succeed();
+}
+
+#[test]
+fn a_memfd_that_is_sealed_against_future_writing() {
+    let memory = Shared::<[AtomicU8]>::memfd_slice("segment", 100_000).expect("memfd");
+    let fd = memory.as_fd().expect("its descriptor");
+    // SAFETY: takes numbers.
+    let sealed =
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
+    assert_eq!(sealed, 0);
+    assert!(Shared::<[AtomicU8]>::from_fd_slice(fd.try_clone_to_owned().expect("dup")).is_err());
+    let live = Live::from_fd(fd).expect("attach");
+    memory.write_at(99_000, b"still written").expect("write");
+    let mut found = [0; 13];
+    assert_eq!(live.read_at(99_000, &mut found).expect("read"), 13);
+    assert_eq!(&found, b"still written");
+    live.pages().populate(..).expect("populate");
+    assert!(live.pages().is_resident(..).expect("in bounds"));
+}
+
+#[test]
+fn growing_and_shrinking_is_told_and_needs_no_new_mapping() {
+    let dir = temp_dir();
+    let bytes = pattern(2, 300_000);
+    let path = file_with(dir.path(), "log", &[]);
+    let mut live = Live::open(&path).expect("open");
+    assert!(live.is_empty());
+    assert_eq!(live.read_at(0, &mut [0; 10]).expect("nothing"), 0);
+    let maps = || -> usize {
+        let is_log = |area: &crate::support::kernel::Area| area.name.ends_with("/log");
+        mappings()
+            .iter()
+            .filter(|area| is_log(area))
+            .map(|area| area.range.start)
+            .sum()
+    };
+    let before = maps();
+    let mut log = File::options().append(true).open(&path).expect("open");
+    let mut len = 0;
+    for piece in bytes.chunks(9_999) {
+        log.write_all(piece).expect("append");
+        assert_eq!(
+            live.refresh().expect("refresh"),
+            Change::Grown(len..len + piece.len())
+        );
+        len += piece.len();
+    }
+    assert!(read(&live) == bytes);
+    assert_eq!(maps(), before, "it stayed where it was");
+    log.set_len(100).expect("truncate");
+    let mut buf = vec![0; 1000];
+    for (offset, what) in [(200_000, "a page that is gone"), (50, "a page in part")] {
+        let error = live.read_at(offset, &mut buf).expect_err(what);
+        assert!(matches!(error, Error::Faulted { .. }), "{what}: {error:?}");
+        assert!(matches!(live.check(), Err(Error::Faulted { .. })), "{what}");
+    }
+    assert!(matches!(live.snapshot(..), Err(Error::Faulted { .. })));
+    assert_eq!(live.refresh().expect("refresh"), Change::Faulted);
+    live.check().expect("what is left is there");
+    assert_eq!(read(&live), bytes[..100]);
+    log.set_len(7).expect("truncate");
+    assert_eq!(live.refresh().expect("refresh"), Change::Cut(7..100));
+    assert_eq!(live.refresh().expect("refresh"), Change::Same);
+    assert!(matches!(
+        live.load::<AtomicU64>(0),
+        Err(Error::OutOfBounds { .. })
+    ));
+    assert!(matches!(
+        live.load::<AtomicU32>(1),
+        Err(Error::Misaligned { .. })
+    ));
+}
+
+#[test]
+fn where_address_space_is_limited_it_is_mapped_anew() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "log", &pattern(3, 10 * page_size()));
+        limit(libc::RLIMIT_AS, (status("VmSize") + (64 << 20)) as u64);
+        let mut live = Live::open(&path).expect("open");
+        let mut log = File::options().append(true).open(&path).expect("open");
+        for _ in 0..5 {
+            log.write_all(&pattern(4, 10 * page_size() + 1))
+                .expect("append");
+            live.refresh().expect("refresh");
+            assert!(read(&live) == std::fs::read(&path).expect("read"));
+        }
+    })
+    .succeed();
+}
+
+#[test]
+fn a_snapshot_of_it_is_a_copy_of_one_moment() {
+    let memory = Shared::<[AtomicU8]>::memfd_slice("segment", 4 << 20).expect("memfd");
+    let live = Live::from_fd(memory.as_fd().expect("its descriptor")).expect("attach");
+    memory.write_at(1 << 20, b"before").expect("write");
+    let copy = live.snapshot(1 << 20..3 << 20).expect("snapshot");
+    assert!(copy.is_intact());
+    memory.write_at(1 << 20, b"after!").expect("write");
+    assert!(copy.starts_with(b"before"));
+    assert!(live.snapshot(..(4 << 20) + 1).is_err());
+    // Stored to all the time: it says so.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut round = 0;
+            while !done.load(Ordering::Relaxed) {
+                memory[(4 << 20) - 1].store(round, Ordering::Relaxed);
+                memory[0].store(round, Ordering::Relaxed);
+                round = round.wrapping_add(1);
+            }
+        });
+        while live.snapshot(..).expect("snapshot").is_intact() {}
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn what_is_no_file_of_bytes_is_refused() {
+    let dir = temp_dir();
+    let fifo = dir.path().join("fifo");
+    let name = std::ffi::CString::new(fifo.as_os_str().as_encoded_bytes()).expect("a path");
+    // SAFETY: the name is a C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    assert!(matches!(
+        Live::open(dir.path()),
+        Err(Error::IsDirectory { .. })
+    ));
+    for path in [
+        fifo.as_path(),
+        Path::new("/dev/null"),
+        Path::new("/proc/self/status"),
+    ] {
+        let refused = Live::open(path).expect_err("no file of bytes");
+        assert!(matches!(refused, Error::NotMappable { .. }), "{refused:?}");
+    }
+    let gone = Live::open(dir.path().join("nothing")).expect_err("it is not there");
+    assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"huge".as_ptr(), libc::MFD_HUGETLB) };
+    if fd < 0 {
+        return skip("no reserved huge pages");
+    }
+    // SAFETY: new, and nobody else's.
+    let huge = unsafe { File::from_raw_fd(fd) };
+    assert!(matches!(
+        Live::from_fd(&huge),
+        Err(Error::NotMappable { .. })
+    ));
+}

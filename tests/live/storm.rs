@@ -1,0 +1,104 @@
+//! Four readers of a file that is truncated and appended to all the time.
+
+use crate::support::bytes::pattern;
+use crate::support::child::scenario;
+use crate::support::kernel::page_size;
+use crate::support::temp_dir;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use stillmap::{Change, Error, Live};
+
+const LEN: usize = 2 << 20;
+const ROUNDS: usize = 500;
+
+/// What the readers saw.
+#[derive(Default)]
+struct Seen {
+    whole: AtomicUsize,
+    faults: AtomicUsize,
+    cuts: AtomicUsize,
+}
+
+/// Cuts the file to some length and writes it anew from there, in pieces of `unit` bytes.
+fn write_all_the_time(path: &Path, bytes: &[u8], unit: usize) {
+    let mut file = File::options().write(true).open(path).expect("open");
+    let mut random = 1_u64;
+    for _ in 0..ROUNDS {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let cut = (random >> 33) as usize % (LEN / unit) * unit;
+        file.set_len(cut as u64).expect("truncate");
+        file.seek(SeekFrom::Start(cut as u64)).expect("seek");
+        for piece in bytes[cut..].chunks(16 * unit) {
+            file.write_all(piece).expect("append");
+        }
+    }
+}
+
+/// Every answer is a piece of `bytes`, which is what any version of the file begins with; `may_be_zero`: or zero, where a
+/// page was cut in the middle.
+fn read_all_the_time(path: &Path, bytes: &[u8], may_be_zero: bool, done: &AtomicBool, seen: &Seen) {
+    let mut live = Live::open(path).expect("open");
+    let mut buf = vec![0; 64 << 10];
+    let mut offset = 0;
+    while !done.load(Ordering::Relaxed) {
+        offset = (offset + 40_009) % LEN;
+        match live.read_at(offset, &mut buf) {
+            Ok(n) => {
+                let expected = &bytes[offset.min(LEN)..][..n];
+                let is_right =
+                    |(&found, &byte): (&u8, &u8)| found == byte || may_be_zero && found == 0;
+                assert!(buf[..n].iter().zip(expected).all(is_right), "at {offset}");
+                seen.whole.fetch_add(usize::from(n > 0), Ordering::Relaxed);
+            }
+            Err(Error::Faulted { path: Some(_), .. }) => {
+                seen.faults.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        if let Ok(value) = live.load::<AtomicU64>(offset / 8 * 8) {
+            let expected = &bytes[offset / 8 * 8..][..8];
+            let found = value.into_inner().to_ne_bytes();
+            assert!(
+                found == expected || found.contains(&0),
+                "{found:?}, {expected:?}"
+            );
+        }
+        match live.refresh().expect("refresh") {
+            Change::Cut(_) | Change::Faulted => seen.cuts.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+    }
+}
+
+fn storm(unit: usize, may_be_zero: bool) {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    // No byte is 0.
+    let bytes: Vec<u8> = pattern(1, LEN).iter().map(|byte| byte | 1).collect();
+    std::fs::write(&path, &bytes).expect("write");
+    let (done, seen) = (AtomicBool::new(false), Seen::default());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| read_all_the_time(&path, &bytes, may_be_zero, &done, &seen));
+        }
+        write_all_the_time(&path, &bytes, unit);
+        done.store(true, Ordering::Relaxed);
+    });
+    for count in [seen.whole, seen.faults, seen.cuts] {
+        assert!(count.into_inner() > 0, "it was never seen");
+    }
+}
+
+#[test]
+fn truncations_and_appends_of_whole_pages_give_pieces_of_the_file_or_an_error_and_no_signal() {
+    scenario!(|| storm(page_size(), false)).succeed();
+}
+
+#[test]
+fn truncations_in_the_middle_of_pages_give_no_signal() {
+    scenario!(|| storm(1000, true)).succeed();
+}
