@@ -104,7 +104,6 @@ pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use backing::Backing;
 pub use draft::{CommitError, Draft, DraftOptions, Replace};
 pub use error::{Error, Result, Tried};
-pub use exclusive::Exclusive;
 pub use exclusive::{Exclusive, ExclusiveOptions};
 pub use live::{Change, Live};
 pub use open_all::{OpenAll, open_all};
