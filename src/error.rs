@@ -262,6 +262,9 @@ impl Error {
     }
 
     pub(crate) fn no_room(path: Option<&Path>, len: u64, tried: Tried) -> Self {
+        if tried.is_stopped {
+            return Error::os("copy to an unnamed file", path, tried.into());
+        }
         Error::NoRoom {
             path: owned(path),
             len,
@@ -448,37 +451,44 @@ impl Error {
 
 /// The directories in which an unnamed file was tried, and why it failed in each.
 #[derive(Debug, Default)]
-pub struct Tried(Vec<(PathBuf, io::Error)>);
+pub struct Tried {
+    dirs: Vec<(PathBuf, io::Error)>,
+    /// The last failure was not a lack of room.
+    is_stopped: bool,
+}
 
 impl Tried {
-    /// Adds a directory. An interrupted attempt ends the search.
-    pub(crate) fn push(&mut self, dir: PathBuf, error: io::Error) -> Result<(), Tried> {
-        if error.kind() == io::ErrorKind::Interrupted {
-            return Err(Tried(vec![(dir, error)]));
+    pub(crate) fn push(&mut self, dir: PathBuf, error: io::Error) {
+        self.dirs.push((dir, error));
+    }
+
+    /// A failure that would come again elsewhere.
+    pub(crate) fn stopped(dir: PathBuf, error: io::Error) -> Self {
+        Tried {
+            dirs: vec![(dir, error)],
+            is_stopped: true,
         }
-        self.0.push((dir, error));
-        Ok(())
     }
 
     /// The directories, in the order in which they were tried.
     pub fn directories(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(|(dir, _)| dir.as_path())
+        self.dirs.iter().map(|(dir, _)| dir.as_path())
     }
 
     fn last_kind(&self) -> io::ErrorKind {
-        let last = self.0.last().map(|(_, error)| error.kind());
+        let last = self.dirs.last().map(|(_, error)| error.kind());
         last.unwrap_or(io::ErrorKind::StorageFull)
     }
 
     fn last_errno(&self) -> Option<i32> {
-        self.0.last()?.1.raw_os_error()
+        self.dirs.last()?.1.raw_os_error()
     }
 }
 
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("it is too large for memory")?;
-        for (dir, error) in &self.0 {
+        for (dir, error) in &self.dirs {
             write!(f, "; {}: {error}", shown(dir))?;
         }
         Ok(())
@@ -488,7 +498,7 @@ impl fmt::Display for Tried {
 /// The last failure.
 impl From<Tried> for io::Error {
     fn from(mut tried: Tried) -> Self {
-        let last = tried.0.pop().map(|(_, error)| error);
+        let last = tried.dirs.pop().map(|(_, error)| error);
         last.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
     }
 }

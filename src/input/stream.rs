@@ -1,6 +1,6 @@
 //! Input without a size, read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say they are empty.
 
-use super::unnamed::with_unnamed_file;
+use super::unnamed::{SPACE_CHUNK, with_unnamed_file};
 use super::{Copy, Progress, Source};
 use crate::budget;
 use crate::buffer::Buffer;
@@ -15,9 +15,6 @@ const PIPE_CAPACITY: i32 = 1 << 20;
 
 /// Up to so many bytes the available memory is not read from /proc, which takes as long as reading 100 KiB.
 const ALWAYS_FITS: u64 = 64 << 20;
-
-/// How many bytes may be written before the free space is looked at again.
-const SPACE_CHUNK: u64 = 16 << 20;
 
 /// How much of a stream is wanted, and where it may go.
 pub(crate) struct StreamRequest {

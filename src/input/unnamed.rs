@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// Bytes in one step of a copy; between two steps it can be stopped.
 const COPY_CHUNK: usize = 1 << 20;
 
+/// How many bytes may be written before the free space is looked at again.
+pub(super) const SPACE_CHUNK: u64 = 16 << 20;
+
 /// A reflink clone of a whole file (`FICLONE`, ioctl_ficlone(2)): its bytes at one moment, at the same cost for any
 /// size. `None` where the file system has no clones, or no directory on it may be written to.
 pub(crate) fn clone_of(fd: BorrowedFd<'_>, system: FileSystem) -> Option<File> {
@@ -53,23 +56,44 @@ pub(crate) fn with_unnamed_file<T>(
     for dir in candidate_dirs(beside) {
         match unnamed_file(&dir) {
             Ok((file, system)) if system.is_local_disk() => {
-                match space::check_free(file.as_fd(), needed).and_then(|()| write(file)) {
-                    Ok(written) => return Ok(written),
-                    Err(e) => tried.push(dir, e)?,
+                if let Some(written) = attempt(dir, file, needed, &mut write, &mut tried)? {
+                    return Ok(written);
                 }
             }
             Ok((file, system)) if system.is_maybe_disk() => maybe_disks.push((dir, file)),
-            Ok(_) => tried.push(dir, io::Error::other("not on a local disk"))?,
-            Err(e) => tried.push(dir, e)?,
+            Ok(_) => tried.push(dir, io::Error::other("not on a local disk")),
+            Err(e) => tried.push(dir, e),
         }
     }
     for (dir, file) in maybe_disks {
-        match space::check_free(file.as_fd(), needed).and_then(|()| write(file)) {
-            Ok(written) => return Ok(written),
-            Err(e) => tried.push(dir, e)?,
+        if let Some(written) = attempt(dir, file, needed, &mut write, &mut tried)? {
+            return Ok(written);
         }
     }
     Err(tried)
+}
+
+/// `None` if there is no room, and another disk may have some. Any other error would come again there.
+fn attempt<T>(
+    dir: PathBuf,
+    file: File,
+    needed: u64,
+    write: &mut impl FnMut(File) -> io::Result<T>,
+    tried: &mut Tried,
+) -> Result<Option<T>, Tried> {
+    match space::check_free(file.as_fd(), needed).and_then(|()| write(file)) {
+        Ok(written) => Ok(Some(written)),
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
+            ) =>
+        {
+            tried.push(dir, e);
+            Ok(None)
+        }
+        Err(e) => Err(Tried::stopped(dir, e)),
+    }
 }
 
 fn copy_into(
@@ -79,6 +103,7 @@ fn copy_into(
     step: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(File, u64)> {
     let mut offset = range.start;
+    let mut checked = offset;
     'copy: while offset < range.end {
         // Holes stay holes: a sparse file may be larger than any disk.
         let Some((start, end)) = file::next_data(fd, offset)? else {
@@ -87,6 +112,11 @@ fn copy_into(
         };
         offset = start;
         while offset < end.min(range.end) {
+            if offset >= checked {
+                // Compressed files, and those of /proc, need more than their blocks.
+                space::check_free(to.as_fd(), SPACE_CHUNK.min(range.end - offset))?;
+                checked = offset + SPACE_CHUNK;
+            }
             let left = usize::try_from(end.min(range.end) - offset).unwrap_or(COPY_CHUNK);
             let offsets = (offset, offset - range.start);
             let n = copy_chunk(fd, &to, offsets, left.min(COPY_CHUNK))?;
