@@ -54,8 +54,15 @@ fn children_can_allocate_while_leases_are_broken() {
         let paths: Vec<_> = (0..50)
             .map(|n| support::file_with(folder.path(), &format!("file {n}"), &[7; 4 << 20]))
             .collect();
-        let leased: Vec<_> = paths.iter().map(|path| Snapshot::open(path).unwrap()).collect();
-        assert!(leased.iter().all(|leased| leased.backing() == Backing::Leased));
+        let leased: Vec<_> = paths
+            .iter()
+            .map(|path| Snapshot::open(path).unwrap())
+            .collect();
+        assert!(
+            leased
+                .iter()
+                .all(|leased| leased.backing() == Backing::Leased)
+        );
         let (mut done, hold) = pipe_files();
         fork::scope(|s| {
             // Breaks one lease after another.
