@@ -1,4 +1,4 @@
-//! Threads of our own. They have every signal blocked, so that none of the program's is ever handled on them.
+//! Threads of this crate. They have every signal blocked, so that no handler of the program runs on them.
 
 use std::ffi::{CStr, c_void};
 use std::io;
@@ -12,18 +12,18 @@ const STACK: usize = 2 << 20;
 
 type Run = Box<dyn FnOnce() + Send>;
 
-/// A thread that outlives its starter. It is detached if nobody joins it.
+/// A thread that may outlive the one that started it. It is detached if this is dropped before it is joined.
 #[derive(Debug)]
 pub(crate) struct Thread {
     id: Option<libc::pthread_t>,
-    /// The thread has a second one.
+    /// The thread holds the other `Arc`.
     running: Arc<()>,
 }
 
 // SAFETY: any thread may join or detach another; where its id is a pointer, only the C library follows it.
 unsafe impl Send for Thread {}
 
-/// Starts one, or says that there is none to be had: `std::thread` maps a stack for signal handlers in the new thread,
+/// Starts one, or returns an error if no thread can be created: `std::thread` maps a stack for signal handlers in the new thread,
 /// and ends the process where there is no room for that (`RLIMIT_AS`, vm.max_map_count).
 pub(crate) fn start(
     name: &'static CStr,
@@ -172,8 +172,8 @@ impl Drop for Thread {
     }
 }
 
-/// Runs `here`, which is told whether there is a thread that runs `there` beside it, and returns when both have ended. What
-/// they gave: of `there`, `None` if it was not run, and `Err` if it panicked.
+/// Runs `here`, whose argument is true if a thread runs `there` at the same time, and returns when both have ended. The
+/// result of `there` is `None` if it was not run, and `Err` if it panicked.
 pub(crate) fn beside<T, R: Send>(
     name: &'static CStr,
     there: impl FnOnce() -> R + Send,

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use stillmap::{Error, fork};
 
-/// Waits until the other end says something, or everybody has closed it.
+/// Waits for a byte from the other end, or until every copy of it is closed.
 fn wait_for(end: OwnedFd) {
     let _ = File::from(end).read(&mut [0]);
 }
