@@ -1,13 +1,9 @@
-//! Edits a file in place while everybody else is kept out, and shows how few bytes went to the disk.
-
-use std::error::Error;
-use std::fs;
-use std::io::{self, Write};
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Instant;
+//! Edits a file in place while every other open is blocked, and prints how few bytes went to the disk.
 
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{fs, io};
 use stillmap::Exclusive;
 
 /// Change a file in place.
@@ -21,83 +17,57 @@ struct Args {
 #[derive(Subcommand)]
 enum How {
     /// Make ASCII letters upper case, in the whole file
-    Upper {
-        /// The file
-        file: PathBuf,
-    },
-    /// Put a text over the bytes at an offset
+    Upper { file: PathBuf },
+    /// Put a text over the bytes at an offset; the file grows if it ends before
     Patch {
-        /// The file
         file: PathBuf,
-        /// The first byte to change
         offset: usize,
-        /// What to put there; the file grows if it ends before
         text: String,
     },
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse().how) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let cause = error.source().map(|cause| format!(": {cause}"));
-            _ = writeln!(io::stderr(), "edit: {error}{}", cause.unwrap_or_default());
-            ExitCode::FAILURE
-        }
+    if let Err(error) = run(&Args::parse().how) {
+        eprintln!("edit: {error}");
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }
 
-fn run(how: &How) -> Result<(), Box<dyn Error>> {
+fn run(how: &How) -> io::Result<()> {
     let (How::Upper { file: path } | How::Patch { file: path, .. }) = how;
     let mut file = Exclusive::open(path)?;
-    // What was stored before is not to be counted.
+    // What other programs stored before does not count.
     file.flush()?;
-    let (before, start) = (written(), Instant::now());
+    let before = written();
     let changed = match how {
         How::Upper { .. } => upper(&mut file),
-        How::Patch { offset, text, .. } => patch(&mut file, *offset, text.as_bytes())?,
+        How::Patch { offset, text, .. } => {
+            let end = offset + text.len();
+            if end > file.len() {
+                file.resize(end)?;
+            }
+            file[*offset..end].copy_from_slice(text.as_bytes());
+            text.len()
+        }
     };
     file.flush()?;
-    let (bytes, took) = (written() - before, start.elapsed());
-    let (len, wanted) = (file.len(), file.has_waiter());
+    let (bytes, len) = (written() - before, file.len());
     file.close()?;
-    writeln!(
-        io::stdout(),
-        "{}: {changed} of {len} bytes changed, {bytes} bytes written in {took:.1?}{}",
-        path.display(),
-        if wanted {
-            ", and somebody waits for it"
-        } else {
-            ""
-        }
-    )?;
+    println!("{changed} of {len} bytes changed, {bytes} bytes written");
     Ok(())
 }
 
 /// Stores only where something changes: a page that is only read is not written.
 fn upper(file: &mut [u8]) -> usize {
-    let mut changed = 0;
-    for byte in file.iter_mut().filter(|byte| byte.is_ascii_lowercase()) {
-        byte.make_ascii_uppercase();
-        changed += 1;
-    }
-    changed
-}
-
-fn patch(file: &mut Exclusive, offset: usize, text: &[u8]) -> stillmap::Result<usize> {
-    let end = offset.saturating_add(text.len());
-    if end > file.len() {
-        file.resize(end)?;
-    }
-    file[offset..end].copy_from_slice(text);
-    Ok(text.len())
+    let lower = file.iter_mut().filter(|byte| byte.is_ascii_lowercase());
+    lower.map(|byte| byte.make_ascii_uppercase()).count()
 }
 
 /// Bytes that this process caused to be written, by /proc/self/io; 0 where the kernel does not count them.
 fn written() -> u64 {
     let counts = fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = counts
-        .lines()
-        .find_map(|line| line.strip_prefix("write_bytes: "));
-    line.and_then(|count| count.parse().ok()).unwrap_or(0)
+    let mut lines = counts.lines();
+    let count = lines.find_map(|line| line.strip_prefix("write_bytes: "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }

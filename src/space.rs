@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+use std::time::Duration;
 
 /// The most that a reservation leaves free, in bytes; less on a small file system. A full disk fails other programs
 /// too, and file systems need some blocks for their own records.
@@ -19,18 +21,37 @@ const LEFT_FREE_PART: u64 = 256;
 /// Bytes written at a time where fallocate(2) is not supported.
 const ZEROS_CHUNK: usize = 256 << 10;
 
+/// xfs frees the blocks of a removed file in the background: how often to look again, and after which pause.
+const LOOKS_AGAIN: u32 = 10;
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
 /// `ENOSPC` if the file system of `fd` has plainly no room for so many more bytes.
 pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
-    // If the free space cannot be determined, go ahead.
-    let Ok(space) = space::space(fd) else {
-        return Ok(());
+    let system = FileSystem::from_fd(fd).ok();
+    let has_room = || {
+        // If the free space cannot be determined, go ahead.
+        let Ok(space) = space::space(fd) else {
+            return true;
+        };
+        let left = if system == Some(FileSystem::Tmpfs) {
+            0
+        } else {
+            LEFT_FREE_MAX.min(space.total / LEFT_FREE_PART)
+        };
+        bytes == 0 || space.total == 0 || bytes.saturating_add(left) <= space.free
     };
-    let left = if FileSystem::from_fd(fd).is_ok_and(|system| system == FileSystem::Tmpfs) {
-        0
+    let looks_again = if system == Some(FileSystem::Xfs) {
+        LOOKS_AGAIN
     } else {
-        LEFT_FREE_MAX.min(space.total / LEFT_FREE_PART)
+        0
     };
-    if bytes == 0 || space.total == 0 || bytes.saturating_add(left) <= space.free {
+    for _ in 0..looks_again {
+        if has_room() {
+            return Ok(());
+        }
+        thread::sleep(LOOK_PAUSE);
+    }
+    if has_room() {
         return Ok(());
     }
     Err(io::Error::from_raw_os_error(libc::ENOSPC))

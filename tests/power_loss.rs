@@ -7,9 +7,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use stillmap::{Draft, Exclusive};
+use stillmap::{Draft, Exclusive, Replace};
 use support::bytes::{assert_same, pattern};
 use support::disk::unmount;
 use support::exclusive::has_userfaultfd;
@@ -121,6 +122,34 @@ fn a_committed_draft_is_there_and_whole() {
                 .map(|entry| entry.unwrap().file_name());
             let others: Vec<_> = others.filter(|name| name != "lost+found").collect();
             assert_eq!(others.len(), 2, "{kind}: {others:?}");
+        },
+    );
+}
+
+#[test]
+fn a_file_written_in_place_is_there_with_its_rights() {
+    let (old, new) = (pattern(1, 100_000), pattern(2, 70_000));
+    after_power_loss(
+        |dir| {
+            let path = dir.join("file");
+            for replace in [Replace::InPlace, Replace::RenameOrInPlace] {
+                fs::write(&path, &old).unwrap();
+                fs::set_permissions(&path, PermissionsExt::from_mode(0o604)).unwrap();
+                let options = Draft::options().replace(replace);
+                let mut draft = options.create(&path, new.len()).unwrap();
+                draft.copy_from_slice(&new);
+                draft.commit().unwrap();
+                fs::rename(&path, dir.join(format!("{replace:?}"))).unwrap();
+                fs::File::open(dir).unwrap().sync_all().unwrap();
+            }
+        },
+        |kind, dir| {
+            for replace in [Replace::InPlace, Replace::RenameOrInPlace] {
+                let path = dir.join(format!("{replace:?}"));
+                assert_same(&fs::read(&path).unwrap(), &new, kind);
+                let mode = fs::metadata(&path).unwrap().permissions().mode();
+                assert_eq!(mode & 0o7777, 0o604, "{kind}, {replace:?}");
+            }
         },
     );
 }

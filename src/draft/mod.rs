@@ -47,7 +47,7 @@ use target::Target;
 ///   reserve space; elsewhere of [`commit`](Draft::commit), which gives the draft back. It is never a signal.
 /// - A new file has the owner, the mode and the ACL that [`File::create`] gives. A file that replaces another one has
 ///   that one's owner, group, mode, ACL and extended attributes (but not its capabilities). What this process may not
-///   copy is left out, and gives nobody more access; see [`DraftOptions::require_attributes`].
+///   copy is left out, and gives no user more access; see [`DraftOptions::require_attributes`].
 /// - A symbolic link at the path is followed, where the kernel would follow it. Other hard links to the old file keep
 ///   the old bytes, and watches (inotify) stay with the old file; see [`Replace::InPlace`].
 /// - What is not a regular file (a pipe, a terminal, `/dev/stdout`), and files of /proc and /sys, get the bytes written

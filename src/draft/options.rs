@@ -143,7 +143,7 @@ impl DraftOptions {
 
     /// Whether owner, group, ACL and extended attributes of a replaced file must all be kept: `create` (or `commit`, if
     /// they have changed since) then fails where one cannot be copied. Default false: what may not be copied is left
-    /// out, in a way that gives nobody more access than the old file did.
+    /// out, in a way that gives no user more access than the old file did.
     ///
     /// # Examples
     /// ```

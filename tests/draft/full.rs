@@ -54,7 +54,7 @@ fn full_disk(kind: &str) {
         let error = draft.resize(32 << 20).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
         assert_eq!(draft.len(), 1 << 20);
-        // What was granted stays granted, also when somebody takes all the rest.
+        // What was reserved stays reserved, also when all the rest is taken.
         let rest = fs::File::create(disk.path().join("rest")).unwrap();
         let block = vec![0_u8; 64 << 10];
         while std::io::Write::write_all(&mut &rest, &block).is_ok() {}

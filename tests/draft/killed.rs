@@ -42,7 +42,7 @@ fn version_in(path: &Path) -> u64 {
     number
 }
 
-/// Returns when the child and whoever it started have ended: nobody holds the other end any more.
+/// Returns when the child and the processes that it started have ended: none has the other end open any more.
 fn wait_for_all(end: OwnedFd) {
     let mut rest = Vec::new();
     File::from(end).read_to_end(&mut rest).expect("read a pipe");

@@ -1,4 +1,4 @@
-//! Who could read or write a file before it is replaced can do so after, and nobody else; nor while it is replaced.
+//! The users that could read or write a file before it is replaced can do so after, and no others, at no moment.
 
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
@@ -184,7 +184,7 @@ fn table(dir: &Path) {
 }
 
 #[test]
-fn replacing_a_file_changes_nobodys_access() {
+fn replacing_a_file_changes_no_users_access() {
     if !may_be_others() {
         return;
     }
@@ -319,7 +319,7 @@ fn what_the_caller_sets_before_the_commit_stays() {
     }
 }
 
-/// Without privileges: an owner that cannot be kept is refused at `create`, or gives nobody more.
+/// Without privileges: an owner that cannot be kept is refused at `create`, or gives no user more.
 #[test]
 fn an_owner_that_cannot_be_kept() {
     if !may_be_others() {

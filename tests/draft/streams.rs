@@ -64,7 +64,7 @@ fn a_reader_that_went_away_is_an_error_and_no_signal() {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
         let (reader, writer) = pipe();
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-        let draft = draft_of(Draft::options(), path.as_ref(), b"for nobody").unwrap();
+        let draft = draft_of(Draft::options(), path.as_ref(), b"unread").unwrap();
         drop(reader);
         let error = draft.commit().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPIPE));

@@ -42,7 +42,7 @@ fn a_child_can_neither_touch_nor_cut_it() {
 }
 
 #[test]
-fn a_child_that_drops_it_lets_nobody_in() {
+fn a_child_that_drops_it_releases_nothing() {
     scenario!(|| {
         for (kind, system) in systems() {
             let path = file_with(system.path(), "file", &[1; 10_000]);

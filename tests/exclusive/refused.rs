@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use stillmap::{Error, Exclusive};
 
 #[test]
-fn a_file_that_somebody_has_open_is_busy() {
+fn a_file_that_is_open_elsewhere_is_busy() {
     for (kind, system) in systems() {
         let path = file_with(system.path(), "file", b"bytes");
         let reader = File::open(&path).unwrap();
@@ -42,7 +42,7 @@ fn mapping_of(file: &File) -> impl Drop + use<> {
     struct Map(*mut libc::c_void);
     impl Drop for Map {
         fn drop(&mut self) {
-            // SAFETY: mapped below, and nobody refers to it.
+            // SAFETY: mapped below, and nothing refers to it.
             unsafe { libc::munmap(self.0, 4096) };
         }
     }
@@ -171,7 +171,7 @@ fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
         let reports = outcome.reports();
         assert!(reports[0].starts_with(&expected), "{name}: {reports:?}");
         assert!(reports[0].contains(" on /"), "{name}: {reports:?}");
-        // Nobody has it open any more.
+        // It is not open any more.
         open(&path).resize(10_000).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 const ROUNDS: u64 = 1500;
 
-/// Counts up in every page; whoever finds pages that disagree has met somebody else's stores.
+/// Counts up in every page; pages that disagree show stores of another process.
 fn count(path: &Path) -> u64 {
     let mut busy = 0;
     for _ in 0..ROUNDS {
