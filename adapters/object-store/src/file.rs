@@ -1,7 +1,9 @@
 //! One version of a file, mapped.
 
+use crate::mincore::are_resident;
 use bytes::Bytes;
 use rustix::fs::OFlags;
+use rustix::process::geteuid;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -16,6 +18,12 @@ const COPY_LIMIT: u64 = 64 << 20;
 
 /// How often a file is copied that another process writes to meanwhile.
 const COPY_ATTEMPTS: usize = 8;
+
+/// Bytes in one request to read ahead: no device takes less, and the kernel cuts longer ones.
+const REQUEST: usize = 128 << 10;
+
+/// Bytes of each range that are requested before the first of them is waited for.
+const REQUESTED_AHEAD: usize = 8 << 20;
 
 /// What tells a version of a file from all others on this machine. The ctime shows a change whose writer set the mtime back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,16 +155,23 @@ impl MappedFile {
 
     /// Whether all pages of a range are in RAM, so that touching them does not read from the disk.
     pub(crate) fn is_resident(&self, range: &Range<u64>) -> bool {
-        let resident = self.snapshot.pages().is_resident(in_memory(range));
-        resident.unwrap_or(false)
+        let range = in_memory(range);
+        // The kernel tells the owner of a file the truth about its pages.
+        let user = geteuid();
+        if user.is_root() || user.as_raw() == self.metadata.uid() {
+            return are_resident(&self.bytes[range]);
+        }
+        self.snapshot.pages().is_resident(range).unwrap_or(false)
     }
 
-    /// Reads the pages of ranges into RAM and maps them. It blocks on the disk, which gets all requests at once.
-    pub(crate) fn populate_all(&self, ranges: &[Range<u64>]) -> io::Result<()> {
+    /// Reads the pages of ranges into RAM and maps them. It blocks on the disk.
+    pub(crate) fn populate(&self, ranges: &[Range<u64>]) -> io::Result<()> {
         let pages = self.snapshot.pages();
-        if ranges.len() > 1 {
-            for range in ranges {
-                pages.advise(in_memory(range), Advice::WillNeed)?;
+        for range in ranges.iter().map(in_memory) {
+            // Requests for all ranges at once. Page faults alone read a page at a time after some random accesses.
+            let end = range.end.min(range.start + REQUESTED_AHEAD);
+            for start in (range.start..end).step_by(REQUEST) {
+                pages.advise(start..end.min(start + REQUEST), Advice::WillNeed)?;
             }
         }
         for range in ranges {

@@ -35,6 +35,7 @@
 
 mod cache;
 mod file;
+mod mincore;
 mod publish;
 mod v0_14;
 

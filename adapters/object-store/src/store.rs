@@ -311,7 +311,7 @@ async fn read(file: &MappedFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
     let cold: Vec<_> = ranges.iter().filter(is_cold).cloned().collect();
     if !cold.is_empty() {
         let file = file.clone();
-        blocking(move || file.populate_all(&cold).map_err(generic)).await?;
+        blocking(move || file.populate(&cold).map_err(generic)).await?;
     }
     Ok(ranges.iter().map(|range| file.slice(range)).collect())
 }
