@@ -418,7 +418,7 @@ impl Error {
         match self {
             Error::Os { source, .. } => source.raw_os_error(),
             Error::NoRoom { tried, .. } => tried.last_errno(),
-            Error::IsDirectory { .. } => Some(libc::EISDIR),
+            Error::IsDirectory { .. } => EISDIR,
             _ => None,
         }
     }
@@ -499,7 +499,7 @@ impl fmt::Display for Tried {
 impl From<Tried> for io::Error {
     fn from(mut tried: Tried) -> Self {
         let last = tried.dirs.pop().map(|(_, error)| error);
-        last.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
+        last.unwrap_or_else(|| io::ErrorKind::StorageFull.into())
     }
 }
 
@@ -567,7 +567,21 @@ impl fmt::Display for Colon<'_> {
     }
 }
 
+/// The errno of opening a directory as a file.
+#[cfg(unix)]
+const EISDIR: Option<i32> = Some(libc::EISDIR);
+/// There is none.
+#[cfg(not(unix))]
+const EISDIR: Option<i32> = None;
+
 /// What the user can do about it, where that is known.
+#[cfg(not(target_os = "linux"))]
+fn hint(_operation: &str, _source: &io::Error) -> &'static str {
+    ""
+}
+
+/// What the user can do about it, where that is known.
+#[cfg(target_os = "linux")]
 fn hint(operation: &str, source: &io::Error) -> &'static str {
     match (operation, source.raw_os_error()) {
         ("mmap" | "mremap", Some(libc::ENOMEM)) => {
@@ -585,7 +599,7 @@ fn hint(operation: &str, source: &io::Error) -> &'static str {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use std::error::Error as _;

@@ -68,51 +68,100 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 #![doc(test(attr(deny(warnings))))]
 
-mod anonymous;
-mod atfork;
 mod backing;
-mod budget;
-mod buffer;
 mod bytes;
 pub mod docs;
-mod draft;
 mod error;
-mod exclusive;
-mod file_system;
-pub mod fork;
-mod input;
-mod ladder;
-mod lease;
-mod live;
-mod locked_pages;
-mod open_all;
 pub mod page;
-mod pages;
-mod private;
 mod range;
 mod reason;
+mod shareable;
+
+// Of the platform: Linux, or any other by `std`. The public types are the same.
+#[cfg(target_os = "linux")]
+mod anonymous;
+#[cfg(target_os = "linux")]
+mod atfork;
+#[cfg(target_os = "linux")]
+mod budget;
+#[cfg(target_os = "linux")]
+mod buffer;
+#[cfg(target_os = "linux")]
+mod draft;
+#[cfg(target_os = "linux")]
+mod exclusive;
+#[cfg(target_os = "linux")]
+mod file_system;
+#[cfg(target_os = "linux")]
+pub mod fork;
+#[cfg(target_os = "linux")]
+mod input;
+#[cfg(target_os = "linux")]
+mod ladder;
+#[cfg(target_os = "linux")]
+mod lease;
+#[cfg(target_os = "linux")]
+mod live;
+#[cfg(target_os = "linux")]
+mod locked_pages;
+#[cfg(target_os = "linux")]
+mod open_all;
+#[cfg(target_os = "linux")]
+mod pages;
+#[cfg(any(not(target_os = "linux"), test))]
+mod portable;
+#[cfg(target_os = "linux")]
+mod private;
+#[cfg(target_os = "linux")]
 mod region;
+#[cfg(target_os = "linux")]
 mod resolve;
+#[cfg(target_os = "linux")]
 mod shared;
+#[cfg(target_os = "linux")]
 mod snapshot;
+#[cfg(target_os = "linux")]
 mod space;
+#[cfg(target_os = "linux")]
 mod sync;
+#[cfg(target_os = "linux")]
 mod sys;
+#[cfg(target_os = "linux")]
 mod table;
 
-pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use backing::Backing;
-pub use draft::{CommitError, Draft, DraftOptions, Replace};
 pub use error::{Error, Result, Tried};
-pub use exclusive::{Exclusive, ExclusiveOptions};
-pub use live::{Change, Live};
-pub use open_all::{OpenAll, open_all};
-pub use pages::faults;
-pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency};
-pub use private::{Private, PrivateOptions};
 pub use reason::Reason;
+pub use shareable::Shareable;
 
-pub use shared::{Shareable, Shared};
+#[cfg(target_os = "linux")]
+pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
+#[cfg(target_os = "linux")]
+pub use draft::{CommitError, Draft, DraftOptions, Replace};
+#[cfg(target_os = "linux")]
+pub use exclusive::{Exclusive, ExclusiveOptions};
+#[cfg(target_os = "linux")]
+pub use live::{Change, Live};
+#[cfg(target_os = "linux")]
+pub use open_all::{OpenAll, open_all};
+#[cfg(target_os = "linux")]
+pub use pages::faults;
+#[cfg(target_os = "linux")]
+pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency};
+#[cfg(not(target_os = "linux"))]
+use portable::system as sys;
+#[cfg(not(target_os = "linux"))]
+pub use portable::{
+    Advice, Anonymous, AnonymousOptions, Change, CommitError, Draft, DraftOptions, Exclusive,
+    ExclusiveOptions, HugePages, Live, LockGuard, OpenAll, Pages, Prefetch, Private,
+    PrivateOptions, Replace, Residency, Shared, Snapshot, SnapshotOptions, SnapshotProgress,
+    faults, fork, open_all,
+};
+#[cfg(target_os = "linux")]
+pub use private::{Private, PrivateOptions};
+#[cfg(target_os = "linux")]
+pub use shared::Shared;
+#[cfg(target_os = "linux")]
 pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
 
 use std::path::Path;

@@ -50,6 +50,8 @@ pub enum Reason {
     NotReopened,
     /// A sealed memfd with holes: reading a mapping of it takes memory for each hole, beyond the memory limit.
     Sparse,
+    /// On this platform files are read and not mapped.
+    Platform,
     /// The file was leased; then a process opened it for writing, and the bytes were copied.
     Written,
 }
@@ -94,6 +96,7 @@ impl Reason {
             Reason::Sparse => {
                 "it is a sealed memfd with holes, for which there is too little memory; raising memory_limit would help"
             }
+            Reason::Platform => "on this platform files are read and not mapped",
             Reason::Written => "a process opened the file for writing while it was leased",
         }
     }

@@ -5,7 +5,7 @@ use super::mapping::Mapping;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::range;
-use crate::shared::Shareable;
+use crate::shareable::Shareable;
 use crate::sys::racy_copy::{copy_out, load_out};
 use std::mem::{MaybeUninit, size_of};
 use std::ops::Range;

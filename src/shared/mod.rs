@@ -5,13 +5,11 @@ mod create;
 mod fault_entry;
 mod mapping;
 mod open;
-mod shareable;
 pub(crate) mod sigbus;
-
-pub use shareable::Shareable;
 
 use crate::error::{Error, Result};
 use crate::region::Region;
+use crate::shareable::Shareable;
 use crate::shared::sigbus::Guarded;
 use crate::sys;
 use std::fmt;

@@ -6,7 +6,8 @@ use crate::backing::Backing;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::region::Region;
-use crate::shared::{Shareable, Shared};
+use crate::shareable::Shareable;
+use crate::shared::Shared;
 use crate::sys::file;
 use std::os::fd::AsFd;
 

@@ -1,0 +1,359 @@
+//! A new file, written in memory, and put in place by a rename.
+
+#[path = "../draft/commit_error.rs"]
+mod commit_error;
+#[path = "../draft/stdio.rs"]
+mod stdio;
+
+pub use commit_error::CommitError;
+
+use super::memory::{CACHE_LINE, Memory};
+use super::pages::Pages;
+use super::snapshot::Snapshot;
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::error::{Error, Result};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+
+/// A new file: all of it or nothing. The bytes are in memory until [`commit`](Draft::commit) writes them to a temporary
+/// file beside the target, syncs it (`F_FULLFSYNC` on Apple's systems), and renames it over the target.
+///
+/// # Examples
+/// ```
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("greeting");
+/// let mut draft = stillmap::Draft::create(&path, 5)?;
+/// draft.copy_from_slice(b"hello");
+/// draft.commit()?;
+/// assert_eq!(std::fs::read(&path)?, b"hello");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use = "a draft that is dropped writes nothing"]
+pub struct Draft {
+    store: Memory,
+    len: usize,
+    position: u64,
+    target: Target,
+    options: DraftOptions,
+}
+
+#[derive(Debug)]
+enum Target {
+    File(PathBuf),
+    Stdout,
+}
+
+/// How a file that exists is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Replace {
+    /// By a rename: the path stands for the old file or the new one.
+    #[default]
+    Rename,
+    /// By writing over it: the file keeps its identity, and a crash may leave a part of both.
+    InPlace,
+    /// By a rename where that is possible, otherwise by writing over it.
+    RenameOrInPlace,
+}
+
+/// How to make a [`Draft`]; made by [`Draft::options`].
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct DraftOptions {
+    create_new: bool,
+    replace: Replace,
+    require_attributes: bool,
+    mode: Option<u32>,
+    sync: bool,
+}
+
+impl Default for DraftOptions {
+    fn default() -> Self {
+        DraftOptions {
+            create_new: false,
+            replace: Replace::Rename,
+            require_attributes: false,
+            mode: None,
+            sync: true,
+        }
+    }
+}
+
+impl DraftOptions {
+    /// No effect: zeros are written.
+    pub fn sparse(self, _enable: bool) -> Self {
+        self
+    }
+
+    /// Fails if the path exists when the draft is committed.
+    pub fn create_new(mut self, enable: bool) -> Self {
+        self.create_new = enable;
+        self
+    }
+
+    /// How a file that exists is replaced.
+    pub fn replace(mut self, how: Replace) -> Self {
+        self.replace = how;
+        self
+    }
+
+    /// Whether all attributes of the replaced file must be kept. Only its permissions can be kept here, so replacing a file
+    /// by a rename is [`Error::Unsupported`] then.
+    pub fn require_attributes(mut self, enable: bool) -> Self {
+        self.require_attributes = enable;
+        self
+    }
+
+    /// The permissions of a new file, on Unix.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Whether to wait until the file is on the device; default true.
+    pub fn sync(mut self, enable: bool) -> Self {
+        self.sync = enable;
+        self
+    }
+
+    /// No effect: the bytes are in memory.
+    pub fn memory_limit(self, _bytes: u64) -> Self {
+        self
+    }
+
+    /// A draft of `len` zeros.
+    ///
+    /// # Errors
+    /// [`Error::IsDirectory`]; [`Error::Os`].
+    pub fn create<P: AsRef<Path>>(self, path: P, len: usize) -> Result<Draft> {
+        Draft::new(self, Target::of(path.as_ref())?, len)
+    }
+
+    /// A draft with the bytes of a file that exists.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`] and [`create`](DraftOptions::create).
+    pub fn edit<P: AsRef<Path>>(self, path: P) -> Result<Draft> {
+        let old = Snapshot::open(path.as_ref())?;
+        let mut draft = self.create(path, old.len())?;
+        draft.copy_from_slice(&old);
+        Ok(draft)
+    }
+}
+
+impl Target {
+    /// A symbolic link stands for the file that it names.
+    fn of(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::is_directory(Some(path)));
+        }
+        Ok(Target::File(fs::canonicalize(path).unwrap_or(path.into())))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Target::File(path) => path,
+            Target::Stdout => Path::new("/dev/stdout"),
+        }
+    }
+}
+
+impl Draft {
+    /// A draft of `len` zeros for a path.
+    ///
+    /// # Errors
+    /// As [`DraftOptions::create`].
+    pub fn create<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
+        Draft::options().create(path, len)
+    }
+
+    /// A draft with the bytes of a file that exists.
+    ///
+    /// # Errors
+    /// As [`DraftOptions::edit`].
+    pub fn edit<P: AsRef<Path>>(path: P) -> Result<Self> {
+        Draft::options().edit(path)
+    }
+
+    /// A draft of what goes to standard output.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the allocator has no more memory.
+    pub fn stdout(len: usize) -> Result<Self> {
+        Draft::new(Draft::options(), Target::Stdout, len)
+    }
+
+    /// How to replace a file, with which permissions, and whether to wait for the device.
+    pub fn options() -> DraftOptions {
+        DraftOptions::default()
+    }
+
+    /// Makes it longer or shorter; bytes that are new are zero.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; [`Error::Os`] if the allocator has no more memory.
+    pub fn resize(&mut self, len: usize) -> Result<()> {
+        self.resize_store(len)?;
+        self.len = len;
+        Ok(())
+    }
+
+    /// Puts the file in place.
+    ///
+    /// # Errors
+    /// [`CommitError`], which has the draft.
+    #[allow(clippy::result_large_err, reason = "the draft is given back")]
+    pub fn commit(self) -> std::result::Result<(), CommitError> {
+        match self.write(&self.target) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(CommitError { error, draft: self }),
+        }
+    }
+
+    /// Puts the file in place under another path.
+    ///
+    /// # Errors
+    /// [`CommitError`], which has the draft.
+    #[allow(clippy::result_large_err, reason = "the draft is given back")]
+    pub fn commit_to<P: AsRef<Path>>(self, path: P) -> std::result::Result<(), CommitError> {
+        let target = Target::of(path.as_ref());
+        match target.and_then(|target| self.write(&target)) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(CommitError { error, draft: self }),
+        }
+    }
+
+    /// Fails: there is no file yet.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn file(&self) -> Result<&File> {
+        Err(Error::unsupported(Some(self.path()), "the file of a draft"))
+    }
+
+    /// Residency, advice and locks: nothing is known of them here.
+    pub fn pages(&self) -> Pages<'_> {
+        Pages::of(self)
+    }
+
+    fn new(options: DraftOptions, target: Target, len: usize) -> Result<Self> {
+        Ok(Draft {
+            store: Memory::zeroed(len, CACHE_LINE)?,
+            len,
+            position: 0,
+            target,
+            options,
+        })
+    }
+
+    fn resize_store(&mut self, len: usize) -> Result<()> {
+        self.store.resize(len)
+    }
+
+    fn path(&self) -> &Path {
+        self.target.path()
+    }
+
+    fn write(&self, target: &Target) -> Result<()> {
+        let path = target.path();
+        let Target::File(_) = target else {
+            let mut out = io::stdout().lock();
+            let written = out.write_all(self).and_then(|()| out.flush());
+            return written.map_err(|e| Error::os("write", Some(path), e));
+        };
+        let old = fs::metadata(path).ok();
+        match (&old, self.options.replace) {
+            // A device or a pipe is written to.
+            (Some(old), _) if !old.is_file() => self.write_over(path),
+            (Some(_), Replace::InPlace) if !self.options.create_new => self.write_over(path),
+            (Some(old), Replace::RenameOrInPlace) => self
+                .replace(path, Some(old))
+                .or_else(|_| self.write_over(path)),
+            _ => self.replace(path, old.as_ref()),
+        }
+    }
+
+    fn write_over(&self, path: &Path) -> Result<()> {
+        let open = OpenOptions::new().write(true).truncate(true).open(path);
+        let mut file = open.map_err(|e| Error::os("open", Some(path), e))?;
+        self.fill(&mut file, path)
+    }
+
+    fn fill(&self, file: &mut File, path: &Path) -> Result<()> {
+        file.write_all(self)
+            .map_err(|e| Error::os("write", Some(path), e))?;
+        let is_file = file.metadata().is_ok_and(|stat| stat.is_file());
+        if self.options.sync && is_file {
+            file.sync_all()
+                .map_err(|e| Error::os("fsync", Some(path), e))?;
+        }
+        Ok(())
+    }
+
+    /// By way of a temporary file in the same directory, which is removed if anything fails.
+    fn replace(&self, path: &Path, old: Option<&fs::Metadata>) -> Result<()> {
+        if old.is_some() && self.options.require_attributes {
+            return Err(Error::unsupported(
+                Some(path),
+                "keeping all attributes of a file",
+            ));
+        }
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        let mut temporary = builder(self.options.mode)
+            .tempfile_in(directory)
+            .map_err(|e| Error::os("create a temporary file", Some(path), e))?;
+        self.fill(temporary.as_file_mut(), path)?;
+        if let Some(old) = old {
+            let kept = temporary.as_file().set_permissions(old.permissions());
+            kept.map_err(|e| Error::os("fchmod", Some(path), e))?;
+        }
+        let renamed = if self.options.create_new {
+            temporary.persist_noclobber(path)
+        } else {
+            temporary.persist(path)
+        };
+        renamed.map_err(|e| Error::os("rename", Some(path), e.error))?;
+        self.sync_directory(directory)
+    }
+
+    /// Windows has no such call: its rename is as durable as the volume's journal.
+    fn sync_directory(&self, directory: &Path) -> Result<()> {
+        if !self.options.sync || !cfg!(unix) {
+            return Ok(());
+        }
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|e| Error::os("fsync", Some(directory), e))
+    }
+}
+
+/// New files have the permissions that they have without this crate.
+fn builder(mode: Option<u32>) -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".").suffix(".draft");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(mode.unwrap_or(0o666)));
+    }
+    #[cfg(not(unix))]
+    let _ = mode;
+    builder
+}
+
+// SAFETY: the bytes of `store`, which promises the same for at least as many.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Draft {
+    #[inline]
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        let (start, len) = self.store.start_and_len();
+        (start, self.len.min(len))
+    }
+}
+
+impl_byte_slice!(Draft, debug: path);
+impl_byte_slice_mut!(Draft);

@@ -1,0 +1,291 @@
+//! Inputs, by reading: a window of a file, or a stream to its end.
+
+use super::memory::{CACHE_LINE, Memory};
+use crate::error::{Error, Result};
+use crate::range::check_window;
+use crate::reason::Reason;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// So many bytes are read at a time.
+const READ_CHUNK: usize = 1 << 20;
+
+/// A file of at most so many bytes counts as small, as on Linux.
+const SMALL_MAX: u64 = 1 << 20;
+
+/// A stream may have so many bytes by default, as the platform does not tell how much memory is available.
+const STREAM_DEFAULT_MAX: u64 = 1 << 30;
+
+/// What a caller wants of an input.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Request {
+    pub(super) offset: u64,
+    pub(super) len: Option<usize>,
+    pub(super) limit: Option<u64>,
+    pub(super) memory_limit: Option<u64>,
+    pub(super) copy_limit: Option<u64>,
+    pub(super) must_map: bool,
+}
+
+/// Bytes that were read.
+pub(super) struct Opened {
+    pub(super) memory: Memory,
+    /// False if the file changed meanwhile.
+    pub(super) is_intact: bool,
+    pub(super) reason: Reason,
+}
+
+pub(super) type Progress<'p> = dyn FnMut(u64, Option<u64>) + 'p;
+
+/// Where in the file the input starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    Start,
+    /// At the offset of the descriptor, which is moved as by reading.
+    Offset,
+}
+
+/// What a [`File`] can be had of: on Unix anything with a descriptor, elsewhere a [`File`].
+pub trait AsFile {
+    /// Calls `f` with the file.
+    #[doc(hidden)]
+    fn with_file<T>(&self, f: impl FnOnce(&File) -> T) -> io::Result<T>;
+}
+
+#[cfg(unix)]
+impl<F: std::os::fd::AsFd> AsFile for F {
+    fn with_file<T>(&self, f: impl FnOnce(&File) -> T) -> io::Result<T> {
+        let file = File::from(self.as_fd().try_clone_to_owned()?);
+        Ok(f(&file))
+    }
+}
+
+#[cfg(not(unix))]
+impl<F: std::borrow::Borrow<File>> AsFile for F {
+    fn with_file<T>(&self, f: impl FnOnce(&File) -> T) -> io::Result<T> {
+        Ok(f(self.borrow()))
+    }
+}
+
+pub(super) fn open_path(
+    path: &Path,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        // Windows opens no directory.
+        Err(_) if path.is_dir() => return Err(Error::is_directory(Some(path))),
+        Err(e) => return Err(Error::os("open", Some(path), e)),
+    };
+    read_file(&file, From::Offset, request, progress).map_err(|e| e.with_path(|| Some(path.into())))
+}
+
+/// The bytes of what `file` is.
+pub(super) fn open_file<F: AsFile>(
+    file: &F,
+    from: From,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let opened = file.with_file(|file| read_file(file, from, request, progress));
+    opened.map_err(|e| Error::os("dup", None, e))?
+}
+
+/// What is left of standard input.
+pub(super) fn open_stdin(request: &Request, progress: &mut Progress<'_>) -> Result<Opened> {
+    #[cfg(unix)]
+    return open_file(&io::stdin(), From::Offset, request, progress);
+    #[cfg(not(unix))]
+    return read_stream(&mut io::stdin().lock(), request, progress);
+}
+
+fn read_file(
+    mut file: &File,
+    from: From,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let before = metadata(file)?;
+    if before.is_dir() {
+        return Err(Error::is_directory(None));
+    }
+    let position = match file.stream_position() {
+        Ok(position) if before.is_file() && before.len() > 0 => position,
+        _ => return read_stream(&mut file, request, progress),
+    };
+    let base = if from == From::Start { 0 } else { position };
+    let window = check_window(
+        base.saturating_add(request.offset),
+        request.len.map(|len| len as u64),
+        before.len().max(base),
+    )?;
+    let len = window.end - window.start;
+    let reason = if len <= SMALL_MAX {
+        Reason::Small
+    } else {
+        Reason::Platform
+    };
+    check_limits(request, len, reason)?;
+    let len = usize::try_from(len).map_err(|_| Error::too_large_to_address(None))?;
+    let mut memory = Memory::zeroed(len, CACHE_LINE)?;
+    let done = fill(file, window.start, &mut memory, progress)?;
+    // The caller's offset stays where it was, or is behind what was read.
+    let end = match from {
+        From::Start => position,
+        From::Offset => window.start + done as u64,
+    };
+    if !cfg!(unix) || end != position {
+        let moved = file.seek(SeekFrom::Start(end));
+        moved.map_err(|e| Error::os("lseek", None, e))?;
+    }
+    if let (true, Some(wanted)) = (done < len, request.len) {
+        return Err(Error::out_of_bounds(
+            request.offset,
+            wanted as u64,
+            request.offset + done as u64,
+        ));
+    }
+    memory.resize(done)?;
+    let after = metadata(file)?;
+    Ok(Opened {
+        memory,
+        is_intact: done == len && is_same_version(&before, &after),
+        reason,
+    })
+}
+
+fn metadata(file: &File) -> Result<Metadata> {
+    file.metadata().map_err(|e| Error::os("fstat", None, e))
+}
+
+fn is_same_version(before: &Metadata, after: &Metadata) -> bool {
+    before.len() == after.len() && before.modified().ok() == after.modified().ok()
+}
+
+fn check_limits(request: &Request, len: u64, reason: Reason) -> Result<()> {
+    if let Some(limit) = request.limit.filter(|&limit| len > limit) {
+        return Err(Error::too_large(None, limit));
+    }
+    let may_copy = len <= request.copy_limit.unwrap_or(u64::MAX);
+    if !may_copy || (request.must_map && reason != Reason::Small) {
+        return Err(Error::not_mapped(None, reason));
+    }
+    match request.memory_limit {
+        Some(limit) if len > limit => Err(Error::too_large(None, limit)),
+        _ => Ok(()),
+    }
+}
+
+/// Reads until `memory` is full or the file ends; how many bytes that were.
+fn fill(file: &File, offset: u64, memory: &mut [u8], progress: &mut Progress<'_>) -> Result<usize> {
+    let total = memory.len();
+    let mut done = 0;
+    while done < total {
+        let end = total.min(done + READ_CHUNK);
+        match retry(|| read_at(file, &mut memory[done..end], offset + done as u64))? {
+            0 => break,
+            n => done += n,
+        }
+        progress(done as u64, Some(total as u64));
+    }
+    Ok(done)
+}
+
+/// In one step, whatever other threads read. The offset of the file stays.
+#[cfg(unix)]
+fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, into, offset)
+}
+
+/// In one step, whatever other threads read. The offset of the file is moved.
+#[cfg(windows)]
+fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, into, offset)
+}
+
+/// In two steps: `std` has no other way here.
+#[cfg(not(any(unix, windows)))]
+fn read_at(mut file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.seek(SeekFrom::Start(offset))?;
+    file.read(into)
+}
+
+fn retry(mut read: impl FnMut() -> io::Result<usize>) -> Result<usize> {
+    loop {
+        match read() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map_err(|e| Error::os("read", None, e)),
+        }
+    }
+}
+
+/// A pipe, a console, or a file that has no size: read to its end, or as far as the window goes.
+fn read_stream(
+    input: &mut dyn Read,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let limit = request.limit.unwrap_or(u64::MAX);
+    let limit = limit.min(request.memory_limit.unwrap_or(STREAM_DEFAULT_MAX));
+    if request.must_map {
+        return Err(Error::not_mapped(None, Reason::Stream));
+    }
+    skip(input, request, limit)?;
+    let total = request.len.map(|len| len as u64);
+    let mut memory = Memory::zeroed(0, CACHE_LINE)?;
+    while request.len != Some(memory.len()) {
+        let done = memory.len();
+        let wanted = request
+            .len
+            .map_or(READ_CHUNK, |len| (len - done).min(READ_CHUNK));
+        memory.grow(wanted, request.len.unwrap_or(usize::MAX))?;
+        let n = retry(|| input.read(&mut memory[done..]))?;
+        memory.resize(done + n)?;
+        if (done + n) as u64 > limit {
+            return Err(Error::too_large(None, limit));
+        }
+        if n == 0 {
+            break;
+        }
+        progress(memory.len() as u64, total);
+    }
+    match request.len {
+        Some(wanted) if memory.len() < wanted => {
+            let size = request.offset.saturating_add(memory.len() as u64);
+            Err(Error::out_of_bounds(request.offset, wanted as u64, size))
+        }
+        _ => Ok(Opened {
+            memory,
+            is_intact: true,
+            reason: Reason::Stream,
+        }),
+    }
+}
+
+/// Reads over the bytes before the window.
+fn skip(input: &mut dyn Read, request: &Request, limit: u64) -> Result<()> {
+    let mut scratch =
+        vec![0; READ_CHUNK.min(usize::try_from(request.offset).unwrap_or(READ_CHUNK))];
+    let mut left = request.offset;
+    while left > 0 {
+        let step = scratch
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let n = retry(|| input.read(&mut scratch[..step]))? as u64;
+        if n == 0 {
+            let size = request.offset - left;
+            return Err(Error::out_of_bounds(
+                request.offset,
+                request.len.unwrap_or(0) as u64,
+                size,
+            ));
+        }
+        left -= n;
+        if request.offset - left > limit {
+            return Err(Error::too_large(None, limit));
+        }
+    }
+    Ok(())
+}

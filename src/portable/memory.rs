@@ -1,0 +1,114 @@
+//! Zeroed memory of the heap, at a chosen alignment.
+
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::error::{Error, Result};
+use std::alloc::{self, Layout};
+use std::io;
+use std::ptr::NonNull;
+
+/// The alignment of bytes that were read: a cache line.
+pub(super) const CACHE_LINE: usize = 64;
+
+/// `len` bytes that were zero at first. An allocator that has no more gives an error.
+pub(super) struct Memory {
+    start: NonNull<u8>,
+    len: usize,
+    /// Bytes allocated; 0 if nothing is. All of them are initialised.
+    capacity: usize,
+    align: usize,
+}
+
+// SAFETY: the value owns its bytes, as a `Vec<u8>` does.
+#[allow(unsafe_code)]
+unsafe impl Send for Memory {}
+// SAFETY: as above; `&Memory` changes no byte.
+#[allow(unsafe_code)]
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// `align` is a power of two.
+    pub(super) fn zeroed(len: usize, align: usize) -> Result<Self> {
+        let start = match layout(len, align)? {
+            None => NonNull::without_provenance(aligned_dangling(align)),
+            Some(layout) => {
+                // SAFETY: the layout is not empty.
+                #[allow(unsafe_code)]
+                let start = unsafe { alloc::alloc_zeroed(layout) };
+                NonNull::new(start).ok_or_else(no_memory)?
+            }
+        };
+        Ok(Memory {
+            start,
+            len,
+            capacity: len,
+            align,
+        })
+    }
+
+    /// Makes it longer or shorter. Bytes that are new are zero; the others stay, at another address perhaps.
+    pub(super) fn resize(&mut self, len: usize) -> Result<()> {
+        if len > self.capacity {
+            let mut larger = Memory::zeroed(len, self.align)?;
+            larger[..self.len].copy_from_slice(self);
+            *self = larger;
+            return Ok(());
+        }
+        if len < self.len {
+            self[len..].fill(0);
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Makes room for `more` bytes, zeroed; at least half as much again as there is, so that many calls are cheap.
+    pub(super) fn grow(&mut self, more: usize, limit: usize) -> Result<()> {
+        let len = self.len.saturating_add(more);
+        let ahead = len.max(self.len.saturating_add(self.len / 2)).min(limit);
+        let room = self.len;
+        if ahead > self.capacity {
+            self.resize(ahead.max(len))?;
+            self.len = room;
+        }
+        self.resize(len)
+    }
+}
+
+/// `None` for nothing.
+fn layout(len: usize, align: usize) -> Result<Option<Layout>> {
+    let layout = Layout::from_size_align(len, align);
+    let layout = layout.map_err(|_| Error::too_large_to_address(None))?;
+    Ok((layout.size() > 0).then_some(layout))
+}
+
+/// An address for no bytes.
+fn aligned_dangling(align: usize) -> std::num::NonZeroUsize {
+    std::num::NonZeroUsize::new(align).unwrap_or(std::num::NonZeroUsize::MIN)
+}
+
+fn no_memory() -> Error {
+    Error::os("malloc", None, io::ErrorKind::OutOfMemory.into())
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Ok(Some(layout)) = layout(self.capacity, self.align) {
+            // SAFETY: allocated by `zeroed` with the same layout, and no borrow is left.
+            #[allow(unsafe_code)]
+            unsafe {
+                alloc::dealloc(self.start.as_ptr(), layout);
+            }
+        }
+    }
+}
+
+// SAFETY: `capacity` bytes from `start` on are allocated and were zeroed, `len` is at most that, and the value owns them.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Memory {
+    #[inline]
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.len)
+    }
+}
+
+impl_byte_slice!(Memory, debug:);
+impl_byte_slice_mut!(Memory);

@@ -1,0 +1,33 @@
+//! The types of this crate on platforms that have no implementation of their own: the same names and signatures, by `std`.
+//!
+//! Nothing is mapped. Bytes of files are read into memory, which is sound by construction; what cannot be done by
+//! reading fails with [`Error::Unsupported`](crate::Error::Unsupported) at run time. docs/platforms.md has the table.
+//! On Linux this is compiled for its unit tests only.
+#![cfg_attr(target_os = "linux", allow(dead_code, unused_imports, unreachable_pub))]
+
+mod anonymous;
+mod draft;
+mod exclusive;
+pub mod fork;
+mod input;
+mod live;
+mod memory;
+mod open_all;
+mod pages;
+mod private;
+mod shared;
+mod snapshot;
+pub(crate) mod system;
+#[cfg(test)]
+mod tests;
+
+pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
+pub use draft::{CommitError, Draft, DraftOptions, Replace};
+pub use exclusive::{Exclusive, ExclusiveOptions};
+pub use input::AsFile;
+pub use live::{Change, Live};
+pub use open_all::{OpenAll, open_all};
+pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency, faults};
+pub use private::{Private, PrivateOptions};
+pub use shared::Shared;
+pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};

@@ -1,0 +1,161 @@
+//! The bytes of a file, to be changed in memory; the file is not changed.
+
+use super::input::{self, AsFile, From, Opened, Request};
+use super::memory::Memory;
+use super::pages::Pages;
+use crate::backing::Backing;
+use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// The bytes of a file as private memory: here they are always read.
+///
+/// # Examples
+/// ```
+/// let mut bytes = stillmap::Private::open("Cargo.toml")?;
+/// bytes.make_ascii_uppercase();
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+pub struct Private {
+    memory: Memory,
+}
+
+impl Private {
+    /// The bytes of a file, from its start to its end; of a pipe or a device, all that can be read.
+    ///
+    /// # Errors
+    /// [`Error::IsDirectory`]; [`Error::TooLarge`] for a stream of more than 1 GiB; [`Error::Os`].
+    pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        Private::options().open(path)
+    }
+
+    /// The bytes of an open descriptor, from its current offset to its end; the offset is moved to the end.
+    ///
+    /// # Errors
+    /// As [`open`](Private::open).
+    pub fn from_fd<F: AsFile>(fd: F) -> Result<Self> {
+        Private::options().from_fd(fd)
+    }
+
+    /// The bytes of an open file, from its start to its end, wherever its offset is.
+    ///
+    /// # Errors
+    /// As [`open`](Private::open).
+    pub fn from_file<F: AsFile>(file: F) -> Result<Self> {
+        Private::options().from_file(file)
+    }
+
+    /// The window and the limits.
+    pub fn options() -> PrivateOptions {
+        PrivateOptions::default()
+    }
+
+    /// [`Backing::Memory`].
+    pub fn backing(&self) -> Backing {
+        Backing::Memory
+    }
+
+    /// Residency, advice and locks: nothing is known of them here.
+    pub fn pages(&self) -> Pages<'_> {
+        Pages::of(self)
+    }
+
+    fn new(opened: Opened) -> Self {
+        let memory = opened.memory;
+        Private { memory }
+    }
+}
+
+// SAFETY: the bytes of `memory`, which promises the same.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Private {
+    #[inline]
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        self.memory.start_and_len()
+    }
+}
+
+impl_byte_slice!(Private, debug: backing);
+impl_byte_slice_mut!(Private);
+
+/// The whole file, wherever its offset is.
+impl TryFrom<File> for Private {
+    type Error = Error;
+
+    fn try_from(file: File) -> Result<Self> {
+        Private::from_file(file)
+    }
+}
+
+/// As from a [`File`].
+#[cfg(unix)]
+impl TryFrom<std::os::fd::OwnedFd> for Private {
+    type Error = Error;
+
+    fn try_from(fd: std::os::fd::OwnedFd) -> Result<Self> {
+        Private::from_file(fd)
+    }
+}
+
+/// How to open a [`Private`]; made by [`Private::options`].
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct PrivateOptions {
+    request: Request,
+}
+
+impl PrivateOptions {
+    /// Skips the first `offset` bytes of the input.
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.request.offset = offset;
+        self
+    }
+
+    /// Takes `len` bytes, no more and no less; the default is all up to the end.
+    pub fn len(mut self, len: usize) -> Self {
+        self.request.len = Some(len);
+        self
+    }
+
+    /// The most bytes of the input; more is [`Error::TooLarge`].
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.request.limit = Some(bytes);
+        self
+    }
+
+    /// The most bytes to read into memory; more is [`Error::TooLarge`], as nothing is copied to a disk here.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.request.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Opens a path.
+    ///
+    /// # Errors
+    /// As [`Private::open`], and [`Error::OutOfBounds`] for a window that does not lie inside the input.
+    pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Private> {
+        input::open_path(path.as_ref(), &self.request, &mut |_, _| ()).map(Private::new)
+    }
+
+    /// An open descriptor, as [`Private::from_fd`].
+    ///
+    /// # Errors
+    /// As [`open`](PrivateOptions::open).
+    pub fn from_fd<F: AsFile>(&self, fd: F) -> Result<Private> {
+        self.open_file(&fd, From::Offset)
+    }
+
+    /// An open file, as [`Private::from_file`].
+    ///
+    /// # Errors
+    /// As [`open`](PrivateOptions::open).
+    pub fn from_file<F: AsFile>(&self, file: F) -> Result<Private> {
+        self.open_file(&file, From::Start)
+    }
+
+    fn open_file<F: AsFile>(&self, file: &F, from: From) -> Result<Private> {
+        input::open_file(file, from, &self.request, &mut |_, _| ()).map(Private::new)
+    }
+}

@@ -1,0 +1,330 @@
+//! Any input as bytes that do not change: read into memory.
+
+use super::anonymous::Anonymous;
+use super::input::{self, AsFile, From, Opened, Progress, Request};
+use super::memory::Memory;
+use super::pages::Pages;
+use crate::backing::Backing;
+use crate::bytes::{ByteSlice, impl_byte_slice};
+use crate::error::{Error, Result};
+use crate::reason::Reason;
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// The bytes of a path, standard input or any file, read-only. They never change, whatever other processes do to the
+/// file: here they are always read into memory.
+///
+/// # Examples
+/// ```
+/// let manifest = stillmap::open("Cargo.toml")?;
+/// assert!(manifest.starts_with(b"[package]"));
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+pub struct Snapshot {
+    memory: Memory,
+    is_intact: bool,
+    reason: Option<Reason>,
+}
+
+impl Snapshot {
+    /// The bytes of a file, from its start to its end.
+    ///
+    /// # Errors
+    /// [`Error::IsDirectory`]; [`Error::TooLarge`] for a stream of more than 1 GiB; [`Error::Os`].
+    pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        Snapshot::options().open(path)
+    }
+
+    /// The bytes of standard input, from its current offset to its end.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    pub fn stdin() -> Result<Self> {
+        Snapshot::options().stdin()
+    }
+
+    /// The bytes of an open descriptor, from its current offset to its end; the offset is moved to the end.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    pub fn from_fd<F: AsFile>(fd: F) -> Result<Self> {
+        Snapshot::options().from_fd(fd)
+    }
+
+    /// The bytes of an open file, from its start to its end, wherever its offset is. The offset is moved while the bytes
+    /// are read, and then set to what it was.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    pub fn from_file<F: AsFile>(file: F) -> Result<Self> {
+        Snapshot::options().from_file(file)
+    }
+
+    /// The window and the limits.
+    pub fn options() -> SnapshotOptions {
+        SnapshotOptions::default()
+    }
+
+    /// [`Backing::Memory`].
+    pub fn backing(&self) -> Backing {
+        Backing::Memory
+    }
+
+    /// Why the bytes are not mapped; `None` for memory that was [frozen](Anonymous::freeze).
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// False if the size or the mtime of the file changed while it was read.
+    pub fn is_intact(&self) -> bool {
+        self.is_intact
+    }
+
+    /// Reads the file, as [`from_file`](Snapshot::from_file): here nothing is mapped.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    ///
+    /// # Safety
+    /// As long as the snapshot lives, no process writes to the file or truncates it.
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFile>(fd: F) -> Result<Self> {
+        Snapshot::from_file(fd)
+    }
+
+    /// Residency, advice and locks: nothing is known of them here.
+    pub fn pages(&self) -> Pages<'_> {
+        Pages::of(self)
+    }
+
+    pub(super) fn new(opened: Opened) -> Self {
+        Snapshot {
+            memory: opened.memory,
+            is_intact: opened.is_intact,
+            reason: Some(opened.reason),
+        }
+    }
+}
+
+// SAFETY: the bytes of `memory`, which promises the same.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Snapshot {
+    #[inline]
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        self.memory.start_and_len()
+    }
+}
+
+impl_byte_slice!(Snapshot, debug: backing, is_intact, reason);
+
+/// The whole file, wherever its offset is.
+impl TryFrom<File> for Snapshot {
+    type Error = Error;
+
+    fn try_from(file: File) -> Result<Self> {
+        Snapshot::from_file(file)
+    }
+}
+
+/// As from a [`File`].
+#[cfg(unix)]
+impl TryFrom<std::os::fd::OwnedFd> for Snapshot {
+    type Error = Error;
+
+    fn try_from(fd: std::os::fd::OwnedFd) -> Result<Self> {
+        Snapshot::from_file(fd)
+    }
+}
+
+impl Anonymous {
+    /// The memory, read-only from here on.
+    ///
+    /// # Errors
+    /// None on this platform.
+    pub fn freeze(self) -> Result<Snapshot> {
+        Ok(Snapshot {
+            memory: self.into_memory(),
+            is_intact: true,
+            reason: None,
+        })
+    }
+}
+
+/// How to open a [`Snapshot`]; made by [`Snapshot::options`].
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct SnapshotOptions {
+    request: Request,
+}
+
+impl SnapshotOptions {
+    /// Skips the first `offset` bytes of the input.
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.request.offset = offset;
+        self
+    }
+
+    /// Takes `len` bytes, no more and no less; the default is all up to the end.
+    pub fn len(mut self, len: usize) -> Self {
+        self.request.len = Some(len);
+        self
+    }
+
+    /// The most bytes of the input; more is [`Error::TooLarge`].
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.request.limit = Some(bytes);
+        self
+    }
+
+    /// The most bytes to read into memory; more is [`Error::TooLarge`], as nothing is copied to a disk here.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.request.memory_limit = Some(bytes);
+        self
+    }
+
+    /// The most bytes to copy; more is [`Error::NotMappable`], as nothing is mapped here.
+    pub fn copy_limit(mut self, bytes: u64) -> Self {
+        self.request.copy_limit = Some(bytes);
+        self
+    }
+
+    /// No effect: nothing is copied to a disk here.
+    pub fn spill(self, _enable: bool) -> Self {
+        self
+    }
+
+    /// No effect: there are no leases here.
+    pub fn lease(self, _enable: bool) -> Self {
+        self
+    }
+
+    /// No effect: memory that was read is in a forked child, too.
+    pub fn across_fork(self, _enable: bool) -> Self {
+        self
+    }
+
+    /// Refuses what is larger than 1 MiB, with [`Error::NotMappable`].
+    pub fn must_map(mut self, enable: bool) -> Self {
+        self.request.must_map = enable;
+        self
+    }
+
+    /// No effect: all bytes are read before the call returns.
+    pub fn populate(self, _enable: bool) -> Self {
+        self
+    }
+
+    /// Calls `f` with the bytes read so far and those in all, where that is known.
+    pub fn progress<F: FnMut(u64, Option<u64>)>(self, f: F) -> SnapshotProgress<F> {
+        SnapshotProgress { options: self, f }
+    }
+
+    /// Opens a path.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`], and [`Error::OutOfBounds`] for a window that does not lie inside the input.
+    pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Snapshot> {
+        self.open_path(path.as_ref(), &mut |_, _| ())
+    }
+
+    /// Standard input, as [`Snapshot::stdin`].
+    ///
+    /// # Errors
+    /// As [`open`](SnapshotOptions::open).
+    pub fn stdin(&self) -> Result<Snapshot> {
+        input::open_stdin(&self.request, &mut |_, _| ()).map(Snapshot::new)
+    }
+
+    /// An open descriptor, as [`Snapshot::from_fd`].
+    ///
+    /// # Errors
+    /// As [`open`](SnapshotOptions::open).
+    pub fn from_fd<F: AsFile>(&self, fd: F) -> Result<Snapshot> {
+        self.open_file(&fd, From::Offset, &mut |_, _| ())
+    }
+
+    /// An open file, as [`Snapshot::from_file`].
+    ///
+    /// # Errors
+    /// As [`open`](SnapshotOptions::open).
+    pub fn from_file<F: AsFile>(&self, file: F) -> Result<Snapshot> {
+        self.open_file(&file, From::Start, &mut |_, _| ())
+    }
+
+    /// Reads the window, as [`from_file`](SnapshotOptions::from_file): here nothing is mapped.
+    ///
+    /// # Errors
+    /// As [`open`](SnapshotOptions::open).
+    ///
+    /// # Safety
+    /// As [`Snapshot::map_unguarded`].
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFile>(&self, file: F) -> Result<Snapshot> {
+        self.from_file(file)
+    }
+
+    fn open_path(&self, path: &Path, progress: &mut Progress<'_>) -> Result<Snapshot> {
+        input::open_path(path, &self.request, progress).map(Snapshot::new)
+    }
+
+    fn open_file<F: AsFile>(
+        &self,
+        file: &F,
+        from: From,
+        progress: &mut Progress<'_>,
+    ) -> Result<Snapshot> {
+        input::open_file(file, from, &self.request, progress).map(Snapshot::new)
+    }
+}
+
+/// [`SnapshotOptions`] with a callback; made by [`SnapshotOptions::progress`].
+#[must_use]
+pub struct SnapshotProgress<F> {
+    options: SnapshotOptions,
+    f: F,
+}
+
+impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
+    /// As [`SnapshotOptions::open`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
+        self.options.open_path(path.as_ref(), &mut self.f)
+    }
+
+    /// As [`SnapshotOptions::stdin`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    pub fn stdin(mut self) -> Result<Snapshot> {
+        input::open_stdin(&self.options.request, &mut self.f).map(Snapshot::new)
+    }
+
+    /// As [`SnapshotOptions::from_fd`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    pub fn from_fd<D: AsFile>(mut self, fd: D) -> Result<Snapshot> {
+        self.options.open_file(&fd, From::Offset, &mut self.f)
+    }
+
+    /// As [`SnapshotOptions::from_file`].
+    ///
+    /// # Errors
+    /// As [`SnapshotOptions::open`].
+    pub fn from_file<D: AsFile>(mut self, file: D) -> Result<Snapshot> {
+        self.options.open_file(&file, From::Start, &mut self.f)
+    }
+}
+
+impl<F> fmt::Debug for SnapshotProgress<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("SnapshotProgress");
+        shown
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,274 @@
+//! The portable types do what those of Linux do; run on Linux, where both are compiled.
+
+use super::*;
+use crate::{Backing, Error, Reason};
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn file_of(folder: &tempfile::TempDir, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join("file");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Every window of a file is what `std` reads there, or out of bounds; by path, descriptor and file.
+#[test]
+fn a_window_of_a_file_is_its_bytes_or_an_error() {
+    let folder = folder();
+    let bytes: Vec<u8> = (0..=250).collect();
+    let path = file_of(&folder, &bytes);
+    let mut file = fs::File::open(&path).unwrap();
+    for offset in [0, 1, 250, 251, 252] {
+        for len in [
+            None,
+            Some(0),
+            Some(1),
+            Some(250),
+            Some(251),
+            Some(usize::MAX),
+        ] {
+            let mut options = Snapshot::options().offset(offset);
+            if let Some(len) = len {
+                options = options.len(len);
+            }
+            file.seek(SeekFrom::Start(7)).unwrap();
+            let found = options.from_file(&file);
+            assert_eq!(file.stream_position().unwrap(), 7, "the offset stays");
+            let start = offset as usize;
+            let end = len.map_or(Some(251), |len| start.checked_add(len));
+            let expected = end.and_then(|end| bytes.get(start..end));
+            match (&found, expected) {
+                (Ok(found), Some(expected)) => assert_eq!(&found[..], expected),
+                (Err(Error::OutOfBounds { .. }), None) => {}
+                other => panic!("{offset} {len:?}: {other:?}"),
+            }
+            let by_path = options.open(&path);
+            assert_eq!(by_path.ok().as_deref(), found.ok().as_deref());
+        }
+    }
+    file.seek(SeekFrom::Start(7)).unwrap();
+    assert_eq!(&Snapshot::from_fd(&file).unwrap()[..], &bytes[7..]);
+    assert_eq!(file.stream_position().unwrap(), 251, "as by reading");
+    assert_eq!(&Snapshot::try_from(file).unwrap()[..], bytes);
+}
+
+#[test]
+fn a_snapshot_keeps_its_bytes_and_says_how() {
+    let folder = folder();
+    let path = file_of(&folder, b"before");
+    let snapshot = Snapshot::open(&path).unwrap();
+    let large = file_of(&folder, b"after");
+    assert_eq!(&snapshot[..], b"before");
+    assert_eq!(snapshot.backing(), Backing::Memory);
+    assert_eq!(snapshot.reason(), Some(Reason::Small));
+    assert!(snapshot.is_intact());
+    fs::write(&large, vec![7; (1 << 20) + 1]).unwrap();
+    assert_eq!(
+        Snapshot::open(&large).unwrap().reason(),
+        Some(Reason::Platform)
+    );
+    let options = Snapshot::options();
+    let refused = options.clone().must_map(true).open(&large);
+    assert!(matches!(refused, Err(Error::NotMappable { .. })));
+    let refused = options.clone().copy_limit(1 << 20).open(&large);
+    assert!(matches!(refused, Err(Error::NotMappable { .. })));
+    let refused = options.clone().limit(1 << 20).open(&large);
+    assert!(matches!(refused, Err(Error::TooLarge { .. })));
+    let mut seen = Vec::new();
+    let all = options
+        .progress(|done, total| seen.push((done, total)))
+        .open(&large)
+        .unwrap();
+    assert_eq!(
+        seen.last(),
+        Some(&(all.len() as u64, Some(all.len() as u64)))
+    );
+    let directory = Snapshot::open(folder.path());
+    assert!(matches!(
+        directory,
+        Err(Error::IsDirectory { path: Some(_) })
+    ));
+    let missing = Snapshot::open(folder.path().join("missing")).unwrap_err();
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+    assert!(missing.path().is_some_and(|path| path.ends_with("missing")));
+}
+
+/// A pipe is read to its end, or as far as the window goes; an endless device is too large.
+#[cfg(unix)]
+#[test]
+fn streams_are_read_as_far_as_the_limits_go() {
+    let through_a_pipe = |options: &SnapshotOptions| {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&[1, 2, 3, 4, 5]).unwrap();
+        drop(writer);
+        options.from_fd(reader).map(|bytes| bytes.to_vec())
+    };
+    let options = Snapshot::options();
+    assert_eq!(through_a_pipe(&options).unwrap(), [1, 2, 3, 4, 5]);
+    assert_eq!(
+        through_a_pipe(&options.clone().offset(1).len(3)).unwrap(),
+        [2, 3, 4]
+    );
+    for outside in [options.clone().offset(6), options.clone().offset(1).len(5)] {
+        assert!(matches!(
+            through_a_pipe(&outside),
+            Err(Error::OutOfBounds { .. })
+        ));
+    }
+    assert!(matches!(
+        options.clone().must_map(true).open("/dev/zero"),
+        Err(Error::NotMappable { .. })
+    ));
+    let endless = options.limit(3 << 20).open("/dev/zero");
+    assert!(matches!(
+        endless,
+        Err(Error::TooLarge { limit: 3145728, .. })
+    ));
+}
+
+#[test]
+fn private_bytes_change_and_the_file_does_not() {
+    let folder = folder();
+    let path = file_of(&folder, b"before");
+    let mut private = Private::options().offset(1).open(&path).unwrap();
+    private[0] = b'E';
+    assert_eq!(&private[..], b"Efore");
+    assert_eq!(fs::read(&path).unwrap(), b"before");
+}
+
+#[test]
+fn anonymous_memory_is_zero_wherever_nothing_was_stored() {
+    let mut memory = Anonymous::new(100).unwrap();
+    assert_eq!(memory.as_ptr().addr() % crate::page::size(), 0);
+    memory.fill(7);
+    for len in [50, 100, 5000, 0, 70] {
+        let kept = memory.iter().filter(|&&byte| byte == 7).count().min(len);
+        memory.resize(len).unwrap();
+        assert!(memory[..kept].iter().all(|&byte| byte == 7));
+        assert!(memory[kept..].iter().all(|&byte| byte == 0), "{len}");
+    }
+    memory[10..].fill(9);
+    memory.discard(5..60).unwrap();
+    assert!(memory[..60].iter().all(|&byte| byte == 0) && memory[60..].iter().all(|&b| b == 9));
+    assert!(matches!(
+        memory.discard(..71),
+        Err(Error::OutOfBounds { .. })
+    ));
+    assert!(matches!(
+        Anonymous::new(usize::MAX),
+        Err(Error::TooLarge { .. })
+    ));
+    let pages = memory.pages();
+    assert!(!pages.residency(..).unwrap().is_known());
+    assert!(pages.prefetch(..).unwrap().is_finished());
+    assert!(matches!(pages.lock(..), Err(Error::Unsupported { .. })));
+    assert_eq!(memory.freeze().unwrap().len(), 70);
+}
+
+#[test]
+fn a_draft_replaces_the_file_when_it_is_committed() {
+    let folder = folder();
+    let path = file_of(&folder, b"old");
+    let mut draft = Draft::create(&path, 3).unwrap();
+    draft.copy_from_slice(b"new");
+    drop(draft);
+    assert_eq!(fs::read(&path).unwrap(), b"old", "dropped");
+    let mut draft = Draft::edit(&path).unwrap();
+    draft.seek(SeekFrom::End(2)).unwrap();
+    draft.write_all(b"er").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"old", "not committed yet");
+    draft.commit().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"old\0\0er");
+    let in_place = Draft::options()
+        .replace(Replace::InPlace)
+        .create(&path, 1)
+        .unwrap();
+    in_place.commit().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), [0]);
+    let taken = Draft::options().create_new(true).create(&path, 2).unwrap();
+    let failed = taken.commit().unwrap_err();
+    assert_eq!(failed.kind(), std::io::ErrorKind::AlreadyExists);
+    failed.draft.commit_to(folder.path().join("other")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["file", "other"], "no temporary file is left");
+}
+
+#[test]
+fn threads_share_memory_and_processes_do_not() {
+    let shared = Shared::<[AtomicU32]>::with_len(3).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    shared[2].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(shared[2].load(Ordering::Relaxed), 200);
+    let bytes = Shared::<[AtomicU8]>::with_len(4).unwrap();
+    bytes.write_at(1, &[1, 2]).unwrap();
+    let mut read = [9; 4];
+    bytes.read_at(0, &mut read).unwrap();
+    assert_eq!(read, [0, 1, 2, 0]);
+    assert!(matches!(
+        bytes.read_at(1, &mut read),
+        Err(Error::OutOfBounds { .. })
+    ));
+    let unsupported = |error: Error| matches!(error, Error::Unsupported { .. });
+    assert!(unsupported(Shared::<AtomicU32>::memfd("name").unwrap_err()));
+    assert!(unsupported(Shared::<AtomicU32>::open("name").unwrap_err()));
+    assert!(unsupported(bytes.seal().unwrap_err()));
+    assert!(unsupported(Exclusive::open("name").unwrap_err()));
+    assert!(unsupported(Anonymous::shared(1).unwrap_err()));
+    assert!(unsupported(fork::scope(|_| panic!("called")).unwrap_err()));
+}
+
+#[test]
+fn a_live_file_shows_what_is_appended_and_tells_what_is_cut() {
+    let folder = folder();
+    let path = file_of(&folder, &7_u32.to_ne_bytes());
+    let mut live = Live::open(&path).unwrap();
+    assert_eq!(live.load::<AtomicU32>(0).unwrap().into_inner(), 7);
+    assert!(matches!(
+        live.load::<AtomicU32>(1),
+        Err(Error::OutOfBounds { .. })
+    ));
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"more").unwrap();
+    assert_eq!(live.refresh().unwrap(), Change::Grown(4..8));
+    let mut buf = [0; 9];
+    assert_eq!(live.read_at(4, &mut buf).unwrap(), 4);
+    assert_eq!(&buf[..4], b"more");
+    assert_eq!(live.read_at(8, &mut buf).unwrap(), 0);
+    assert_eq!(&live.snapshot(5..).unwrap()[..], b"ore");
+    file.set_len(6).unwrap();
+    assert!(matches!(live.check(), Err(Error::Faulted { .. })));
+    assert!(matches!(
+        live.read_at(4, &mut buf),
+        Err(Error::Faulted { .. })
+    ));
+    assert_eq!(live.read_at(4, &mut buf[..2]).unwrap(), 2);
+    assert_eq!(live.refresh().unwrap(), Change::Cut(6..8));
+}
+
+#[test]
+fn many_files_are_opened_in_order() {
+    let folder = folder();
+    let path = file_of(&folder, b"bytes");
+    let missing = folder.path().join("missing");
+    let found: Vec<_> = open_all([&path, &missing, &path])
+        .map(|bytes| bytes.map(|b| b.len()).ok())
+        .collect();
+    assert_eq!(found, [Some(5), None, Some(5)]);
+}
