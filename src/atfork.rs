@@ -2,7 +2,7 @@
 //!
 //! A value registers what it has here, and a handler that fork(3) calls in the child (pthread_atfork(3)) takes it away
 //! before any other code of the child runs: a range gets no access (touching it is SIGSEGV, and no other mapping can
-//! come to be there), and the number of a descriptor leads to an empty eventfd, so that the child can still close it.
+//! come to be there), and the number of a descriptor leads to an empty memfd, so that the child can still close it.
 //! What the parent has locked by a descriptor (a lease) then ends with the parent, and a file that it has mapped is not
 //! kept by the child.
 //!
@@ -24,7 +24,7 @@
 
 use crate::error::{Error, Result};
 use crate::sync::{Lock, Rank};
-use crate::sys::{atfork, memory, process};
+use crate::sys::{atfork, file, memory, process};
 use crate::table::{Claimed, Table};
 use std::io;
 use std::ops::Range;
@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 static TABLE: Table<Entry> = Table::new();
 
 /// What the number of a registered descriptor leads to in a child. Set once the handler is installed.
-static PLACEHOLDER: OnceLock<OwnedFd> = OnceLock::new();
+static EMPTY_FILE: OnceLock<OwnedFd> = OnceLock::new();
 
 /// How many forks lie between the process that loaded this crate and the present one.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -87,17 +87,38 @@ impl Process {
 /// Installs the handler, unless it is installed: what [`Process`] and [`NotForChildren`] need.
 pub(crate) fn install() -> Result<()> {
     static INSTALLING: Lock<()> = Lock::new(Rank::AtFork, ());
-    if PLACEHOLDER.get().is_some() {
+    if EMPTY_FILE.get().is_some() {
         return Ok(());
     }
     let _one_thread = INSTALLING.lock();
-    if PLACEHOLDER.get().is_some() {
+    if EMPTY_FILE.get().is_some() {
         return Ok(());
     }
-    let placeholder = atfork::placeholder().map_err(|e| Error::os("eventfd", None, e))?;
-    atfork::run_in_child(in_child).map_err(|e| Error::os("pthread_atfork", None, e))?;
-    let _ = PLACEHOLDER.set(placeholder);
+    let empty = empty_memfd().map_err(|e| Error::os("memfd_create", None, e))?;
+    atfork::register(None, in_child).map_err(|e| Error::os("pthread_atfork", None, e))?;
+    let _ = EMPTY_FILE.set(empty);
     Ok(())
+}
+
+/// No process can make it longer.
+fn empty_memfd() -> io::Result<OwnedFd> {
+    let file = file::memfd(c"stillmap-empty", false)?;
+    file::add_seals(file.as_fd(), libc::F_SEAL_GROW | libc::F_SEAL_SEAL)?;
+    Ok(file.into())
+}
+
+/// A file of no bytes: the pages of a mapping of it are SIGBUS when they are touched.
+pub(crate) fn empty_file() -> io::Result<BorrowedFd<'static>> {
+    let empty = EMPTY_FILE.get().map(AsFd::as_fd);
+    empty.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Closes what is behind a descriptor, whose number its owner closes later: meanwhile it leads to an empty file.
+pub(crate) fn close_behind(fd: BorrowedFd<'_>) {
+    if let Ok(empty) = empty_file() {
+        // Fails only if the program has closed one of the two, which no safe code can do.
+        let _ = atfork::replace(fd.as_raw_fd(), empty);
+    }
 }
 
 /// Address range and descriptor that children of this process must not use, until this is dropped. None at first.
@@ -234,17 +255,17 @@ impl Drop for NotForChildren {
 /// Runs in the child, before fork(3) returns. It allocates nothing, locks nothing and cannot panic.
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    let Some(placeholder) = PLACEHOLDER.get() else {
-        return;
-    };
     for entry in TABLE.iter() {
         if deny_access(entry).is_err() {
-            process::abort("stillmap: aborting: memory could not be kept from a forked child\n");
+            process::abort(&[
+                b"stillmap: aborting: memory could not be kept from a forked child\n",
+            ]);
         }
         let fd = entry.fd.load(Ordering::Acquire);
         if fd >= 0 {
-            // Fails only if the program has closed one of the two, which no safe code can do.
-            let _ = atfork::replace(fd, placeholder.as_fd());
+            // SAFETY: the value that registered it keeps the number open until it clears it here.
+            #[allow(unsafe_code)]
+            close_behind(unsafe { BorrowedFd::borrow_raw(fd) });
         }
     }
 }

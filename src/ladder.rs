@@ -8,7 +8,7 @@ use crate::buffer::{self, Buffer};
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::input::{self, Copy, Progress, Source, StreamRequest, Window};
-use crate::lease::read::{Guarded, ReadLease};
+use crate::lease::read::{LeasedMapping, ReadLease};
 use crate::reason::Reason;
 use crate::region::Region;
 use crate::sys::file::{self, Kind, Stat};
@@ -85,7 +85,7 @@ pub(crate) enum Held {
     },
     /// The same, under a lease.
     Leased {
-        mapping: Guarded,
+        mapping: LeasedMapping,
         delta: usize,
         len: usize,
     },
@@ -242,6 +242,13 @@ fn map(
     if len == 0 || (request.is_read_faster(len) && request.may_copy(len)) {
         return Ok(Found::MustCopy(Reason::Small));
     }
+    if request.lease && request.access == Access::Read {
+        let found = LeasedMapping::find(&stat, range, request.limits.memory);
+        if let Some((mapping, delta)) = found {
+            let len = addressable(source, range)?;
+            return leased(source, request, mapping, delta, len);
+        }
+    }
     let fd = source.fd();
     let system = FileSystem::of(fd, &stat).map_err(|e| source.error("fstatfs", e))?;
     if let Some(backing) = unchanging(fd, system) {
@@ -284,7 +291,7 @@ fn lease(
     window: &Window,
     system: FileSystem,
 ) -> Result<Found> {
-    if !request.lease || request.across_fork || request.access != Access::Read {
+    if !request.lease || request.access != Access::Read {
         return Ok(Found::MustCopy(Reason::NotAsked));
     }
     if let Some(reason) = budget::refuse_lease(source.fd(), 0) {
@@ -306,6 +313,16 @@ fn lease(
         // No address space, or no further mapping: the bytes can still be read.
         Err(_) => return Ok(Found::MustCopy(Reason::Mappings)),
     };
+    leased(source, request, mapping, delta, len)
+}
+
+fn leased(
+    source: &Source<'_>,
+    request: &Request,
+    mapping: LeasedMapping,
+    delta: usize,
+    len: usize,
+) -> Result<Found> {
     if request.populate {
         mapping.populate().map_err(|e| not_populated(source, e))?;
     }

@@ -12,15 +12,13 @@ use crate::error::{Error, Result};
 use crate::locked_pages::LockedPages;
 use crate::page;
 use crate::range::whole_pages;
-use crate::sys::file;
 use crate::sys::memory::{self, Pages, Place};
-use crate::sys::mlock::munlock;
 use crate::sys::process::abort;
 use memmap2::MmapRaw;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, OnceLock};
 
@@ -85,15 +83,6 @@ impl Region {
             start.map_err(|e| Error::os(mmap(pages), None, e))?,
             len,
         ))
-    }
-
-    /// Private memory of which no page is there, also where all memory is locked as it is mapped (mlockall(2)).
-    pub(crate) fn without_pages(len: usize) -> Result<Self> {
-        let mut region = Region::anonymous(len)?;
-        munlock(region.addresses());
-        let discarded = region.discard(0..region.len, false);
-        discarded.map_err(|e| Error::os("madvise", None, e))?;
-        Ok(region)
     }
 
     /// The front of a memfd, shared and writable.
@@ -190,27 +179,6 @@ impl Region {
         Ok(Region::around(MmapRaw::from(map), offset, len))
     }
 
-    /// Address space that holds nothing and counts as so many mappings (vm.max_map_count), since no piece has the
-    /// protection of the next.
-    pub(crate) fn in_pieces(pieces: usize) -> Result<Self> {
-        let page = page::size();
-        let region = Region::placed(pieces * page, Place::Anywhere, Pages::None)?;
-        for piece in (0..pieces).step_by(2) {
-            let start = region.start.as_ptr().wrapping_add(piece * page);
-            let start = NonNull::new(start).unwrap_or(region.start);
-            // SAFETY: a page of the mapping above, that nobody writes to.
-            let protected = unsafe { memory::protect_read_only(start, page) };
-            protected.map_err(|e| Error::os("mprotect", None, e))?;
-        }
-        Ok(region)
-    }
-
-    /// Pages of which none can be had: touching one is a SIGBUS, as it is where a file lost them.
-    pub(crate) fn lost(len: usize) -> io::Result<Self> {
-        let nothing = file::memfd(c"stillmap-lost", false)?;
-        Region::file(nothing.as_fd(), 0, len).map(|(region, _)| region)
-    }
-
     fn around(raw: MmapRaw, offset: u64, len: usize) -> (Self, usize) {
         let delta = (offset % page::size() as u64) as usize;
         // The kernel has mapped delta + len bytes, so rounding them up cannot overflow.
@@ -256,11 +224,6 @@ impl Region {
     /// Which of its pages are locked; `None` if nothing is mapped.
     pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
         self.locked().map(|locked| &**locked)
-    }
-
-    /// The same, for values that do not reach the region while its pages are replaced.
-    pub(crate) fn shared_locked_pages(&self) -> Option<Arc<LockedPages>> {
-        self.locked().map(Arc::clone)
     }
 
     fn locked(&self) -> Option<&Arc<LockedPages>> {
@@ -340,9 +303,14 @@ impl Region {
                 Ok(()) => {}
                 Err(e) if moved == 0 => return Err(Error::os("mremap", None, e)),
                 // Half of the bytes are here and half are there, and where they were others may be by now.
-                Err(e) => abort(&format!(
-                    "stillmap: aborting: memory could not be moved: {e}\n"
-                )),
+                Err(e) => {
+                    let why = e.to_string();
+                    abort(&[
+                        b"stillmap: aborting: memory could not be moved: ",
+                        why.as_bytes(),
+                        b"\n",
+                    ])
+                }
             }
         }
         let len = target.len;
@@ -364,38 +332,6 @@ impl Region {
         self.locked = OnceLock::new();
         self.start = start;
         self.len = len;
-    }
-
-    /// Puts `other` in the place of this mapping, at the same address, in one step.
-    ///
-    /// # Safety
-    /// Whoever reads this region meanwhile finds the same bytes in `other`.
-    pub(crate) unsafe fn replace_by(&self, other: Region) -> io::Result<()> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.replace_unlocked_by(other) }?;
-        self.lock_again();
-        Ok(())
-    }
-
-    /// The same; what was locked is not, until [`Region::lock_again`]: that touches every page.
-    ///
-    /// # Safety
-    /// As [`Region::replace_by`].
-    pub(crate) unsafe fn replace_unlocked_by(&self, other: Region) -> io::Result<()> {
-        debug_assert_eq!(self.len, other.len);
-        // SAFETY:
-        // - `other` is one mapping, owned by the caller until now, and nobody refers into it.
-        // - This mapping is owned by `self`, and the caller promises equal bytes to its readers.
-        unsafe { memory::remap_onto(other.start, other.len, self.start, self.len) }?;
-        mem::forget(other);
-        Ok(())
-    }
-
-    /// Locks the pages that were locked before others came to their addresses.
-    pub(crate) fn lock_again(&self) {
-        if let Some(locked) = self.locked.get() {
-            locked.relock();
-        }
     }
 
     /// Takes write access away, for good.

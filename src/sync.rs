@@ -11,7 +11,7 @@
 pub(crate) use std::sync::atomic;
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// The order: each lock is taken before those below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +55,11 @@ impl<T> Lock<T> {
     pub(crate) const fn new(rank: Rank, value: T) -> Self {
         let mutex = Mutex::new(value);
         Lock { rank, mutex }
+    }
+
+    /// True if a thread holds it now.
+    pub(crate) fn is_locked(&self) -> bool {
+        matches!(self.mutex.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     /// Blocks until no other thread holds it.

@@ -69,7 +69,7 @@ where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
     atfork::install()?;
-    ensure_single_threaded(monitor::hold_still().thread())?;
+    ensure_single_threaded(&monitor::threads())?;
     let scope = Scope {
         children: Children::new(),
         scope: PhantomData,
@@ -219,15 +219,13 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let (reader, writer) = process::pipe().map_err(|e| Error::os("pipe2", None, e))?;
         // Else the child would print half a line that is still in the buffer, too.
         let _ = io::stdout().flush();
-        let still = monitor::hold_still();
-        ensure_single_threaded(still.thread())?;
+        ensure_single_threaded(&monitor::threads())?;
         let parent = process::id();
         // SAFETY:
-        // - No other thread exists but those of the lease monitor, which hold no lock that the child takes.
+        // - No other thread exists but those of the lease monitor, which hold no lock and allocate nothing.
         // - The child runs `f` and exits: it does not return into what it has a copy of.
         match unsafe { process::fork() }.map_err(|e| Error::os("fork", None, e))? {
             Fork::Child => {
-                still.in_child();
                 if !process::set_parent_death_signal(parent) {
                     process::exit_immediately(PANIC_EXIT_CODE);
                 }
@@ -241,7 +239,6 @@ impl<'scope, 'env> Scope<'scope, 'env> {
                 child_main(writer, f)
             }
             Fork::Parent { child } => {
-                drop(still);
                 drop(writer);
                 let child = self.children.add(Running::new(child, reader));
                 drop(f);

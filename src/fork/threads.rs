@@ -14,8 +14,8 @@ const ENDING_MAX: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
 /// Fails if there are threads besides this one and `own`, unless they end soon. If it succeeds, there was a moment
-/// without any, so there are none as long as these two start none.
-pub(super) fn ensure_single_threaded(own: Option<i32>) -> Result<()> {
+/// without any, so there are none as long as these start none.
+pub(super) fn ensure_single_threaded(own: &[i32]) -> Result<()> {
     let started = Instant::now();
     loop {
         let others = other_threads(own);
@@ -34,10 +34,10 @@ pub(super) fn ensure_single_threaded(own: Option<i32>) -> Result<()> {
 }
 
 /// How many there are, those included that are about to be gone.
-fn other_threads(own: Option<i32>) -> io::Result<usize> {
+fn other_threads(own: &[i32]) -> io::Result<usize> {
     let (mut running, mut exited) = (0, 0);
     for id in process::threads()? {
-        if id == thread::id() || Some(id) == own {
+        if id == thread::id() || own.contains(&id) {
             continue;
         }
         if !process::is_exiting(id)? {
@@ -49,7 +49,7 @@ fn other_threads(own: Option<i32>) -> io::Result<usize> {
     }
     // The kernel's walk through the list ends early where a thread goes meanwhile, so one that was started may be
     // missing. Its count is exact, and includes threads that are about to go.
-    let known = 1 + usize::from(own.is_some()) + exited;
+    let known = 1 + own.len() + exited;
     let others = process::thread_count()?.saturating_sub(known);
     Ok(running.max(others))
 }

@@ -9,5 +9,5 @@ mod window;
 pub(crate) use copy::{Copy, Progress, copy, stat_with_size};
 pub(crate) use source::Source;
 pub(crate) use stream::{StreamRequest, read_to_end};
-pub(crate) use unnamed::{clone_of, copy_to_disk};
+pub(crate) use unnamed::{clone_of, copy_into};
 pub(crate) use window::Window;

@@ -96,7 +96,8 @@ fn attempt<T>(
     }
 }
 
-fn copy_into(
+/// Copies a range of a file, or less if it ends before, into an empty file, and keeps holes. Allocates nothing.
+pub(crate) fn copy_into(
     fd: BorrowedFd<'_>,
     range: Range<u64>,
     to: File,

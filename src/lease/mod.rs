@@ -1,5 +1,21 @@
-//! File leases: the kernel blocks whoever opens a leased file, until the lease is released.
+//! File leases: while one is held, the kernel blocks a process that opens the file for writing.
+//!
+//! ```text
+//!   read     write       what a snapshot and an `Exclusive` hold
+//!      \      /
+//!      monitor           two threads: one watches, one answers      child    what a forked child goes on with
+//!      /      \
+//!   copy     detach      the answers
+//!      \      /
+//!   table, space, deadline
+//! ```
 
+mod child;
+mod copy;
+mod deadline;
+mod detach;
 pub(crate) mod monitor;
 pub(crate) mod read;
+mod space;
+mod table;
 pub(crate) mod write;

@@ -1,412 +1,300 @@
-//! The keeper: the one thread that answers for every lease of the process.
+//! The two threads that look after the leases of the process, started with the first lease.
 //!
-//! The kernel tells a break by a signal to this thread alone. It has every signal blocked and waits for that one, so the
-//! program's handlers and masks are not touched. A signal says only "look": which leases are broken is asked of the
-//! kernel, one by one, so nothing is lost when many break at once. And since a signal may get lost (a security module
-//! can forbid it, and a process that changes its user gets none), the keeper also looks a few times in each
-//! lease-break-time as long as there are leases.
+//! - `stillmap-lease` waits for the kernel's signals, finds the leases that were broken, and watches the deadlines.
+//! - `stillmap-copy` answers: it copies bytes and releases leases, one after the other.
 //!
-//! Rules, because a writer that is held may be a thread of this very process:
-//! - No lock of this room is held while a file is opened for writing, and none is ever waited for by such an open.
-//! - The lock of the list is held for a moment only. An answer, which may take seconds, is given without it, and by
-//!   another thread, so that whatever it waits for the keeper sees the deadlines. Such threads end when nothing is
-//!   broken any more.
+//! A signal names one lease. It may get lost (too many are pending, a security module forbids it, the process has
+//! changed its user), so all leases are looked at a few times in each lease-break time as well.
 //!
-//! A forked process has the list in its memory, but neither the thread nor a right to the leases. It finds no keeper
-//! (`MADV_WIPEONFORK`), and makes one of its own at its first lease.
+//! Neither thread takes a lock or allocates after its start. A writer that is blocked by a lease may be any thread of this
+//! process, with any locks held; and the process may fork at any time, with any allocator.
+#![allow(unsafe_code)]
 
-use crate::region::Region;
-use crate::sys::lease::{self, Lease};
-use crate::sys::memory::{self as mapping, Pages};
-use crate::sys::process::PerProcess;
-use crate::sys::thread::{self, Thread};
-use std::collections::{HashSet, VecDeque};
+use super::deadline::Deadline;
+use super::table::{BUSY, Entry, LIVE, TABLE, WORKING};
+use super::{child, copy, detach};
+use crate::sys::lease::{self, Event, Lease};
+use crate::sys::{clock, futex, thread, userfault};
+use std::ffi::c_void;
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-/// How often to look while something is broken and not answered.
-const AGAIN: Duration = Duration::from_millis(20);
+/// How often a break that could not be answered is tried again, in ms.
+const RETRY_INTERVAL: u64 = 20;
 
-/// A signal that was there already is given at once; one that was waited for takes longer than this to come.
-const WAITED: Duration = Duration::from_micros(200);
+/// All leases are looked at this many times in each lease-break time, and at least once in `POLL_MAX` ms.
+const POLLS_PER_BREAK_TIME: u64 = 4;
+const POLL_MAX: u64 = 11_250;
 
-/// The most threads that give answers: enough for a few that wait for a disk.
-const ANSWERERS: usize = 4;
+/// The ids of the threads; 0 if they do not run.
+static WATCHER: AtomicU32 = AtomicU32::new(0);
+static ANSWERER: AtomicU32 = AtomicU32::new(0);
 
-/// So many mappings are kept for answers: where the process has as many as it may have (vm.max_map_count), no copy could
-/// be put anywhere. A thread and its copy take about ten.
-const RESERVE: usize = 24;
+/// Changes when there is something to answer.
+static WORK: AtomicU32 = AtomicU32::new(0);
 
-/// The keeper looks so many times in each lease-break-time, signal or not.
-const LOOKS: u32 = 4;
+/// How many signals have come.
+static EVENTS: AtomicU64 = AtomicU64::new(0);
 
-/// Whoever holds a lease, and knows what to do when it breaks.
-pub(crate) trait Holder: Send + Sync {
-    /// True if somebody waits for the file and was not answered yet.
-    fn is_broken(&self) -> bool;
+/// The watcher blocks without a timeout, since there was no lease for a while.
+static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
 
-    /// False as long as whoever waits may be left waiting.
-    fn is_due(&self, _deadline: &Deadline) -> bool {
-        true
+/// A userfaultfd whose memory is being moved, or -1.
+static MOVING: AtomicI32 = AtomicI32::new(-1);
+
+/// Stays open: the file may be out of reach later (chroot(2), no descriptors).
+static BREAK_TIME_FILE: OnceLock<OwnedFd> = OnceLock::new();
+
+/// `fs.lease-break-time` in ms when it was last read.
+static BREAK_TIME: AtomicU64 = AtomicU64::new(0);
+
+/// Starts what does not run. Called by one thread at a time.
+pub(super) fn start() -> io::Result<()> {
+    if is_running() {
+        return Ok(());
     }
-
-    /// Makes the holder independent of the file and gives the lease back.
-    fn answer(&self, deadline: &Deadline) -> Answer;
-
-    /// The kernel will take the lease away in a moment, and no answer was possible.
-    fn give_up(&self);
-
-    /// Where the holder is in the list.
-    fn place(&self) -> &Place;
-
-    /// The addresses, from the first on and so many bytes, where something is mapped that a forked child does not get.
-    fn range(&self) -> (usize, usize);
+    if BREAK_TIME_FILE.get().is_none() {
+        let file = lease::open_break_time()?;
+        read_break_time(&file).ok_or(io::ErrorKind::InvalidData)?;
+        let _ = BREAK_TIME_FILE.set(file);
+    }
+    copy::prepare();
+    detach::prepare()?;
+    child::install()?;
+    start_threads()
 }
 
-/// What came of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// The lease is given back.
-    Done,
-    /// It could not be done now, and the lease is held on to.
-    Later,
+/// The same without what needs the allocator. Both threads run when it returns.
+pub(super) fn start_threads() -> io::Result<()> {
+    if WATCHER.load(Ordering::Acquire) == 0 {
+        thread::start_plain(watch)?;
+        wait_for(&WATCHER);
+    }
+    if ANSWERER.load(Ordering::Acquire) == 0 {
+        thread::start_plain(answer)?;
+        wait_for(&ANSWERER);
+    }
+    Ok(())
 }
 
-/// Where a holder is in the keeper's list.
-#[derive(Debug, Default)]
-pub(crate) struct Place(AtomicUsize);
-
-/// When the kernel will take a broken lease away by force.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    broken: Instant,
-    time: Duration,
-}
-
-impl Deadline {
-    /// True for the last tenth of the time, while the lease still holds.
-    pub(crate) fn is_near(&self) -> bool {
-        let margin = (self.time / 10).max(Duration::from_millis(200));
-        self.broken.elapsed() + margin >= self.time && !self.is_over()
-    }
-
-    /// True once the kernel has taken the lease away.
-    pub(crate) fn is_over(&self) -> bool {
-        self.broken.elapsed() >= self.time
-    }
-
-    /// True once `part` of `of` parts of the time have passed.
-    pub(crate) fn has_passed(&self, part: u32, of: u32) -> bool {
-        self.broken.elapsed() >= self.time * part / of
+fn wait_for(thread: &AtomicU32) {
+    while thread.load(Ordering::Acquire) == 0 {
+        futex::wait(thread, 0);
     }
 }
 
-/// What the keeper answers for.
-#[derive(Default)]
-struct List {
-    holders: Vec<Arc<dyn Holder>>,
-    /// There was nothing to look after, so the keeper waits until it is woken.
-    keeper_sleeps: bool,
+pub(super) fn is_running() -> bool {
+    ANSWERER.load(Ordering::Acquire) != 0
 }
 
-/// The thread of this process and what it watches.
-pub(crate) struct Keeper {
-    thread: OnceLock<i32>,
-    starts: Mutex<()>,
-    list: Mutex<List>,
-    /// Breaks that wait for an answer, and those who give them.
-    open: Mutex<Open>,
-    answered: Condvar,
+/// The ids of the threads that run.
+pub(crate) fn threads() -> Vec<i32> {
+    let ids = [&WATCHER, &ANSWERER].map(|thread| thread.load(Ordering::Acquire).cast_signed());
+    ids.into_iter().filter(|&id| id != 0).collect()
 }
 
-#[derive(Default)]
-struct Open {
-    breaks: VecDeque<Arc<Break>>,
-    answerers: usize,
-    /// Of the answerers, and of those that have ended since one was started.
-    threads: Vec<Thread>,
-    /// Given up while answers are given.
-    reserve: Option<Region>,
+/// In a forked child: neither thread exists.
+pub(super) fn reset_in_child() {
+    WATCHER.store(0, Ordering::Relaxed);
+    ANSWERER.store(0, Ordering::Relaxed);
+    IS_ASLEEP.store(false, Ordering::Relaxed);
+    MOVING.store(-1, Ordering::Relaxed);
 }
 
-/// A break that was seen.
-struct Break {
-    holder: Arc<dyn Holder>,
-    deadline: Deadline,
-    /// One of the constants below.
-    progress: AtomicU8,
+/// How many signals have come: see [`look_after`].
+pub(super) fn events() -> u64 {
+    EVENTS.load(Ordering::SeqCst)
 }
 
-const OPEN: u8 = 0;
-const QUEUED: u8 = 1;
-const DONE: u8 = 2;
+/// Sets a lease whose breaks are reported to the watcher.
+pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
+    lease::set(fd, lease, WATCHER.load(Ordering::Acquire).cast_signed())
+}
 
-/// The keeper of this process; there is none yet, also just after a fork.
-static KEEPER: PerProcess<Keeper> = PerProcess::new();
-
-impl Keeper {
-    /// The keeper of this process, with its thread running; `None` where there can be none.
-    pub(crate) fn get() -> Option<&'static Keeper> {
-        let keeper = KEEPER.get_or_make(|| Keeper {
-            thread: OnceLock::new(),
-            starts: Mutex::default(),
-            list: Mutex::default(),
-            open: Mutex::default(),
-            answered: Condvar::new(),
-        })?;
-        keeper.thread().map(|_| keeper)
+/// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
+/// broken meanwhile.
+pub(super) fn look_after(entry: &Entry, events: u64) -> bool {
+    // SeqCst with `report` and `watch`: either they see the entry LIVE, or this sees what they stored before.
+    if EVENTS.load(Ordering::SeqCst) != events && !entry.is_held() {
+        return false;
     }
-
-    /// True unless this keeper was inherited by a fork.
-    pub(crate) fn is_of_this_process(&self) -> bool {
-        KEEPER.get().is_some_and(|here| std::ptr::eq(here, self))
+    if IS_ASLEEP.swap(false, Ordering::SeqCst) {
+        lease::wake(WATCHER.load(Ordering::Acquire).cast_signed());
     }
+    true
+}
 
-    /// The id of the keeper's thread, which is started if it was not; `None` where that is not possible now.
-    fn thread(&'static self) -> Option<i32> {
-        let _one = match self.thread.get() {
-            Some(thread) => return Some(*thread),
-            None => lock(&self.starts),
+fn read_break_time(file: &OwnedFd) -> Option<()> {
+    let time = lease::break_time(file.as_raw_fd())?;
+    let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    BREAK_TIME.store(ms, Ordering::Relaxed);
+    Some(())
+}
+
+extern "C" fn watch(_: *mut c_void) -> *mut c_void {
+    lease::block_signals();
+    thread::set_name(c"stillmap-lease");
+    WATCHER.store(thread::id().unsigned_abs(), Ordering::Release);
+    futex::wake_all(&WATCHER);
+    let mut looked = clock::monotonic_ms();
+    let mut polled = looked;
+    let mut timeout = Some(0);
+    loop {
+        let before = clock::monotonic_ms();
+        let event = lease::wait(timeout.map(Duration::from_millis));
+        IS_ASLEEP.store(false, Ordering::SeqCst);
+        let now = clock::monotonic_ms();
+        while MOVING.load(Ordering::Acquire) >= 0 {
+            userfault::acknowledge_event(MOVING.load(Ordering::Acquire));
+        }
+        if let Some(file) = BREAK_TIME_FILE.get() {
+            let _ = read_break_time(file);
+        }
+        // A signal that was waited for came now; one that was pending, at any time since the last look.
+        let is_new = now > before;
+        if let Event::Broken(fd) = event {
+            report(fd, if is_new { now } else { looked });
+        }
+        let interval = (BREAK_TIME.load(Ordering::Relaxed) / POLLS_PER_BREAK_TIME).min(POLL_MAX);
+        let is_time = now >= polled + interval;
+        if is_time {
+            TABLE.iter().for_each(|entry| look(entry, polled));
+            polled = now;
+        }
+        looked = now;
+        timeout = match pursue(now) {
+            Found::Broken => Some(RETRY_INTERVAL),
+            Found::Leases => Some((polled + interval).saturating_sub(now).max(1)),
+            // A quiet while: the next lease wakes this thread.
+            Found::Nothing if is_time => sleep(),
+            Found::Nothing => Some(interval),
         };
-        if self.thread.get().is_none() {
-            let thread = self.start().ok()?;
-            lock(&self.open).reserve = Region::in_pieces(RESERVE).ok();
-            let _ = self.thread.set(thread);
-        }
-        self.thread.get().copied()
     }
+}
 
-    fn start(&'static self) -> io::Result<i32> {
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        start_thread(move || {
-            // The receiver waits for this.
-            let _ = tell.send(thread::id());
-            self.run()
-        })?;
-        told.recv().map_err(io::Error::other)
-    }
+/// No timeout, unless a lease was set just now.
+fn sleep() -> Option<u64> {
+    IS_ASLEEP.store(true, Ordering::SeqCst);
+    let is_leased = TABLE.iter().any(Entry::needs_lease);
+    is_leased.then_some(0)
+}
 
-    /// Takes a lease whose breaks come to this keeper. Its holder has to be given to [`Keeper::watch`] next.
-    pub(crate) fn take(&'static self, fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
-        let thread = self.thread();
-        let thread = thread.ok_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN))?;
-        lease::take(fd, lease, thread)
-    }
-
-    /// Answers for a lease from here on. False if it is broken already: then nobody else answers.
-    pub(crate) fn watch(&self, holder: Arc<dyn Holder>) -> bool {
-        let mut list = lock(&self.list);
-        // Under the lock: a break before this line is seen here, one after it by the keeper.
-        if holder.is_broken() {
-            return false;
-        }
-        holder
-            .place()
-            .0
-            .store(list.holders.len(), Ordering::Relaxed);
-        list.holders.push(holder);
-        // It waits for signals alone as long as there are no leases; now it has to look now and then.
-        if std::mem::take(&mut list.keeper_sleeps) {
-            if let Some(thread) = self.thread.get() {
-                lease::wake(*thread);
-            }
-        }
-        true
-    }
-
-    /// Answers no longer. An answer may be under way still.
-    pub(crate) fn forget(&self, holder: &dyn Holder) {
-        let mut list = lock(&self.list);
-        let place = holder.place().0.load(Ordering::Relaxed);
-        // By address, since a holder that is done may have been taken out already.
-        let there = list
-            .holders
-            .get(place)
-            .is_some_and(|found| std::ptr::addr_eq(Arc::as_ptr(found), std::ptr::from_ref(holder)));
-        if there {
-            list.holders.swap_remove(place);
-            if let Some(moved) = list.holders.get(place) {
-                moved.place().0.store(place, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// The keeper's thread.
-    fn run(&'static self) {
-        let mut seen: Vec<Arc<Break>> = Vec::new();
-        let mut time = lease::break_time();
-        let mut looked = Instant::now();
-        loop {
-            let before = Instant::now();
-            let told = lease::wait_for_break(self.patience(&seen, time));
-            if told {
-                time = lease::break_time();
-            }
-            // A signal that was waited for came now; one that was there already, or a break that no signal told of, at
-            // any time since the last look.
-            let waited = told && before.elapsed() > WAITED;
-            let broken = if waited { Instant::now() } else { looked };
-            looked = Instant::now();
-            self.collect_broken(&mut seen, Deadline { broken, time });
-            seen.retain(|broken| self.pursue(broken));
-        }
-    }
-
-    /// How long to wait for a signal.
-    fn patience(&self, seen: &[Arc<Break>], time: Duration) -> Option<Duration> {
-        if !seen.is_empty() {
-            return Some(AGAIN);
-        }
-        let mut list = lock(&self.list);
-        list.keeper_sleeps = list.holders.is_empty();
-        (!list.keeper_sleeps).then_some(time / LOOKS)
-    }
-
-    /// Adds what was broken since the last look.
-    fn collect_broken(&self, seen: &mut Vec<Arc<Break>>, deadline: Deadline) {
-        // By address: of hundreds, each is looked for among hundreds.
-        let address = |holder: &Arc<dyn Holder>| Arc::as_ptr(holder).cast::<()>().addr();
-        let known: HashSet<usize> = seen.iter().map(|known| address(&known.holder)).collect();
-        for holder in &lock(&self.list).holders {
-            if !known.contains(&address(holder)) && holder.is_broken() {
-                seen.push(Arc::new(Break {
-                    holder: Arc::clone(holder),
-                    deadline,
-                    progress: AtomicU8::new(OPEN),
-                }));
-            }
-        }
-    }
-
-    /// Has the answer given, or sees whether it was. False once all is done.
-    fn pursue(&'static self, broken: &Arc<Break>) -> bool {
-        match broken.progress.load(Ordering::Acquire) {
-            DONE => return false,
-            _ if broken.deadline.is_near() => broken.holder.give_up(),
-            OPEN if broken.holder.is_due(&broken.deadline) => self.have_answered(broken),
-            _ => {}
-        }
-        true
-    }
-
-    /// Leaves it to another thread, or answers here if there is none to be had.
-    fn have_answered(&'static self, broken: &Arc<Break>) {
-        broken.progress.store(QUEUED, Ordering::Relaxed);
-        let mut open = lock(&self.open);
-        open.breaks.push_back(Arc::clone(broken));
-        if open.answerers == ANSWERERS {
-            return;
-        }
-        open.reserve = None;
-        let threads = std::mem::take(&mut open.threads);
-        let (ended, running) = threads.into_iter().partition(Thread::is_finished);
-        open.threads = running;
-        join(ended);
-        // Started under the lock: whoever has it knows every thread that there is.
-        match start_thread(|| self.give_answers()) {
-            Ok(thread) => {
-                open.answerers += 1;
-                open.threads.push(thread);
-            }
-            // Nobody ends without having seen what was pushed.
-            Err(_) if open.answerers > 0 => {}
-            Err(_) => {
-                open.answerers = 1;
-                drop(open);
-                self.give_answers();
-            }
-        }
-    }
-
-    /// Answers as long as something is open.
-    fn give_answers(&self) {
-        loop {
-            let mut open = lock(&self.open);
-            let Some(broken) = open.breaks.pop_front() else {
-                open.answerers -= 1;
-                if open.answerers == 0 {
-                    open.reserve = Region::in_pieces(RESERVE).ok();
-                }
-                self.answered.notify_all();
-                return;
-            };
-            drop(open);
-            let answer = broken.holder.answer(&broken.deadline);
-            if answer == Answer::Done {
-                self.forget(broken.holder.as_ref());
-            }
-            let progress = match answer {
-                Answer::Done => DONE,
-                Answer::Later => OPEN,
-            };
-            broken.progress.store(progress, Ordering::Release);
+/// A signal has come for the lease that was set on this descriptor.
+fn report(fd: i32, at: u64) {
+    // Before the search: see `look_after`.
+    EVENTS.fetch_add(1, Ordering::SeqCst);
+    for entry in TABLE.iter() {
+        if entry.signal_fd.load(Ordering::Relaxed) == fd {
+            look(entry, at);
         }
     }
 }
 
-/// Nothing that panics runs under the locks of this room.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Starts the keeper or one who gives answers.
-fn start_thread(run: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
-    thread::start(c"stillmap-keeper", run)
-}
-
-/// Waits for threads that are about to end.
-fn join(threads: Vec<Thread>) {
-    threads.into_iter().for_each(Thread::join);
-}
-
-/// The keeper held still, so that the process can be forked: no answer is under way, no thread but its own is left, and
-/// no lease is listed, dropped or looked at meanwhile.
-pub(crate) struct Still(Option<Held>);
-
-struct Held {
-    thread: i32,
-    list: MutexGuard<'static, List>,
-    /// No answer starts.
-    _open: MutexGuard<'static, Open>,
-}
-
-/// Holds the keeper still, if there is one, and ends every other thread of this crate.
-pub(crate) fn hold_still() -> Still {
-    Still(KEEPER.get().and_then(|keeper| {
-        let open = lock(&keeper.open);
-        let none = keeper.answered.wait_while(open, |open| open.answerers > 0);
-        let mut open = none.unwrap_or_else(PoisonError::into_inner);
-        // They have said that they are done, and need no lock to end.
-        join(std::mem::take(&mut open.threads));
-        Some(Held {
-            thread: *keeper.thread.get()?,
-            _open: open,
-            list: lock(&keeper.list),
-        })
-    }))
-}
-
-impl Still {
-    /// The id of the keeper's thread, if it runs.
-    pub(crate) fn thread(&self) -> Option<i32> {
-        self.0.as_ref().map(|held| held.thread)
+/// Notes whether a lease is broken.
+fn look(entry: &Entry, at: u64) {
+    let is_known = entry.broken_at.load(Ordering::Relaxed) != 0;
+    if entry.needs_lease() && !is_known && !entry.is_held() {
+        entry.broken_at.store(at, Ordering::Release);
     }
+}
 
-    /// To be called first in the forked child: where its parent's leased mappings are, the child has nothing, and
-    /// nothing else must ever come to be there, since references may point to it. Touching it ends the child.
-    pub(crate) fn in_child(self) {
-        let Some(held) = self.0 else {
-            return;
-        };
-        for holder in &held.list.holders {
-            let (start, len) = holder.range();
-            // Where something is mapped after all (a copy, made before the fork), it is the right thing.
-            if let Ok(plug) = Region::placed(len, mapping::Place::At(start), Pages::None) {
-                std::mem::forget(plug);
+enum Found {
+    Nothing,
+    Leases,
+    Broken,
+}
+
+/// Has breaks answered, and ends the process when one cannot be answered in time.
+fn pursue(now: u64) -> Found {
+    let mut found = Found::Nothing;
+    let mut is_due = false;
+    for entry in TABLE.iter() {
+        let broken_at = entry.broken_at.load(Ordering::Acquire);
+        // After `broken_at`: only this thread sets it, so it belongs to the lease that is in the entry now.
+        let state = entry.state();
+        if !matches!(state, LIVE | BUSY | WORKING) {
+            continue;
+        }
+        if broken_at == 0 {
+            if matches!(found, Found::Nothing) {
+                found = Found::Leases;
+            }
+            continue;
+        }
+        found = Found::Broken;
+        let deadline = deadline(broken_at);
+        let is_dropped = entry.is_dropped.load(Ordering::Acquire);
+        if deadline.is_near(now) && !is_dropped && !entry.is_held() {
+            copy::abort(entry);
+        }
+        is_due |= state == LIVE && is_answered_now(entry, &deadline, now);
+    }
+    if is_due {
+        WORK.fetch_add(1, Ordering::Release);
+        futex::wake_all(&WORK);
+    }
+    found
+}
+
+fn deadline(broken_at: u64) -> Deadline {
+    Deadline {
+        broken_at,
+        break_time: BREAK_TIME.load(Ordering::Relaxed),
+    }
+}
+
+/// A reader is answered at once. An editor keeps the file for as long as possible.
+fn is_answered_now(entry: &Entry, deadline: &Deadline, now: u64) -> bool {
+    entry.lease() == Lease::Read || deadline.has_waited_long(now)
+}
+
+extern "C" fn answer(_: *mut c_void) -> *mut c_void {
+    lease::block_signals();
+    thread::set_name(c"stillmap-copy");
+    ANSWERER.store(thread::id().unsigned_abs(), Ordering::Release);
+    futex::wake_all(&ANSWERER);
+    loop {
+        let seen = WORK.load(Ordering::Acquire);
+        for entry in TABLE.iter() {
+            let broken_at = entry.broken_at.load(Ordering::Acquire);
+            let now = clock::monotonic_ms();
+            if broken_at != 0 && is_answered_now(entry, &deadline(broken_at), now) && entry.begin()
+            {
+                answer_one(entry);
             }
         }
+        futex::wait(&WORK, seen);
     }
+    #[allow(unreachable_code, reason = "the type of a thread's function")]
+    ptr::null_mut()
+}
+
+fn answer_one(entry: &Entry) {
+    if entry.is_held() {
+        // What was broken was an older lease, whose entry and descriptor this one has.
+        entry.broken_at.store(0, Ordering::Release);
+        return entry.set(LIVE);
+    }
+    let fd = entry.fd.load(Ordering::Acquire);
+    match entry.lease() {
+        Lease::Read => copy::answer(entry, fd),
+        Lease::Write => detach::answer(entry, fd),
+    }
+}
+
+/// The watcher acknowledges moves of this userfaultfd's memory until the value is dropped.
+pub(super) fn note_moves(pages: BorrowedFd<'_>) -> impl Drop {
+    struct Noted;
+    impl Drop for Noted {
+        fn drop(&mut self) {
+            MOVING.store(-1, Ordering::Release);
+        }
+    }
+    MOVING.store(pages.as_raw_fd(), Ordering::Release);
+    lease::wake(WATCHER.load(Ordering::Acquire).cast_signed());
+    Noted
 }

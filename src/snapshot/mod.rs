@@ -12,7 +12,7 @@ use crate::bytes::{ByteSlice, impl_byte_slice};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::ladder::{Held, Opened};
-use crate::lease::read::Guarded;
+use crate::lease::read::LeasedMapping;
 use crate::reason::Reason;
 use crate::region::Region;
 use std::fs::File;
@@ -67,7 +67,7 @@ pub struct Snapshot {
 enum Store {
     Memory(Buffer),
     Mapped(Region, Backing),
-    Leased(Guarded),
+    Leased(LeasedMapping),
 }
 
 // SAFETY: the bytes are only ever read through it, and they do not change: that is what `Backing` says.
@@ -280,7 +280,7 @@ impl Snapshot {
     }
 
     /// `len` bytes from `delta` on, in a mapping under a lease.
-    fn leased(mapping: Guarded, delta: usize, len: usize) -> Self {
+    fn leased(mapping: LeasedMapping, delta: usize, len: usize) -> Self {
         // SAFETY: `delta` lies inside the mapping, whose address does not change.
         #[allow(unsafe_code)]
         let start = unsafe { mapping.start().add(delta) };

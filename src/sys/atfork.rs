@@ -1,26 +1,22 @@
-//! System calls of the handlers that run in a forked child. All but the first two are async-signal-safe
+//! System calls of the handlers that run in a forked child. All but the first are async-signal-safe
 //! (signal-safety(7)).
 
 use super::call;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// pthread_atfork(3): `handler` runs in each child of fork(3), before fork(3) returns there. It must be
-/// async-signal-safe where the parent may have other threads.
-pub(crate) fn run_in_child(handler: unsafe extern "C" fn()) -> io::Result<()> {
-    // SAFETY: the handler is a function, and the C library forgets it when the object that contains it is unloaded.
-    match unsafe { libc::pthread_atfork(None, None, Some(handler)) } {
+/// pthread_atfork(3): `before` runs in the parent before each fork(3), and `in_child` in the child, before fork(3)
+/// returns there, in the order of registration. The latter must be async-signal-safe where the parent may have other
+/// threads.
+pub(crate) fn register(
+    before: Option<unsafe extern "C" fn()>,
+    in_child: unsafe extern "C" fn(),
+) -> io::Result<()> {
+    // SAFETY: the handlers are functions, and the C library forgets them when the object that has them is unloaded.
+    match unsafe { libc::pthread_atfork(before, None, Some(in_child)) } {
         0 => Ok(()),
         number => Err(io::Error::from_raw_os_error(number)),
     }
-}
-
-/// eventfd(2), close-on-exec: a descriptor that leads to nothing.
-pub(crate) fn placeholder() -> io::Result<OwnedFd> {
-    // SAFETY: eventfd(2) takes two integers.
-    let fd = call(|| unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
-    // SAFETY: the kernel just returned this descriptor, and no other code has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// dup3(2): the number `fd` becomes another descriptor for what is behind `by`, close-on-exec.

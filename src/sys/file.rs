@@ -91,6 +91,29 @@ pub(crate) struct Stamp {
     changed: Time,
 }
 
+impl Stamp {
+    pub(crate) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    pub(crate) fn is_same_file(&self, other: &Stamp) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// True if neither bytes nor length have changed between the two. Links, permissions and owners may have.
+    pub(crate) fn has_same_content(&self, other: &Stamp) -> bool {
+        self.is_same_file(other) && (self.size, self.modified) == (other.size, other.modified)
+    }
+
+    /// The last change of bytes or metadata, in nanoseconds since 1970.
+    pub(crate) fn changed_ns(&self) -> i64 {
+        let Time(seconds, nanoseconds) = self.changed;
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(nanoseconds)
+    }
+}
+
 /// Seconds and nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(i64, i64);

@@ -1,18 +1,28 @@
-//! System calls for file leases (fcntl(2), "Leases") and for the thread that waits for their breaks.
+//! System calls for file leases (fcntl(2), "Leases") and for the thread that waits until they are broken. Nothing here
+//! allocates.
 
 use super::call;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
-/// What the kernel tells a broken lease by. Its default action is to do nothing: should it reach a thread that does not
-/// wait for it, in the moment between `F_SETLEASE` and `F_SETOWN_EX`, no harm is done. And it does not queue: any
-/// number of breaks is one pending signal, which cannot overflow.
-const SIGNAL: i32 = libc::SIGURG;
+/// The signal by which the kernel reports a broken lease. The C libraries keep it for themselves (glibc: SIGCANCEL;
+/// musl: SIGTIMER): no program can install a handler for it, block it or wait for it, and it is only ever sent to one
+/// thread. So nothing is taken from the program. In a thread of this crate it means nothing but this.
+const SIGNAL: i32 = 32;
 
-/// What a lease holds off.
+/// The signals by which the C library makes all threads change their user: never blocked.
+#[cfg(target_env = "musl")]
+const UNBLOCKED: u64 = 1 << (33 - 1) | 1 << (34 - 1);
+#[cfg(not(target_env = "musl"))]
+const UNBLOCKED: u64 = 1 << (33 - 1);
+
+/// Size of the kernel's `sigset_t`.
+const SIGSET_SIZE: usize = 8;
+
+/// Which opens a lease blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Lease {
@@ -22,26 +32,22 @@ pub(crate) enum Lease {
     Write = libc::F_WRLCK,
 }
 
-/// Takes a lease, whose break is told to `thread`. The kernel refuses with `EAGAIN` if somebody has the file open
-/// already in the way that the lease holds off, `EACCES` for a file of another owner, `EINVAL` where there are none.
-pub(crate) fn take(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<()> {
+/// Sets a lease whose break is reported to `thread`. The kernel refuses with `EAGAIN` if the file is open already in the
+/// way that the lease blocks, `EACCES` for a file of another owner, `EINVAL` where there are no leases.
+pub(crate) fn set(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<()> {
     let fd = fd.as_raw_fd();
-    // Before the lease: a break would be told by SIGIO otherwise, which kills.
-    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd, F_SETSIG, SIGNAL) })?;
-    // SAFETY: as above.
-    call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, lease as i32) })?;
     let owner = FOwner {
         kind: F_OWNER_TID,
         id: thread,
     };
-    // After the lease: F_SETLEASE makes the process the owner.
+    // Signal and owner first: F_SETLEASE keeps an owner that is set (lease_setup in fs/locks.c), so no break is reported
+    // in another way.
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd, F_SETSIG, SIGNAL) })?;
     // SAFETY: this fcntl(2) reads one `struct f_owner_ex`.
-    let owned = call(|| unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) });
-    owned.map(drop).inspect_err(|_| {
-        // SAFETY: as above.
-        let _ = call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) });
-    })
+    call(|| unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) })?;
+    // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+    call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, lease as i32) }).map(drop)
 }
 
 const F_SETSIG: i32 = 10;
@@ -55,33 +61,18 @@ struct FOwner {
     id: i32,
 }
 
-/// True unless somebody waits to open the file, or the kernel has taken the lease away.
-pub(crate) fn is_held(fd: BorrowedFd<'_>, lease: Lease) -> bool {
+/// True unless another process is blocked by the lease, or the kernel has ended it.
+pub(crate) fn is_held(fd: RawFd, lease: Lease) -> bool {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let held = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLEASE) });
+    let held = call(|| unsafe { libc::fcntl(fd, libc::F_GETLEASE) });
     held.is_ok_and(|held| held == lease as i32)
 }
 
-/// What came of giving a lease back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Released {
-    /// It held until now.
-    Given,
-    /// The kernel had taken it away by force before.
-    Taken,
-    /// It is still there: the process has changed its user since. It goes with its last descriptor.
-    Stuck,
-}
-
-/// Gives a lease back.
-pub(crate) fn release(fd: BorrowedFd<'_>) -> Released {
+/// Releases a lease. True if it was held until now; false if the kernel had ended it before, or does not allow the
+/// release since the process has changed its user.
+pub(crate) fn release(fd: RawFd) -> bool {
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    let done = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) });
-    match done.map_err(|e| e.raw_os_error()) {
-        Ok(_) => Released::Given,
-        Err(Some(libc::EACCES)) => Released::Stuck,
-        Err(_) => Released::Taken,
-    }
+    call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }).is_ok()
 }
 
 /// True if the sysctl `fs.leases-enable` is 0.
@@ -90,58 +81,108 @@ pub(crate) fn are_off() -> bool {
     text.trim() == "0"
 }
 
-/// How long a break may take before the kernel takes the lease away: `/proc/sys/fs/lease-break-time`.
-pub(crate) fn break_time() -> Duration {
-    const NEVER: u64 = 24 * 60 * 60;
-    let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
-    // fs/locks.c: 0 or less is no limit.
-    match text.trim().parse::<i64>() {
-        Ok(seconds) => Duration::from_secs(
-            u64::try_from(seconds).map_or(NEVER, |s| if s == 0 { NEVER } else { s }),
-        ),
-        Err(_) => Duration::from_secs(45),
-    }
+/// `/proc/sys/fs/lease-break-time`, open for reading.
+pub(crate) fn open_break_time() -> io::Result<OwnedFd> {
+    let (path, flags) = (
+        c"/proc/sys/fs/lease-break-time",
+        libc::O_RDONLY | libc::O_CLOEXEC,
+    );
+    // SAFETY: the path is a C string.
+    let fd = call(|| unsafe { libc::open(path.as_ptr(), flags) })?;
+    // SAFETY: the kernel just returned this descriptor, and no other code has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits until a lease of this thread is broken, or for as long as `timeout` says: true if the kernel told of a break.
-/// Every signal must be blocked.
-pub(crate) fn wait_for_break(timeout: Option<Duration>) -> bool {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset(3) initialises the set.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: initialised above; the signal number is valid.
-    unsafe { libc::sigaddset(set.as_mut_ptr(), SIGNAL) };
+/// How long the kernel waits for a holder before it ends a broken lease; `None` if it cannot be read.
+pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
+    const NO_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+    let mut text = [0_u8; 24];
+    let start = text.as_mut_ptr().cast();
+    // SAFETY: pread(2) writes at most as many bytes as `text` has.
+    let n = call(|| unsafe { libc::pread(file, start, text.len(), 0) }).ok()?;
+    let text = std::str::from_utf8(text.get(..n.unsigned_abs())?).ok()?;
+    // fs/locks.c: 0 or less is no limit.
+    let seconds: i64 = text.trim().parse().ok()?;
+    Some(
+        u64::try_from(seconds).map_or(NO_LIMIT, |seconds| match seconds {
+            0 => NO_LIMIT,
+            seconds => Duration::from_secs(seconds),
+        }),
+    )
+}
+
+/// Blocks every signal in the calling thread, those included that the C library does not let a program block.
+pub(crate) fn block_signals() {
+    let set: u64 = !UNBLOCKED;
+    // SAFETY: rt_sigprocmask(2) reads one set of the kernel's size.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const set,
+            ptr::null_mut::<u64>(),
+            SIGSET_SIZE,
+        )
+    };
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A lease was broken: the number that its descriptor had when the lease was set.
+    Broken(RawFd),
+    /// [`wake`] was called, the time is over, or another signal came.
+    Other,
+}
+
+/// Waits in a thread with [`block_signals`] until a lease of it is broken, or for as long as `timeout` says.
+pub(crate) fn wait(timeout: Option<Duration>) -> Event {
+    let set: u64 = 1 << (SIGNAL - 1);
     let timeout = timeout.map(|timeout| libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         // Below 10^9.
         tv_nsec: timeout.subsec_nanos() as _,
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: the set is initialised; the timeout is null or one `struct timespec`; one siginfo is written.
-    let signal = unsafe { libc::sigtimedwait(set.as_ptr(), info.as_mut_ptr(), timeout) };
-    if signal != SIGNAL {
-        return false;
-    }
-    // SAFETY: zeroed is a valid siginfo, and the call filled it.
+    let mut info = MaybeUninit::<SigInfo>::zeroed();
+    // SAFETY: rt_sigtimedwait(2) reads a set of the kernel's size and, unless it is null, one timespec; it writes one
+    // siginfo, which is 128 bytes.
+    let signal = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            &raw const set,
+            info.as_mut_ptr(),
+            timeout,
+            SIGSET_SIZE,
+        )
+    };
+    // SAFETY: any bytes are a valid SigInfo.
     let info = unsafe { info.assume_init() };
-    if matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE) {
-        give_to_main_thread(&info);
+    // The kernel's own signals have positive codes; those of tgkill(2) do not.
+    if signal == i64::from(SIGNAL) && info.code > 0 {
+        Event::Broken(info.fd)
+    } else {
+        Event::Other
     }
-    true
 }
 
-/// Somebody sent the process a signal of this number, which every other thread had blocked: it is not for us.
-fn give_to_main_thread(info: &libc::siginfo_t) {
-    let process = std::process::id();
-    let call = libc::SYS_rt_tgsigqueueinfo;
-    // SAFETY: rt_tgsigqueueinfo(2) reads one siginfo.
-    unsafe { libc::syscall(call, process, process, SIGNAL, ptr::from_ref(info)) };
+/// `siginfo_t` of a signal that fcntl(2) asked for, sigaction(2).
+#[repr(C)]
+struct SigInfo {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    padding: i32,
+    band: i64,
+    fd: i32,
+    rest: [i32; 25],
 }
 
-/// Lets a thread that waits for a break look for one.
+const _: () = assert!(size_of::<SigInfo>() == 128);
+
+/// Ends the [`wait`] of a thread of this process.
 pub(crate) fn wake(thread: i32) {
     let process = std::process::id();
-    // SAFETY: tgkill(2) touches no memory of ours; the signal is one that the thread waits for.
+    // SAFETY: tgkill(2) touches no memory of ours; the thread waits for this signal.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL) };
 }

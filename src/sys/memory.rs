@@ -108,6 +108,58 @@ pub(crate) unsafe fn remap_onto(
     .map(drop)
 }
 
+/// mmap(2) with `MAP_FIXED`: pages of a file, shared and read-only, in place of what is mapped there, in one step.
+///
+/// # Safety
+/// As [`remap_onto`] for its target.
+pub(crate) unsafe fn map_fixed_file(
+    target: NonNull<u8>,
+    len: usize,
+    fd: BorrowedFd<'_>,
+    offset: u64,
+) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        map_fixed(
+            target,
+            len,
+            (libc::PROT_READ, libc::MAP_SHARED),
+            fd.as_raw_fd(),
+            offset,
+        )
+    }
+}
+
+/// mmap(2) with `MAP_FIXED`: zeroed private memory in place of what is mapped there.
+///
+/// # Safety
+/// `target..target+len` is mapped, owned by the caller, and no reference into it is left.
+pub(crate) unsafe fn map_fixed_zeroed(target: NonNull<u8>, len: usize) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: the caller's promise.
+    unsafe { map_fixed(target, len, (READ_WRITE, flags), -1, 0) }
+}
+
+unsafe fn map_fixed(
+    target: NonNull<u8>,
+    len: usize,
+    (protection, flags): (i32, i32),
+    fd: i32,
+    offset: u64,
+) -> io::Result<()> {
+    let target = target.as_ptr().cast();
+    let (flags, offset) = (flags | libc::MAP_FIXED, offset as libc::off_t);
+    // SAFETY: the caller owns the target.
+    checked(unsafe { libc::mmap(target, len, protection, flags, fd, offset) }).map(drop)
+}
+
+/// True if every page of a range is mapped: msync(2) fails with `ENOMEM` otherwise. `MS_ASYNC` does nothing else.
+pub(crate) fn is_mapped(start: NonNull<u8>, len: usize) -> bool {
+    // SAFETY: msync(2) changes no byte.
+    let done = call(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_ASYNC) });
+    !done.is_err_and(|e| e.raw_os_error() == Some(libc::ENOMEM))
+}
+
 /// The areas that a range consists of, proc_pid_maps(5), lowest first.
 pub(crate) fn areas(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
     // Names of files need not be UTF-8.
@@ -157,10 +209,11 @@ pub(crate) unsafe fn protect_read_write(range: Range<usize>) -> io::Result<()> {
 /// # Safety
 /// The range is mapped and owned by the caller, and no reference into it is used any more.
 pub(crate) unsafe fn map_fixed_none(range: Range<usize>) -> io::Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let start = ptr::without_provenance_mut(range.start);
+    let start = NonNull::new(start).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: the caller owns the range.
-    checked(unsafe { libc::mmap(start, range.len(), libc::PROT_NONE, flags, -1, 0) }).map(drop)
+    unsafe { map_fixed(start, range.len(), (libc::PROT_NONE, flags), -1, 0) }
 }
 
 /// msync(2) with `MS_SYNC`: the stores to a shared mapping are on the disk when it returns. An address that is not

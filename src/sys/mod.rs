@@ -12,10 +12,12 @@
 compile_error!("stillmap runs on Linux only: it relies on file leases, sealed memfds and mremap");
 
 pub(crate) mod atfork;
+pub(crate) mod clock;
 pub(crate) mod credentials;
 pub(crate) mod descriptor;
 pub(crate) mod dir;
 pub(crate) mod file;
+pub(crate) mod futex;
 pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod memory;
@@ -29,6 +31,7 @@ pub(crate) mod space;
 pub(crate) mod statfs;
 pub(crate) mod sync;
 pub(crate) mod thread;
+pub(crate) mod unnamed;
 pub(crate) mod userfault;
 pub(crate) mod vfork;
 pub(crate) mod write;

@@ -83,10 +83,12 @@ pub(crate) fn exit_immediately(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Ends the process with a message.
-pub(crate) fn abort(message: &str) -> ! {
-    // SAFETY: write(2) reads the message.
-    let _ = unsafe { libc::write(2, message.as_ptr().cast(), message.len()) };
+/// Ends the process with a message, given in parts.
+pub(crate) fn abort(message: &[&[u8]]) -> ! {
+    for part in message {
+        // SAFETY: write(2) reads the part.
+        let _ = unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
+    }
     std::process::abort()
 }
 

@@ -110,6 +110,20 @@ extern "C" fn begin_job<S>(job: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
+/// Starts a detached thread that runs a function without arguments. Allocates nothing by way of Rust.
+pub(crate) fn start_plain(run: extern "C" fn(*mut c_void) -> *mut c_void) -> io::Result<()> {
+    let id = without_signals(|| create(run, ptr::null_mut()))?;
+    // SAFETY: the thread never ends, so its id is valid; it is neither joined nor detached before.
+    unsafe { libc::pthread_detach(id) };
+    Ok(())
+}
+
+/// Names the calling thread, prctl(2).
+pub(crate) fn set_name(name: &CStr) {
+    // SAFETY: PR_SET_NAME of prctl(2) reads the string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
 /// pthread_create(3) of a thread that calls `begin` with `run`, which is what `begin` takes.
 fn create(
     begin: extern "C" fn(*mut c_void) -> *mut c_void,

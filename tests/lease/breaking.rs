@@ -255,7 +255,7 @@ fn faulting_in_gives_way_to_a_writer() {
             });
             opened.wait();
             for _ in 0..20 {
-                let options = Snapshot::options().populate(true).must_map(true);
+                let options = Snapshot::options().populate(true).copy_limit(0);
                 let snapshot = match options.open(&path) {
                     // The writer has it open: a copy could meet its truncation.
                     Err(stillmap::Error::NotMappable { .. }) => continue,

@@ -1,8 +1,7 @@
 //! Leases and fork: the child has nothing of its parent's, and can have its own.
 
 use super::Folder;
-use super::support::child::scenario;
-use super::support::kernel;
+use super::support::child::{Forked, scenario};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -37,49 +36,79 @@ fn fork(body: impl FnOnce()) -> ExitStatus {
     }
 }
 
+/// The child goes on beside this process.
+fn fork_and_go_on(body: impl FnOnce()) -> Forked {
+    // SAFETY: the other threads are the monitor's, which hold no lock.
+    unsafe { super::support::child::fork_into(body) }
+}
+
 #[test]
-fn a_leased_mapping_is_not_in_the_child() {
+fn a_snapshot_goes_on_in_a_daemon() {
     scenario!(|| {
         let Some(folder) = Folder::new() else {
             return;
         };
         let path = file(&folder);
         let snapshot = stillmap::open(&path).unwrap();
+        let window = Snapshot::options().offset(LEN as u64 / 4 * 3).open(&path);
+        let window = window.unwrap();
         assert_eq!(snapshot.backing(), Backing::Leased);
-        let address = snapshot.as_ptr().addr();
-        assert!(kernel::mapping_at(address).is_some());
-        let status = fork(|| assert!(kernel::mapping_at(address).is_none()));
-        assert!(status.success());
-        assert_eq!(snapshot[LEN - 1], 5);
+        let (mut go, wait) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+        let (mut ready, is_ready) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+        let daemon = fork_and_go_on(|| {
+            assert_eq!(snapshot.backing(), Backing::Leased);
+            assert!(snapshot.is_intact());
+            std::io::Write::write_all(&mut ready, &[0]).unwrap();
+            // Until the parent says that the file is another.
+            std::io::Read::read_exact(&mut { wait }, &mut [0]).unwrap();
+            assert!(snapshot.iter().chain(window.iter()).all(|&byte| byte == 5));
+            assert!(snapshot.is_intact() && window.is_intact());
+            assert_ne!(snapshot.backing(), Backing::Leased);
+            // It leases for itself.
+            let again = stillmap::open(&path).unwrap();
+            assert!(again[..] == b"new"[..]);
+        });
+        drop((snapshot, window));
+        std::io::Read::read_exact(&mut { is_ready }, &mut [0]).unwrap();
+        fs::write(&path, b"new").unwrap();
+        std::io::Write::write_all(&mut go, &[0]).unwrap();
+        assert!(daemon.wait().success());
     })
     .succeed();
 }
 
-/// The child takes memory until something lies where its parent's mapping was; dropping the inherited value must not
-/// unmap that, nor take the lease from the parent.
+/// A parent that forks and is killed holds back no writer: its lease ends with it.
 #[test]
-fn dropping_what_was_inherited_touches_neither_child_nor_parent() {
+fn nothing_of_a_lease_outlives_its_process() {
     scenario!(|| {
         let Some(folder) = Folder::new() else {
             return;
         };
         let path = file(&folder);
-        let snapshot = stillmap::open(&path).unwrap();
-        let address = snapshot.as_ptr().addr();
-        let mut inherited = Some(snapshot);
-        let status = fork(|| {
-            let options = stillmap::Anonymous::options().at(address);
-            let mut mine = options.allocate(LEN).unwrap();
-            mine.fill(9);
-            drop(inherited.take());
-            assert!(mine.iter().all(|&byte| byte == 9));
+        let (mut tell, told) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+        let parent = fork_and_go_on(|| {
+            let snapshot = stillmap::open(&path).unwrap();
+            assert_eq!(snapshot.backing(), Backing::Leased);
+            // The child does nothing but sleep: what it inherited answers no break.
+            let child = fork_and_go_on(|| {
+                loop {
+                    std::thread::park();
+                }
+            });
+            let id = child.id().to_ne_bytes();
+            std::io::Write::write_all(&mut tell, &id).unwrap();
+            loop {
+                std::thread::park();
+            }
         });
-        assert!(status.success());
-        let snapshot = inherited.take().unwrap();
-        assert_eq!(snapshot.backing(), Backing::Leased);
+        let mut id = [0; 4];
+        std::io::Read::read_exact(&mut { told }, &mut id).unwrap();
+        parent.kill();
+        let _ = parent.wait();
+        // It returns once nobody holds a lease: that of the child is answered by the child.
         fs::write(&path, b"new").unwrap();
-        assert!(snapshot.iter().all(|&byte| byte == 5));
-        assert!(snapshot.is_intact());
+        // SAFETY: takes plain numbers; the process was forked above.
+        unsafe { libc::kill(i32::from_ne_bytes(id), libc::SIGKILL) };
     })
     .succeed();
 }

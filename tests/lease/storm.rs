@@ -305,7 +305,7 @@ fn round(
         let offset = dice.below(len / 2);
         let window = dice.below(len / 2) + 1;
         let snapshot = super::leased(|| {
-            let options = Snapshot::options().must_map(true);
+            let options = Snapshot::options().copy_limit(0);
             options.offset(offset as u64).len(window).open(&path)
         });
         let part = Arc::new(whole[offset..offset + window].to_vec());

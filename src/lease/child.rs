@@ -1,0 +1,159 @@
+//! Leases in a forked child. The parent's leases are its own, so before fork(2) returns in the child, a handler gives
+//! every snapshot there a lease of the child's own, and closes the parent's descriptors: nothing of the parent's
+//! outlives it.
+//!
+//! The child's lease goes on without a gap if the parent's is still unbroken after it was set. Otherwise the bytes are
+//! copied, and the copy is compared with what was leased: size, times, and no change so recent that a second one could
+//! have the same times. If not even that is possible, the child gets no access to the bytes. It never has an
+//! [`Exclusive`](crate::Exclusive) of its parent.
+//!
+//! The handler allocates nothing and takes no lock, since the parent may have had other threads.
+#![allow(unsafe_code)]
+
+use super::space::pointer;
+use super::table::{
+    BUSY, DONE, Data, Entry, Kind, LIVE, PREPARING, ReadData, SWAPPED, TABLE, WORKING,
+};
+use super::{copy, monitor, read, space};
+use crate::atfork;
+use crate::backing::Backing;
+use crate::sys::lease::{self, Lease};
+use crate::sys::{atfork as handlers, clock, file, memory, process, unnamed};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+/// Two changes of a file that are further apart differ in their times: the clock of the page cache moves every 1 to
+/// 10 ms.
+const TIMESTAMP_STEP_NS: i64 = 20_000_000;
+
+/// The clock of file times before the fork.
+static FORKED_AT: AtomicI64 = AtomicI64::new(0);
+
+/// Installs the handlers, after those of [`atfork`]. Called by one thread at a time.
+pub(super) fn install() -> io::Result<()> {
+    static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
+    atfork::install().map_err(io::Error::from)?;
+    if !IS_INSTALLED.load(Ordering::Relaxed) {
+        handlers::register(Some(before_fork), in_child)?;
+        IS_INSTALLED.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+extern "C" fn before_fork() {
+    FORKED_AT.store(clock::timestamp_ns(), Ordering::Relaxed);
+}
+
+extern "C" fn in_child() {
+    monitor::reset_in_child();
+    read::reset_in_child();
+    let mut has_leases = false;
+    for entry in TABLE.iter() {
+        has_leases |= detach_from_parent(entry);
+    }
+    if !has_leases {
+        return;
+    }
+    let is_monitored = space::reserve_in_child().is_ok() && monitor::start_threads().is_ok();
+    for entry in TABLE.iter().filter(|entry| entry.state() == BUSY) {
+        // SAFETY: in BUSY this thread alone uses it.
+        let data = *unsafe { entry.data() };
+        if let Kind::Read(read) = data.kind {
+            go_on(entry, &data, &read, is_monitored);
+        }
+    }
+}
+
+/// True if the entry needs a lease of the child's own; it is BUSY then.
+fn detach_from_parent(entry: &Entry) -> bool {
+    let fd = entry.fd.load(Ordering::Acquire);
+    if fd < 0 || entry.state() == DONE {
+        return false;
+    }
+    // SAFETY: no other thread exists, and the number is open: the parent's.
+    let data = *unsafe { entry.data() };
+    // SAFETY: as above.
+    let file = unsafe { BorrowedFd::borrow_raw(fd) };
+    match (entry.state(), data.kind) {
+        (LIVE | BUSY | WORKING, Kind::Read(_)) => {
+            entry.broken_at.store(0, Ordering::Relaxed);
+            entry.set(BUSY);
+            return true;
+        }
+        (LIVE | BUSY | WORKING, Kind::Write(write)) => {
+            deny_access(&data);
+            // SAFETY: as above.
+            atfork::close_behind(unsafe { BorrowedFd::borrow_raw(write.missing) });
+            entry.set(DONE);
+        }
+        (SWAPPED, Kind::Read(read)) => {
+            if !copy::is_unchanged(file, &read.stat, false) {
+                entry.is_inconsistent.store(true, Ordering::Relaxed);
+            }
+            entry.set(DONE);
+        }
+        (PREPARING, _) => {}
+        _ => entry.set(DONE),
+    }
+    atfork::close_behind(file);
+    false
+}
+
+/// Keeps the bytes of a snapshot as they are in the child.
+fn go_on(entry: &Entry, data: &Data, read: &ReadData, is_monitored: bool) {
+    let fd = entry.fd.load(Ordering::Acquire);
+    // SAFETY: the number is open until the owner ends the entry.
+    let parents = unsafe { BorrowedFd::borrow_raw(fd) };
+    if is_monitored && continue_lease(entry, parents, data, read) {
+        return entry.set(LIVE);
+    }
+    if !copy_unchanged(parents, data, read) {
+        deny_access(data);
+        entry.is_inconsistent.store(true, Ordering::Relaxed);
+    }
+    entry.set_backing(Backing::Memory);
+    atfork::close_behind(parents);
+    entry.set(DONE);
+}
+
+/// Sets a lease of this process on a description of its own. False if the parent's was broken before.
+fn continue_lease(entry: &Entry, parents: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
+    let Ok(own) = unnamed::reopen(parents.as_raw_fd()) else {
+        return false;
+    };
+    // A path may be mounted over /proc.
+    let is_same =
+        file::stat(own.as_fd()).is_ok_and(|stat| stat.stamp.is_same_file(&read.stat.stamp));
+    let is_set = is_same && monitor::set_lease(own.as_fd(), Lease::Read).is_ok();
+    // Asked last: the file has not changed up to now, and cannot from now on.
+    if !is_set || !lease::is_held(parents.as_raw_fd(), Lease::Read) {
+        return false;
+    }
+    // The inherited mapping would keep the parent's description open, and with it its lease.
+    // SAFETY: the same pages of the same file; no other thread of the program exists.
+    let mapped =
+        unsafe { memory::map_fixed_file(pointer(data.start), data.len, own.as_fd(), read.offset) };
+    if mapped.is_err() {
+        return false;
+    }
+    entry.signal_fd.store(own.as_raw_fd(), Ordering::Relaxed);
+    handlers::replace(parents.as_raw_fd(), own.as_fd()).is_ok()
+}
+
+/// Copies what another process may be changing. False unless the copy is what was leased.
+fn copy_unchanged(file: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
+    let end = (read.offset + data.len as u64).min(read.stat.size);
+    let is_old =
+        read.stat.stamp.changed_ns() + TIMESTAMP_STEP_NS < FORKED_AT.load(Ordering::Relaxed);
+    is_old
+        && copy::copy_to_memory(file, data, read.offset..end, &|| false).is_ok()
+        && copy::is_unchanged(file, &read.stat, false)
+}
+
+fn deny_access(data: &Data) {
+    // SAFETY: the mapping of an inherited value, which is to have no access. It keeps the parent's file open no longer.
+    if unsafe { memory::map_fixed_none(data.start..data.start + data.len) }.is_err() {
+        process::abort(&[b"stillmap: aborting: memory could not be kept from a forked child\n"]);
+    }
+}

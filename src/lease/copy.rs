@@ -1,0 +1,247 @@
+//! What the answerer does when a read lease is broken: the bytes are copied, and the copy takes the place of the
+//! mapping, at the same addresses and in one step; then the lease is released. Nothing here allocates or takes a lock.
+#![allow(unsafe_code)]
+
+use super::space::{Taken, pointer, replace};
+use super::table::{DONE, Data, Entry, Kind, LIVE, ReadData, SWAPPED};
+use crate::backing::Backing;
+use crate::file_system::FileSystem;
+use crate::input::copy_into;
+use crate::sys::file::{self, Stat};
+use crate::sys::unnamed::{self, PATH_MAX};
+use crate::sys::{lease, memory, process};
+use crate::{atfork, budget};
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+/// A mapping of at most this many bytes is copied into memory even where the file could be cloned: that needs no disk.
+const COPY_RATHER_THAN_CLONE_MAX: u64 = 4 << 20;
+
+/// Bytes that are copied between two looks at whether the copy is still wanted.
+const COPY_CHUNK: usize = 4 << 20;
+
+/// `TMPDIR`, or where it would be.
+static TEMP_DIR: OnceLock<CString> = OnceLock::new();
+
+/// To be called before the answerer starts.
+pub(super) fn prepare() {
+    TEMP_DIR.get_or_init(|| {
+        let dir = std::env::temp_dir().into_os_string().into_vec();
+        CString::new(dir).unwrap_or_default()
+    });
+}
+
+/// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
+pub(super) fn answer(entry: &Entry, fd: RawFd) {
+    // SAFETY: in WORKING the answerer alone uses it.
+    let data = *unsafe { entry.data() };
+    let Kind::Read(read) = data.kind else {
+        return entry.set(LIVE);
+    };
+    // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
+    let file = unsafe { BorrowedFd::borrow_raw(fd) };
+    match replace_mapping(entry, file, &data, &read) {
+        Ok(backing) => {
+            entry.set_backing(backing);
+            entry.set(SWAPPED);
+            finish(entry, file, &read);
+        }
+        Err(_) => entry.set(LIVE),
+    }
+}
+
+/// Releases the lease of a mapping that was replaced.
+fn finish(entry: &Entry, file: BorrowedFd<'_>, read: &ReadData) {
+    // Before a writer is let in; and once more if one was let in before.
+    let mut is_consistent = is_unchanged(file, &read.stat, true);
+    if !lease::release(entry.fd.load(Ordering::Relaxed)) {
+        is_consistent &= is_unchanged(file, &read.stat, false);
+    }
+    if !is_consistent {
+        entry.is_inconsistent.store(true, Ordering::Release);
+    }
+    // The owner closes the number. The file itself is not kept open any longer.
+    atfork::close_behind(file);
+    entry.set(DONE);
+}
+
+/// True if the file is as it was when the lease was set. Under a lease that is held, only a truncation can have come in
+/// between, which changes size and mtime; links, permissions and owners change ctime.
+pub(super) fn is_unchanged(file: BorrowedFd<'_>, then: &Stat, is_held: bool) -> bool {
+    file::stat(file).is_ok_and(|now| match is_held {
+        true => now.stamp.has_same_content(&then.stamp),
+        false => now.stamp == then.stamp,
+    })
+}
+
+/// Copies the bytes and maps the copy in place of the file.
+fn replace_mapping(
+    entry: &Entry,
+    file: BorrowedFd<'_>,
+    data: &Data,
+    read: &ReadData,
+) -> io::Result<Backing> {
+    if file::stat(file)?.size != read.stat.size {
+        // Truncated in a way that breaks no lease, or after the kernel ended it: the bytes are lost, and no others may
+        // come in their place. A page beyond the end of a file is SIGBUS when it is touched.
+        map_file(data, atfork::empty_file()?, 0)?;
+        entry.is_inconsistent.store(true, Ordering::Release);
+        return Ok(Backing::Disk);
+    }
+    let end = (read.offset + data.len as u64).min(read.stat.size);
+    let stop = || entry.is_dropped.load(Ordering::Relaxed);
+    if read.stat.size > COPY_RATHER_THAN_CLONE_MAX && read.system.may_clone() {
+        let clone = |to: File| file::clone_into(file, to.as_fd()).map(|()| to);
+        if let Ok(clone) = with_unnamed_file(file, clone) {
+            map_file(data, clone.as_fd(), read.offset)?;
+            return Ok(Backing::Cloned);
+        }
+    }
+    if budget::fits_memory(data.len as u64, read.memory_limit) {
+        match copy_to_memory(file, data, read.offset..end, &stop) {
+            Ok(()) => return Ok(Backing::Memory),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+            Err(_) => {}
+        }
+    }
+    let mut step = |_| {
+        if stop() {
+            Err(io::ErrorKind::Interrupted.into())
+        } else {
+            Ok(())
+        }
+    };
+    let copy = |to: File| copy_into(file, read.offset..end, to, &mut step);
+    let (copy, _) = with_unnamed_file(file, copy)?;
+    map_file(data, copy.as_fd(), 0)?;
+    Ok(Backing::Disk)
+}
+
+/// Puts pages of an unnamed file in place of the mapping.
+fn map_file(data: &Data, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+    let target = pointer(data.start);
+    // SAFETY:
+    // - The owner of the entry owns the mapping and keeps it until the answer is over.
+    // - Those who read it find the same bytes: the file has not changed since the lease was set.
+    let map = || unsafe { memory::map_fixed_file(target, data.len, file, offset) };
+    replace(target, data.len, map)?;
+    data.relock();
+    Ok(())
+}
+
+/// Copies a range of the file into memory and puts that in place of the mapping.
+pub(super) fn copy_to_memory(
+    file: BorrowedFd<'_>,
+    data: &Data,
+    range: std::ops::Range<u64>,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    let memory = Taken::new(data.start, data.len)?;
+    // A kernel without huge pages has small ones.
+    // SAFETY: the memory is ours.
+    let _ = unsafe { memory::advise(memory.start(), data.len, libc::MADV_HUGEPAGE) };
+    if let Err(e) = read_range(file, memory.start(), range, stop) {
+        memory.put_back();
+        return Err(e);
+    }
+    let (from, target) = (memory.start(), pointer(data.start));
+    // SAFETY: as in `map_file`; the memory is one mapping of ours, and no reference leads into it.
+    let moved = replace(target, data.len, || unsafe {
+        memory::remap_onto(from, data.len, target, data.len)
+    });
+    match moved {
+        Ok(()) => {
+            data.relock();
+            memory.replace_moved();
+        }
+        Err(_) => memory.put_back(),
+    }
+    moved
+}
+
+fn read_range(
+    file: BorrowedFd<'_>,
+    to: NonNull<u8>,
+    range: std::ops::Range<u64>,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    let mut offset = range.start;
+    while offset < range.end {
+        if stop() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let done = (offset - range.start) as usize;
+        let len = COPY_CHUNK.min((range.end - offset) as usize);
+        // SAFETY: inside the memory, which is as long as the range at least.
+        let start = unsafe { to.add(done) };
+        // SAFETY: as above; MaybeUninit takes any byte.
+        let chunk = unsafe {
+            std::slice::from_raw_parts_mut(start.as_ptr().cast::<MaybeUninit<u8>>(), len)
+        };
+        match file::read_at(file, chunk, offset)?.len() {
+            // Shorter than its size: a truncation that is noticed by the caller.
+            0 => break,
+            n => offset += n as u64,
+        }
+    }
+    Ok(())
+}
+
+/// Calls `write` with a new unnamed file: beside the file, then in the directories for temporary files, until it
+/// succeeds.
+fn with_unnamed_file<T>(
+    beside: BorrowedFd<'_>,
+    mut write: impl FnMut(File) -> io::Result<T>,
+) -> io::Result<T> {
+    use std::os::fd::AsRawFd;
+    let mut path = [0; PATH_MAX];
+    let name = unnamed::name(beside.as_raw_fd(), &mut path);
+    let slash = name
+        .ok()
+        .and_then(|name| name.iter().rposition(|&byte| byte == b'/'));
+    // The directory of "/file" is "/".
+    path[slash.map_or(0, |slash| slash.max(1))] = 0;
+    let beside = CStr::from_bytes_until_nul(&path).unwrap_or(c"");
+    let temporary = TEMP_DIR.get().map_or(c"", CString::as_c_str);
+    let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
+    // Disks that are known to be local come first.
+    for is_suitable in [FileSystem::is_local_disk, FileSystem::is_maybe_disk] {
+        for dir in [beside, c"/var/tmp", temporary] {
+            let suitable = |file: &File| FileSystem::from_fd(file.as_fd()).is_ok_and(is_suitable);
+            match unnamed::create(dir) {
+                Ok(file) if suitable(&file) => match write(file) {
+                    Ok(written) => return Ok(written),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+                    Err(e) => last = e,
+                },
+                Ok(_) => {}
+                Err(e) => last = e,
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Ends the process: better than letting the bytes change.
+pub(super) fn abort(entry: &Entry) -> ! {
+    let why: &[u8] = match entry.lease() {
+        lease::Lease::Read => {
+            b" is about to be changed by another process while its bytes are in use, and they could not be copied in \
+              time, to memory or to disk (see fs.lease-break-time)\n"
+        }
+        lease::Lease::Write => {
+            b" is about to be opened by another process while it is edited, and there was no memory to go on without it \
+              (see fs.lease-break-time)\n"
+        }
+    };
+    let mut path = [0; PATH_MAX];
+    let name = unnamed::name(entry.fd.load(Ordering::Relaxed), &mut path);
+    process::abort(&[b"stillmap: aborting: ", name.unwrap_or(b"a file"), why])
+}

@@ -1,0 +1,56 @@
+//! When the kernel ends a lease that was broken.
+
+/// Times in milliseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(super) broken_at: u64,
+    pub(super) break_time: u64,
+}
+
+/// The part of the break time before the deadline in which the process is ended rather than waited for: a tenth, and at
+/// least this many milliseconds.
+const MARGIN_MIN: u64 = 200;
+
+impl Deadline {
+    /// True from the last tenth of the break time on, while the lease still holds.
+    pub(crate) fn is_near(&self, now: u64) -> bool {
+        let margin = (self.break_time / 10).max(MARGIN_MIN);
+        self.elapsed(now) + margin >= self.break_time && !self.is_over(now)
+    }
+
+    /// True once the kernel has ended the lease.
+    pub(crate) fn is_over(&self, now: u64) -> bool {
+        self.elapsed(now) >= self.break_time
+    }
+
+    /// True once three quarters of the break time have passed.
+    pub(crate) fn has_waited_long(&self, now: u64) -> bool {
+        self.elapsed(now) >= self.break_time / 4 * 3
+    }
+
+    fn elapsed(&self, now: u64) -> u64 {
+        now.saturating_sub(self.broken_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_phases_of_a_break() {
+        let deadline = Deadline {
+            broken_at: 5_000,
+            break_time: 45_000,
+        };
+        let phase = |ms: u64| {
+            let now = 5_000 + ms;
+            let waited = deadline.has_waited_long(now);
+            (waited, deadline.is_near(now), deadline.is_over(now))
+        };
+        assert_eq!(phase(0), (false, false, false));
+        assert_eq!(phase(33_750), (true, false, false));
+        assert_eq!(phase(40_500), (true, true, false));
+        assert_eq!(phase(45_000), (true, false, true));
+    }
+}

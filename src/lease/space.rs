@@ -1,0 +1,208 @@
+//! Address space for copies, reserved when a lease is set: a limit on addresses (`RLIMIT_AS`) or mappings
+//! (vm.max_map_count) that the program reaches later cannot keep a break from being handled.
+//!
+//! One thread answers all breaks, so one range of the length of the largest leased mapping is enough. It is in a slot,
+//! from which the answerer takes it while it copies; a thread that leases a larger file puts a larger one there.
+//!
+//! ```text
+//!   |<- header ->|<- to a multiple of a huge page ->|<--- length of the largest mapping --->|<- SPARE_VMAS pages ->|
+//! ```
+//! No page of the spare ones has the protection of the next, so each counts as a mapping until an answer needs some.
+#![allow(unsafe_code)]
+
+use crate::page;
+use crate::sys::memory::{self, Pages, Place};
+use crate::sys::process;
+use std::io;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// Mappings kept for an answer: it splits the reserved range in three, and mremap(2) wants five to be left.
+const SPARE_VMAS: usize = 16;
+
+/// Leads to the header of the range that is reserved and not in use.
+static SLOT: AtomicPtr<Span> = AtomicPtr::new(ptr::null_mut());
+
+/// The longest mapping for which there is a range, in the slot or in use.
+static FITS: AtomicUsize = AtomicUsize::new(0);
+
+/// A reserved range. A copy of this is in its header, so that nothing has to be allocated for it.
+#[derive(Clone, Copy)]
+struct Span {
+    start: usize,
+    len: usize,
+    fits: usize,
+}
+
+/// True if a copy of `len` bytes has its place.
+pub(super) fn fits(len: usize) -> bool {
+    len <= FITS.load(Ordering::Acquire)
+}
+
+/// Reserves what a copy of `len` bytes needs. Called by one thread at a time.
+pub(super) fn reserve(len: usize) -> io::Result<()> {
+    if fits(len) {
+        return Ok(());
+    }
+    // Doubled, if possible, so that ever longer files do not reserve again and again.
+    let double = len.checked_next_power_of_two().unwrap_or(len);
+    let span = Span::map(double).or_else(|_| Span::map(len))?;
+    FITS.store(span.fits, Ordering::Release);
+    if let Some(old) = swap(span.header()) {
+        old.unmap();
+    }
+    Ok(())
+}
+
+/// Puts another range into the slot, or none.
+fn swap(next: *mut Span) -> Option<Span> {
+    let old = SLOT.swap(next, Ordering::AcqRel);
+    // SAFETY: null, or the header of a range that nobody else has since it was in the slot.
+    unsafe { old.as_ref() }.copied()
+}
+
+/// In a forked child: another range, if the parent's answerer was using the one there was.
+pub(super) fn reserve_in_child() -> io::Result<()> {
+    if !SLOT.load(Ordering::Acquire).is_null() {
+        return Ok(());
+    }
+    reserve(FITS.swap(0, Ordering::AcqRel))
+}
+
+impl Span {
+    fn map(fits: usize) -> io::Result<Self> {
+        let (page, huge) = (page::size(), page::huge_size().unwrap_or(0));
+        let len = fits.checked_add(huge + (SPARE_VMAS + 1) * page);
+        let len = len.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let start = memory::map_anonymous(len, Place::Anywhere, Pages::None)?;
+        let start = start.as_ptr().expose_provenance();
+        let span = Span { start, len, fits };
+        span.prepare().inspect_err(|_| span.unmap())?;
+        Ok(span)
+    }
+
+    /// Writes the header, and makes a mapping of each spare page.
+    fn prepare(&self) -> io::Result<()> {
+        let page = page::size();
+        // SAFETY: the first page of the range, which is ours.
+        unsafe { memory::map_fixed_zeroed(pointer(self.start), page) }?;
+        // SAFETY: mapped just now, writable and aligned.
+        unsafe { self.header().write(*self) };
+        for spare in (0..SPARE_VMAS).step_by(2) {
+            let at = self.start + self.len - (spare + 1) * page;
+            // SAFETY: a page of the range, that no code writes to.
+            unsafe { memory::protect_read_only(pointer(at), page) }?;
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+
+    fn header(&self) -> *mut Span {
+        ptr::with_exposed_provenance_mut(self.start)
+    }
+
+    fn unmap(&self) {
+        // SAFETY: the caller has the only copy of the span that is used, and no reference leads into the range.
+        let _ = unsafe { memory::unmap(pointer(self.start), self.len) };
+    }
+}
+
+/// Zeroed memory in the reserved range.
+pub(super) struct Taken {
+    span: Span,
+    start: usize,
+    len: usize,
+}
+
+impl Taken {
+    /// `len` bytes of which no page is there, as far from the start of a huge page as `like` is. For one thread.
+    pub(super) fn new(like: usize, len: usize) -> io::Result<Self> {
+        let out_of_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let span = swap(ptr::null_mut()).ok_or_else(out_of_memory)?;
+        let (first, huge) = (span.start + page::size(), page::huge_size().unwrap_or(1));
+        let start = first + like.wrapping_sub(first) % huge;
+        let taken = Taken { span, start, len };
+        if len > span.fits {
+            taken.put_back();
+            return Err(out_of_memory());
+        }
+        // SAFETY: the range is ours and no reference leads into it. This sets the spare mappings free.
+        let merged = unsafe { memory::map_fixed_none(span.addresses()) };
+        // SAFETY: as above.
+        let zeroed = merged.and_then(|()| unsafe { memory::map_fixed_zeroed(pointer(start), len) });
+        match zeroed {
+            Ok(()) => Ok(taken),
+            Err(e) => {
+                taken.put_back();
+                Err(e)
+            }
+        }
+    }
+
+    pub(super) fn start(&self) -> NonNull<u8> {
+        pointer(self.start)
+    }
+
+    /// Frees the memory and keeps the addresses.
+    pub(super) fn put_back(self) {
+        // SAFETY: the range is ours, and no reference leads into it.
+        let merged = unsafe { memory::map_fixed_none(self.span.addresses()) };
+        offer(
+            merged
+                .and_then(|()| self.span.prepare())
+                .map(|()| self.span),
+        );
+    }
+
+    /// Reserves again, after the memory was moved away: its addresses may belong to another mapping by now.
+    pub(super) fn replace_moved(self) {
+        let end = self.span.start + self.span.len;
+        for part in [self.span.start..self.start, self.start + self.len..end] {
+            if !part.is_empty() {
+                // SAFETY: a part of the range that was not moved.
+                let _ = unsafe { memory::unmap(pointer(part.start), part.len()) };
+            }
+        }
+        offer(Span::map(self.span.fits));
+    }
+}
+
+/// Puts a range back, unless a longer one has come to the slot.
+fn offer(span: io::Result<Span>) {
+    let Ok(span) = span else {
+        // The next lease reserves again.
+        return FITS.store(0, Ordering::Release);
+    };
+    let order = (Ordering::AcqRel, Ordering::Acquire);
+    let offered = SLOT.compare_exchange(ptr::null_mut(), span.header(), order.0, order.1);
+    if offered.is_err() {
+        span.unmap();
+    }
+}
+
+/// Runs `swap`, which puts other pages in place of a mapping, at the same addresses and in one step.
+///
+/// A call with `MAP_FIXED` or `MREMAP_FIXED` may fail after the kernel has unmapped the target (mm/mremap.c, mm/vma.c).
+/// Any mapping could come there then, under the references of the program; so the process ends.
+pub(super) fn replace(
+    target: NonNull<u8>,
+    len: usize,
+    swap: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let swapped = swap();
+    if swapped.is_err() && !memory::is_mapped(target, len) {
+        process::abort(&[
+            b"stillmap: aborting: the kernel has unmapped memory and could not map its copy\n",
+        ]);
+    }
+    swapped
+}
+
+/// The address of a mapping, as a pointer.
+pub(super) fn pointer(address: usize) -> NonNull<u8> {
+    NonNull::new(ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
+}

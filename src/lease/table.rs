@@ -1,0 +1,273 @@
+//! The leases of this process, in entries that the threads of the monitor and the fork handler can look at without a
+//! lock.
+//!
+//! ```text
+//!              publish            CAS, owner
+//!   PREPARING ---------> LIVE <----------------> BUSY        the owner changes the mapping (Exclusive)
+//!      ^                 ^  |
+//!      |  not answered   |  | CAS, answerer: the lease is broken
+//!      |                 |  v
+//!      |                WORKING ----> SWAPPED ----> DONE     bytes are in memory or on disk; then the lease is released
+//!      |                  |                          |
+//!      +------- end ------+-- (from LIVE or DONE; the owner waits while WORKING or SWAPPED)
+//! ```
+//! Who may use `data`: the owner in PREPARING and BUSY, the answerer in WORKING and SWAPPED, the fork handler (no other
+//! thread exists in the child). Everything else is atomic. A thread that looks at an entry may see an older lease than
+//! the one that is in it now; so the answerer asks the kernel once more before it acts.
+#![allow(unsafe_code)]
+
+use crate::backing::Backing;
+use crate::file_system::FileSystem;
+use crate::locked_pages::LockedPages;
+use crate::region::Region;
+use crate::sys::file::Stat;
+use crate::sys::futex;
+use crate::sys::lease::{self, Lease};
+use crate::table::Table;
+use std::cell::UnsafeCell;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+pub(super) static TABLE: Table<Entry> = Table::new();
+
+/// There is a descriptor at most; the lease is being set or was given up.
+pub(super) const PREPARING: u32 = 0;
+pub(super) const LIVE: u32 = 1;
+pub(super) const BUSY: u32 = 2;
+pub(super) const WORKING: u32 = 3;
+/// The mapping is no longer one of the file, which the lease still protects.
+pub(super) const SWAPPED: u32 = 4;
+pub(super) const DONE: u32 = 5;
+
+/// One lease and the mapping under it.
+pub(super) struct Entry {
+    state: AtomicU32,
+    /// The descriptor with the lease, or -1. The number stays open until the owner has ended the entry.
+    pub(super) fd: AtomicI32,
+    /// The number of the descriptor when the lease was set, which the kernel reports.
+    pub(super) signal_fd: AtomicI32,
+    is_write: AtomicBool,
+    /// When the lease was seen to be broken (monotonic, in ms); 0 if it was not.
+    pub(super) broken_at: AtomicU64,
+    /// The owner waits for the entry: an answer is no longer needed.
+    pub(super) is_dropped: AtomicBool,
+    /// What holds the bytes once SWAPPED: 0, or a number of [`Entry::set_backing`].
+    backing: AtomicU8,
+    /// The bytes may differ from those that the file had.
+    pub(super) is_inconsistent: AtomicBool,
+    data: UnsafeCell<Data>,
+}
+
+// SAFETY: all fields but `data` are atomic; `data` is used by one thread at a time, see above.
+unsafe impl Sync for Entry {}
+// SAFETY: as above.
+unsafe impl Send for Entry {}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Data {
+    /// The mapping: whole pages.
+    pub(super) start: usize,
+    pub(super) len: usize,
+    /// Which of its pages are locked: of the region, which the owner keeps.
+    pub(super) locked: Option<NonNull<LockedPages>>,
+    pub(super) kind: Kind,
+}
+
+impl Data {
+    pub(super) fn new(region: &Region, kind: Kind) -> Self {
+        Data {
+            start: region.addresses().start,
+            len: region.len(),
+            locked: region.locked_pages().map(NonNull::from),
+            kind,
+        }
+    }
+
+    /// Locks the pages that were locked before others took their place.
+    pub(super) fn relock(&self) {
+        if let Some(locked) = self.locked {
+            // SAFETY: the owner of the entry keeps the region until the entry is ended or changed.
+            unsafe { locked.as_ref() }.relock();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Kind {
+    #[default]
+    None,
+    Read(ReadData),
+    Write(WriteData),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadData {
+    /// Where in the file the mapping starts.
+    pub(super) offset: u64,
+    /// The file when the lease was set.
+    pub(super) stat: Stat,
+    pub(super) system: FileSystem,
+    pub(super) memory_limit: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WriteData {
+    /// Bytes of the file.
+    pub(super) len: usize,
+    /// The userfaultfd for the memory that takes the place of the mapping.
+    pub(super) missing: RawFd,
+    /// The memory is there; its pages from `populated` on are missing.
+    pub(super) is_moved: bool,
+    pub(super) populated: usize,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Entry {
+            state: AtomicU32::new(PREPARING),
+            fd: AtomicI32::new(-1),
+            signal_fd: AtomicI32::new(-1),
+            is_write: AtomicBool::new(false),
+            broken_at: AtomicU64::new(0),
+            is_dropped: AtomicBool::new(false),
+            backing: AtomicU8::new(0),
+            is_inconsistent: AtomicBool::new(false),
+            data: UnsafeCell::new(Data::default()),
+        }
+    }
+}
+
+impl Entry {
+    /// For a descriptor on which a lease is about to be set.
+    pub(super) fn prepare(&self, fd: RawFd, lease: Lease) {
+        self.broken_at.store(0, Ordering::Relaxed);
+        self.is_dropped.store(false, Ordering::Relaxed);
+        self.backing.store(0, Ordering::Relaxed);
+        self.is_inconsistent.store(false, Ordering::Relaxed);
+        self.is_write
+            .store(lease == Lease::Write, Ordering::Relaxed);
+        self.signal_fd.store(fd, Ordering::Relaxed);
+        self.fd.store(fd, Ordering::Release);
+    }
+
+    /// From here on the monitor looks after the lease.
+    ///
+    /// # Safety
+    /// The caller has prepared the entry. `data` is a mapping under the lease that the caller owns until [`Entry::end`].
+    pub(super) unsafe fn publish(&self, data: Data) {
+        // SAFETY: in PREPARING only the owner uses it.
+        unsafe { *self.data.get() = data };
+        self.state.store(LIVE, Ordering::SeqCst);
+    }
+
+    /// The descriptor is closed, or about to be.
+    pub(super) fn forget_descriptor(&self) {
+        self.fd.store(-1, Ordering::Release);
+    }
+
+    pub(super) fn state(&self) -> u32 {
+        self.state.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn lease(&self) -> Lease {
+        match self.is_write.load(Ordering::Relaxed) {
+            true => Lease::Write,
+            false => Lease::Read,
+        }
+    }
+
+    /// True while the kernel may end the lease under the mapping.
+    pub(super) fn needs_lease(&self) -> bool {
+        matches!(self.state(), LIVE | BUSY | WORKING)
+    }
+
+    /// Whether the kernel still blocks other processes.
+    pub(super) fn is_held(&self) -> bool {
+        lease::is_held(self.fd.load(Ordering::Acquire), self.lease())
+    }
+
+    /// LIVE to WORKING, for the answerer.
+    pub(super) fn begin(&self) -> bool {
+        self.change(LIVE, WORKING)
+    }
+
+    /// Sets the state and wakes those who wait for it.
+    pub(super) fn set(&self, state: u32) {
+        self.state.store(state, Ordering::SeqCst);
+        futex::wake_all(&self.state);
+    }
+
+    fn change(&self, from: u32, to: u32) -> bool {
+        let order = (Ordering::SeqCst, Ordering::SeqCst);
+        let changed = self.state.compare_exchange(from, to, order.0, order.1);
+        changed.is_ok()
+    }
+
+    /// # Safety
+    /// The caller may use it in the present state, see above, and holds no second reference.
+    #[allow(clippy::mut_from_ref, reason = "the state makes it exclusive")]
+    pub(super) unsafe fn data(&self) -> &mut Data {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.data.get() }
+    }
+
+    /// Runs `change` while the answerer keeps away, for the owner; `None` once the lease was released.
+    pub(super) fn while_leased<T>(&self, change: impl FnOnce(&mut Data) -> T) -> Option<T> {
+        while !self.change(LIVE, BUSY) {
+            match self.state() {
+                state @ (WORKING | SWAPPED | BUSY) => futex::wait(&self.state, state),
+                LIVE => {}
+                _ => return None,
+            }
+        }
+        // SAFETY: in BUSY only the owner uses it.
+        let changed = change(unsafe { self.data() });
+        self.set(LIVE);
+        Some(changed)
+    }
+
+    /// Waits while the mapping is being replaced, and takes the entry back from the monitor. True if the lease was not
+    /// released before.
+    pub(super) fn end(&self) -> bool {
+        self.is_dropped.store(true, Ordering::SeqCst);
+        loop {
+            match self.state() {
+                state @ (WORKING | SWAPPED) => futex::wait(&self.state, state),
+                PREPARING => return false,
+                state => {
+                    if self.change(state, PREPARING) {
+                        return state != DONE;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What holds the bytes; waits between the swap and the release, so that a caller that sees the writer sees this.
+    pub(super) fn backing(&self) -> Backing {
+        self.settle();
+        match self.backing.load(Ordering::Acquire) {
+            1 => Backing::Memory,
+            2 => Backing::Cloned,
+            3 => Backing::Disk,
+            _ => Backing::Leased,
+        }
+    }
+
+    pub(super) fn set_backing(&self, backing: Backing) {
+        let number = match backing {
+            Backing::Memory => 1,
+            Backing::Cloned => 2,
+            Backing::Disk => 3,
+            _ => 0,
+        };
+        self.backing.store(number, Ordering::Release);
+    }
+
+    pub(super) fn settle(&self) {
+        while self.state() == SWAPPED {
+            futex::wait(&self.state, SWAPPED);
+        }
+    }
+}
