@@ -10,6 +10,7 @@
 use super::copy::is_unchanged;
 use super::table::{BUSY, Data, Entry, Kind, LIVE, ReadData, TABLE, WORKING};
 use super::{monitor, space};
+use crate::atfork;
 use crate::backing::Backing;
 use crate::error::Result;
 use crate::file_system::FileSystem;
@@ -347,5 +348,9 @@ impl Drop for Inner {
         // The bytes stay protected until they are unmapped.
         self.holder.entry.end();
         self.region = Region::empty();
+        // Closed, and not released: a child that was forked just now may still depend on the lease. In place of a close,
+        // so that no child takes the number for this one after another thread was given it.
+        atfork::close_behind(self.holder.file.as_fd());
+        self.holder.entry.forget_descriptor();
     }
 }
