@@ -1,6 +1,6 @@
 //! A file that takes its path in one step, or replaces the file there.
 
-use super::publish;
+use super::publish::{self, NotNamed};
 use super::rights::{self, Loss, Rights};
 use super::store::Store;
 use super::target::{REPLACE, TargetName};
@@ -262,8 +262,9 @@ impl NewFile {
             }
         }
         self.close_writer(store)?;
-        if let Err(error) = self.give_name(options) {
+        if let Err(NotNamed { error, was_linked }) = self.give_name(options) {
             self.regain_writer(store);
+            self.is_spent |= was_linked;
             return Err(error);
         }
         // From here on other processes can open it.
@@ -289,10 +290,16 @@ impl NewFile {
         Ok((now != *before).then_some(times))
     }
 
-    fn give_name(&mut self, options: &DraftOptions) -> Result<()> {
+    fn give_name(&mut self, options: &DraftOptions) -> Result<(), NotNamed> {
         let (fd, create_new) = (self.temp.file().as_fd(), options.create_new);
         match self.temp.hidden_name() {
-            Some(name) => publish::rename_into_place(name, &self.target, create_new)?,
+            Some(name) => {
+                let renamed = publish::rename_into_place(name, &self.target, create_new);
+                renamed.map_err(|error| NotNamed {
+                    error,
+                    was_linked: false,
+                })?;
+            }
             None => publish::link_into_place(fd, &self.target, create_new)?,
         }
         self.temp.forget_hidden_name();

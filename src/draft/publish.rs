@@ -6,7 +6,7 @@
 
 use super::target::TargetName;
 use super::temp_file::temp_name;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sys::{descriptor, dir, vfork};
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
@@ -15,19 +15,30 @@ use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::Duration;
 
+/// Why an unnamed file did not get its name.
+pub(super) struct NotNamed {
+    pub(super) error: Error,
+    /// It had a name for a moment: linkat(2) accepts an unnamed file once only.
+    pub(super) was_linked: bool,
+}
+
 /// Gives an unnamed file its name; what has the name is replaced, unless `create_new`.
 pub(super) fn link_into_place(
     fd: BorrowedFd<'_>,
     target: &TargetName,
     create_new: bool,
-) -> Result<()> {
+) -> Result<(), NotNamed> {
+    let not_linked = |operation, source| NotNamed {
+        error: target.error(operation, source),
+        was_linked: false,
+    };
     let path = dir::proc_path(fd);
     match link(&path, fd, target.dir(), &target.name.name) {
         Ok(()) => return Ok(()),
         Err(e) if !create_new && e.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(e) => return Err(target.error("linkat", e)),
+        Err(e) => return Err(not_linked("linkat", e)),
     }
-    let temp = temp_name(&target.name.name).map_err(|e| target.error("getrandom", e))?;
+    let temp = temp_name(&target.name.name).map_err(|e| not_linked("getrandom", e))?;
     let replacement = Replacement {
         fd,
         proc_path: &path,
@@ -50,14 +61,17 @@ pub(super) fn link_into_place(
     match replacement.progress.get() {
         Progress::Done => Ok(()),
         Progress::Failed(Step::Link, errno) => {
-            Err(target.error("linkat", io::Error::from_raw_os_error(errno)))
+            Err(not_linked("linkat", io::Error::from_raw_os_error(errno)))
         }
         Progress::Failed(Step::Rename, errno) => {
             let source = io::Error::from_raw_os_error(errno);
-            Err(target.replace_error("renameat", source))
+            Err(NotNamed {
+                error: target.replace_error("renameat", source),
+                was_linked: true,
+            })
         }
         Progress::Start | Progress::Linked => {
-            Err(target.error("linkat", io::ErrorKind::Other.into()))
+            Err(not_linked("linkat", io::ErrorKind::Other.into()))
         }
     }
 }

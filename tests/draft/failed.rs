@@ -189,3 +189,24 @@ fn without_proc() {
     })
     .succeed();
 }
+
+/// The rename fails after the unnamed file was linked, and linkat(2) accepts an unnamed file once only.
+#[test]
+fn a_draft_whose_rename_failed_can_be_committed_elsewhere() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    for options in [Draft::options(), Draft::options().memory_limit(0)] {
+        let mut draft = options.create(&path, 3 << 20).unwrap();
+        draft.fill(7);
+        std::fs::create_dir(&path).unwrap();
+        let failed = draft.commit().unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::EISDIR));
+        let failed = failed.draft.commit().unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::EISDIR));
+        let other = dir.path().join("other");
+        failed.draft.commit_to(&other).unwrap();
+        assert!(std::fs::read(&other).unwrap() == vec![7; 3 << 20]);
+        std::fs::remove_dir(&path).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
