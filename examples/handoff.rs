@@ -50,7 +50,7 @@ fn give() -> Outcome {
     }
     let memory = Shared::<[AtomicU8]>::memfd_slice("handoff", text.len())?;
     memory.write_at(0, &text)?;
-    let Some(fd) = memory.as_fd().map(|fd| fd.try_clone_to_owned()) else {
+    let Some(fd) = memory.fd().map(|fd| fd.try_clone_to_owned()) else {
         return Err("no memfd".into());
     };
     let (fd, sealed) = (fd?, memory.seal()?);

@@ -1,12 +1,14 @@
 //! Memory with no file behind it, zeroed, granted page by page as it is touched.
 
 use crate::atfork::{self, NotForChildren};
+use crate::buffer::Buffer;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::pages::Pages as PagesOf;
 use crate::range::{self, whole_pages};
 use crate::region::Region;
+use crate::snapshot::Snapshot;
 use crate::sys::limits;
 use crate::sys::memory::{Pages, Place};
 use crate::sys::write;
@@ -537,6 +539,31 @@ impl Anonymous {
     pub(crate) fn pages_of(&self, len: usize) -> PagesOf<'_> {
         let pages = PagesOf::memory(&self[..len], self.granule);
         pages.with_locks(self.region.locked_pages())
+    }
+
+    /// Read-only from here on. Private memory is kept and only changes its protection; shared memory is copied,
+    /// since a forked child may still hold it writable.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if there is no memory for the copy.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut memory = stillmap::Anonymous::new(3)?;
+    /// memory.copy_from_slice(b"abc");
+    /// let frozen = memory.freeze()?;
+    /// assert_eq!(&frozen[..], b"abc");
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn freeze(self) -> Result<Snapshot> {
+        let memory = if self.is_shared() {
+            Buffer::copy_of(&self)?
+        } else {
+            let (mut region, len) = self.into_region();
+            region.protect_read_only()?;
+            Buffer::from_region(region, len)
+        };
+        Ok(Snapshot::memory(memory))
     }
 
     pub(crate) fn is_shared(&self) -> bool {

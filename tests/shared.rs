@@ -36,7 +36,7 @@ stillmap::shareable! {
 }
 
 fn duplicate<T: ?Sized + Shareable>(shared: &Shared<T>) -> OwnedFd {
-    shared.as_fd().unwrap().try_clone_to_owned().unwrap()
+    shared.fd().unwrap().try_clone_to_owned().unwrap()
 }
 
 fn bytes(shared: &Shared<[AtomicU8]>) -> Vec<u8> {
@@ -91,7 +91,7 @@ fn every_way_gives_zeros_and_one_memory() {
         shared.start_writeback().unwrap();
         shared.check().unwrap();
     }
-    assert!(made[0].as_fd().is_none());
+    assert!(made[0].fd().is_none());
     let again = Shared::<[AtomicU8]>::from_fd_slice(duplicate(&made[1])).unwrap();
     made[1][9_999].store(1, Ordering::Relaxed);
     assert_eq!(again[9_999].load(Ordering::Relaxed), 1);
@@ -152,7 +152,7 @@ fn a_file_of_the_wrong_size_is_refused_with_both_sizes() {
         .write(true)
         .open(&path)
         .unwrap();
-    let error = Shared::<Counters>::from_fd(fd.into()).unwrap_err();
+    let error = Shared::<Counters>::from_fd(fd).unwrap_err();
     assert!(matches!(
         error,
         Error::TooSmall {
@@ -164,9 +164,9 @@ fn a_file_of_the_wrong_size_is_refused_with_both_sizes() {
     let error = Shared::<[AtomicU16]>::open_slice(&path).unwrap_err();
     assert!(matches!(
         error,
-        Error::Misaligned {
-            value: 39,
-            align: 2,
+        Error::WrongSize {
+            size: 39,
+            multiple_of: 2,
             ..
         }
     ));
@@ -602,10 +602,9 @@ fn sealed_bytes_are_final() {
     assert!(file.write_all_at(&[1], 0).is_err());
     assert!(file.set_len(0).is_err());
     assert!(file.set_len(10_000).is_err());
-    assert!(Shared::<AtomicU8>::from_fd(file.try_clone().unwrap().into()).is_err());
-    let received = Snapshot::options().must_map(true).from_fd(&file).unwrap();
-    assert_eq!(received.backing(), Backing::Sealed);
-    assert!(received[..] == [7; 5000]);
+    assert!(Shared::<AtomicU8>::from_fd(file.try_clone().unwrap()).is_err());
+    // So few bytes are read.
+    assert!(Snapshot::from_fd(&file).unwrap()[..] == [7; 5000]);
 }
 
 #[test]
@@ -652,10 +651,10 @@ fn only_memfds_that_take_seals_are_sealed() {
         File::from_raw_fd(fd)
     };
     fixed.set_len(1).unwrap();
-    let fixed = Shared::<AtomicU8>::from_fd(fixed.into()).unwrap();
+    let fixed = Shared::<AtomicU8>::from_fd(fixed).unwrap();
     for shared in [file, anonymous, fixed] {
         let refused = shared.seal().unwrap_err();
-        assert!(matches!(refused, Error::Unprotectable { .. }), "{refused}");
+        assert!(matches!(refused, Error::Unsealable { .. }), "{refused}");
     }
 }
 
@@ -767,4 +766,62 @@ fn the_limit_on_file_sizes_is_an_error_and_no_signal() {
         assert_eq!(std::fs::read(&there).unwrap(), [7; 100]);
     })
     .succeed();
+}
+
+/// `Shared::create` followed links by their text, past fs.protected_symlinks, and overwrote a victim's file after 271 tries;
+/// and it opened another user's file in a sticky directory, past fs.protected_regular.
+#[test]
+fn in_a_sticky_directory_create_refuses_what_open_refuses() {
+    if !support::is_root() {
+        return support::skip("only root can give files away");
+    }
+    let dir = temp_dir();
+    let sticky = dir.path().join("sticky");
+    std::fs::create_dir(&sticky).unwrap();
+    std::fs::set_permissions(&sticky, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let victim = dir.path().join("victim");
+    std::fs::write(&victim, [1; 8]).unwrap();
+    let nobody = Some(65534);
+    let theirs = sticky.join("theirs");
+    std::fs::write(&theirs, [2; 8]).unwrap();
+    std::os::unix::fs::chown(&theirs, nobody, nobody).unwrap();
+    let nothing = dir.path().join("nothing");
+    for (name, to) in [("link", &victim), ("dangling", &nothing)] {
+        std::os::unix::fs::symlink(to, sticky.join(name)).unwrap();
+        std::os::unix::fs::lchown(sticky.join(name), nobody, nobody).unwrap();
+    }
+    for name in ["link", "dangling", "theirs"] {
+        let path = sticky.join(name);
+        let found = Shared::<AtomicU64>::create(&path).map(|shared| shared.load(Ordering::Relaxed));
+        // What std does, asked after it.
+        let expected = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .open(&path);
+        let errno = |error: &Error| error.raw_os_error();
+        assert_eq!(
+            found.as_ref().err().and_then(errno),
+            expected.as_ref().err().and_then(|e| e.raw_os_error()),
+            "{name}: {found:?}, {expected:?}"
+        );
+    }
+    assert_eq!(std::fs::read(&victim).unwrap(), [1; 8]);
+}
+
+#[test]
+fn a_range_is_flushed_and_a_protocol_of_ones_own_has_a_slice() {
+    let dir = temp_dir();
+    let path = dir.path().join("file");
+    let mut shared = Shared::<[AtomicU8]>::create_slice(&path, 100_000).unwrap();
+    // SAFETY: no other process knows the file.
+    let bytes = unsafe { shared.as_mut_slice() };
+    bytes[99_999] = 7;
+    shared.flush_range(99_000..).unwrap();
+    shared.flush_range(5..5).unwrap();
+    assert!(matches!(
+        shared.flush_range(..100_001),
+        Err(Error::OutOfBounds { .. })
+    ));
+    assert_eq!(std::fs::read(&path).unwrap()[99_999], 7);
 }

@@ -499,7 +499,7 @@ fn only_files_need_the_handler() {
         let before = installed().sa_sigaction;
         drop(Shared::<AtomicU32>::new().unwrap());
         let memfd = Shared::<AtomicU32>::memfd("test").unwrap();
-        let fd = memfd.as_fd().unwrap().try_clone_to_owned().unwrap();
+        let fd = memfd.fd().unwrap().try_clone_to_owned().unwrap();
         drop(Shared::<AtomicU32>::from_fd(fd).unwrap());
         assert_eq!(installed().sa_sigaction, before);
         let dir = temp_dir();
@@ -626,7 +626,7 @@ fn a_received_memfd_that_can_shrink_is_guarded() {
         let theirs = File::from(theirs);
         theirs.set_len(2 * PAGE as u64).unwrap();
         let received = theirs.try_clone().unwrap();
-        let shared = Shared::<[AtomicU8]>::from_fd_slice(received.into()).unwrap();
+        let shared = Shared::<[AtomicU8]>::from_fd_slice(received).unwrap();
         shared.write_at(0, &vec![1; 2 * PAGE]).unwrap();
         theirs.set_len(0).unwrap();
         assert!(is_faulted(shared.read_at(PAGE, &mut [0])));

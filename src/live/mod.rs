@@ -61,7 +61,7 @@ use std::path::{Path, PathBuf};
 /// use stillmap::{Live, Shared};
 ///
 /// let counter = Shared::<AtomicU64>::memfd("counter")?;
-/// let reader = Live::from_fd(counter.as_fd().unwrap())?;
+/// let reader = Live::from_fd(counter.fd().unwrap())?;
 /// counter.store(7, Ordering::Release);
 /// assert_eq!(reader.load::<AtomicU64>(0)?.into_inner(), 7);
 /// # Ok::<(), stillmap::Error>(())

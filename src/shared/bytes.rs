@@ -88,6 +88,34 @@ impl Shared<[AtomicU8]> {
         self.check_fault()
     }
 
+    /// The bytes as a plain slice, for programs with a protocol of their own: a lock in another place, one writer, pages
+    /// that are published by a version number.
+    ///
+    /// # Safety
+    /// As long as the slice lives,
+    /// - no other thread or process writes to these bytes, and none reads bytes that are written to through the slice;
+    /// - the file is not truncated, its device does not fail and its disk has room for it: zeros would take the place of
+    ///   the bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::AtomicU8;
+    /// let mut memory = stillmap::Shared::<[AtomicU8]>::with_len(4096)?;
+    /// // SAFETY: no other process has this memory.
+    /// let bytes = unsafe { memory.as_mut_slice() };
+    /// bytes.fill(7);
+    /// bytes.sort_unstable();
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    #[allow(unsafe_code)]
+    pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
+        let (start, len) = (self.value.as_ptr().cast::<u8>(), self.len());
+        // SAFETY:
+        // - `len` bytes are mapped, readable and writable, and initialised: pages start as zeros or hold the file.
+        // - `&mut self` excludes this value; the caller excludes all others.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
     /// Where `len` bytes from `offset` on are.
     #[inline]
     fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {

@@ -1,146 +1,118 @@
-//! Making a file for several processes at once: whole and allocated, or not there.
+//! Creating a file for several processes at once: complete and allocated, or not there.
 //!
-//! A new file gets its space while it has no name, and its name by link(2), which only one of several can win; the
-//! others open the winner's. So nobody ever sees one that is too short, and a full disk leaves nothing behind.
+//! A new file gets its space while it has no name, and its name by link(2), which only one process can win; the others
+//! open that file. So no process sees one that is too short, and a full disk leaves nothing behind. Where a file system
+//! has no unnamed files or no hard links, the name is created with `O_EXCL`, and the space comes after it.
 
-use super::open::refused;
+use super::open::open_error;
 use crate::error::{Error, Result};
+use crate::resolve::{self, Name, Resolved};
 use crate::space;
+use crate::sys::dir;
 use crate::sys::file::{self, Kind};
-use crate::sys::{dir, write};
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Somebody made the file, or removed it, between two of our looks. More often than this is no coincidence.
-const ROUNDS: u32 = 100;
+/// Another process created or removed the file between two steps. A path that changes more often has another cause.
+const MAX_ATTEMPTS: u32 = 100;
 
-/// The file at `path`, open for reading and writing, with at least `len` bytes, all on the disk.
-pub(super) fn file(path: &Path, len: u64) -> Result<OwnedFd> {
-    let mut target = path.to_path_buf();
-    for _ in 0..ROUNDS {
-        match file::open_read_write(&target) {
-            Ok(fd) => return extend(fd, path, len),
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(refused(path, e)),
-            Err(_) => {}
-        }
-        // A symbolic link to nothing: the file is made where it leads.
-        if let Ok(leads) = std::fs::read_link(&target) {
-            target = directory(&target).join(leads);
-        } else if let Some(fd) = make(&target, path, len)? {
-            return Ok(fd);
+/// Mode of a new file, less the umask.
+const MODE: u32 = 0o666;
+
+/// The file at `path`, open for reading and writing, with at least `len` bytes, all of them allocated.
+pub(super) fn open_or_create(path: &Path, len: u64) -> Result<OwnedFd> {
+    for _ in 0..MAX_ATTEMPTS {
+        let name = match resolve::resolve(path, false)? {
+            Resolved::Descriptor(fd) => return extend(fd.into(), path, len),
+            // Only the kernel can follow it, and something is there.
+            Resolved::Magic(_) => {
+                let fd = file::open_read_write(path).map_err(|e| open_error(path, e))?;
+                return extend(fd.into(), path, len);
+            }
+            Resolved::Name(name) => name,
+        };
+        let opened = if name.found.is_some() {
+            open_existing(&name, path)?.map(|file| extend(file, path, len))
+        } else {
+            create(&name, path, len)?.map(|file| Ok(file.into()))
+        };
+        if let Some(fd) = opened {
+            return fd;
         }
     }
     let source = io::Error::from_raw_os_error(libc::ELOOP);
     Err(Error::os("open", Some(path), source))
 }
 
-/// Allocates a file that is there; it becomes longer, if it must, by one step and last.
-fn extend(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
-    let stat = file::stat(fd.as_fd()).map_err(|e| Error::os("statx", Some(path), e))?;
+/// Opens what has the name, and no symbolic link; `None` if it was removed meanwhile.
+fn open_existing(name: &Name, path: &Path) -> Result<Option<File>> {
+    let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NOCTTY;
+    let fd = match dir::open_at(name.dir.as_fd(), &name.name, flags, 0) {
+        // ELOOP: a symbolic link took its place.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ELOOP)) => return Ok(None),
+        opened => opened.map_err(|e| open_error(path, e))?,
+    };
+    // Another file may have taken its place.
+    let error = |e| Error::os("open", Some(path), e);
+    let directory = dir::stat(name.dir.as_fd()).map_err(error)?;
+    let stat = dir::stat(fd.as_fd()).map_err(error)?;
+    resolve::check_sticky(&directory, &stat).map_err(error)?;
+    Ok(Some(File::from(fd)))
+}
+
+/// Allocates a file that is there. It becomes longer, if it must, in one step and last.
+fn extend(file: File, path: &Path, len: u64) -> Result<OwnedFd> {
+    let stat = file::stat(file.as_fd()).map_err(|e| Error::os("fstat", Some(path), e))?;
     if stat.kind != Kind::Regular || len == 0 {
-        return Ok(fd);
+        return Ok(file.into());
     }
-    match allocate(&fd, len) {
-        // As good as `open`: a hole that finds no space later is a fault, which is answered.
-        Err(e) if cannot_allocate(&e) && stat.size >= len => Ok(fd),
+    match space::allocate_front(&file, len) {
+        // As after `open`: a store to a hole that finds no space is a fault, which the SIGBUS handler answers.
+        Err(e) if space::is_unsupported(&e) && stat.size >= len => Ok(file.into()),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
-        Ok(()) => Ok(fd),
+        Ok(()) => Ok(file.into()),
     }
 }
 
-/// Makes a new file; `None` if somebody was faster.
-fn make(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
-    let refused = |e| refused(path, e);
-    let Some(name) = target.file_name() else {
-        // Nothing, or `..` of what is not there.
-        return Err(refused(io::Error::from_raw_os_error(libc::ENOENT)));
+/// Creates a new file; `None` if another process was faster.
+fn create(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
+    let dir = name.dir.as_fd();
+    let file = match dir::open_tmpfile(dir, MODE) {
+        Ok(file) => file,
+        Err(e) if dir::is_tmpfile_unsupported(&e) => return create_named(name, path, len),
+        Err(e) => return Err(open_error(path, e)),
     };
-    if target.as_os_str().as_bytes().ends_with(b"/") {
-        return Err(refused(io::Error::from_raw_os_error(libc::EISDIR)));
-    }
-    let name = dir::c_string(name).map_err(refused)?;
-    let directory = dir::c_string(directory(target).as_os_str()).map_err(refused)?;
-    let dir = dir::open_directory(dir::working_directory(), &directory).map_err(refused)?;
-    let new = match dir::open_tmpfile(dir.as_fd(), 0o666) {
-        Ok(file) => fill(file.into(), path, len)?,
-        Err(e) if dir::is_tmpfile_unsupported(&e) => return make_named(target, path, len),
-        Err(e) => return Err(refused(e)),
-    };
-    let link = dir::proc_path(new.as_fd());
-    match dir::link(&link, dir.as_fd(), &name) {
-        Ok(()) => Ok(Some(new)),
+    allocate(&file, path, len)?;
+    let linked = dir::link(&dir::proc_path(file.as_fd()), dir, &name.name);
+    match linked {
+        Ok(()) => Ok(Some(file)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(None),
-        Err(e) => Err(Error::os("linkat", Some(path), e)),
+        // No hard links, or no /proc.
+        Err(_) => create_named(name, path, len),
     }
 }
 
-/// The same by way of a temporary name, which goes if anything fails.
-fn make_named(target: &Path, path: &Path, len: u64) -> Result<Option<OwnedFd>> {
-    let mut builder = tempfile::Builder::new();
-    builder.permissions(Permissions::from_mode(0o666));
-    let temporary = builder.tempfile_in(directory(target));
-    let temporary = temporary.map_err(|e| refused(path, e))?;
-    let fd = temporary.as_file().try_clone();
-    let fd = fd.map_err(|e| Error::os("fcntl", Some(path), e))?;
-    let fd = fill(fd.into(), path, len)?;
-    match temporary.persist_noclobber(target) {
-        Ok(_) => Ok(Some(fd)),
-        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Ok(None),
-        Err(e) => Err(Error::os("linkat", Some(path), e.error)),
+/// The same under its name from the first moment on.
+fn create_named(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
+    let dir = name.dir.as_fd();
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    let file = match dir::open_at(dir, &name.name, flags, MODE) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(None),
+        opened => File::from(opened.map_err(|e| open_error(path, e))?),
+    };
+    let allocated = allocate(&file, path, len);
+    if allocated.is_err() {
+        let _ = dir::unlink(dir, &name.name);
     }
+    allocated.map(|()| Some(file))
 }
 
-/// Gives a file that nobody else has its bytes.
-fn fill(fd: OwnedFd, path: &Path, len: u64) -> Result<OwnedFd> {
-    if len == 0 {
-        return Ok(fd);
-    }
-    match allocate(&fd, len) {
-        Ok(()) => Ok(fd),
-        Err(e) if cannot_allocate(&e) => {
-            let file = File::from(fd);
-            write_zeros(&file, len).map_err(|e| Error::os("write", Some(path), e))?;
-            Ok(file.into())
-        }
-        Err(e) => Err(Error::os("fallocate", Some(path), e)),
-    }
-}
-
-fn allocate(fd: &OwnedFd, len: u64) -> io::Result<()> {
-    let file = File::from(fd.try_clone()?);
-    space::allocate_front(&file, len)
-}
-
-/// Where there is no fallocate(2), bytes that were written have their space.
-fn write_zeros(file: &File, len: u64) -> io::Result<()> {
-    let zeros = [0; 64 << 10];
-    let mut left = len;
-    while left > 0 {
-        let step = left.min(zeros.len() as u64) as usize;
-        write::write_all(file, &zeros[..step])?;
-        left -= step as u64;
-    }
-    // Delayed allocation would find out about a full disk too late.
-    file.sync_data()
-}
-
-fn cannot_allocate(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV)
-    )
-}
-
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        Some(_) => Path::new("."),
-        None => path,
-    }
+/// Gives a new file its bytes.
+fn allocate(file: &File, path: &Path, len: u64) -> Result<()> {
+    let allocated = space::extend_or_write_zeros(file, 0, len);
+    allocated.map_err(|e| Error::os("fallocate", Some(path), e))
 }
 
 #[cfg(test)]
@@ -148,20 +120,24 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
-    /// Where there are no unnamed files; no file system at hand is like that.
+    /// Where there are no unnamed files or no hard links.
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no fallocate")]
-    fn a_temporary_name_does_as_well() {
+    fn without_unnamed_files_it_is_created_under_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        assert!(make_named(&path, &path, 10_000).unwrap().is_some());
+        let Resolved::Name(name) = resolve::resolve(&path, false).unwrap() else {
+            panic!("no name");
+        };
+        // What cannot be allocated leaves nothing.
+        assert!(create_named(&name, &path, u64::MAX / 4).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(create_named(&name, &path, 10_000).unwrap().is_some());
         let made = std::fs::metadata(&path).unwrap();
         assert_eq!(made.len(), 10_000);
         assert!(made.blocks() * 512 >= 10_000);
-        // Somebody was faster.
-        assert!(make_named(&path, &path, 20_000).unwrap().is_none());
+        // Another process was faster.
+        assert!(create_named(&name, &path, 20_000).unwrap().is_none());
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), made.ino());
-        assert!(make_named(&path, &path, u64::MAX / 4).is_err());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -5,15 +5,18 @@ mod create;
 mod fault_entry;
 mod mapping;
 mod open;
+mod seal;
 pub(crate) mod sigbus;
 
 use crate::error::{Error, Result};
+use crate::page;
+use crate::range;
 use crate::region::Region;
 use crate::shareable::Shareable;
 use crate::shared::sigbus::Guarded;
 use crate::sys;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::ptr::NonNull;
@@ -94,8 +97,8 @@ pub struct Shared<T: ?Sized + Shareable> {
 /// Who owns the mapping.
 enum Memory {
     /// Of a memfd that cannot shrink: no page is ever lost.
-    Steady(Region),
-    Guarded(Guarded),
+    Unshrinkable(Region),
+    FaultTolerant(Guarded),
 }
 
 // SAFETY: it gives `&T` only, whichever thread holds it, and `Shareable` types are `Sync`; it never drops a `T`.
@@ -125,10 +128,35 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// Source: msync(2).
     #[doc(alias = "msync")]
     pub fn flush(&self) -> Result<()> {
+        self.flush_range(..)
+    }
+
+    /// [`flush`](Shared::flush) of the pages that hold a range of bytes (not elements).
+    ///
+    /// # Errors
+    /// As [`flush`](Shared::flush); [`Error::OutOfBounds`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("table");
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// let table = stillmap::Shared::<[AtomicU64]>::create_slice(&path, 10_000)?;
+    /// table[9_000].store(7, Ordering::Relaxed);
+    /// table.flush_range(9_000 * 8..9_001 * 8)?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    ///
+    /// Source: msync(2).
+    pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        let range = range::check(range, self.size())?;
         self.check()?;
-        let region = self.region();
-        if region.len() > 0 {
-            let done = sys::memory::sync(region.start(), region.len());
+        if !range.is_empty() {
+            let start = page::round_down(range.start);
+            // SAFETY: inside the mapping.
+            #[allow(unsafe_code)]
+            let address = unsafe { self.region().start().add(start) };
+            let done = sys::memory::sync(address, range.end - start);
             done.map_err(|e| self.error("msync", e))?;
         }
         // What was lost meanwhile did not reach the device.
@@ -165,8 +193,8 @@ impl<T: ?Sized + Shareable> Shared<T> {
 
     /// Whether the memory is still that of the file.
     ///
-    /// It notices a file that is now too short also if nobody touched the missing pages yet (statx(2)), and treats it
-    /// as if somebody had. A file that was truncated and has grown again in between is its old length of zeros, and no
+    /// It also notices a file that is too short now and whose missing pages were not touched yet (fstat(2)), and treats it
+    /// as if one had been. A file that was truncated and has grown again in between is its old length of zeros, and no
     /// fault.
     ///
     /// # Errors
@@ -185,7 +213,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn check(&self) -> Result<()> {
-        let (Memory::Guarded(guarded), Some(fd)) = (&self.memory, &self.fd) else {
+        let (Memory::FaultTolerant(guarded), Some(fd)) = (&self.memory, &self.fd) else {
             return Ok(());
         };
         if !guarded.is_faulted() {
@@ -203,11 +231,11 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// # Examples
     /// ```
     /// let memory = stillmap::Shared::<std::sync::atomic::AtomicU64>::memfd("example")?;
-    /// let to_send = memory.as_fd().unwrap().try_clone_to_owned()?;
+    /// let to_send = memory.fd().unwrap().try_clone_to_owned()?;
     /// # drop(to_send);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
@@ -230,7 +258,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     #[inline]
     fn check_fault(&self) -> Result<()> {
         match &self.memory {
-            Memory::Guarded(guarded) if guarded.is_faulted() => Err(self.faulted()),
+            Memory::FaultTolerant(guarded) if guarded.is_faulted() => Err(self.faulted()),
             _ => Ok(()),
         }
     }
@@ -254,8 +282,8 @@ impl<T: ?Sized + Shareable> Shared<T> {
 impl Memory {
     fn region(&self) -> &Region {
         match self {
-            Memory::Steady(region) => region,
-            Memory::Guarded(guarded) => guarded.region(),
+            Memory::Unshrinkable(region) => region,
+            Memory::FaultTolerant(guarded) => guarded.region(),
         }
     }
 }

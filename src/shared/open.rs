@@ -10,7 +10,7 @@ use crate::sys;
 use crate::sys::file::{self, Kind};
 use crate::sys::memory::{Pages, Place};
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
@@ -35,12 +35,12 @@ impl<T: Shareable> Shared<T> {
     /// never shrink. `name` is what `/proc` shows; several may have the same.
     ///
     /// # Errors
-    /// As [`anonymous`](Shared::anonymous); a name with a zero byte or of more than 249 bytes is refused (`EINVAL`).
+    /// As [`new`](Shared::new); a name with a zero byte or of more than 249 bytes is refused (`EINVAL`).
     ///
     /// # Examples
     /// ```
     /// let counter = stillmap::Shared::<std::sync::atomic::AtomicU64>::memfd("counter")?;
-    /// assert!(counter.as_fd().is_some());
+    /// assert!(counter.fd().is_some());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     ///
@@ -103,11 +103,13 @@ impl<T: Shareable> Shared<T> {
     /// ```
     pub fn create<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
-        let fd = create::file(path, size_of::<T>() as u64)?;
+        let fd = create::open_or_create(path, size_of::<T>() as u64)?;
         Mapped::file(fd, Some(path), size_of_value::<T>, align_of::<T>()).map(value)
     }
 
     /// The first `size_of::<T>()` bytes of what a received or inherited descriptor stands for, a memfd or a file.
+    ///
+    /// The descriptor is duplicated; [`TryFrom<OwnedFd>`](Shared#impl-TryFrom<OwnedFd>-for-Shared<T>) takes it.
     ///
     /// The sender is not trusted: unless the memfd is sealed against shrinking, a fault is answered as for a file.
     ///
@@ -121,13 +123,14 @@ impl<T: Shareable> Shared<T> {
     /// use std::sync::atomic::{AtomicU64, Ordering};
     ///
     /// let mine = Shared::<AtomicU64>::memfd("example")?;
-    /// let fd = mine.as_fd().unwrap().try_clone_to_owned()?; // as if it had come through a socket
+    /// let fd = mine.fd().unwrap().try_clone_to_owned()?; // as if it had come through a socket
     /// let theirs = Shared::<AtomicU64>::from_fd(fd)?;
     /// theirs.store(7, Ordering::Relaxed);
     /// assert_eq!(mine.load(Ordering::Relaxed), 7);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+    pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
+        let fd = duplicate(fd.as_fd())?;
         Mapped::file(fd, None, size_of_value::<T>, align_of::<T>()).map(value)
     }
 }
@@ -213,7 +216,7 @@ impl<A: Shareable> Shared<[A]> {
     /// ```
     pub fn create_slice<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
         let (path, size) = (path.as_ref(), bytes_of::<A>(len)?);
-        let fd = create::file(path, size as u64)?;
+        let fd = create::open_or_create(path, size as u64)?;
         let size_of = |there, name| exactly(size, there, name);
         Mapped::file(fd, Some(path), size_of, align_of::<A>()).map(slice)
     }
@@ -228,13 +231,36 @@ impl<A: Shareable> Shared<[A]> {
     /// use stillmap::Shared;
     /// use std::sync::atomic::AtomicU8;
     /// let mine = Shared::<[AtomicU8]>::memfd_slice("example", 100)?;
-    /// let theirs = Shared::<[AtomicU8]>::from_fd_slice(mine.as_fd().unwrap().try_clone_to_owned()?)?;
+    /// let theirs = Shared::<[AtomicU8]>::from_fd_slice(mine.fd().unwrap())?;
     /// assert_eq!(theirs.len(), 100);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_fd_slice(fd: OwnedFd) -> Result<Self> {
+    pub fn from_fd_slice<F: AsFd>(fd: F) -> Result<Self> {
+        let fd = duplicate(fd.as_fd())?;
         Mapped::file(fd, None, size_of_slice::<A>, align_of::<A>()).map(slice)
     }
+}
+
+/// Takes a descriptor: [`Shared::from_fd`].
+impl<T: Shareable> TryFrom<OwnedFd> for Shared<T> {
+    type Error = Error;
+
+    fn try_from(fd: OwnedFd) -> Result<Self> {
+        Mapped::file(fd, None, size_of_value::<T>, align_of::<T>()).map(value)
+    }
+}
+
+/// Takes a descriptor: [`Shared::from_fd_slice`].
+impl<A: Shareable> TryFrom<OwnedFd> for Shared<[A]> {
+    type Error = Error;
+
+    fn try_from(fd: OwnedFd) -> Result<Self> {
+        Mapped::file(fd, None, size_of_slice::<A>, align_of::<A>()).map(slice)
+    }
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    file::duplicate(fd).map_err(|e| Error::os("fcntl", None, e))
 }
 
 /// `len` bytes, mapped, readable and writable, whose start is as aligned as was asked for.
@@ -256,7 +282,7 @@ fn value<T: Shareable>(mapped: Mapped) -> Shared<T> {
 }
 
 fn slice<A: Shareable>(mapped: Mapped) -> Shared<[A]> {
-    // Elements of no size: none is there.
+    // For elements without a size, none.
     let len = mapped.len.checked_div(size_of::<A>()).unwrap_or(0);
     let start = mapped.memory.region().start().cast();
     Shared {
@@ -304,7 +330,7 @@ impl Mapped {
         let not_mappable = |what| Error::not_mappable(name().as_deref(), what);
         match stat.kind {
             Kind::Regular => {}
-            Kind::Directory => return Err(Error::IsDirectory { path: name() }),
+            Kind::Directory => return Err(Error::is_directory(name().as_deref())),
             Kind::Block | Kind::Fifo | Kind::Other => {
                 return Err(not_mappable("it is not a regular file"));
             }
@@ -324,25 +350,22 @@ impl Mapped {
         }
         let len = size_of(stat.size, name())?;
         let memory = match len {
-            0 => Memory::Steady(Region::empty()),
+            0 => Memory::Unshrinkable(Region::empty()),
             _ => {
                 let pages = whole(len, name())?;
                 let region = Region::shared(fd.as_fd(), pages, Place::Anywhere, Pages::Zeroed);
                 let region = region.map_err(|e| e.with_path(name))?;
                 match seals & libc::F_SEAL_SHRINK != 0 {
-                    true => Memory::Steady(region),
+                    true => Memory::Unshrinkable(region),
                     // SAFETY: `Shared` makes references to atomics only.
                     #[allow(unsafe_code)]
-                    false => Memory::Guarded(unsafe { Guarded::new(region) }?),
+                    false => Memory::FaultTolerant(unsafe { Guarded::new(region) }?),
                 }
             }
         };
         let start = memory.region().start().as_ptr().addr();
         if start % align != 0 {
-            return Err(Error::Misaligned {
-                value: start as u64,
-                align,
-            });
+            return Err(Error::misaligned(start as u64, align));
         }
         Ok(Mapped {
             memory,
@@ -354,15 +377,13 @@ impl Mapped {
 }
 
 fn open_file(path: &Path) -> Result<OwnedFd> {
-    file::open_read_write(path).map_err(|e| refused(path, e))
+    file::open_read_write(path).map_err(|e| open_error(path, e))
 }
 
 /// An open(2) that failed.
-pub(super) fn refused(path: &Path, source: std::io::Error) -> Error {
+pub(super) fn open_error(path: &Path, source: std::io::Error) -> Error {
     match source.raw_os_error() {
-        Some(libc::EISDIR) => Error::IsDirectory {
-            path: Some(path.to_path_buf()),
-        },
+        Some(libc::EISDIR) => Error::is_directory(Some(path)),
         _ => Error::os("open", Some(path), source),
     }
 }

@@ -1,6 +1,5 @@
 //! Any input as bytes that do not change.
 
-mod freeze;
 mod mapping;
 mod options;
 
@@ -269,7 +268,7 @@ impl Snapshot {
         }
     }
 
-    fn memory(memory: Buffer) -> Self {
+    pub(crate) fn memory(memory: Buffer) -> Self {
         Snapshot {
             start: memory.start(),
             len: memory.len(),
@@ -294,7 +293,7 @@ impl Snapshot {
     }
 
     /// `len` bytes from `delta` on, in a mapping whose bytes do not change.
-    fn mapped(region: Region, delta: usize, len: usize, backing: Backing) -> Self {
+    pub(crate) fn mapped(region: Region, delta: usize, len: usize, backing: Backing) -> Self {
         debug_assert!(delta + len <= region.len());
         // SAFETY: `delta` lies inside the mapping.
         #[allow(unsafe_code)]

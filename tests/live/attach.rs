@@ -45,7 +45,7 @@ fn a_file_of_another_user_that_goes_on_writing() {
 #[test]
 fn a_memfd_that_is_sealed_against_future_writing() {
     let memory = Shared::<[AtomicU8]>::memfd_slice("segment", 100_000).expect("memfd");
-    let fd = memory.as_fd().expect("its descriptor");
+    let fd = memory.fd().expect("its descriptor");
     // SAFETY: takes numbers.
     let sealed =
         unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
@@ -134,7 +134,7 @@ fn where_address_space_is_limited_it_is_mapped_anew() {
 #[test]
 fn a_snapshot_of_it_is_a_copy_of_one_moment() {
     let memory = Shared::<[AtomicU8]>::memfd_slice("segment", 4 << 20).expect("memfd");
-    let live = Live::from_fd(memory.as_fd().expect("its descriptor")).expect("attach");
+    let live = Live::from_fd(memory.fd().expect("its descriptor")).expect("attach");
     memory.write_at(1 << 20, b"before").expect("write");
     let copy = live.snapshot(1 << 20..3 << 20).expect("snapshot");
     assert!(copy.is_intact());

@@ -1,0 +1,70 @@
+//! From shared memory to bytes that no process can change.
+
+use super::Shared;
+use crate::backing::Backing;
+use crate::error::{Error, Result};
+use crate::region::Region;
+use crate::shareable::Shareable;
+use crate::snapshot::Snapshot;
+use crate::sys::file;
+use std::os::fd::AsFd;
+
+impl<T: ?Sized + Shareable> Shared<T> {
+    /// Makes the bytes of a memfd final: no process, this one included, can ever change them again, nor make them
+    /// more or fewer.
+    ///
+    /// To send them, clone the descriptor first ([`fd`](Shared::fd)); the receiver's
+    /// [`Snapshot::from_fd`] finds the seals and maps it without a copy.
+    ///
+    /// # Errors
+    /// In each case this mapping is gone; a cloned descriptor keeps the memory, and can be mapped and sealed later.
+    /// - [`Error::Busy`] while another process has it mapped, a forked child for example.
+    /// - [`Error::Unsealable`] if it is not a memfd, or one that takes no seals.
+    ///
+    /// # Examples
+    /// ```
+    /// use stillmap::{Backing, Shared, Snapshot};
+    /// use std::sync::atomic::AtomicU8;
+    ///
+    /// let memory = Shared::<[AtomicU8]>::memfd_slice("message", 7)?;
+    /// memory.write_at(0, b"message")?;
+    /// let fd = memory.fd().unwrap().try_clone_to_owned()?;
+    /// let sealed = memory.seal()?;
+    /// assert_eq!(&sealed[..], b"message");
+    /// assert_eq!(sealed.backing(), Backing::Sealed);
+    /// assert_eq!(&Snapshot::from_fd(&fd)?[..], b"message");
+    /// assert!(std::fs::File::from(fd).set_len(100).is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// Source: fcntl(2) on `F_ADD_SEALS`, Linux 3.17.
+    #[doc(alias = "F_ADD_SEALS")]
+    pub fn seal(self) -> Result<Snapshot> {
+        let len = self.size();
+        // The kernel seals nothing that is mapped writable, so the mapping has to go first.
+        let (fd, path) = self.into_fd();
+        let Some(fd) = fd else {
+            return Err(Error::unsealable(None, "only a memfd can be sealed"));
+        };
+        let path = path.or_else(|| file::name(fd.as_fd()));
+        let path = path.as_deref();
+        let all = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+        file::add_seals(fd.as_fd(), all).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => Error::busy(path),
+            Some(libc::EINVAL) => Error::unsealable(path, "only a memfd can be sealed"),
+            Some(libc::EPERM) => Error::unsealable(path, "it takes no seals"),
+            _ => Error::os("fcntl", path, e),
+        })?;
+        // Another process may have shortened it before it was sealed.
+        let stat = file::stat(fd.as_fd()).map_err(|e| Error::os("fstat", path, e))?;
+        if stat.size < len as u64 {
+            return Err(Error::faulted(path));
+        }
+        if len == 0 {
+            return Ok(Snapshot::mapped(Region::empty(), 0, 0, Backing::Sealed));
+        }
+        let mapped = Region::file(fd.as_fd(), 0, len);
+        let (region, delta) = mapped.map_err(|e| Error::os("mmap", path, e))?;
+        Ok(Snapshot::mapped(region, delta, len, Backing::Sealed))
+    }
+}
