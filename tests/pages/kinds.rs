@@ -118,7 +118,7 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     of.atomics("shared atomics", Bytes::with_len(len));
     of.atomics("a shared memfd", Bytes::memfd_slice("memfd", len));
     of.atomics("a shared file", Bytes::create_slice(at("shared"), len));
-    let received = Bytes::from_fd_slice(memfd(&bytes[..len]).into());
+    let received = Bytes::from_fd_slice(memfd(&bytes[..len]));
     of.atomics("a received memfd", received);
     of.numbers(
         "shared numbers",
