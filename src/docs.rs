@@ -15,3 +15,7 @@ pub mod durability {}
 /// What to write instead of memmap2, call by call, and what is different then.
 #[doc = include_str!("../docs/memmap2.md")]
 pub mod memmap2 {}
+
+/// Each platform: what keeps the promise there, and how it was tested.
+#[doc = include_str!("../docs/platforms.md")]
+pub mod platforms {}

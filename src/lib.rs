@@ -223,6 +223,7 @@ pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
 /// stillmap::release_unused_memory();
 /// ```
 pub fn release_unused_memory() {
+    #[cfg(target_os = "linux")]
     buffer::release_unused();
 }
 
