@@ -43,8 +43,8 @@ pub(crate) fn umask() -> u32 {
 /// A number that no other process can guess: getrandom(2).
 pub(crate) fn random() -> io::Result<u64> {
     let mut number = [0_u8; 8];
-    let start = number.as_mut_ptr().cast();
+    let start = number.as_mut_ptr();
     // SAFETY: getrandom(2) writes at most eight bytes to `number`, and so few are written in one go.
-    call(|| unsafe { libc::getrandom(start, number.len(), 0) })?;
+    call(|| unsafe { libc::syscall(libc::SYS_getrandom, start, number.len(), 0) })?;
     Ok(u64::from_ne_bytes(number))
 }

@@ -148,9 +148,9 @@ unsafe fn map_fixed(
     offset: u64,
 ) -> io::Result<()> {
     let target = target.as_ptr().cast();
-    let (flags, offset) = (flags | libc::MAP_FIXED, offset as libc::off_t);
+    let (flags, offset) = (flags | libc::MAP_FIXED, offset as libc::off64_t);
     // SAFETY: the caller owns the target.
-    checked(unsafe { libc::mmap(target, len, protection, flags, fd, offset) }).map(drop)
+    checked(unsafe { libc::mmap64(target, len, protection, flags, fd, offset) }).map(drop)
 }
 
 /// True if every page of a range is mapped: msync(2) fails with `ENOMEM` otherwise. `MS_ASYNC` does nothing else.
