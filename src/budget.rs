@@ -37,7 +37,7 @@ pub(crate) fn fits_available(len: u64) -> bool {
 
 /// Why no further descriptor and mapping of `len` bytes may be held for long, if so: the last quarter of the
 /// descriptors and addresses, and the last eighth of the mappings, are for the program.
-pub(crate) fn refuse_lease(fd: BorrowedFd<'_>, len: usize) -> Option<Reason> {
+pub(crate) fn refuse_lease(fd: BorrowedFd<'_>, len: u64) -> Option<Reason> {
     if is_descriptor_scarce(fd) {
         return Some(Reason::Descriptors);
     }
@@ -45,7 +45,7 @@ pub(crate) fn refuse_lease(fd: BorrowedFd<'_>, len: usize) -> Option<Reason> {
 }
 
 /// The same for a mapping without a descriptor.
-pub(crate) fn refuse_mapping(len: usize) -> Option<Reason> {
+pub(crate) fn refuse_mapping(len: u64) -> Option<Reason> {
     if is_address_space_scarce(len) {
         return Some(Reason::AddressSpace);
     }
@@ -61,13 +61,13 @@ fn is_descriptor_scarce(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// True if a mapping of `len` bytes, and its copy, would take more than three quarters of `RLIMIT_AS`.
-fn is_address_space_scarce(len: usize) -> bool {
+fn is_address_space_scarce(len: u64) -> bool {
     let limit = limits::address_space();
     if limit == u64::MAX {
         return false;
     }
     let used = limits::used_address_space().unwrap_or(limit);
-    used.saturating_add(2 * len as u64) > limit / 4 * 3
+    used.saturating_add(2 * len) > limit / 4 * 3
 }
 
 /// True if few mappings are left below `vm.max_map_count`. They are counted again when an eighth of what was left has

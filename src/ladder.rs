@@ -4,10 +4,10 @@
 
 use crate::backing::Backing;
 use crate::budget;
-use crate::buffer::{self, Buffer};
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
-use crate::input::{self, Copy, Progress, Source, StreamRequest, Window};
+use crate::input::{self, Access, Copy, Progress, Request, Source, Window};
 use crate::lease::read::{LeasedMapping, ReadLease};
 use crate::reason::Reason;
 use crate::region::Region;
@@ -17,52 +17,9 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-/// A file of at most so many bytes is copied rather than cloned for `Private`: that is faster.
-const PRIVATE_READ_MAX: u64 = 256 << 10;
-
 /// A file of at most so many bytes is copied rather than cloned if it is in the page cache: 64 MiB are copied in 10 to
 /// 30 ms, and read by way of a clone, which starts without pages, in 100 ms.
 const COPY_RATHER_THAN_CLONE_MAX: u64 = 64 << 20;
-
-/// What a caller wants of an input.
-#[derive(Clone, Debug)]
-pub(crate) struct Request {
-    /// Bytes to leave out at the start.
-    pub(crate) offset: u64,
-    /// `None`: up to the end.
-    pub(crate) len: Option<usize>,
-    pub(crate) limits: Limits,
-    pub(crate) access: Access,
-    /// Whether a lease may hold the bytes.
-    pub(crate) lease: bool,
-    /// Whether forked children have the bytes, so that they cannot be leased.
-    pub(crate) across_fork: bool,
-    /// Whether nothing but small files may be copied.
-    pub(crate) must_map: bool,
-    /// Whether a stream may be continued in an unnamed file.
-    pub(crate) spill: bool,
-    /// Whether all pages of a mapping are faulted in before it is returned.
-    pub(crate) populate: bool,
-}
-
-/// The most bytes, by where they go. `None`: the default.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Limits {
-    /// Of the input.
-    pub(crate) total: Option<u64>,
-    /// In memory.
-    pub(crate) memory: Option<u64>,
-    /// Read or copied rather than mapped.
-    pub(crate) copy: Option<u64>,
-}
-
-/// What the bytes are mapped for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    Read,
-    /// Stores are private to this process.
-    CopyOnWrite,
-}
 
 /// The bytes of an input.
 pub(crate) struct Opened {
@@ -95,43 +52,6 @@ pub(crate) enum Held {
 enum Found {
     Mapped(Opened),
     MustCopy(Reason),
-}
-
-impl Default for Request {
-    fn default() -> Self {
-        Request {
-            offset: 0,
-            len: None,
-            limits: Limits::default(),
-            access: Access::Read,
-            lease: true,
-            across_fork: false,
-            must_map: false,
-            spill: false,
-            populate: false,
-        }
-    }
-}
-
-impl Request {
-    /// True if the caller set a bound that waiting for a FIFO's writer would break.
-    pub(crate) fn is_bounded(&self) -> bool {
-        let limits = &self.limits;
-        self.must_map || self.len.is_some() || limits.total.or(limits.copy).is_some()
-    }
-
-    /// True if reading so many bytes costs less than mapping them.
-    fn is_read_faster(&self, len: u64) -> bool {
-        match self.access {
-            Access::CopyOnWrite => len <= PRIVATE_READ_MAX,
-            Access::Read => buffer::is_reading_faster(len),
-        }
-    }
-
-    fn may_copy(&self, len: u64) -> bool {
-        let limit = self.limits.copy.unwrap_or(u64::MAX);
-        len <= limit && (len <= buffer::READ_MAX as u64 || !self.must_map)
-    }
 }
 
 /// Opens a path. A FIFO without a writer is not waited for if the request is bounded.
@@ -207,7 +127,7 @@ fn open_file(
 ) -> Result<Opened> {
     let window = Window::new(base, request.offset, request.len);
     let range = window.in_file(stat.size)?;
-    check_limit(source, request.limits.total, &range)?;
+    request.check_total(&range)?;
     let opened = match map(source, request, &window, stat, &range)? {
         Found::Mapped(opened) => opened,
         Found::MustCopy(reason) => {
@@ -219,15 +139,6 @@ fn open_file(
     };
     window.advance(source, opened.len())?;
     Ok(opened)
-}
-
-fn check_limit(source: &Source<'_>, limit: Option<u64>, range: &Range<u64>) -> Result<()> {
-    match limit {
-        Some(limit) if range.end - range.start > limit => {
-            Err(Error::too_large(source.name().as_deref(), limit))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The strategies that map.
@@ -260,9 +171,13 @@ fn map(
         }
         return map_range(source, request, fd, range, backing, None);
     }
-    let reason = match lease(source, request, window, system)? {
-        Found::MustCopy(reason) => reason,
-        leased => return Ok(leased),
+    let scarce = || budget::refuse_lease(fd, len);
+    let reason = match request.lease.then(scarce).flatten() {
+        Some(reason) => reason,
+        None => match lease(source, request, window, system)? {
+            Found::MustCopy(reason) => reason,
+            leased => return Ok(leased),
+        },
     };
     if request.access == Access::Read && is_copy_faster(fd, range, request) {
         return Ok(Found::MustCopy(reason));
@@ -293,9 +208,6 @@ fn lease(
 ) -> Result<Found> {
     if !request.lease || request.access != Access::Read {
         return Ok(Found::MustCopy(Reason::NotAsked));
-    }
-    if let Some(reason) = budget::refuse_lease(source.fd(), 0) {
-        return Ok(Found::MustCopy(reason));
     }
     let lease = match ReadLease::acquire(source, system)? {
         Ok(lease) => lease,
@@ -375,7 +287,7 @@ fn map_range(
     reason: Option<Reason>,
 ) -> Result<Found> {
     let len = addressable(source, &range)?;
-    if let Some(reason) = budget::refuse_mapping(len) {
+    if let Some(reason) = budget::refuse_mapping(len as u64) {
         return Ok(Found::MustCopy(reason));
     }
     let mapped = map_window(fd, range.start, len, request.access);
@@ -473,7 +385,7 @@ fn open_device(
     let window = Window::new(base, request.offset, request.len);
     let stat = input::stat_with_size(source, Kind::Block)?;
     let range = window.in_file(stat.size)?;
-    check_limit(source, request.limits.total, &range)?;
+    request.check_total(&range)?;
     let len = range.end - range.start;
     if request.must_map || !request.may_copy(len) {
         return Err(Error::not_mapped(name().as_deref(), Reason::BlockDevice));
@@ -499,20 +411,10 @@ fn open_stream(
     if request.must_map {
         return Err(not_mapped());
     }
-    let Limits {
-        total,
-        memory,
-        copy,
-    } = request.limits;
-    let stream = StreamRequest {
-        offset: request.offset,
-        len: request.len,
-        limit: total.into_iter().chain(copy).min(),
-        memory_limit: memory,
-        spill: request.spill,
-    };
-    let copy = match input::read_to_end(source, &stream, position, progress) {
-        Err(Error::TooLarge { limit, .. }) if Some(limit) == copy => return Err(not_mapped()),
+    let copy = match input::read_to_end(source, request, position, progress) {
+        Err(Error::TooLarge { limit, .. }) if Some(limit) == request.limits.copy => {
+            return Err(not_mapped());
+        }
         Err(Error::OutOfBounds { .. }) | Ok(_) if is_unopened_fifo(source) => {
             let name = source.name();
             return Err(Error::not_mapped(name.as_deref(), Reason::NoWriter));

@@ -6,8 +6,8 @@
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
-use crate::input::Source;
-use crate::ladder::{self, Access, Held, Opened, Request};
+use crate::input::{Access, Request, Source};
+use crate::ladder::{self, Held, Opened};
 use crate::pages::Pages;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};

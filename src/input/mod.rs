@@ -1,13 +1,15 @@
 //! Where bytes come from: an open descriptor, its window, and copies of what it gives.
 
 mod copy;
+mod request;
 mod source;
 mod stream;
 mod unnamed;
 mod window;
 
 pub(crate) use copy::{Copy, Progress, copy, stat_with_size};
+pub(crate) use request::{Access, Request};
 pub(crate) use source::Source;
-pub(crate) use stream::{StreamRequest, read_to_end};
+pub(crate) use stream::read_to_end;
 pub(crate) use unnamed::{clone_of, copy_into};
 pub(crate) use window::Window;

@@ -1,7 +1,7 @@
 //! Input without a size, read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say they are empty.
 
 use super::unnamed::{SPACE_CHUNK, with_unnamed_file};
-use super::{Copy, Progress, Source};
+use super::{Copy, Progress, Request, Source};
 use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
@@ -16,24 +16,10 @@ const PIPE_CAPACITY: i32 = 1 << 20;
 /// Up to so many bytes the available memory is not read from /proc, which takes as long as reading 100 KiB.
 const ALWAYS_FITS: u64 = 64 << 20;
 
-/// How much of a stream is wanted, and where it may go.
-pub(crate) struct StreamRequest {
-    /// Bytes to skip.
-    pub(crate) offset: u64,
-    /// `None`: to the end.
-    pub(crate) len: Option<usize>,
-    /// The most bytes to read, with those that are skipped.
-    pub(crate) limit: Option<u64>,
-    /// The most bytes to hold in memory.
-    pub(crate) memory_limit: Option<u64>,
-    /// Whether what exceeds the memory limit goes to an unnamed file.
-    pub(crate) spill: bool,
-}
-
 /// Reads to the end, or for as long as `request.len` says. `position` is the offset, if it can be set.
 pub(crate) fn read_to_end(
     source: &Source<'_>,
-    request: &StreamRequest,
+    request: &Request,
     position: Option<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<Copy> {
@@ -64,22 +50,6 @@ pub(crate) fn read_to_end(
     buffer.shrink_to_fit().map(Copy::Memory)
 }
 
-impl StreamRequest {
-    fn total(&self) -> Option<u64> {
-        self.len.map(|len| len as u64)
-    }
-
-    fn check_complete(&self, read: u64) -> Result<()> {
-        match self.total() {
-            Some(len) if read < len => {
-                let size = self.offset.saturating_add(read);
-                Err(Error::out_of_bounds(self.offset, len, size))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 fn read_some(source: &Source<'_>, buffer: &mut Buffer, most: usize) -> Result<usize> {
     let n = buffer.read_from(most, |into| file::read(source.fd(), into));
     n.map_err(|e| source.error("read", e))
@@ -88,7 +58,7 @@ fn read_some(source: &Source<'_>, buffer: &mut Buffer, most: usize) -> Result<us
 /// Skips the first `request.offset` bytes: by lseek(2) where there are offsets, else by reading.
 fn skip(
     source: &Source<'_>,
-    request: &StreamRequest,
+    request: &Request,
     position: Option<u64>,
     limits: &mut Limits<'_>,
     progress: &mut Progress<'_>,
@@ -122,7 +92,7 @@ fn skip(
 /// Goes on in an unnamed file: what is in memory, then the rest.
 fn spill(
     source: &Source<'_>,
-    request: &StreamRequest,
+    request: &Request,
     read: &Buffer,
     limits: &Limits<'_>,
     progress: &mut Progress<'_>,
@@ -167,14 +137,14 @@ struct Limits<'a> {
 }
 
 impl<'a> Limits<'a> {
-    fn new(source: &'a Source<'a>, request: &StreamRequest) -> Self {
+    fn new(source: &'a Source<'a>, request: &Request) -> Self {
         Limits {
             source,
             skipped: 0,
-            total: request.limit,
-            memory: request.memory_limit,
-            is_memory_unlimited: request.memory_limit.is_none()
-                && request.limit.is_some()
+            total: request.stream_limit(),
+            memory: request.limits.memory,
+            is_memory_unlimited: request.limits.memory.is_none()
+                && request.stream_limit().is_some()
                 && !request.spill,
         }
     }

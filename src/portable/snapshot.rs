@@ -200,11 +200,6 @@ impl SnapshotOptions {
         self
     }
 
-    /// No effect: memory that was read is in a forked child, too.
-    pub fn across_fork(self, _enable: bool) -> Self {
-        self
-    }
-
     /// Refuses what is larger than 1 MiB, with [`Error::NotMappable`].
     pub fn must_map(mut self, enable: bool) -> Self {
         self.request.must_map = enable;

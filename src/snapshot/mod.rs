@@ -45,8 +45,7 @@ use std::ptr::NonNull;
 /// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///
 /// What was read into memory starts at a multiple of 64; a mapping, at the file's offset modulo the page size.
-/// Dropping it gives everything back at once. After a raw `fork` a leased snapshot is not in the child; see
-/// [`across_fork`](SnapshotOptions::across_fork). Sources: fcntl(2) on leases, ioctl_ficlone(2), memfd_create(2).
+/// Dropping it gives everything back at once. A forked child has the same bytes. Sources: fcntl(2) on leases, ioctl_ficlone(2), memfd_create(2).
 ///
 /// # Examples
 /// ```

@@ -2,8 +2,8 @@
 
 use super::Snapshot;
 use crate::error::Result;
-use crate::input::{Progress, Source};
-use crate::ladder::{self, Request};
+use crate::input::{Progress, Request, Source};
+use crate::ladder;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -139,20 +139,6 @@ impl SnapshotOptions {
     /// ```
     pub fn lease(mut self, enable: bool) -> Self {
         self.request.lease = enable;
-        self
-    }
-
-    /// Whether the bytes are there in forked children, too; default false. If so, they are never leased.
-    ///
-    /// # Examples
-    /// ```
-    /// use stillmap::{Backing, Snapshot};
-    /// let bytes = Snapshot::options().across_fork(true).open("Cargo.toml")?;
-    /// assert_ne!(bytes.backing(), Backing::Leased);
-    /// # Ok::<(), stillmap::Error>(())
-    /// ```
-    pub fn across_fork(mut self, enable: bool) -> Self {
-        self.request.across_fork = enable;
         self
     }
 

@@ -114,13 +114,13 @@ fn nothing_of_a_lease_outlives_its_process() {
 }
 
 #[test]
-fn a_snapshot_across_fork_is_in_the_child() {
+fn a_snapshot_without_a_lease_is_in_the_child() {
     scenario!(|| {
         let Some(folder) = Folder::new() else {
             return;
         };
         let path = file(&folder);
-        let snapshot = Snapshot::options().across_fork(true).open(&path).unwrap();
+        let snapshot = Snapshot::options().lease(false).open(&path).unwrap();
         fs::write(&path, b"new").unwrap();
         let status = fork(|| assert!(snapshot.iter().all(|&byte| byte == 5)));
         assert!(status.success());

@@ -76,7 +76,7 @@ fn a_clone_stays_when_the_file_is_overwritten() {
         let options = Snapshot::options().memory_limit(0);
         let clone = options.clone().lease(false).open(&path).unwrap();
         let window = options
-            .across_fork(true)
+            .lease(false)
             .offset(5000)
             .len(2 << 20)
             .open(&path)
@@ -155,7 +155,6 @@ fn options_choose_the_rung() {
     leased(|| stillmap::open(&path));
     leased(|| options().populate(true).open(&path));
     assert_ne!(backing(options().lease(false)), Backing::Leased);
-    assert_ne!(backing(options().across_fork(true)), Backing::Leased);
     let elsewhere = backing(options().lease(false).memory_limit(0));
     assert!(matches!(elsewhere, Backing::Disk | Backing::Cloned));
 }

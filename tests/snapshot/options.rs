@@ -170,32 +170,25 @@ fn must_map_copies_nothing_but_small_files() {
 }
 
 #[test]
-fn without_a_lease_and_across_fork_nothing_is_leased() {
+fn without_a_lease_nothing_is_leased() {
     let dir = temp_dir();
     for size in SIZES {
         let bytes = pattern(5, size);
         let path = file_with(dir.path(), "file", &bytes);
-        let leaseless: [fn(SnapshotOptions) -> SnapshotOptions; 3] = [
-            |o| o.lease(false),
-            |o| o.across_fork(true),
-            |o| o.across_fork(true).lease(true),
-        ];
-        for options in leaseless {
-            let snapshot = options(Snapshot::options()).open(&path).unwrap();
-            assert_same(&snapshot, &bytes, size);
-            assert_ne!(snapshot.backing(), Backing::Leased);
-        }
+        let snapshot = Snapshot::options().lease(false).open(&path).unwrap();
+        assert_same(&snapshot, &bytes, size);
+        assert_ne!(snapshot.backing(), Backing::Leased);
     }
 }
 
 #[test]
-fn across_fork_the_child_reads_the_same() {
+fn a_forked_child_reads_the_same() {
     scenario!(|| {
         let dir = temp_dir();
         for size in SIZES {
             let bytes = pattern(6, size);
             let path = file_with(dir.path(), "file", &bytes);
-            let snapshot = Snapshot::options().across_fork(true).open(&path).unwrap();
+            let snapshot = stillmap::open(&path).unwrap();
             fork(|| assert_same(&snapshot, &bytes, "in the child")).succeed();
             fork(|| drop(snapshot)).succeed();
         }
@@ -256,7 +249,6 @@ fn options_can_be_given_in_any_order_and_twice() {
         .limit(20)
         .populate(true)
         .offset(9)
-        .across_fork(true)
         .memory_limit(u64::MAX)
         .offset(10)
         .len(20)

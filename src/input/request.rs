@@ -1,0 +1,111 @@
+//! What a caller wants of an input, as plain values: the window, the limits, and which strategies are allowed.
+
+use crate::buffer;
+use crate::error::{Error, Result};
+use std::ops::Range;
+
+/// A file of at most so many bytes is copied rather than cloned for `Private`: that is faster.
+const PRIVATE_READ_MAX: u64 = 256 << 10;
+
+/// What a caller wants of an input.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Bytes to leave out at the start.
+    pub(crate) offset: u64,
+    /// `None`: up to the end.
+    pub(crate) len: Option<usize>,
+    pub(crate) limits: Limits,
+    pub(crate) access: Access,
+    /// Whether a lease may hold the bytes.
+    pub(crate) lease: bool,
+    /// Whether nothing but small files may be copied.
+    pub(crate) must_map: bool,
+    /// Whether a stream may be continued in an unnamed file.
+    pub(crate) spill: bool,
+    /// Whether all pages of a mapping are faulted in before it is returned.
+    pub(crate) populate: bool,
+}
+
+/// The most bytes, by where they go. `None`: the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// Of the input.
+    pub(crate) total: Option<u64>,
+    /// In memory.
+    pub(crate) memory: Option<u64>,
+    /// Read or copied rather than mapped.
+    pub(crate) copy: Option<u64>,
+}
+
+/// What the bytes are mapped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    /// Stores are private to this process.
+    CopyOnWrite,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Request {
+            offset: 0,
+            len: None,
+            limits: Limits::default(),
+            access: Access::Read,
+            lease: true,
+            must_map: false,
+            spill: false,
+            populate: false,
+        }
+    }
+}
+
+impl Request {
+    /// True if the caller set a bound that waiting for a FIFO's writer would break.
+    pub(crate) fn is_bounded(&self) -> bool {
+        let limits = &self.limits;
+        self.must_map || self.len.is_some() || limits.total.or(limits.copy).is_some()
+    }
+
+    /// True if reading so many bytes costs less than mapping them.
+    pub(crate) fn is_read_faster(&self, len: u64) -> bool {
+        match self.access {
+            Access::CopyOnWrite => len <= PRIVATE_READ_MAX,
+            Access::Read => buffer::is_reading_faster(len),
+        }
+    }
+
+    pub(crate) fn may_copy(&self, len: u64) -> bool {
+        let limit = self.limits.copy.unwrap_or(u64::MAX);
+        len <= limit && (len <= buffer::READ_MAX as u64 || !self.must_map)
+    }
+
+    /// The length of the window, where it is given.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.len.map(|len| len as u64)
+    }
+
+    /// The most bytes to read of a stream, with those that are skipped.
+    pub(super) fn stream_limit(&self) -> Option<u64> {
+        self.limits.total.into_iter().chain(self.limits.copy).min()
+    }
+
+    /// An error if a range of a file or device is larger than the limit.
+    pub(crate) fn check_total(&self, range: &Range<u64>) -> Result<()> {
+        match self.limits.total {
+            Some(limit) if range.end - range.start > limit => Err(Error::too_large(None, limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error if a stream ended before the window did.
+    pub(super) fn check_complete(&self, read: u64) -> Result<()> {
+        match self.total() {
+            Some(len) if read < len => {
+                let size = self.offset.saturating_add(read);
+                Err(Error::out_of_bounds(self.offset, len, size))
+            }
+            _ => Ok(()),
+        }
+    }
+}
