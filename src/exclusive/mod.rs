@@ -148,7 +148,7 @@ impl Exclusive {
     /// # Examples
     /// ```no_run
     /// let second = std::time::Duration::from_secs(1);
-    /// let file = stillmap::Exclusive::options().wait(second).open("data")?;
+    /// stillmap::Exclusive::options().wait(second).open("data")?.close()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn options() -> ExclusiveOptions {

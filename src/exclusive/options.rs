@@ -30,7 +30,7 @@ impl ExclusiveOptions {
     /// # Examples
     /// ```no_run
     /// let options = stillmap::Exclusive::options().wait(std::time::Duration::from_secs(1));
-    /// let file = options.open("data")?;
+    /// options.open("data")?.close()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn wait(mut self, time: Duration) -> Self {
@@ -45,7 +45,7 @@ impl ExclusiveOptions {
     ///
     /// # Examples
     /// ```no_run
-    /// let file = stillmap::Exclusive::options().open("data")?;
+    /// stillmap::Exclusive::options().open("data")?.close()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Exclusive> {
@@ -60,7 +60,7 @@ impl ExclusiveOptions {
     /// # Examples
     /// ```no_run
     /// let file = std::fs::File::options().read(true).write(true).open("data")?;
-    /// let file = stillmap::Exclusive::options().from_file(file)?;
+    /// stillmap::Exclusive::options().from_file(file)?.close()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_file(&self, file: File) -> Result<Exclusive> {
