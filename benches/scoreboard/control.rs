@@ -32,7 +32,7 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
         if board.wants(ROOM, &in_cache, size) {
             let files = Files::create(size, 1)?;
             let file = File::open(&files.paths()[0])?;
-            // SAFETY: nobody else knows the file.
+            // SAFETY: no other code has the file.
             let snapshot = unsafe { Snapshot::map_unguarded(&file) }?;
             board.measure(residency(in_cache, size, snapshot.pages(), &snapshot));
         }
@@ -126,7 +126,7 @@ fn populate(name: String, size: usize) -> Workload<'static> {
 fn cold_scan(name: String, size: u64, path: &Path, times: u64) -> Workload<'_> {
     let map = move || {
         let file = File::open(path).expect("open");
-        // SAFETY: nobody else knows the file.
+        // SAFETY: no other code has the file.
         unsafe { memmap2::Mmap::map(&file) }.expect("map")
     };
     let then = move |bytes: &[u8]| work(times * size).wrapping_add(scan(bytes));

@@ -68,7 +68,7 @@ fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
                     .open(&map.1)
                     .expect("create");
                 file.set_len(len as u64).expect("set_len");
-                // SAFETY: nobody else knows the file.
+                // SAFETY: no other code has the file.
                 let mut bytes = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("map");
                 fill(&mut bytes);
                 bytes.flush().expect("flush");
@@ -86,7 +86,7 @@ fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
             })
         });
     Ok(match len {
-        // Of a small file the time is that of the fsyncs, and that of the steps that nobody else takes.
+        // Of a small file the time is that of the fsyncs, and that of the steps that the others leave out.
         SMALL => workload,
         _ => workload
             .claim(1.0, "Vec, write, fsync, rename")

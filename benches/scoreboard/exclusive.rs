@@ -44,7 +44,7 @@ fn change(name: String, files: &Files) -> Workload<'_> {
                     .write(true)
                     .open(&map)
                     .expect("open");
-                // SAFETY: nobody else knows the file.
+                // SAFETY: no other code has the file.
                 let mut bytes = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("map");
                 let changed = store(&mut bytes, second);
                 bytes.flush().expect("flush");

@@ -63,7 +63,7 @@ fn wait(name: String, size: u64, path: &Path) -> Workload<'_> {
         .stillmap("open for writing", move || {
             let bytes = stillmap::open(path).expect("stillmap::open");
             assert_eq!(bytes.backing(), Backing::Leased);
-            // Somebody has read it: its pages are mapped, and have to go.
+            // It was read: its pages are mapped, and have to be replaced.
             let sum = scan(&bytes);
             let start = Instant::now();
             let writer = OpenOptions::new().write(true).open(path);

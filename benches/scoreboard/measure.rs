@@ -304,8 +304,8 @@ impl Board {
             if round >= self.plan.least_rounds && start.elapsed() >= self.plan.budget {
                 break;
             }
-            // Another one begins each time, and every second round goes backwards: nobody always has the same
-            // neighbour, whose caches and freed memory he would inherit.
+            // Another one begins each time, and every second round goes backwards, so that no contender always runs
+            // after the same one and inherits its warm caches and freed memory.
             for turn in 0..contenders.len() {
                 let turn = if round % 2 == 0 {
                     turn

@@ -213,7 +213,7 @@ fn bare_map(path: &Path) {
     let file = File::open(path).expect("open");
     let size = size_of_file(&file) as usize;
     let fd = file.as_raw_fd();
-    // SAFETY: a mapping at an address of the kernel's choice, used by nobody.
+    // SAFETY: a mapping at an address of the kernel's choice, which is not used.
     let start = unsafe {
         libc::mmap(
             std::ptr::null_mut(),

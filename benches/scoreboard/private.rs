@@ -103,7 +103,7 @@ fn open(name: String, files: &Files) -> Workload<'_> {
                 let file = std::fs::File::open(path).expect("open");
                 #[expect(clippy::disallowed_types, reason = "memmap2 has no other way to it")]
                 let options = memmap2::MmapOptions::new();
-                // SAFETY: nobody writes to the file.
+                // SAFETY: no code writes to the file.
                 store(&mut unsafe { options.map_copy(&file) }.expect("map"))
             })
         })
