@@ -2,7 +2,9 @@
 
 use crate::atfork::Process;
 use crate::sync::{Lock, Rank};
+use crate::sys::dir;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 /// Device and inode.
@@ -24,12 +26,21 @@ pub(super) struct Claim {
     id: FileId,
 }
 
+impl Entry {
+    /// False once the file was closed, or another process was let in: then the descriptor leads to another file.
+    fn is_open(&self) -> bool {
+        let is_same =
+            |file: Arc<File>| dir::stat(file.as_fd()).is_ok_and(|stat| stat.id == self.id);
+        self.process.is_current() && self.file.upgrade().is_some_and(is_same)
+    }
+}
+
 impl Claim {
     /// `None` if this process edits the file, or another thread is just opening it. `file` is the same file, open in a
     /// way that breaks no lease.
     pub(super) fn new(id: FileId, file: &Arc<File>) -> Option<Self> {
         let mut files = OPEN_FILES.lock();
-        files.retain(|entry| entry.process.is_current() && entry.file.strong_count() > 0);
+        files.retain(Entry::is_open);
         if files.iter().any(|entry| entry.id == id) {
             return None;
         }

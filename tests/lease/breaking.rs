@@ -268,3 +268,41 @@ fn faulting_in_gives_way_to_a_writer() {
     })
     .succeed();
 }
+
+/// 400 snapshots of one file: one descriptor, one lease, one copy.
+#[test]
+fn snapshots_of_one_file_share_its_lease() {
+    use super::support::child::scenario;
+    use super::support::kernel::{descriptors, status};
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 16 << 20]).unwrap();
+        let first = leased(|| stillmap::open(&path));
+        let before = descriptors();
+        let others: Vec<_> = (0..400).map(|_| stillmap::open(&path).unwrap()).collect();
+        let window = Snapshot::options()
+            .offset(4097)
+            .len(8 << 20)
+            .open(&path)
+            .unwrap();
+        assert_eq!(descriptors(), before);
+        assert!(others.iter().all(|other| other.as_ptr() == first.as_ptr()));
+        assert_eq!(window.as_ptr(), first[4097..].as_ptr());
+        let memory = status("VmRSS");
+        fs::write(&path, b"new").unwrap();
+        assert!(status("VmRSS") < memory + (48 << 20));
+        assert_ne!(first.backing(), Backing::Leased);
+        assert!(
+            others
+                .iter()
+                .all(|other| other[0] == 5 && other.is_intact())
+        );
+        drop((first, others));
+        assert!(window.iter().all(|&byte| byte == 5));
+        assert_eq!(stillmap::open(&path).unwrap()[..], b"new"[..]);
+    })
+    .succeed();
+}

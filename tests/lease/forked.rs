@@ -165,11 +165,14 @@ fn dropping_in_the_parent_gives_the_lease_back() {
         let child = unsafe { libc::fork() };
         if child == 0 {
             drop(release);
+            let _ = end.write(&[0]);
             let _ = end.read(&mut [0]);
             // SAFETY: ends the process.
             unsafe { libc::_exit(0) };
         }
         drop(snapshot);
+        // The child has closed what it inherited before any code of it runs.
+        (&release).read_exact(&mut [0]).unwrap();
         // Refused if the lease were still there: nobody answers for it any more.
         let mut options = fs::OpenOptions::new();
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
