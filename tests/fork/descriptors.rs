@@ -8,7 +8,7 @@ use crate::support::pipe::pipe;
 use crate::support::{self, exclusive, kernel};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use stillmap::{Anonymous, Backing, Draft, Snapshot, fork};
+use stillmap::{Anonymous, Backing, Draft, Exclusive, Snapshot, fork};
 
 /// Runs `f` while a child runs that was forked before.
 fn beside_a_child(f: impl FnOnce()) {
@@ -56,6 +56,30 @@ fn a_draft_that_is_dropped_gives_its_space_back_beside_a_child() {
                 assert!(free_bytes(system.path()) + (1 << 20) > free);
             });
         }
+    })
+    .succeed();
+}
+
+#[test]
+fn an_exclusive_file_that_is_closed_is_not_busy_beside_a_child() {
+    scenario!(|| {
+        let Some(system) = exclusive::any_system() else {
+            return;
+        };
+        let path = support::file_with(system.path(), "file", &[1; 10_000]);
+        let file = exclusive::open(&path);
+        beside_a_child(|| {
+            file.close().unwrap();
+            // Other tests start processes, which have every file open for a moment. The child has it until it ends.
+            let opened = (0..1_000).find_map(|_| {
+                std::thread::yield_now();
+                Exclusive::open(&path).ok()
+            });
+            opened
+                .expect("the child keeps the file open")
+                .close()
+                .unwrap();
+        });
     })
     .succeed();
 }
