@@ -1,7 +1,7 @@
 //! `SnapshotOptions`: windows, progress, populate, and which rungs may be taken.
 
 use crate::support::bytes::{assert_same, pattern};
-use crate::support::child::{fork, scenario};
+use crate::support::child::scenario;
 use crate::support::kernel::{minor_faults, present_pages};
 use crate::support::pipe::{feed, pipe};
 use crate::support::{file_with, temp_dir};
@@ -179,21 +179,6 @@ fn without_a_lease_nothing_is_leased() {
         assert_same(&snapshot, &bytes, size);
         assert_ne!(snapshot.backing(), Backing::Leased);
     }
-}
-
-#[test]
-fn a_forked_child_reads_the_same() {
-    scenario!(|| {
-        let dir = temp_dir();
-        for size in SIZES {
-            let bytes = pattern(6, size);
-            let path = file_with(dir.path(), "file", &bytes);
-            let snapshot = stillmap::open(&path).unwrap();
-            fork(|| assert_same(&snapshot, &bytes, "in the child")).succeed();
-            fork(|| drop(snapshot)).succeed();
-        }
-    })
-    .succeed();
 }
 
 #[test]
