@@ -47,6 +47,7 @@ pub(super) enum From {
 }
 
 /// What a [`File`] can be had of: on Unix anything with a descriptor, elsewhere a [`File`].
+#[allow(unreachable_pub, reason = "a bound of public functions")]
 pub trait AsFile {
     /// Calls `f` with the file.
     #[doc(hidden)]

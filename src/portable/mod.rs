@@ -24,7 +24,6 @@ mod tests;
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use draft::{CommitError, Draft, DraftOptions, Replace};
 pub use exclusive::{Exclusive, ExclusiveOptions};
-pub use input::AsFile;
 pub use live::{Change, Live};
 pub use open_all::{OpenAll, open_all};
 pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency, faults};
