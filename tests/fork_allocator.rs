@@ -25,7 +25,7 @@ impl SpinLocked {
         }
         // So long that a fork beside it would often find it locked.
         let value = f();
-        (0..2_000).for_each(|turn| _ = std::hint::black_box(turn));
+        (0..200).for_each(|turn| _ = std::hint::black_box(turn));
         self.0.store(false, Ordering::Release);
         value
     }
@@ -51,7 +51,7 @@ fn children_can_allocate_while_leases_are_broken() {
         let Some(folder) = Folder::new() else {
             return;
         };
-        let paths: Vec<_> = (0..50)
+        let paths: Vec<_> = (0..20)
             .map(|n| support::file_with(folder.path(), &format!("file {n}"), &[7; 4 << 20]))
             .collect();
         let leased: Vec<_> = paths

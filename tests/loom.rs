@@ -7,11 +7,149 @@ mod fault_entry;
 #[path = "../src/table.rs"]
 mod table;
 
+mod lease {
+    #[path = "../../src/lease/table.rs"]
+    mod table;
+
+    use super::{Mapped, model};
+    use crate::sys::lease::Lease;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+    use table::{DONE, Data, Entry, SWAPPED};
+
+    fn published() -> Arc<Entry> {
+        let entry = Arc::new(Entry::default());
+        entry.prepare(3, Lease::Read);
+        // SAFETY: nothing is mapped but a model.
+        unsafe { entry.publish(Data::default()) };
+        entry
+    }
+
+    /// The answerer, when the lease is broken.
+    fn answer(entry: &Entry, replace: impl FnOnce()) -> bool {
+        let begun = entry.begin();
+        if begun {
+            replace();
+            entry.set(SWAPPED);
+            entry.set(DONE);
+        }
+        begun
+    }
+
+    #[test]
+    fn a_break_never_replaces_what_its_owner_has_unmapped() {
+        model(|| {
+            let (entry, mapped) = (published(), Mapped::new());
+            let answerer = {
+                let (entry, mapped) = (Arc::clone(&entry), Arc::clone(&mapped));
+                thread::spawn(move || answer(&entry, || mapped.replace()))
+            };
+            let was_held = entry.end();
+            mapped.unmap();
+            // Either the owner releases the lease, or the answerer did.
+            assert_ne!(was_held, answerer.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_change_of_the_mapping_and_a_break_exclude_each_other() {
+        model(|| {
+            let entry = published();
+            let mapping = Arc::new(UnsafeCell::new(0));
+            // SAFETY: loom checks that no other thread uses it.
+            let change = |mapping: &UnsafeCell<u32>| mapping.with_mut(|n| unsafe { *n += 1 });
+            let answerer = {
+                let (entry, mapping) = (Arc::clone(&entry), Arc::clone(&mapping));
+                thread::spawn(move || answer(&entry, || change(&mapping)))
+            };
+            let changed = entry.while_leased(|_| change(&mapping));
+            let answered = answerer.join().unwrap();
+            // An answerer that found the mapping busy looks again.
+            assert!(answered || answer(&entry, || change(&mapping)));
+            let changes = 1 + u32::from(changed.is_some());
+            // SAFETY: the other thread has ended.
+            mapping.with(|n| assert_eq!(unsafe { *n }, changes));
+            assert!(!entry.end());
+        });
+    }
+}
+
+mod backing {
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) enum Backing {
+        Memory,
+        Cloned,
+        Disk,
+        Leased,
+    }
+}
+
+mod file_system {
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct FileSystem;
+}
+
+mod locked_pages {
+    #[derive(Debug)]
+    pub(crate) struct LockedPages;
+
+    impl LockedPages {
+        pub(crate) fn relock(&self) {}
+    }
+}
+
+mod region {
+    pub(crate) struct Region;
+
+    impl Region {
+        pub(crate) fn addresses(&self) -> std::ops::Range<usize> {
+            0..0
+        }
+
+        pub(crate) fn len(&self) -> usize {
+            0
+        }
+
+        pub(crate) fn locked_pages(&self) -> Option<&crate::locked_pages::LockedPages> {
+            None
+        }
+    }
+}
+
 mod sync {
     pub(crate) use loom::sync::atomic;
 }
 
 mod sys {
+    pub(crate) mod file {
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) struct Stat;
+    }
+
+    pub(crate) mod futex {
+        use loom::sync::atomic::AtomicU32;
+
+        /// May return at any time.
+        pub(crate) fn wait(_: &AtomicU32, _: u32) {
+            loom::thread::yield_now();
+        }
+
+        pub(crate) fn wake_all(_: &AtomicU32) {}
+    }
+
+    pub(crate) mod lease {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Lease {
+            Read,
+            Write,
+        }
+
+        pub(crate) fn is_held(_: i32, _: Lease) -> bool {
+            true
+        }
+    }
+
     pub(crate) mod signal {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Lost {
@@ -32,13 +170,7 @@ mod sys {
         pub(crate) unsafe fn replace_by_zeros(start: NonNull<u8>, _: usize) -> Result<(), ()> {
             // SAFETY: every model registers a `Mapped`, which lives longer than its threads.
             let mapped = unsafe { start.cast::<Mapped>().as_ref() };
-            mapped.is_mapped.with(|is_mapped| {
-                // SAFETY: loom checks that no thread writes meanwhile.
-                assert!(unsafe { *is_mapped }, "replaced after it was unmapped");
-            });
-            mapped
-                .replaced
-                .fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
+            mapped.replace();
             Ok(())
         }
     }
@@ -78,6 +210,15 @@ impl Mapped {
 
     fn address(&self) -> NonNull<u8> {
         NonNull::from(self).cast()
+    }
+
+    /// loom fails if this runs beside the unmapping, or after it.
+    fn replace(&self) {
+        self.is_mapped.with(|is_mapped| {
+            // SAFETY: loom checks that no thread writes meanwhile.
+            assert!(unsafe { *is_mapped }, "replaced after it was unmapped");
+        });
+        self.replaced.fetch_add(1, Ordering::Relaxed);
     }
 
     fn unmap(&self) {

@@ -20,6 +20,7 @@ use crate::backing::Backing;
 use crate::file_system::FileSystem;
 use crate::locked_pages::LockedPages;
 use crate::region::Region;
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::sys::file::Stat;
 use crate::sys::futex;
 use crate::sys::lease::{self, Lease};
@@ -27,7 +28,6 @@ use crate::table::Table;
 use std::cell::UnsafeCell;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 pub(super) static TABLE: Table<Entry> = Table::new();
 
