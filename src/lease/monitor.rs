@@ -93,7 +93,7 @@ pub(super) fn is_running() -> bool {
 
 /// The ids of the threads that run.
 pub(crate) fn threads() -> Vec<i32> {
-    let ids = [&WATCHER, &ANSWERER].map(|thread| thread.load(Ordering::Acquire).cast_signed());
+    let ids = [&WATCHER, &ANSWERER].map(|thread| thread.load(Ordering::Acquire) as i32);
     ids.into_iter().filter(|&id| id != 0).collect()
 }
 
@@ -112,7 +112,7 @@ pub(super) fn events() -> u64 {
 
 /// Sets a lease whose breaks are reported to the watcher.
 pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
-    lease::set(fd, lease, WATCHER.load(Ordering::Acquire).cast_signed())
+    lease::set(fd, lease, WATCHER.load(Ordering::Acquire) as i32)
 }
 
 /// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
@@ -123,7 +123,7 @@ pub(super) fn look_after(entry: &Entry, events: u64) -> bool {
         return false;
     }
     if IS_ASLEEP.swap(false, Ordering::SeqCst) {
-        lease::wake(WATCHER.load(Ordering::Acquire).cast_signed());
+        lease::wake(WATCHER.load(Ordering::Acquire) as i32);
     }
     true
 }
@@ -295,6 +295,6 @@ pub(super) fn note_moves(pages: BorrowedFd<'_>) -> impl Drop {
         }
     }
     MOVING.store(pages.as_raw_fd(), Ordering::Release);
-    lease::wake(WATCHER.load(Ordering::Acquire).cast_signed());
+    lease::wake(WATCHER.load(Ordering::Acquire) as i32);
     Noted
 }

@@ -13,14 +13,15 @@ fn read(clock: libc::clockid_t) -> libc::timespec {
 /// Milliseconds since some moment before the start of the process; never 0.
 pub(crate) fn monotonic_ms() -> u64 {
     let time = read(libc::CLOCK_MONOTONIC);
-    let ms = time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000;
+    let ms = time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000;
     ms.max(1)
 }
 
 /// The clock of the timestamps of files, which moves in steps of up to 10 ms: nanoseconds since 1970.
+#[allow(clippy::unnecessary_cast, reason = "32 bits wide on 32-bit machines")]
 pub(crate) fn timestamp_ns() -> i64 {
     let time = read(libc::CLOCK_REALTIME_COARSE);
-    time.tv_sec
+    (time.tv_sec as i64)
         .saturating_mul(1_000_000_000)
-        .saturating_add(time.tv_nsec)
+        .saturating_add(time.tv_nsec as i64)
 }

@@ -113,7 +113,7 @@ pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
 
 /// Blocks every signal in the calling thread, those included that the C library does not let a program block.
 pub(crate) fn block_signals() {
-    let set: u64 = !UNBLOCKED;
+    let set = kernel_sigset(!UNBLOCKED);
     // SAFETY: rt_sigprocmask(2) reads one set of the kernel's size.
     unsafe {
         libc::syscall(
@@ -126,6 +126,13 @@ pub(crate) fn block_signals() {
     };
 }
 
+/// The kernel's set of signals: words of the machine, lowest signals first; bit 0 of `signals` is signal 1.
+fn kernel_sigset(signals: u64) -> [libc::c_ulong; SIGSET_WORDS] {
+    std::array::from_fn(|word| (signals >> (word as u32 * libc::c_ulong::BITS)) as libc::c_ulong)
+}
+
+const SIGSET_WORDS: usize = (u64::BITS / libc::c_ulong::BITS) as usize;
+
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -137,11 +144,12 @@ pub(crate) enum Event {
 
 /// Waits in a thread with [`block_signals`] until a lease of it is broken, or for as long as `timeout` says.
 pub(crate) fn wait(timeout: Option<Duration>) -> Event {
-    let set: u64 = 1 << (SIGNAL - 1);
-    let timeout = timeout.map(|timeout| libc::timespec {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+    let set = kernel_sigset(1 << (SIGNAL - 1));
+    // The kernel's timespec, whatever the C library has.
+    let timeout = timeout.map(|timeout| -> [libc::c_long; 2] {
+        let seconds = timeout.as_secs().try_into().unwrap_or(libc::c_long::MAX);
         // Below 10^9.
-        tv_nsec: timeout.subsec_nanos() as _,
+        [seconds, timeout.subsec_nanos() as libc::c_long]
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     let mut info = MaybeUninit::<SigInfo>::zeroed();
@@ -159,7 +167,7 @@ pub(crate) fn wait(timeout: Option<Duration>) -> Event {
     // SAFETY: any bytes are a valid SigInfo.
     let info = unsafe { info.assume_init() };
     // The kernel's own signals have positive codes; those of tgkill(2) do not.
-    if signal == i64::from(SIGNAL) && info.code > 0 {
+    if signal == libc::c_long::from(SIGNAL) && info.code > 0 {
         Event::Broken(info.fd)
     } else {
         Event::Other
@@ -172,10 +180,15 @@ struct SigInfo {
     signal: i32,
     errno: i32,
     code: i32,
+    #[cfg(target_pointer_width = "64")]
     padding: i32,
-    band: i64,
+    band: libc::c_long,
     fd: i32,
-    rest: [i32; 25],
+    rest: [i32; if cfg!(target_pointer_width = "64") {
+        25
+    } else {
+        27
+    }],
 }
 
 const _: () = assert!(size_of::<SigInfo>() == 128);

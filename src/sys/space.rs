@@ -154,9 +154,9 @@ pub(crate) fn extents(fd: BorrowedFd<'_>, size: u64) -> io::Result<Vec<Extent>> 
         let (raw, request) = (fd.as_raw_fd(), FS_IOC_FIEMAP as libc::Ioctl);
         // SAFETY: this ioctl(2) reads and writes one `struct fiemap` with as many extents as it says.
         call(|| unsafe { libc::ioctl(raw, request, &raw mut map) })?;
-        let extents = map.extents.iter().take(map.mapped as usize);
+        let mut extents = map.extents.iter().take(map.mapped as usize);
         found.extend(extents.clone());
-        match extents.last() {
+        match extents.next_back() {
             Some(last) if last.flags & FIEMAP_EXTENT_LAST == 0 => at = last.end().max(at + 1),
             _ => break,
         }
