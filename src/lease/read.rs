@@ -77,6 +77,15 @@ pub(super) fn reset_in_child() {
     }
 }
 
+/// Reserves the address space that an answer needs for a mapping of `len` bytes.
+pub(super) fn reserve_space(len: usize) -> io::Result<()> {
+    if space::fits(len) {
+        return Ok(());
+    }
+    let _one_thread = files().lock();
+    space::reserve(len)
+}
+
 /// A descriptor with a lease, which the monitor looks after once its entry is published.
 pub(super) struct Holder<F: AsFd> {
     pub(super) file: Arc<F>,
@@ -108,10 +117,7 @@ impl<F: AsFd> Holder<F> {
     /// # Safety
     /// `data` is a mapping of the file, which the caller owns and unmaps after [`Entry::end`] only.
     pub(super) unsafe fn publish(&self, data: Data) -> io::Result<bool> {
-        if !space::fits(data.len) {
-            let _one_thread = files().lock();
-            space::reserve(data.len)?;
-        }
+        reserve_space(data.len)?;
         // SAFETY: prepared by `new`; the caller's promise.
         unsafe { self.entry.publish(data) };
         Ok(monitor::look_after(&self.entry, self.events))

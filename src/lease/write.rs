@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::monitor;
-use super::read::Holder;
+use super::read::{Holder, reserve_space};
 use super::table::{Data, Kind, WriteData};
 use crate::atfork::Process;
 use crate::error::{Error, Result};
@@ -195,6 +195,13 @@ impl Editable {
         if !self.process.is_current() {
             return None;
         }
+        // For the longer mapping, while it can still be refused.
+        let pages = whole_pages(len.max(1), page::size());
+        let reserved =
+            pages.and_then(|len| reserve_space(len).map_err(|e| Error::os("mmap", None, e)));
+        if let Err(error) = reserved {
+            return Some(Err(error));
+        }
         let (region, file) = (&mut self.region, &self.holder.file);
         let resized = self.holder.entry.while_leased(|data| match &mut data.kind {
             Kind::Write(write) if !write.is_moved => {
@@ -242,7 +249,6 @@ fn resize(
     len: usize,
     size: impl FnOnce(&File) -> Result<()>,
 ) -> Result<()> {
-    whole_pages(len.max(1), page::size())?;
     let old = *current;
     size(file)?;
     match region.resize(len.max(1), page::size()) {

@@ -160,6 +160,8 @@ fn nothing_is_lost_when_the_opener_is_the_same_thread() {
             let mut first = open(&path);
             first.resize(9000).unwrap();
             first.fill(4);
+            assert_eq!(fs::read(&path).unwrap(), [4; 9000], "{kind}");
+            // The file is free from here on, for this process as well.
             let mut second = open(&path);
             assert_eq!(&second[..], [4; 9000]);
             second.fill(5);

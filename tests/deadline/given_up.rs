@@ -5,6 +5,7 @@ use crate::support::child::{argument, report, scenario};
 use crate::support::leased::{Folder, leased};
 use std::fs;
 use std::path::PathBuf;
+use stillmap::Snapshot;
 
 const LEN: usize = 8 << 20;
 
@@ -17,22 +18,14 @@ fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
     assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
 }
 
-/// No more address space than there is, and a little.
-fn no_more_memory() {
-    let pages = fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
-    limit(libc::RLIMIT_AS, pages * 4096 + (4 << 20));
-}
-
 #[test]
 fn without_memory_and_disk_the_process_ends_before_a_byte_changes() {
     let mut child = scenario!(|| {
         let path = PathBuf::from(argument("PATH"));
-        let snapshot = leased(|| stillmap::open(&path));
+        let snapshot = leased(|| Snapshot::options().memory_limit(0).open(&path));
         // SAFETY: takes numbers only.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         limit(libc::RLIMIT_FSIZE, 0);
-        no_more_memory();
         report("holding");
         std::thread::spawn(move || {
             loop {

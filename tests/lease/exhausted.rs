@@ -34,7 +34,7 @@ fn after_a_writer(options: SnapshotOptions, hinder: impl FnOnce()) -> Option<Bac
 }
 
 #[test]
-fn without_memory_the_copy_goes_to_disk() {
+fn a_writer_gets_through_at_the_limit_of_private_memory() {
     scenario!(|| {
         // Anonymous memory counts as data (Linux 4.7), mappings of files do not.
         let hinder = || limit(libc::RLIMIT_DATA, status("VmData") as u64 + (1 << 20));
