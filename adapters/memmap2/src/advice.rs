@@ -1,0 +1,70 @@
+//! madvise(2) advice, by memmap2's names.
+
+/// Advice that leaves the bytes alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Advice {
+    Normal,
+    Random,
+    Sequential,
+    WillNeed,
+    Mergeable,
+    Unmergeable,
+    HugePage,
+    NoHugePage,
+    DontDump,
+    DoDump,
+    PopulateRead,
+    PopulateWrite,
+}
+
+impl Advice {
+    /// Whether the kernel knows it.
+    pub fn is_supported(self) -> bool {
+        stillmap::Advice::from(self).is_supported()
+    }
+}
+
+impl From<Advice> for stillmap::Advice {
+    fn from(advice: Advice) -> Self {
+        match advice {
+            Advice::Normal => stillmap::Advice::Normal,
+            Advice::Random => stillmap::Advice::Random,
+            Advice::Sequential => stillmap::Advice::Sequential,
+            Advice::WillNeed => stillmap::Advice::WillNeed,
+            Advice::Mergeable => stillmap::Advice::Mergeable,
+            Advice::Unmergeable => stillmap::Advice::Unmergeable,
+            Advice::HugePage => stillmap::Advice::HugePage,
+            Advice::NoHugePage => stillmap::Advice::NoHugePage,
+            Advice::DontDump => stillmap::Advice::DontDump,
+            Advice::DoDump => stillmap::Advice::DoDump,
+            Advice::PopulateRead => stillmap::Advice::PopulateRead,
+            Advice::PopulateWrite => stillmap::Advice::PopulateWrite,
+        }
+    }
+}
+
+/// Advice that changes bytes: pages read as zero, or as the file has them, afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UncheckedAdvice {
+    DontNeed,
+    Free,
+    Remove,
+}
+
+impl UncheckedAdvice {
+    pub(crate) fn code(self) -> i32 {
+        match self {
+            UncheckedAdvice::DontNeed => libc::MADV_DONTNEED,
+            UncheckedAdvice::Free => libc::MADV_FREE,
+            UncheckedAdvice::Remove => libc::MADV_REMOVE,
+        }
+    }
+
+    /// Whether the kernel knows it.
+    pub fn is_supported(self) -> bool {
+        // SAFETY: an empty range; nothing is advised.
+        unsafe { libc::madvise(std::ptr::null_mut(), 0, self.code()) == 0 }
+    }
+}
