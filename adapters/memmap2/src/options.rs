@@ -72,7 +72,9 @@ impl MmapOptions {
 
     /// The bytes of a file, read-only: they never change.
     pub fn map<F: AsFd>(&self, file: F) -> io::Result<Mmap> {
-        let mut options = Snapshot::options().offset(self.offset).populate(self.populate);
+        let mut options = Snapshot::options()
+            .offset(self.offset)
+            .populate(self.populate);
         if let Some(len) = self.len {
             options = options.len(len);
         }
@@ -119,8 +121,14 @@ impl MmapOptions {
 
     /// Zeroed memory of the length that was set.
     pub fn map_anon(&self) -> io::Result<MmapMut> {
-        let huge = if self.huge { HugePages::Reserved } else { HugePages::System };
-        let options = Anonymous::options().huge_pages(huge).populate(self.populate);
+        let huge = if self.huge {
+            HugePages::Reserved
+        } else {
+            HugePages::System
+        };
+        let options = Anonymous::options()
+            .huge_pages(huge)
+            .populate(self.populate);
         Ok(MmapMut::from(options.allocate(self.len.unwrap_or(0))?))
     }
 
@@ -136,7 +144,10 @@ impl MmapOptions {
 }
 
 pub(crate) fn executable() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "stillmap maps nothing executable")
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "stillmap maps nothing executable",
+    )
 }
 
 /// How [`MmapMut::remap`] may change a mapping.

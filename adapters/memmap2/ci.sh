@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Lints and tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+cargo fmt --check
+cargo clippy --all-targets -- -D warnings
+cargo test

@@ -1,0 +1,217 @@
+//! Files mapped shared and writable, on the caller's word; `MmapRaw`.
+
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicU8;
+
+use stillmap::{Pages, Shared, Snapshot};
+
+use crate::advice::Advice;
+use crate::map::{Mmap, MmapMut};
+
+/// A file mapped shared and writable. Whoever made it answers for what other processes do to the bytes.
+pub struct SharedFile {
+    memory: Shared<[AtomicU8]>,
+    /// What `remap` maps again.
+    file: OwnedFd,
+    offset: u64,
+}
+
+/// # Safety
+/// No other process or part of this one changes the bytes or truncates the file while it is mapped.
+pub(crate) unsafe fn map_file<F: AsFd>(
+    file: F,
+    offset: u64,
+    len: Option<usize>,
+) -> io::Result<SharedFile> {
+    let file = file.as_fd().try_clone_to_owned()?;
+    Ok(SharedFile {
+        memory: window(&file, offset, len)?,
+        file,
+        offset,
+    })
+}
+
+fn window(file: &OwnedFd, offset: u64, len: Option<usize>) -> io::Result<Shared<[AtomicU8]>> {
+    let mut options = Shared::<[AtomicU8]>::options().offset(offset);
+    if let Some(len) = len {
+        options = options.len(len);
+    }
+    Ok(options.from_fd(file)?)
+}
+
+impl SharedFile {
+    pub fn pages(&self) -> Pages<'_> {
+        self.memory.pages()
+    }
+
+    pub fn flush_range(&self, range: Range<usize>) -> io::Result<()> {
+        Ok(self.memory.flush_range(range)?)
+    }
+
+    pub fn start_writeback(&self) -> io::Result<()> {
+        Ok(self.memory.start_writeback()?)
+    }
+
+    /// # Safety
+    /// As [`map_file`], for the bytes that are added.
+    pub unsafe fn remap(&mut self, len: usize, may_move: bool) -> io::Result<()> {
+        if !may_move && len > self.len() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.memory = window(&self.file, self.offset, Some(len))?;
+        Ok(())
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.memory.as_ptr().cast_mut().cast()
+    }
+}
+
+impl Deref for SharedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let (start, len) = (self.start(), self.memory.len());
+        // SAFETY: `len` bytes are mapped from `start` on; that no other code changes them was promised to `map_file`.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+}
+
+impl DerefMut for SharedFile {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: that no other code uses the bytes was promised to `map_file`.
+        unsafe { self.memory.as_mut_slice() }
+    }
+}
+
+/// A mapping by its address alone.
+pub struct MmapRaw {
+    start: *mut u8,
+    len: usize,
+    owner: Owner,
+}
+
+#[allow(dead_code, reason = "they keep the mapping")]
+enum Owner {
+    Mmap(Mmap),
+    MmapMut(MmapMut),
+    Snapshot(Snapshot),
+}
+
+// SAFETY: it is an address and an owner that may be sent; whoever reads or writes through the address answers for it.
+unsafe impl Send for MmapRaw {}
+// SAFETY: as above.
+unsafe impl Sync for MmapRaw {}
+
+impl MmapRaw {
+    /// A writable mapping of a file.
+    pub fn map_raw<F: AsFd>(file: F) -> io::Result<MmapRaw> {
+        MmapRaw::writable(file, 0, None)
+    }
+
+    pub(crate) fn writable<F: AsFd>(
+        file: F,
+        offset: u64,
+        len: Option<usize>,
+    ) -> io::Result<MmapRaw> {
+        // SAFETY: no reference to the bytes is made; whoever uses the address answers for it.
+        let file = unsafe { map_file(file, offset, len) }?;
+        Ok(MmapRaw::from(MmapMut::from(file)))
+    }
+
+    pub(crate) fn read_only<F: AsFd>(
+        file: F,
+        offset: u64,
+        len: Option<usize>,
+    ) -> io::Result<MmapRaw> {
+        let mut options = Snapshot::options().offset(offset);
+        if let Some(len) = len {
+            options = options.len(len);
+        }
+        // SAFETY: no reference to the bytes is made; whoever uses the address answers for it.
+        let snapshot = unsafe { options.map_unguarded(file) }?;
+        Ok(MmapRaw {
+            start: snapshot.as_ptr().cast_mut(),
+            len: snapshot.len(),
+            owner: Owner::Snapshot(snapshot),
+        })
+    }
+
+    pub fn as_ptr(&self) -> *const u8 {
+        self.start
+    }
+
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.start
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn flush(&self) -> io::Result<()> {
+        self.flush_range(0, self.len)
+    }
+
+    pub fn flush_async(&self) -> io::Result<()> {
+        match &self.owner {
+            Owner::MmapMut(map) => map.flush_async(),
+            Owner::Mmap(_) | Owner::Snapshot(_) => Ok(()),
+        }
+    }
+
+    pub fn flush_range(&self, offset: usize, len: usize) -> io::Result<()> {
+        match &self.owner {
+            Owner::MmapMut(map) => map.flush_range(offset, len),
+            Owner::Mmap(_) | Owner::Snapshot(_) => Ok(()),
+        }
+    }
+
+    pub fn flush_async_range(&self, _offset: usize, _len: usize) -> io::Result<()> {
+        self.flush_async()
+    }
+
+    pub fn advise(&self, advice: Advice) -> io::Result<()> {
+        match &self.owner {
+            Owner::Mmap(map) => map.advise(advice),
+            Owner::MmapMut(map) => map.advise(advice),
+            Owner::Snapshot(snapshot) => Ok(snapshot.pages().advise(.., advice.into())?),
+        }
+    }
+}
+
+impl From<Mmap> for MmapRaw {
+    fn from(map: Mmap) -> Self {
+        MmapRaw {
+            start: map.as_ptr().cast_mut(),
+            len: map.len(),
+            owner: Owner::Mmap(map),
+        }
+    }
+}
+
+impl From<MmapMut> for MmapRaw {
+    fn from(mut map: MmapMut) -> Self {
+        MmapRaw {
+            start: map.as_mut_ptr(),
+            len: map.len(),
+            owner: Owner::MmapMut(map),
+        }
+    }
+}
+
+impl fmt::Debug for MmapRaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MmapRaw")
+            .field("ptr", &self.start)
+            .field("len", &self.len)
+            .finish()
+    }
+}
