@@ -178,10 +178,20 @@ impl Draft {
 
 #[pymethods]
 impl Draft {
-    fn commit(&mut self, py: Python<'_>) -> PyResult<()> {
+    /// To another path if one is given. A draft that could not be committed is as it was.
+    #[pyo3(signature = (path=None))]
+    fn commit(&mut self, py: Python<'_>, path: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let other = path.map(self::path).transpose()?;
         let draft = self.take()?;
         // Without the lock of the interpreter: it waits for the disk.
-        py.detach(|| draft.commit()).map_err(os_error)
+        let done = py.detach(|| match other {
+            None => draft.commit().map_err(Box::new),
+            Some(path) => draft.commit_to(path).map_err(Box::new),
+        });
+        done.map_err(|failed| {
+            self.inner = Some(failed.draft);
+            os_error(failed.error)
+        })
     }
 
     fn discard(&mut self) -> PyResult<()> {
@@ -218,7 +228,7 @@ impl Draft {
         }
         let mut draft = this.borrow_mut();
         if kind.is_none() {
-            draft.commit(this.py())?;
+            draft.commit(this.py(), None)?;
         } else {
             draft.discard()?;
         }

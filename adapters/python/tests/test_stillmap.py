@@ -142,6 +142,17 @@ def test_a_draft_by_hand(path):
         memoryview(draft)
 
 
+def test_a_failed_commit_loses_nothing(tmp_path):
+    (tmp_path / "directory").mkdir()
+    draft = stillmap.draft(tmp_path / "directory" / "file", 5)
+    draft[:][:] = b"hours"
+    (tmp_path / "directory" / "file").mkdir()
+    with pytest.raises(OSError):
+        draft.commit()
+    draft.commit(tmp_path / "directory" / "other")
+    assert (tmp_path / "directory" / "other").read_bytes() == b"hours"
+
+
 READERS = {
     "stillmap": "import stillmap; array = numpy.frombuffer(stillmap.open(path), dtype=numpy.uint8)",
     "numpy": "array = numpy.memmap(path, dtype=numpy.uint8, mode='r')",

@@ -42,8 +42,10 @@ class Snapshot:
 class Draft:
     """A new file as a writable buffer. Its path names the complete old file or the complete new one, at every moment."""
 
-    def commit(self) -> None:
-        """Make the bytes durable and visible under the path. BufferError while a view of them exists."""
+    def commit(self, path: str | bytes | PathLike[str] | PathLike[bytes] | None = None) -> None:
+        """Make the bytes durable and visible under the path, or under another. BufferError while a view of them exists.
+
+        After an OSError the draft is as it was, and can be committed again."""
     def discard(self) -> None:
         """Leave the path as it was."""
     def __len__(self) -> int: ...
