@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use stillmap::{Anonymous, LockGuard, Pages, Private, Snapshot};
 
@@ -62,17 +62,17 @@ impl Mmap {
     }
 
     /// Keeps the bytes in RAM, also after a copy took the place of the mapping, until `unlock` or drop.
-    pub fn lock(&mut self) -> io::Result<()> {
+    pub fn lock(&self) -> io::Result<()> {
         let guard = self.pages().lock(..)?;
         // SAFETY: only the lifetime changes. What the guard refers to is inside the `Arc` of `self.bytes`, which does
         // not move, and `lock` is dropped before it.
         let guard = unsafe { mem::transmute::<LockGuard<'_>, LockGuard<'static>>(guard) };
-        self.lock.0 = Some(guard);
+        self.lock.set(Some(guard));
         Ok(())
     }
 
-    pub fn unlock(&mut self) -> io::Result<()> {
-        self.lock.0 = None;
+    pub fn unlock(&self) -> io::Result<()> {
+        self.lock.set(None);
         Ok(())
     }
 
@@ -85,14 +85,29 @@ impl Mmap {
     }
 
     fn from_bytes(bytes: ReadOnly) -> Self {
-        let lock = OwnedLock(None);
+        let lock = OwnedLock::default();
         Mmap { lock, bytes }
     }
 }
 
 /// A guard that is kept beside what it refers to.
 #[derive(Default)]
-struct OwnedLock(Option<LockGuard<'static>>);
+struct OwnedLock(Mutex<Option<LockGuard<'static>>>);
+
+impl OwnedLock {
+    fn set(&self, guard: Option<LockGuard<'static>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = guard;
+    }
+}
+
+/// What a system call returned.
+fn checked(returned: i32) -> io::Result<()> {
+    if returned == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
 
 /// `offset..offset + len`; what overflows is out of bounds.
 fn range(offset: usize, len: usize) -> std::ops::Range<usize> {
@@ -243,10 +258,18 @@ impl MmapMut {
         let inside = start.addr() % page;
         let start = start.wrapping_sub(inside).cast();
         // SAFETY: whole pages of this mapping, see above; the caller answers for the bytes.
-        match unsafe { libc::madvise(start, len + inside, advice.code()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        checked(unsafe { libc::madvise(start, len + inside, advice.code()) })
+    }
+
+    /// Keeps the pages in RAM until `unlock` or drop, mlock(2).
+    pub fn lock(&self) -> io::Result<()> {
+        // SAFETY: mlock(2) changes no byte.
+        checked(unsafe { libc::mlock(self.as_ptr().cast(), self.len()) })
+    }
+
+    pub fn unlock(&self) -> io::Result<()> {
+        // SAFETY: munlock(2) changes no byte.
+        checked(unsafe { libc::munlock(self.as_ptr().cast(), self.len()) })
     }
 
     /// Changes the length of the mapping.

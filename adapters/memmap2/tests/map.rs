@@ -224,7 +224,7 @@ fn locked() -> usize {
 fn a_lock_is_a_state_and_ends_with_the_map() {
     let dir = directory();
     let file = file_of(&dir.path().join("lock"), 4 << 20);
-    let mut map = Mmap::map(&file).unwrap();
+    let map = Mmap::map(&file).unwrap();
     let before = locked();
     map.lock().unwrap();
     map.lock().unwrap();
