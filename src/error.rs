@@ -153,11 +153,11 @@ pub enum Error {
         /// Size of one element, in bytes.
         multiple_of: usize,
     },
-    /// An address or a length is not aligned.
+    /// An address, an offset or a length is not aligned.
     #[non_exhaustive]
     #[error("{value:#x} is not a multiple of {align}")]
     Misaligned {
-        /// The address or length, in bytes.
+        /// The address, offset or length, in bytes.
         value: u64,
         /// The alignment, in bytes.
         align: usize,

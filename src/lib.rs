@@ -158,13 +158,13 @@ use portable::system as sys;
 pub use portable::{
     Advice, Anonymous, AnonymousOptions, Change, CommitError, Draft, DraftOptions, Exclusive,
     ExclusiveOptions, HugePages, Live, LockGuard, OpenAll, Pages, Prefetch, Private,
-    PrivateOptions, Replace, Residency, Shared, Snapshot, SnapshotOptions, SnapshotProgress,
-    faults, fork, open_all,
+    PrivateOptions, Replace, Residency, Shared, SharedOptions, Snapshot, SnapshotOptions,
+    SnapshotProgress, faults, fork, open_all,
 };
 #[cfg(target_os = "linux")]
 pub use private::{Private, PrivateOptions};
 #[cfg(target_os = "linux")]
-pub use shared::Shared;
+pub use shared::{Shared, SharedOptions};
 #[cfg(target_os = "linux")]
 pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
 

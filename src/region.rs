@@ -92,9 +92,22 @@ impl Region {
         place: Place,
         pages: Pages,
     ) -> Result<Self> {
-        let start = memory::map_shared(fd, len, place);
+        let start = memory::map_shared(fd, 0, len, place);
         let start = start.map_err(|e| Error::os(mmap(pages), None, e))?;
         Ok(Region::unowned(start, len))
+    }
+
+    /// The pages of a file that hold `offset..offset + len`, shared and writable; second, where in them `offset` is.
+    pub(crate) fn shared_window(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> Result<(Self, usize)> {
+        let delta = offset % page::size() as u64;
+        let pages = whole_pages(len.saturating_add(delta as usize), page::size())?;
+        let start = memory::map_shared(fd, offset - delta, pages, Place::Anywhere);
+        let start = start.map_err(|e| Error::os("mmap", None, e))?;
+        Ok((Region::unowned(start, pages), delta as usize))
     }
 
     /// Private zeroed memory that starts on a huge page and asks for huge pages (`MADV_HUGEPAGE`).

@@ -1,27 +1,27 @@
-//! What can be told to the kernel about pages without changing a byte of them.
+//! Advice to the kernel about pages that changes no byte.
 
 use crate::sys;
 
-/// What the kernel should know about a range of pages.
+/// Advice to the kernel about a range of pages.
 ///
-/// Everything here leaves the bytes as they are, so it is safe on every type and at any time. What destroys bytes
-/// (`MADV_DONTNEED`, `MADV_FREE`, `MADV_REMOVE`, `MADV_WIPEONFORK`, guards, poison) is not here:
-/// [`Anonymous::discard`](crate::Anonymous::discard) does the useful part of it. Nor are `MADV_DONTFORK` and
-/// `MADV_DOFORK`: a forked child would miss memory that it holds references to.
+/// No advice changes a byte, so it is safe on every type and at any time. Advice that destroys bytes (`MADV_DONTNEED`,
+/// `MADV_FREE`, `MADV_REMOVE`, `MADV_WIPEONFORK`, guards, poison) is left out;
+/// [`Anonymous::discard`](crate::Anonymous::discard) replaces `MADV_DONTNEED` and `MADV_REMOVE`. So are `MADV_DONTFORK`
+/// and `MADV_DOFORK`: a forked child would have references to memory that is not mapped.
 ///
-/// Advice goes to whole pages. A page that the range holds in part only is taken or left, as the last column says;
-/// the bytes of a page in front of the mapping's first byte and behind its last are nobody's, and never decide.
+/// Advice applies to whole pages. A page that is only partly in the range is included or excluded, as the third column
+/// says. The bytes of a page before the first byte of the value and after its last belong to no value and are ignored.
 ///
-/// | advice | for | page in part | Linux |
+/// | advice | for | partial page | Linux |
 /// |---|---|---|---|
-/// | `Normal`, `Sequential`, `Random` | readahead from files | taken | 2.4 |
-/// | `WillNeed`, `PopulateRead`, `PopulateWrite` | bringing pages in | taken | 2.4, 5.14 |
-/// | `Cold`, `PageOut` | letting them go | left | 5.4 |
-/// | `HugePage`, `NoHugePage`, `Collapse` | the size of pages | taken | 2.6.38, 6.1 |
-/// | `DontDump` | hiding secrets from a core dump | taken | 3.4 |
-/// | `DoDump` | showing them again | left | 3.4 |
-/// | `Mergeable` | sharing equal pages | left | 2.6.32 |
-/// | `Unmergeable` | not sharing them | taken | 2.6.32 |
+/// | `Normal`, `Sequential`, `Random` | readahead from files | included | 2.4 |
+/// | `WillNeed`, `PopulateRead`, `PopulateWrite` | faulting pages in | included | 2.4, 5.14 |
+/// | `Cold`, `PageOut` | reclaiming pages | excluded | 5.4 |
+/// | `HugePage`, `NoHugePage`, `Collapse` | the size of pages | included | 2.6.38, 6.1 |
+/// | `DontDump` | keeping secrets out of a core dump | included | 3.4 |
+/// | `DoDump` | the opposite | excluded | 3.4 |
+/// | `Mergeable` | sharing equal pages | excluded | 2.6.32 |
+/// | `Unmergeable` | the opposite | included | 2.6.32 |
 ///
 /// Source: madvise(2).
 ///
@@ -39,56 +39,56 @@ pub enum Advice {
     /// No particular order; the default. Ends `Sequential` and `Random`.
     #[doc(alias = "MADV_NORMAL")]
     Normal,
-    /// From low to high addresses: read far ahead, and let go soon behind.
+    /// From low to high addresses: read far ahead, and reclaim pages soon after they were used.
     #[doc(alias = "MADV_SEQUENTIAL")]
     Sequential,
-    /// In no order: reading ahead would be wasted.
+    /// In random order: no readahead.
     #[doc(alias = "MADV_RANDOM")]
     Random,
-    /// Needed soon: start reading it in now. [`Pages::prefetch`](crate::Pages::prefetch) does it in the background.
+    /// Needed soon: start reading it now. [`Pages::prefetch`](crate::Pages::prefetch) does it in the background.
     #[doc(alias = "MADV_WILLNEED")]
     WillNeed,
-    /// Not needed soon: the first to go when RAM gets short. An error where pages are locked.
+    /// Not needed soon: reclaimed first when memory is short. An error where pages are locked.
     #[doc(alias = "MADV_COLD")]
     Cold,
-    /// Not needed for long: out of RAM now, to the file or to swap. It comes back when it is touched.
+    /// Not needed for long: reclaimed now, to the file or to swap. A page that is touched is read again.
     /// An error where pages are locked.
     #[doc(alias = "MADV_PAGEOUT")]
     PageOut,
-    /// In huge pages where the kernel can (it must have `CONFIG_TRANSPARENT_HUGEPAGE`).
+    /// Use huge pages where the kernel can (it must have `CONFIG_TRANSPARENT_HUGEPAGE`).
     #[doc(alias = "MADV_HUGEPAGE")]
     HugePage,
-    /// In small pages only.
+    /// Use small pages only.
     #[doc(alias = "MADV_NOHUGEPAGE")]
     NoHugePage,
-    /// Copy what is there into huge pages now, rather than in the background: the huge pages that hold the range, as
-    /// far as they lie in the mapping. An error says that not all could be had.
+    /// Copy the pages into huge pages now, not in the background: all huge pages that hold a part of the range and lie in
+    /// the mapping. It fails if one of them could not be made.
     #[doc(alias = "MADV_COLLAPSE")]
     Collapse,
     /// Fault the pages in for reading. The same as [`Pages::populate`](crate::Pages::populate) on files.
     #[doc(alias = "MADV_POPULATE_READ")]
     PopulateRead,
-    /// Fault the pages in for writing: as if every page had been written to, with the byte that it held. Pages of a
-    /// file become dirty, and an error says that a page is not writable.
+    /// Fault the pages in for writing, as if a byte of each page had been overwritten with itself. Pages of a file become
+    /// dirty. It fails if a page is not writable.
     #[doc(alias = "MADV_POPULATE_WRITE")]
     PopulateWrite,
-    /// Not in a core dump.
+    /// Exclude from core dumps.
     #[doc(alias = "MADV_DONTDUMP")]
     DontDump,
-    /// In a core dump again.
+    /// Include in core dumps again.
     #[doc(alias = "MADV_DODUMP")]
     DoDump,
-    /// Pages of equal bytes may be kept once (KSM, `CONFIG_KSM`), of private memory only. How long a write takes can
-    /// tell others on the machine that they hold the same bytes: nothing for secrets.
+    /// Private pages with equal bytes may share one page of RAM (KSM, `CONFIG_KSM`). The time that a write takes shows other
+    /// processes that the bytes are the same: not for secrets.
     #[doc(alias("MADV_MERGEABLE", "KSM"))]
     Mergeable,
-    /// Ends `Mergeable`, and takes shared pages apart.
+    /// Ends `Mergeable`, and copies the pages that are shared.
     #[doc(alias = "MADV_UNMERGEABLE")]
     Unmergeable,
 }
 
 impl Advice {
-    /// Whether the running kernel knows it. What it then makes of it is its own affair.
+    /// Whether the running kernel knows it. Whether it has an effect is up to the kernel.
     ///
     /// # Examples
     /// ```
@@ -119,8 +119,8 @@ impl Advice {
         }
     }
 
-    /// What becomes of a page that the range holds in part only. It is left alone where the advice could cost the bytes
-    /// beside the range something: time, or being hidden.
+    /// Whether a page that is only partly in the range is included. It is excluded where the advice would slow down or expose
+    /// the bytes outside of the range.
     pub(super) fn rounding(self) -> Rounding {
         match self {
             Advice::Cold | Advice::PageOut | Advice::DoDump | Advice::Mergeable => Rounding::Inward,
@@ -139,14 +139,14 @@ impl Advice {
     }
 }
 
-/// Which pages a range takes that holds its first and last page in part only.
+/// Whether the first and last page of a range, if only partly in it, are included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rounding {
-    /// These pages too.
+    /// They are.
     Outward,
-    /// Not these pages.
+    /// They are not.
     Inward,
-    /// The whole of each huge page.
+    /// All huge pages that hold a part of the range.
     ToHugePages,
 }
 
@@ -174,7 +174,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_has_a_number_of_its_own_and_none_destroys_bytes() {
+    fn codes_are_distinct_and_none_destroys_bytes() {
         let codes: BTreeSet<i32> = ALL.into_iter().map(Advice::code).collect();
         assert_eq!(codes.len(), ALL.len());
         let destroying = [

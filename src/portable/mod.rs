@@ -28,5 +28,5 @@ pub use live::{Change, Live};
 pub use open_all::{OpenAll, open_all};
 pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency, faults};
 pub use private::{Private, PrivateOptions};
-pub use shared::Shared;
+pub use shared::{Shared, SharedOptions};
 pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};

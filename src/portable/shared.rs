@@ -6,9 +6,10 @@ use super::snapshot::Snapshot;
 use crate::Shareable;
 use crate::bytes::ByteSlice;
 use crate::error::{Error, Result};
-use crate::range::check_bytes;
+use crate::range::{check, check_bytes};
 use std::fmt;
-use std::ops::Deref;
+use std::marker::PhantomData;
+use std::ops::{Deref, RangeBounds};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -90,7 +91,7 @@ impl<T: Shareable> Shared<T> {
     /// # Errors
     /// [`Error::Unsupported`].
     #[cfg(unix)]
-    pub fn from_fd(_fd: std::os::fd::OwnedFd) -> Result<Self> {
+    pub fn from_fd<F: std::os::fd::AsFd>(_fd: F) -> Result<Self> {
         Err(between_processes(None))
     }
 }
@@ -139,12 +140,23 @@ impl<A: Shareable> Shared<[A]> {
     /// # Errors
     /// [`Error::Unsupported`].
     #[cfg(unix)]
-    pub fn from_fd_slice(_fd: std::os::fd::OwnedFd) -> Result<Self> {
+    pub fn from_fd_slice<F: std::os::fd::AsFd>(_fd: F) -> Result<Self> {
         Err(between_processes(None))
     }
 }
 
 impl Shared<[AtomicU8]> {
+    /// The bytes as a plain slice.
+    ///
+    /// # Safety
+    /// As long as the slice lives, no other thread uses these bytes.
+    #[allow(unsafe_code)]
+    pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
+        let start = self.value.as_ptr().cast::<u8>();
+        // SAFETY: `_memory` owns the bytes, which are initialised; the caller excludes all others.
+        unsafe { std::slice::from_raw_parts_mut(start, self.len()) }
+    }
+
     /// Copies bytes out, each by one load.
     ///
     /// # Errors
@@ -195,9 +207,22 @@ impl<T: ?Sized + Shareable> Shared<T> {
         Ok(())
     }
 
+    /// Does nothing: there is no file.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`].
+    pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        check(range, size_of_val::<T>(self)).map(drop)
+    }
+
+    /// Options for sharing a window of a file, which fails on this platform.
+    pub fn options() -> SharedOptions<T> {
+        SharedOptions::default()
+    }
+
     /// `None`: there is no file.
     #[cfg(unix)]
-    pub fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+    pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
     }
 
@@ -238,5 +263,73 @@ impl<T: ?Sized + Shareable> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Shared");
         shown.field("size", &size_of_val::<T>(self)).finish()
+    }
+}
+
+/// Which part of a file to share.
+#[must_use]
+pub struct SharedOptions<T: ?Sized> {
+    offset: u64,
+    len: Option<usize>,
+    value: PhantomData<fn() -> Box<T>>,
+}
+
+impl<T: ?Sized> SharedOptions<T> {
+    /// The first byte of the file to share.
+    pub fn offset(mut self, bytes: u64) -> Self {
+        self.offset = bytes;
+        self
+    }
+}
+
+impl<A> SharedOptions<[A]> {
+    /// How many elements to share.
+    pub fn len(mut self, elements: usize) -> Self {
+        self.len = Some(elements);
+        self
+    }
+}
+
+impl<T: ?Sized + Shareable> SharedOptions<T> {
+    /// Fails.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Shared<T>> {
+        Err(between_processes(Some(path.as_ref())))
+    }
+
+    /// Fails.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    #[cfg(unix)]
+    pub fn from_fd<F: std::os::fd::AsFd>(&self, _fd: F) -> Result<Shared<T>> {
+        Err(between_processes(None))
+    }
+}
+
+impl<T: ?Sized> Default for SharedOptions<T> {
+    fn default() -> Self {
+        SharedOptions {
+            offset: 0,
+            len: None,
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T: ?Sized> Clone for SharedOptions<T> {
+    fn clone(&self) -> Self {
+        SharedOptions { ..*self }
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for SharedOptions<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedOptions")
+            .field("offset", &self.offset)
+            .field("len", &self.len)
+            .finish()
     }
 }

@@ -1,10 +1,10 @@
-//! Creating a file for several processes at once: complete and allocated, or not there.
+//! Creates a file that several processes may create at once: it is complete and allocated, or not there.
 //!
-//! A new file gets its space while it has no name, and its name by link(2), which only one process can win; the others
-//! open that file. So no process sees one that is too short, and a full disk leaves nothing behind. Where a file system
-//! has no unnamed files or no hard links, the name is created with `O_EXCL`, and the space comes after it.
+//! A new file is allocated while it has no name, and named by link(2), which succeeds in one process only; the others open
+//! that file. So no process sees a file that is too short, and a full disk leaves nothing behind. Where a file system has
+//! no unnamed files or no hard links, the name is created with `O_EXCL`, and the file is allocated after that.
 
-use super::open::open_error;
+use super::mapping::open_error;
 use crate::error::{Error, Result};
 use crate::resolve::{self, Name, Resolved};
 use crate::space;
@@ -15,28 +15,28 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Another process created or removed the file between two steps. A path that changes more often has another cause.
+/// Each attempt fails only if another process created or removed the file between two steps.
 const MAX_ATTEMPTS: u32 = 100;
 
 /// Mode of a new file, less the umask.
 const MODE: u32 = 0o666;
 
-/// The file at `path`, open for reading and writing, with at least `len` bytes, all of them allocated.
+/// Opens or creates the file at `path` for reading and writing, with at least `len` bytes, all of them allocated.
 pub(super) fn open_or_create(path: &Path, len: u64) -> Result<OwnedFd> {
     for _ in 0..MAX_ATTEMPTS {
         let name = match resolve::resolve(path, false)? {
-            Resolved::Descriptor(fd) => return extend(fd.into(), path, len),
-            // Only the kernel can follow it, and something is there.
+            Resolved::Descriptor(fd) => return ensure_len(fd.into(), path, len),
+            // A link that only the kernel can follow; its target exists.
             Resolved::Magic(_) => {
                 let fd = file::open_read_write(path).map_err(|e| open_error(path, e))?;
-                return extend(fd.into(), path, len);
+                return ensure_len(fd.into(), path, len);
             }
             Resolved::Name(name) => name,
         };
         let opened = if name.found.is_some() {
-            open_existing(&name, path)?.map(|file| extend(file, path, len))
+            open_existing(&name, path)?.map(|file| ensure_len(file, path, len))
         } else {
-            create(&name, path, len)?.map(|file| Ok(file.into()))
+            create_unlinked(&name, path, len)?.map(|file| Ok(file.into()))
         };
         if let Some(fd) = opened {
             return fd;
@@ -46,7 +46,7 @@ pub(super) fn open_or_create(path: &Path, len: u64) -> Result<OwnedFd> {
     Err(Error::os("open", Some(path), source))
 }
 
-/// Opens what has the name, and no symbolic link; `None` if it was removed meanwhile.
+/// Opens the file of that name, if it is no symbolic link; `None` if it was removed meanwhile.
 fn open_existing(name: &Name, path: &Path) -> Result<Option<File>> {
     let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NOCTTY;
     let fd = match dir::open_at(name.dir.as_fd(), &name.name, flags, 0) {
@@ -62,22 +62,22 @@ fn open_existing(name: &Name, path: &Path) -> Result<Option<File>> {
     Ok(Some(File::from(fd)))
 }
 
-/// Allocates a file that is there. It becomes longer, if it must, in one step and last.
-fn extend(file: File, path: &Path, len: u64) -> Result<OwnedFd> {
+/// Allocates an existing file. If it is too short, it is extended in one step at the end.
+fn ensure_len(file: File, path: &Path, len: u64) -> Result<OwnedFd> {
     let stat = file::stat(file.as_fd()).map_err(|e| Error::os("fstat", Some(path), e))?;
     if stat.kind != Kind::Regular || len == 0 {
         return Ok(file.into());
     }
     match space::allocate_front(&file, len) {
-        // As after `open`: a store to a hole that finds no space is a fault, which the SIGBUS handler answers.
+        // Same as `open`: if the disk fills up later, the store faults and the handler deals with it.
         Err(e) if space::is_unsupported(&e) && stat.size >= len => Ok(file.into()),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
         Ok(()) => Ok(file.into()),
     }
 }
 
-/// Creates a new file; `None` if another process was faster.
-fn create(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
+/// Creates a new file without a name and links it; `None` if another process created one first.
+fn create_unlinked(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     let dir = name.dir.as_fd();
     let file = match dir::open_tmpfile(dir, MODE) {
         Ok(file) => file,
@@ -94,7 +94,7 @@ fn create(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     }
 }
 
-/// The same under its name from the first moment on.
+/// Creates a new file under its name, before it is allocated.
 fn create_named(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     let dir = name.dir.as_fd();
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
@@ -109,7 +109,7 @@ fn create_named(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     allocated.map(|()| Some(file))
 }
 
-/// Gives a new file its bytes.
+/// Allocates a new file.
 fn allocate(file: &File, path: &Path, len: u64) -> Result<()> {
     let allocated = space::extend_or_write_zeros(file, 0, len);
     allocated.map_err(|e| Error::os("fallocate", Some(path), e))

@@ -1,26 +1,206 @@
-//! Advice, residency and locks on shared memory; ranges count bytes.
+//! The mapping behind a value: which files can be mapped, and where in the mapping the value is.
 
 use super::{Memory, Shareable, Shared};
-use crate::page;
-use crate::pages::Pages;
+use crate::error::{Error, Result};
+use crate::file_system::FileSystem;
+use crate::range::check_window;
+use crate::region::Region;
+use crate::shared::sigbus::Guarded;
+use crate::sys;
+use crate::sys::file::{self, Kind};
+use std::alloc::Layout;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 
-impl<T: ?Sized + Shareable> Shared<T> {
-    /// Advice, populate, lock and residency of its pages. Ranges count bytes, not elements.
-    ///
-    /// # Examples
-    /// ```
-    /// use std::sync::atomic::AtomicU64;
-    /// let table = stillmap::Shared::<[AtomicU64]>::with_len(1 << 16)?;
-    /// table.pages().populate(..)?;
-    /// # Ok::<(), stillmap::Error>(())
-    /// ```
-    pub fn pages(&self) -> Pages<'_> {
-        let pages = match &self.memory {
-            Memory::Unshrinkable(_) => Pages::memory(&**self, page::size()),
-            // Open for writing, so mincore(2) tells the truth about it.
-            Memory::FaultTolerant(_) => Pages::own(&**self),
+/// Which bytes of a file to map.
+pub(super) struct Window {
+    offset: u64,
+    /// Bytes; `None` for all elements up to the end of the file.
+    len: Option<usize>,
+    element: Layout,
+}
+
+impl Window {
+    pub(super) fn of_value<T>(offset: u64) -> Self {
+        Window {
+            offset,
+            len: Some(size_of::<T>()),
+            element: Layout::new::<T>(),
+        }
+    }
+
+    /// `len` counts elements.
+    pub(super) fn of_slice<A>(offset: u64, len: Option<usize>) -> Result<Self> {
+        Ok(Window {
+            offset,
+            len: len.map(bytes_of::<A>).transpose()?,
+            element: Layout::new::<A>(),
+        })
+    }
+
+    /// Its length in bytes, for a file of `size` bytes.
+    fn require_size(&self, size: u64) -> Result<usize> {
+        let len = self.len.map(|len| len as u64);
+        let window = check_window(self.offset, len, size);
+        let needed = self.offset.saturating_add(len.unwrap_or(0));
+        let window = window.map_err(|_| Error::too_small(None, needed, size))?;
+        if self.offset % self.element.align() as u64 != 0 {
+            return Err(Error::misaligned(self.offset, self.element.align()));
+        }
+        let found = window.end - window.start;
+        let multiple_of = self.element.size();
+        if self.len.is_none() && (multiple_of == 0 || found % multiple_of as u64 != 0) {
+            return Err(Error::wrong_size(None, found, multiple_of));
+        }
+        usize::try_from(found).map_err(|_| Error::too_large_to_address(None))
+    }
+}
+
+/// Bytes of so many elements.
+pub(super) fn bytes_of<A>(len: usize) -> Result<usize> {
+    let bytes = len.checked_mul(size_of::<A>());
+    bytes
+        .filter(|&bytes| isize::try_from(bytes).is_ok())
+        .ok_or_else(|| Error::too_large_to_address(None))
+}
+
+/// `len` bytes that are mapped, readable and writable, and whose start is aligned as was asked for.
+pub(super) struct Mapped {
+    memory: Memory,
+    /// The first of them.
+    start: NonNull<u8>,
+    len: usize,
+    fd: Option<OwnedFd>,
+    /// Where they are in the file.
+    offset: u64,
+    path: Option<PathBuf>,
+}
+
+impl Mapped {
+    pub(super) fn anonymous(len: usize, element: Layout) -> Result<Self> {
+        // A memfd whose descriptor is closed; unlike MAP_ANONYMOUS it is made by the same calls as the others.
+        let mapped = Mapped::memfd("stillmap", len, element)?;
+        Ok(Mapped { fd: None, ..mapped })
+    }
+
+    pub(super) fn memfd(name: &str, len: usize, element: Layout) -> Result<Self> {
+        let error = |operation, e| Error::os(operation, None, e);
+        let name = CString::new(name).map_err(|e| error("memfd_create", e.into()))?;
+        let memfd = file::memfd(&name, false).map_err(|e| error("memfd_create", e))?;
+        sys::write::set_len(&memfd, len as u64).map_err(|e| error("ftruncate", e))?;
+        let fd = OwnedFd::from(memfd);
+        file::add_seals(fd.as_fd(), libc::F_SEAL_SHRINK).map_err(|e| error("fcntl", e))?;
+        let whole = Window {
+            offset: 0,
+            len: Some(len),
+            element,
         };
-        let pages = pages.with_locks(self.memory.region().locked_pages());
-        pages.with_path(self.path.as_deref())
+        Mapped::file(fd, None, &whole)
+    }
+
+    pub(super) fn file(fd: OwnedFd, path: Option<&Path>, window: &Window) -> Result<Self> {
+        let path = path.map(Path::to_path_buf);
+        let name = || path.clone().or_else(|| file::name(fd.as_fd()));
+        let mapped = map_window(fd.as_fd(), window).map_err(|e| e.with_path(name))?;
+        let (memory, start, len) = mapped;
+        Ok(Mapped {
+            memory,
+            start,
+            len,
+            fd: Some(fd),
+            offset: window.offset,
+            path,
+        })
+    }
+
+    pub(super) fn into_value<T: Shareable>(self) -> Shared<T> {
+        debug_assert_eq!(self.len, size_of::<T>());
+        let value = self.start.cast();
+        self.into_shared(value)
+    }
+
+    pub(super) fn into_slice<A: Shareable>(self) -> Shared<[A]> {
+        // Zero-sized elements: length 0.
+        let len = self.len.checked_div(size_of::<A>()).unwrap_or(0);
+        let value = NonNull::slice_from_raw_parts(self.start.cast(), len);
+        self.into_shared(value)
+    }
+
+    fn into_shared<T: ?Sized + Shareable>(self, value: NonNull<T>) -> Shared<T> {
+        Shared {
+            value,
+            memory: self.memory,
+            fd: self.fd,
+            offset: self.offset,
+            path: self.path,
+        }
+    }
+}
+
+/// Maps a window of a file, if it can be shared; second and third, its first byte and its length.
+fn map_window(fd: BorrowedFd<'_>, window: &Window) -> Result<(Memory, NonNull<u8>, usize)> {
+    // The seals are read before the size: a seal that is there holds for the size that is read then.
+    let seals = file::seals(fd);
+    let stat = file::stat(fd).map_err(|e| Error::os("statx", None, e))?;
+    check_file(fd, stat.kind, seals)?;
+    let len = window.require_size(stat.size)?;
+    let (region, delta) = if len > 0 {
+        Region::shared_window(fd, window.offset, len)?
+    } else {
+        (Region::empty(), 0)
+    };
+    // SAFETY: `delta` is in the first page of the mapping, or 0.
+    #[allow(unsafe_code)]
+    let start = unsafe { region.start().add(delta) };
+    let (address, align) = (start.as_ptr().addr(), window.element.align());
+    if address % align != 0 {
+        return Err(Error::misaligned(address as u64, align));
+    }
+    let memory = if len == 0 || seals & libc::F_SEAL_SHRINK != 0 {
+        Memory::Unshrinkable(region)
+    } else {
+        // SAFETY: `Shared` makes references to atomics only.
+        #[allow(unsafe_code)]
+        let guarded = unsafe { Guarded::new(region) };
+        Memory::FaultTolerant(guarded?)
+    };
+    Ok((memory, start, len))
+}
+
+/// Whether a file can be mapped shared and writable.
+fn check_file(fd: BorrowedFd<'_>, kind: Kind, seals: i32) -> Result<()> {
+    let not_mappable = |what| Err(Error::not_mappable(None, what));
+    match kind {
+        Kind::Regular => {}
+        Kind::Directory => return Err(Error::is_directory(None)),
+        Kind::Block | Kind::Fifo | Kind::Other => {
+            return not_mappable("it is not a regular file");
+        }
+    }
+    if !sys::descriptor::is_read_write(fd).map_err(|e| Error::os("fcntl", None, e))? {
+        return not_mappable("it is not open for reading and writing");
+    }
+    if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
+        return not_mappable("it is sealed against writing");
+    }
+    match FileSystem::from_fd(fd) {
+        Ok(FileSystem::Hugetlbfs) => not_mappable("it is made of reserved huge pages"),
+        Ok(FileSystem::Kernel) => not_mappable("it is not a file of bytes"),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn open_file(path: &Path) -> Result<OwnedFd> {
+    file::open_read_write(path).map_err(|e| open_error(path, e))
+}
+
+/// The error of a failed open(2).
+pub(super) fn open_error(path: &Path, source: io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::EISDIR) => Error::is_directory(Some(path)),
+        _ => Error::os("open", Some(path), source),
     }
 }

@@ -5,8 +5,12 @@ mod create;
 mod fault_entry;
 mod mapping;
 mod open;
+mod options;
+mod pages;
 mod seal;
 pub(crate) mod sigbus;
+
+pub use options::SharedOptions;
 
 use crate::error::{Error, Result};
 use crate::page;
@@ -27,27 +31,28 @@ use std::ptr::NonNull;
 /// ```text
 ///   this process        Shared<T> --+
 ///   a forked child      Shared<T> --+--> one value, in a memfd, a file, or memory without a name
-///   somebody else       Shared<T> --+
+///   another process     Shared<T> --+
 /// ```
-/// It derefs to `&T`, and `T` is made of atomics only ([`Shareable`]): there is no promise about the bytes that
-/// anybody could break. Zero bytes are what is there at first. Publish with `Release` and look with `Acquire`, as
-/// between threads.
+/// It derefs to `&T`, and `T` is made of atomics only ([`Shareable`]), so any process may change any byte at any time. New
+/// memory is zeroed. Store with `Release` and load with `Acquire` to publish other bytes, as between threads.
 ///
 /// ## Files that lose pages
 /// A file can be truncated by others, its device can fail, and a disk can fill up. Touching a page that is gone raises
-/// SIGBUS. The first `Shared` of a file installs a handler (`SA_SIGINFO|SA_ONSTACK`) that answers such a fault:
-/// the whole mapping, in this process, becomes zeroed private memory, and from then on
-/// [`check`](Shared::check), [`read_at`](Shared::read_at), [`write_at`](Shared::write_at), [`flush`](Shared::flush) and
-/// [`start_writeback`](Shared::start_writeback) say [`Error::Faulted`] on every thread. Loads and stores through `&T` go
-/// on, on that memory. A process forked before the fault finds out on its own.
+/// SIGBUS. The first `Shared` of a file installs a handler (`SA_SIGINFO|SA_ONSTACK`) that replaces the whole mapping, in
+/// this process, by zeroed private memory. From then on [`check`](Shared::check), [`read_at`](Shared::read_at),
+/// [`write_at`](Shared::write_at), [`flush`](Shared::flush) and [`start_writeback`](Shared::start_writeback) fail with
+/// [`Error::Faulted`] on every thread. Loads and stores through `&T` use that memory. A process forked before the fault
+/// keeps its mapping of the file until it faults itself.
 ///
-/// - Signals that are not about a `Shared` go to the handler that was there before, as if ours were not.
-/// - A handler that the program installs later has to pass on what is not its own; if it does not, ours comes to the
-///   front again when the next file is opened (seven times, then the program's stays).
-/// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers there are (sigaction(2)).
+/// - Signals that are not about a `Shared` go to the handler that was installed before, as if ours were not installed.
+/// - A handler that the program installs later must pass on other signals. If it does not, ours is installed again when
+///   the next file is opened (seven times, then the program's stays).
+/// - The handler stays installed: a library that contains this crate must not be unloaded with dlclose(3).
+/// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers are installed (sigaction(2)).
 /// - Memory of this type without a name, and memfds that cannot shrink (`F_SEAL_SHRINK`), lose no pages and need no
-///   handler; a machine that grants no more memory than it has (`vm.overcommit_memory` is 2) is the exception, see
-///   [`docs::safety`](crate::docs::safety#something-fails). Compiling with `--cfg stillmap_no_sigbus` leaves it out for files too; then a truncated file kills.
+///   handler. The exception is a machine with `vm.overcommit_memory` 2, see
+///   [`docs::safety`](crate::docs::safety#something-fails).
+/// - Compiling with `--cfg stillmap_no_sigbus` omits the handler; truncating the file then kills the process.
 ///
 /// # Examples
 /// ```
@@ -66,7 +71,7 @@ use std::ptr::NonNull;
 /// assert_eq!(counter.load(Ordering::Relaxed), 4);
 /// # Ok::<(), stillmap::Error>(())
 /// ```
-/// It gives no slice of plain bytes:
+/// It does not deref to a slice of plain bytes:
 /// ```compile_fail,E0308
 /// let memory = stillmap::Shared::<[std::sync::atomic::AtomicU8]>::with_len(16).unwrap();
 /// let bytes: &[u8] = &memory;
@@ -76,7 +81,7 @@ use std::ptr::NonNull;
 /// let bytes: &[std::sync::atomic::AtomicU8] = &memory;
 /// # assert_eq!(bytes.len(), 16);
 /// ```
-/// and nothing exclusive:
+/// nor to `&mut T`:
 /// ```compile_fail,E0596
 /// let mut counter = stillmap::Shared::<std::sync::atomic::AtomicU64>::new().unwrap();
 /// let alone: &mut u64 = counter.get_mut();
@@ -91,13 +96,16 @@ pub struct Shared<T: ?Sized + Shareable> {
     value: NonNull<T>,
     memory: Memory,
     fd: Option<OwnedFd>,
+    /// Where the value is in the file, in bytes.
+    offset: u64,
     path: Option<PathBuf>,
 }
 
-/// Who owns the mapping.
+/// Owns the mapping.
 enum Memory {
-    /// Of a memfd that cannot shrink: no page is ever lost.
+    /// Of a memfd that cannot shrink: it never loses a page.
     Unshrinkable(Region),
+    /// Of a file that may lose pages: the SIGBUS handler replaces them.
     FaultTolerant(Guarded),
 }
 
@@ -109,10 +117,10 @@ unsafe impl<T: ?Sized + Shareable> Send for Shared<T> {}
 unsafe impl<T: ?Sized + Shareable> Sync for Shared<T> {}
 
 impl<T: ?Sized + Shareable> Shared<T> {
-    /// Writes the changes to the device and waits for it (`MS_SYNC`). For memory without a file there is nothing to do.
+    /// Writes the changes to the device and waits for it (`MS_SYNC`). For memory without a file it does nothing.
     ///
     /// # Errors
-    /// [`Error::Faulted`]; [`Error::Os`] if the device refused.
+    /// [`Error::Faulted`]; [`Error::Os`] if msync(2) failed.
     ///
     /// # Examples
     /// ```
@@ -152,19 +160,21 @@ impl<T: ?Sized + Shareable> Shared<T> {
         let range = range::check(range, self.size())?;
         self.check()?;
         if !range.is_empty() {
-            let start = page::round_down(range.start);
+            // A window may start in the middle of a page.
+            let first_page = self.region().start();
+            let delta = self.value.as_ptr().cast::<u8>().addr() - first_page.as_ptr().addr();
+            let start = page::round_down(delta + range.start);
             // SAFETY: inside the mapping.
             #[allow(unsafe_code)]
-            let address = unsafe { self.region().start().add(start) };
-            let done = sys::memory::sync(address, range.end - start);
+            let address = unsafe { first_page.add(start) };
+            let done = sys::memory::sync(address, delta + range.end - start);
             done.map_err(|e| self.error("msync", e))?;
         }
-        // What was lost meanwhile did not reach the device.
+        // Pages that were lost during the call did not reach the device.
         self.check()
     }
 
-    /// Starts writing the changes to the device, and does not wait for it. For memory without a file there is nothing
-    /// to do.
+    /// Starts writing the changes to the device, and does not wait for it. For memory without a file it does nothing.
     ///
     /// # Errors
     /// As [`flush`](Shared::flush).
@@ -184,7 +194,8 @@ impl<T: ?Sized + Shareable> Shared<T> {
         self.check()?;
         match &self.fd {
             Some(fd) if self.region().len() > 0 => {
-                let started = sys::sync::start_writeback(fd.as_fd(), 0, self.size() as u64);
+                let started =
+                    sys::sync::start_writeback(fd.as_fd(), self.offset, self.size() as u64);
                 started.map_err(|e| self.error("sync_file_range", e))
             }
             _ => Ok(()),
@@ -193,13 +204,12 @@ impl<T: ?Sized + Shareable> Shared<T> {
 
     /// Whether the memory is still that of the file.
     ///
-    /// It also notices a file that is too short now and whose missing pages were not touched yet (fstat(2)), and treats it
-    /// as if one had been. A file that was truncated and has grown again in between is its old length of zeros, and no
-    /// fault.
+    /// A file that is too short now counts as lost pages, even if none of them was touched yet (fstat(2)). A file that was
+    /// truncated and extended again since the last call is not noticed: it reads as zeros.
     ///
     /// # Errors
-    /// [`Error::Faulted`] for ever, once the file has lost pages: truncation, a device error, a full disk under a sparse
-    /// file.
+    /// [`Error::Faulted`] once the file has lost pages, and on every later call: truncation, a device error, a full disk
+    /// under a sparse file.
     ///
     /// # Examples
     /// ```
@@ -218,7 +228,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
         };
         if !guarded.is_faulted() {
             let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("statx", e))?;
-            if stat.size >= self.size() as u64 {
+            if stat.size >= self.offset + self.size() as u64 {
                 return self.check_fault();
             }
             guarded.fault();
@@ -265,17 +275,17 @@ impl<T: ?Sized + Shareable> Shared<T> {
 
     #[cold]
     fn faulted(&self) -> Error {
-        Error::Faulted { path: self.name() }
+        Error::faulted(self.name().as_deref())
     }
 
     fn error(&self, call: &'static str, source: std::io::Error) -> Error {
         Error::os(call, self.name().as_deref(), source)
     }
 
-    /// What to call it: the caller's path, or the kernel's.
+    /// The path for messages: the caller's, or the kernel's.
     fn name(&self) -> Option<PathBuf> {
-        let kernels = || sys::file::name(self.fd.as_ref()?.as_fd());
-        self.path.clone().or_else(kernels)
+        let by_kernel = || sys::file::name(self.fd.as_ref()?.as_fd());
+        self.path.clone().or_else(by_kernel)
     }
 }
 
@@ -295,9 +305,9 @@ impl<T: ?Sized + Shareable> Deref for Shared<T> {
     fn deref(&self) -> &T {
         // SAFETY:
         // - The mapping is readable and writable, as large as the value and aligned for it, and lives as long as
-        //   `self`; in its place there is never anything but zeroed memory.
-        // - Every bit pattern is a valid `T`, and all who have the memory mapped may change any byte at any time:
-        //   `T` is made of atomics, which count on that.
+        //   `self`; only zeroed memory ever replaces it.
+        // - Every bit pattern is a valid `T`, and any process that has the memory mapped may change any byte at any
+        //   time: `T` is made of atomics, which allow that.
         #[allow(unsafe_code)]
         unsafe {
             self.value.as_ref()
@@ -312,7 +322,7 @@ impl<T: ?Sized + Shareable> AsRef<T> for Shared<T> {
     }
 }
 
-/// Says how many bytes and of what, not which.
+/// Prints the size, the path and whether pages were lost, not the value.
 impl<T: ?Sized + Shareable> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")

@@ -1,18 +1,11 @@
 //! The ways to get shared memory: without a name, a memfd, a file, a received descriptor.
 
-use super::{Memory, Shareable, Shared, create};
+use super::mapping::{Mapped, Window, bytes_of};
+use super::{Shareable, Shared, create};
 use crate::error::{Error, Result};
-use crate::file_system::FileSystem;
-use crate::range::whole_pages;
-use crate::region::Region;
-use crate::shared::sigbus::Guarded;
-use crate::sys;
-use crate::sys::file::{self, Kind};
-use crate::sys::memory::{Pages, Place};
-use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
+use std::alloc::Layout;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 impl<T: Shareable> Shared<T> {
     /// Zeroed memory without a name, shared with forked children ([`fork::scope`](crate::fork::scope)).
@@ -28,7 +21,7 @@ impl<T: Shareable> Shared<T> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn new() -> Result<Self> {
-        Ok(value(Mapped::anonymous(size_of::<T>(), align_of::<T>())?))
+        Ok(Mapped::anonymous(size_of::<T>(), Layout::new::<T>())?.into_value())
     }
 
     /// Zeroed memory with a descriptor, to send to other processes or to [`seal`](Shared::seal). It can grow, and
@@ -47,8 +40,8 @@ impl<T: Shareable> Shared<T> {
     /// Source: memfd_create(2), Linux 3.17.
     #[doc(alias = "memfd_create")]
     pub fn memfd(name: &str) -> Result<Self> {
-        let mapped = Mapped::memfd(name, size_of::<T>(), align_of::<T>())?;
-        Ok(value(mapped))
+        let mapped = Mapped::memfd(name, size_of::<T>(), Layout::new::<T>())?;
+        Ok(mapped.into_value())
     }
 
     /// The first `size_of::<T>()` bytes of a file.
@@ -74,9 +67,7 @@ impl<T: Shareable> Shared<T> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
-        let path = path.as_ref();
-        let fd = open_file(path)?;
-        Mapped::file(fd, Some(path), size_of_value::<T>, align_of::<T>()).map(value)
+        Self::options().open(path)
     }
 
     /// The first `size_of::<T>()` bytes of a file, which is made if it is not there, and extended with zeros if it
@@ -104,7 +95,7 @@ impl<T: Shareable> Shared<T> {
     pub fn create<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
         let fd = create::open_or_create(path, size_of::<T>() as u64)?;
-        Mapped::file(fd, Some(path), size_of_value::<T>, align_of::<T>()).map(value)
+        Ok(Mapped::file(fd, Some(path), &Window::of_value::<T>(0))?.into_value())
     }
 
     /// The first `size_of::<T>()` bytes of what a received or inherited descriptor stands for, a memfd or a file.
@@ -130,8 +121,7 @@ impl<T: Shareable> Shared<T> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
-        let fd = duplicate(fd.as_fd())?;
-        Mapped::file(fd, None, size_of_value::<T>, align_of::<T>()).map(value)
+        Self::options().from_fd(fd)
     }
 }
 
@@ -150,10 +140,8 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn with_len(len: usize) -> Result<Self> {
-        Ok(slice(Mapped::anonymous(
-            bytes_of::<A>(len)?,
-            align_of::<A>(),
-        )?))
+        let mapped = Mapped::anonymous(bytes_of::<A>(len)?, Layout::new::<A>())?;
+        Ok(mapped.into_slice())
     }
 
     /// As [`Shared::memfd`], with `len` elements.
@@ -169,8 +157,8 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn memfd_slice(name: &str, len: usize) -> Result<Self> {
-        let mapped = Mapped::memfd(name, bytes_of::<A>(len)?, align_of::<A>())?;
-        Ok(slice(mapped))
+        let mapped = Mapped::memfd(name, bytes_of::<A>(len)?, Layout::new::<A>())?;
+        Ok(mapped.into_slice())
     }
 
     /// A whole file as elements.
@@ -192,9 +180,7 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open_slice<P: AsRef<Path>>(path: P) -> Result<Self> {
-        let path = path.as_ref();
-        let fd = open_file(path)?;
-        Mapped::file(fd, Some(path), size_of_slice::<A>, align_of::<A>()).map(slice)
+        Self::options().open(path)
     }
 
     /// The first `len` elements of a file that is made or extended, as by [`Shared::create`].
@@ -215,10 +201,9 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn create_slice<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
-        let (path, size) = (path.as_ref(), bytes_of::<A>(len)?);
-        let fd = create::open_or_create(path, size as u64)?;
-        let size_of = |there, name| exactly(size, there, name);
-        Mapped::file(fd, Some(path), size_of, align_of::<A>()).map(slice)
+        let (path, window) = (path.as_ref(), Window::of_slice::<A>(0, Some(len))?);
+        let fd = create::open_or_create(path, bytes_of::<A>(len)? as u64)?;
+        Ok(Mapped::file(fd, Some(path), &window)?.into_slice())
     }
 
     /// As [`Shared::from_fd`], all of it as elements.
@@ -236,8 +221,7 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_fd_slice<F: AsFd>(fd: F) -> Result<Self> {
-        let fd = duplicate(fd.as_fd())?;
-        Mapped::file(fd, None, size_of_slice::<A>, align_of::<A>()).map(slice)
+        Self::options().from_fd(fd)
     }
 }
 
@@ -246,7 +230,7 @@ impl<T: Shareable> TryFrom<OwnedFd> for Shared<T> {
     type Error = Error;
 
     fn try_from(fd: OwnedFd) -> Result<Self> {
-        Mapped::file(fd, None, size_of_value::<T>, align_of::<T>()).map(value)
+        Ok(Mapped::file(fd, None, &Window::of_value::<T>(0))?.into_value())
     }
 }
 
@@ -255,177 +239,7 @@ impl<A: Shareable> TryFrom<OwnedFd> for Shared<[A]> {
     type Error = Error;
 
     fn try_from(fd: OwnedFd) -> Result<Self> {
-        Mapped::file(fd, None, size_of_slice::<A>, align_of::<A>()).map(slice)
+        let window = Window::of_slice::<A>(0, None)?;
+        Ok(Mapped::file(fd, None, &window)?.into_slice())
     }
-}
-
-fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    file::duplicate(fd).map_err(|e| Error::os("fcntl", None, e))
-}
-
-/// `len` bytes, mapped, readable and writable, whose start is as aligned as was asked for.
-struct Mapped {
-    memory: Memory,
-    len: usize,
-    fd: Option<OwnedFd>,
-    path: Option<PathBuf>,
-}
-
-fn value<T: Shareable>(mapped: Mapped) -> Shared<T> {
-    debug_assert_eq!(mapped.len, size_of::<T>());
-    Shared {
-        value: mapped.memory.region().start().cast(),
-        memory: mapped.memory,
-        fd: mapped.fd,
-        path: mapped.path,
-    }
-}
-
-fn slice<A: Shareable>(mapped: Mapped) -> Shared<[A]> {
-    // For elements without a size, none.
-    let len = mapped.len.checked_div(size_of::<A>()).unwrap_or(0);
-    let start = mapped.memory.region().start().cast();
-    Shared {
-        value: NonNull::slice_from_raw_parts(start, len),
-        memory: mapped.memory,
-        fd: mapped.fd,
-        path: mapped.path,
-    }
-}
-
-impl Mapped {
-    fn anonymous(len: usize, align: usize) -> Result<Self> {
-        // A memfd that nobody has a descriptor of; unlike MAP_ANONYMOUS it is made by the same calls as the others.
-        let mapped = Mapped::memfd("stillmap", len, align)?;
-        Ok(Mapped { fd: None, ..mapped })
-    }
-
-    fn memfd(name: &str, len: usize, align: usize) -> Result<Self> {
-        let name = CString::new(name).map_err(|e| Error::os("memfd_create", None, e.into()))?;
-        let memfd = file::memfd(&name, false);
-        let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
-        let sized = sys::write::set_len(&memfd, len as u64);
-        sized.map_err(|e| Error::os("ftruncate", None, e))?;
-        let fd = OwnedFd::from(memfd);
-        let sealed = file::add_seals(fd.as_fd(), libc::F_SEAL_SHRINK);
-        sealed.map_err(|e| Error::os("fcntl", None, e))?;
-        Mapped::file(fd, None, |size, name| exactly(len, size, name), align)
-    }
-
-    /// As many bytes of a file as `size_of` says, given how many there are and what to call it.
-    fn file(
-        fd: OwnedFd,
-        path: Option<&Path>,
-        size_of: impl FnOnce(u64, Option<PathBuf>) -> Result<usize>,
-        align: usize,
-    ) -> Result<Self> {
-        let name = || {
-            path.map(Path::to_path_buf)
-                .or_else(|| file::name(fd.as_fd()))
-        };
-        let error = |call, e| Error::os(call, name().as_deref(), e);
-        // Asked before the size: a seal that is there holds for the size that is seen then.
-        let seals = file::seals(fd.as_fd());
-        let stat = file::stat(fd.as_fd()).map_err(|e| error("statx", e))?;
-        let not_mappable = |what| Error::not_mappable(name().as_deref(), what);
-        match stat.kind {
-            Kind::Regular => {}
-            Kind::Directory => return Err(Error::is_directory(name().as_deref())),
-            Kind::Block | Kind::Fifo | Kind::Other => {
-                return Err(not_mappable("it is not a regular file"));
-            }
-        }
-        if !sys::descriptor::is_read_write(fd.as_fd()).map_err(|e| error("fcntl", e))? {
-            return Err(not_mappable("it is not open for reading and writing"));
-        }
-        if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
-            return Err(not_mappable("it is sealed against writing"));
-        }
-        match FileSystem::from_fd(fd.as_fd()) {
-            Ok(FileSystem::Hugetlbfs) => {
-                return Err(not_mappable("it is made of reserved huge pages"));
-            }
-            Ok(FileSystem::Kernel) => return Err(not_mappable("it is not a file of bytes")),
-            _ => {}
-        }
-        let len = size_of(stat.size, name())?;
-        let memory = match len {
-            0 => Memory::Unshrinkable(Region::empty()),
-            _ => {
-                let pages = whole(len, name())?;
-                let region = Region::shared(fd.as_fd(), pages, Place::Anywhere, Pages::Zeroed);
-                let region = region.map_err(|e| e.with_path(name))?;
-                match seals & libc::F_SEAL_SHRINK != 0 {
-                    true => Memory::Unshrinkable(region),
-                    // SAFETY: `Shared` makes references to atomics only.
-                    #[allow(unsafe_code)]
-                    false => Memory::FaultTolerant(unsafe { Guarded::new(region) }?),
-                }
-            }
-        };
-        let start = memory.region().start().as_ptr().addr();
-        if start % align != 0 {
-            return Err(Error::misaligned(start as u64, align));
-        }
-        Ok(Mapped {
-            memory,
-            len,
-            path: path.map(Path::to_path_buf),
-            fd: Some(fd),
-        })
-    }
-}
-
-fn open_file(path: &Path) -> Result<OwnedFd> {
-    file::open_read_write(path).map_err(|e| open_error(path, e))
-}
-
-/// An open(2) that failed.
-pub(super) fn open_error(path: &Path, source: std::io::Error) -> Error {
-    match source.raw_os_error() {
-        Some(libc::EISDIR) => Error::is_directory(Some(path)),
-        _ => Error::os("open", Some(path), source),
-    }
-}
-
-fn whole(len: usize, path: Option<PathBuf>) -> Result<usize> {
-    whole_pages(len, crate::page::size()).map_err(|_| too_large(path))
-}
-
-fn too_large(path: Option<PathBuf>) -> Error {
-    Error::TooLarge {
-        path,
-        limit: isize::MAX as u64,
-    }
-}
-
-fn bytes_of<A>(len: usize) -> Result<usize> {
-    let bytes = len.checked_mul(size_of::<A>());
-    bytes
-        .filter(|&bytes| isize::try_from(bytes).is_ok())
-        .ok_or_else(|| too_large(None))
-}
-
-fn exactly(needed: usize, size: u64, path: Option<PathBuf>) -> Result<usize> {
-    let needed_bytes = needed as u64;
-    match size >= needed_bytes {
-        true => Ok(needed),
-        false => Err(Error::TooSmall {
-            path,
-            needed: needed_bytes,
-            size,
-        }),
-    }
-}
-
-fn size_of_value<T>(size: u64, path: Option<PathBuf>) -> Result<usize> {
-    exactly(size_of::<T>(), size, path)
-}
-
-fn size_of_slice<A>(size: u64, path: Option<PathBuf>) -> Result<usize> {
-    let element = size_of::<A>();
-    if element == 0 || size % element as u64 != 0 {
-        return Err(Error::wrong_size(path.as_deref(), size, element));
-    }
-    usize::try_from(size).map_err(|_| too_large(path))
 }

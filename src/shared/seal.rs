@@ -3,6 +3,7 @@
 use super::Shared;
 use crate::backing::Backing;
 use crate::error::{Error, Result};
+use crate::range;
 use crate::region::Region;
 use crate::shareable::Shareable;
 use crate::snapshot::Snapshot;
@@ -10,8 +11,8 @@ use crate::sys::file;
 use std::os::fd::AsFd;
 
 impl<T: ?Sized + Shareable> Shared<T> {
-    /// Makes the bytes of a memfd final: no process, this one included, can ever change them again, nor make them
-    /// more or fewer.
+    /// Seals the whole memfd: no process, this one included, can change its bytes or its size again. The snapshot has the
+    /// bytes of this value.
     ///
     /// To send them, clone the descriptor first ([`fd`](Shared::fd)); the receiver's
     /// [`Snapshot::from_fd`] finds the seals and maps it without a copy.
@@ -40,8 +41,8 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// Source: fcntl(2) on `F_ADD_SEALS`, Linux 3.17.
     #[doc(alias = "F_ADD_SEALS")]
     pub fn seal(self) -> Result<Snapshot> {
-        let len = self.size();
-        // The kernel seals nothing that is mapped writable, so the mapping has to go first.
+        let (offset, len) = (self.offset, self.size());
+        // The kernel refuses to seal what is mapped writable, so the mapping is dropped first.
         let (fd, path) = self.into_fd();
         let Some(fd) = fd else {
             return Err(Error::unsealable(None, "only a memfd can be sealed"));
@@ -57,13 +58,13 @@ impl<T: ?Sized + Shareable> Shared<T> {
         })?;
         // Another process may have shortened it before it was sealed.
         let stat = file::stat(fd.as_fd()).map_err(|e| Error::os("fstat", path, e))?;
-        if stat.size < len as u64 {
+        if range::check_window(offset, Some(len as u64), stat.size).is_err() {
             return Err(Error::faulted(path));
         }
         if len == 0 {
             return Ok(Snapshot::mapped(Region::empty(), 0, 0, Backing::Sealed));
         }
-        let mapped = Region::file(fd.as_fd(), 0, len);
+        let mapped = Region::file(fd.as_fd(), offset, len);
         let (region, delta) = mapped.map_err(|e| Error::os("mmap", path, e))?;
         Ok(Snapshot::mapped(region, delta, len, Backing::Sealed))
     }

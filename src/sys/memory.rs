@@ -1,6 +1,7 @@
 //! System calls on mappings: mmap, munmap, mremap, mprotect, madvise.
 
 use super::call;
+use super::space::to_off_t;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -36,17 +37,29 @@ pub(crate) fn map_anonymous(len: usize, place: Place, pages: Pages) -> io::Resul
         Pages::None => (libc::PROT_NONE, libc::MAP_NORESERVE),
     };
     let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    map(len, place, protection, flags, -1)
+    map(len, place, protection, flags, (-1, 0))
 }
 
-/// mmap(2) of a file from its start, shared and writable. Never replaces a mapping.
-pub(crate) fn map_shared(fd: BorrowedFd<'_>, len: usize, place: Place) -> io::Result<NonNull<u8>> {
-    map(len, place, READ_WRITE, libc::MAP_SHARED, fd.as_raw_fd())
+/// mmap(2) of a file from `offset` on, a multiple of the page size, shared and writable. Never replaces a mapping.
+pub(crate) fn map_shared(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+    place: Place,
+) -> io::Result<NonNull<u8>> {
+    let file = (fd.as_raw_fd(), to_off_t(offset)?);
+    map(len, place, READ_WRITE, libc::MAP_SHARED, file)
 }
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-fn map(len: usize, place: Place, protection: i32, flags: i32, fd: i32) -> io::Result<NonNull<u8>> {
+fn map(
+    len: usize,
+    place: Place,
+    protection: i32,
+    flags: i32,
+    (fd, offset): (i32, libc::off_t),
+) -> io::Result<NonNull<u8>> {
     let (address, exactly) = match place {
         Place::Anywhere => (0, 0),
         Place::Near(address) => (address, 0),
@@ -54,7 +67,7 @@ fn map(len: usize, place: Place, protection: i32, flags: i32, fd: i32) -> io::Re
     };
     let address = ptr::without_provenance_mut(address);
     // SAFETY: without MAP_FIXED the kernel puts the mapping where nothing is mapped.
-    checked(unsafe { libc::mmap(address, len, protection, flags | exactly, fd, 0) })
+    checked(unsafe { libc::mmap(address, len, protection, flags | exactly, fd, offset) })
 }
 
 fn checked(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {
