@@ -58,7 +58,7 @@ fn map(
     place: Place,
     protection: i32,
     flags: i32,
-    (fd, offset): (i32, libc::off_t),
+    (fd, offset): (i32, i64),
 ) -> io::Result<NonNull<u8>> {
     let (address, exactly) = match place {
         Place::Anywhere => (0, 0),
@@ -67,7 +67,7 @@ fn map(
     };
     let address = ptr::without_provenance_mut(address);
     // SAFETY: without MAP_FIXED the kernel puts the mapping where nothing is mapped.
-    checked(unsafe { libc::mmap(address, len, protection, flags | exactly, fd, offset) })
+    checked(unsafe { libc::mmap64(address, len, protection, flags | exactly, fd, offset) })
 }
 
 fn checked(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {

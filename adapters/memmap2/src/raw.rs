@@ -12,6 +12,7 @@ use crate::advice::Advice;
 use crate::map::{Mmap, MmapMut};
 
 /// A file mapped shared and writable. Whoever made it answers for what other processes do to the bytes.
+#[derive(Debug)]
 pub struct SharedFile {
     memory: Shared<[AtomicU8]>,
     /// What `remap` maps again.
