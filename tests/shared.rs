@@ -798,6 +798,7 @@ fn in_a_sticky_directory_create_refuses_what_open_refuses() {
             .read(true)
             .write(true)
             .create(true)
+            .truncate(false)
             .open(&path);
         let errno = |error: &Error| error.raw_os_error();
         assert_eq!(

@@ -272,20 +272,6 @@ impl Buffer {
     }
 }
 
-/// Reads a range of a file into the start of private memory. What lies behind the end of the file stays zero. `progress` may
-/// stop it.
-pub(crate) fn read_into_region(
-    region: &mut Region,
-    fd: BorrowedFd<'_>,
-    range: Range<u64>,
-    progress: &mut Progress<'_>,
-) -> io::Result<()> {
-    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    // SAFETY: the caller gives private anonymous memory that it owns.
-    let room = unsafe { region.spare(0..len) };
-    read_parallel(room, fd, range.start, progress).map(drop)
-}
-
 fn whole_huge_pages(len: usize) -> usize {
     let huge = page::huge_size().unwrap_or(page::size());
     len.checked_next_multiple_of(huge).unwrap_or(len)

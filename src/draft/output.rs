@@ -4,7 +4,7 @@ use super::in_place::InPlaceFile;
 use super::new_file::NewFile;
 use super::store::Store;
 use super::stream::Stream;
-use super::target::{Target, is_irreplaceable};
+use super::target::{Target, TargetName, is_irreplaceable};
 use super::{DraftOptions, Replace};
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 #[derive(Debug)]
 pub(super) enum Output {
-    New(NewFile),
+    New(Box<NewFile>),
     InPlace(InPlaceFile),
     Stream(Stream),
 }
@@ -24,16 +24,20 @@ impl Output {
             Target::Name(name) => name,
         };
         if name.name.found.is_none() || options.replace == Replace::Rename {
-            return NewFile::create(name, options).map(Output::New);
+            return Output::new_file(name, options);
         }
         if options.replace == Replace::InPlace {
             return InPlaceFile::new(name).map(Output::InPlace);
         }
         let again = name.again()?;
-        match NewFile::create(name, options) {
+        match Output::new_file(name, options) {
             Err(e) if is_irreplaceable(&e) => InPlaceFile::new(again).map(Output::InPlace),
-            other => other.map(Output::New),
+            other => other,
         }
+    }
+
+    fn new_file(name: TargetName, options: &DraftOptions) -> Result<Self> {
+        NewFile::create(name, options).map(|file| Output::New(Box::new(file)))
     }
 
     pub(super) fn path(&self) -> &Path {

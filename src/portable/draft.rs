@@ -1,7 +1,15 @@
 //! A new file, written in memory, and put in place by a rename.
 
+#[cfg_attr(
+    test,
+    allow(
+        clippy::duplicate_mod,
+        reason = "Linux compiles both for the unit tests"
+    )
+)]
 #[path = "../draft/commit_error.rs"]
 mod commit_error;
+#[cfg_attr(test, allow(clippy::duplicate_mod, reason = "as above"))]
 #[path = "../draft/stdio.rs"]
 mod stdio;
 

@@ -29,7 +29,10 @@ impl Memory {
     /// `align` is a power of two.
     pub(super) fn zeroed(len: usize, align: usize) -> Result<Self> {
         let start = match layout(len, align)? {
-            None => NonNull::without_provenance(aligned_dangling(align)),
+            None => {
+                let start = std::ptr::without_provenance_mut(align);
+                NonNull::new(start).unwrap_or(NonNull::dangling())
+            }
             Some(layout) => {
                 // SAFETY: the layout is not empty.
                 #[allow(unsafe_code)]
@@ -78,11 +81,6 @@ fn layout(len: usize, align: usize) -> Result<Option<Layout>> {
     let layout = Layout::from_size_align(len, align);
     let layout = layout.map_err(|_| Error::too_large_to_address(None))?;
     Ok((layout.size() > 0).then_some(layout))
-}
-
-/// An address for no bytes.
-fn aligned_dangling(align: usize) -> std::num::NonZeroUsize {
-    std::num::NonZeroUsize::new(align).unwrap_or(std::num::NonZeroUsize::MIN)
 }
 
 fn no_memory() -> Error {

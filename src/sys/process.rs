@@ -1,61 +1,12 @@
-//! System calls on processes: fork, wait, pidfds, which threads there are; and what a forked process does not inherit.
+//! System calls on processes: fork, wait, pidfds, which threads there are.
 
 use super::call;
-use super::memory::{self, Pages, Place};
 use std::fs;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::ptr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, Ordering};
-
-/// A value that each process has for itself: one forked from it, however it was forked, finds none and makes its own.
-/// It is never dropped.
-pub(crate) struct PerProcess<T: 'static>(OnceLock<Option<&'static AtomicPtr<T>>>);
-
-impl<T: Sync> PerProcess<T> {
-    pub(crate) const fn new() -> Self {
-        PerProcess(OnceLock::new())
-    }
-
-    /// What this process has, if it was made already.
-    pub(crate) fn get(&self) -> Option<&'static T> {
-        let place = self.0.get().copied().flatten()?;
-        // SAFETY: null, or a value that is never freed and shared as `Sync` allows; Acquire: it is seen whole.
-        unsafe { place.load(Ordering::Acquire).as_ref() }
-    }
-
-    /// The same, made if need be; `None` where the kernel cannot keep it from a child.
-    pub(crate) fn get_or_make(&self, make: impl FnOnce() -> T) -> Option<&'static T> {
-        let place = (*self.0.get_or_init(wiped_on_fork))?;
-        if self.get().is_none() {
-            let new = Box::into_raw(Box::new(make()));
-            let order = (Ordering::AcqRel, Ordering::Acquire);
-            // Of two threads that come at once one is too late; what it made is a few words, once in a process.
-            let _ = place.compare_exchange(ptr::null_mut(), new, order.0, order.1);
-        }
-        self.get()
-    }
-}
-
-/// A place for a pointer that is null again in a forked child; `None` where the kernel cannot do that
-/// (`MADV_WIPEONFORK`, Linux 4.14). It stays mapped.
-fn wiped_on_fork<T>() -> Option<&'static AtomicPtr<T>> {
-    let page = super::page_size();
-    let start = memory::map_anonymous(page, Place::Anywhere, Pages::Zeroed).ok()?;
-    // SAFETY: the page was mapped just now, and the advice acts on a forked child only.
-    let wiped = unsafe { memory::advise(start, page, libc::MADV_WIPEONFORK) };
-    if wiped.is_err() {
-        // SAFETY: the page was mapped just now, and nobody refers to it.
-        let _ = unsafe { memory::unmap(start, page) };
-        return None;
-    }
-    // SAFETY: zeroed memory is a null AtomicPtr, a page is aligned for it, and it is never unmapped.
-    Some(unsafe { start.cast().as_ref() })
-}
 
 /// What fork(2) returns to each side.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,6 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 
 /// In bytes, as threads of `std` have it.
 const STACK: usize = 2 << 20;
@@ -16,8 +15,6 @@ type Run = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(crate) struct Thread {
     id: Option<libc::pthread_t>,
-    /// The thread holds the other `Arc`.
-    running: Arc<()>,
 }
 
 // SAFETY: any thread may join or detach another; where its id is a pointer, only the C library follows it.
@@ -29,10 +26,7 @@ pub(crate) fn start(
     name: &'static CStr,
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<Thread> {
-    let running = Arc::new(());
-    let second = Arc::clone(&running);
     let run: Run = Box::new(move || {
-        let _running = second;
         // SAFETY: PR_SET_NAME of prctl(2) reads the string.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
         run();
@@ -42,10 +36,7 @@ pub(crate) fn start(
         // SAFETY: made above, and no thread has it.
         drop(unsafe { Box::from_raw(run) });
     })?;
-    Ok(Thread {
-        id: Some(id),
-        running,
-    })
+    Ok(Thread { id: Some(id) })
 }
 
 /// A thread and its state. It is joined when this is dropped. The thread itself allocates and frees nothing.
@@ -163,11 +154,6 @@ fn checked(returned: i32) -> io::Result<()> {
 }
 
 impl Thread {
-    /// True if it is about to end.
-    pub(crate) fn is_finished(&self) -> bool {
-        Arc::strong_count(&self.running) == 1
-    }
-
     /// Waits until it has ended.
     pub(crate) fn join(mut self) {
         if let Some(id) = self.id.take() {

@@ -197,6 +197,7 @@ fn links_and_files_of_others_in_a_sticky_directory() {
         let std = File::options()
             .write(true)
             .create(true)
+            .truncate(false)
             .open(sticky.join(name));
         for replace in [Replace::Rename, Replace::InPlace, Replace::RenameOrInPlace] {
             let ours = Draft::options()
@@ -216,7 +217,11 @@ fn links_and_files_of_others_in_a_sticky_directory() {
     file_with(&sticky, "late", b"of 2001");
     chown(&path, Some(2001), Some(2001)).unwrap();
     chmod(&path, 0o666);
-    let std = File::options().write(true).create(true).open(&path);
+    let std = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
     if std.is_err_and(|e| e.kind() == ErrorKind::PermissionDenied) {
         assert!(draft.commit().is_err());
         assert_eq!(fs::read(&path).unwrap(), b"of 2001");
