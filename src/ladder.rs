@@ -100,21 +100,12 @@ fn open_kind(
             open_file(source, request, stat, position, progress)
         }
         (Some(position), Kind::Block) => {
-            open_device(source, request, base(source, position), progress)
+            open_device(source, request, source.start(position), progress)
         }
         (position, kind) => {
             let position = position.filter(|_| kind == Kind::Other);
             open_stream(source, request, position, progress)
         }
-    }
-}
-
-/// Where the input starts in the file.
-fn base(source: &Source<'_>, position: u64) -> u64 {
-    if source.uses_callers_offset() {
-        position
-    } else {
-        0
     }
 }
 

@@ -112,6 +112,15 @@ impl<'a> Source<'a> {
         self.description == Description::CallersFromOffset
     }
 
+    /// Where the input starts in the file. `position` is the offset of the descriptor.
+    pub(crate) fn start(&self, position: u64) -> u64 {
+        if self.uses_callers_offset() {
+            position
+        } else {
+            0
+        }
+    }
+
     /// True if the open file description is the caller's, too.
     pub(crate) fn is_shared(&self) -> bool {
         self.description != Description::Own
