@@ -1,9 +1,13 @@
 //! Every way to fail, in one enum.
 
+mod new;
+mod text;
+
 use crate::reason::Reason;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use text::{Colon, On, hint, shown};
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -235,137 +239,7 @@ macro_rules! path_field {
     };
 }
 
-/// One constructor for each variant: nothing outside of this file spells out its fields.
 impl Error {
-    pub(crate) fn os(operation: &'static str, path: Option<&Path>, source: io::Error) -> Self {
-        Error::Os {
-            operation,
-            path: owned(path),
-            source,
-        }
-    }
-
-    pub(crate) fn not_mappable(path: Option<&Path>, what: &'static str) -> Self {
-        Error::NotMappable {
-            path: owned(path),
-            what,
-            reason: None,
-        }
-    }
-
-    pub(crate) fn not_mapped(path: Option<&Path>, reason: Reason) -> Self {
-        Error::NotMappable {
-            path: owned(path),
-            what: reason.as_str(),
-            reason: Some(reason),
-        }
-    }
-
-    pub(crate) fn no_room(path: Option<&Path>, len: u64, tried: Tried) -> Self {
-        if tried.is_stopped {
-            return Error::os("copy to an unnamed file", path, tried.into());
-        }
-        Error::NoRoom {
-            path: owned(path),
-            len,
-            tried,
-        }
-    }
-
-    pub(crate) fn is_directory(path: Option<&Path>) -> Self {
-        Error::IsDirectory { path: owned(path) }
-    }
-
-    pub(crate) fn out_of_bounds(offset: u64, len: u64, size: u64) -> Self {
-        Error::OutOfBounds {
-            path: None,
-            offset,
-            len,
-            size,
-        }
-    }
-
-    pub(crate) fn too_large(path: Option<&Path>, limit: u64) -> Self {
-        Error::TooLarge {
-            path: owned(path),
-            limit,
-        }
-    }
-
-    /// More bytes than a pointer can reach.
-    pub(crate) fn too_large_to_address(path: Option<&Path>) -> Self {
-        Error::too_large(path, isize::MAX.unsigned_abs() as u64)
-    }
-
-    pub(crate) fn busy(path: Option<&Path>) -> Self {
-        Error::Busy { path: owned(path) }
-    }
-
-    pub(crate) fn unprotectable(path: Option<&Path>, why: &'static str) -> Self {
-        Error::Unprotectable {
-            path: owned(path),
-            why,
-        }
-    }
-
-    pub(crate) fn unsealable(path: Option<&Path>, why: &'static str) -> Self {
-        Error::Unsealable {
-            path: owned(path),
-            why,
-        }
-    }
-
-    pub(crate) fn lease_lost(path: Option<&Path>) -> Self {
-        Error::LeaseLost { path: owned(path) }
-    }
-
-    pub(crate) fn faulted(path: Option<&Path>) -> Self {
-        Error::Faulted { path: owned(path) }
-    }
-
-    pub(crate) fn too_small(path: Option<&Path>, needed: u64, size: u64) -> Self {
-        Error::TooSmall {
-            path: owned(path),
-            needed,
-            size,
-        }
-    }
-
-    pub(crate) fn wrong_size(path: Option<&Path>, size: u64, multiple_of: usize) -> Self {
-        Error::WrongSize {
-            path: owned(path),
-            size,
-            multiple_of,
-        }
-    }
-
-    pub(crate) fn misaligned(value: u64, align: usize) -> Self {
-        Error::Misaligned { value, align }
-    }
-
-    pub(crate) fn not_shared() -> Self {
-        Error::NotShared
-    }
-
-    pub(crate) fn multi_threaded(threads: usize) -> Self {
-        Error::MultiThreaded { threads }
-    }
-
-    pub(crate) fn child_failed(status: std::process::ExitStatus) -> Self {
-        Error::ChildFailed { status }
-    }
-
-    pub(crate) fn wrong_process(path: Option<&Path>) -> Self {
-        Error::WrongProcess { path: owned(path) }
-    }
-
-    pub(crate) fn unsupported(path: Option<&Path>, what: &'static str) -> Self {
-        Error::Unsupported {
-            path: owned(path),
-            what,
-        }
-    }
-
     /// The same with a path, where the variant has room for one and none is known yet.
     pub(crate) fn with_path(mut self, name: impl FnOnce() -> Option<PathBuf>) -> Self {
         if let Some(path @ None) = path_field!(&mut self) {
@@ -503,10 +377,6 @@ impl From<Tried> for io::Error {
     }
 }
 
-fn owned(path: Option<&Path>) -> Option<PathBuf> {
-    path.map(Path::to_path_buf)
-}
-
 /// Keeps the kind; the text names the operation, the path and the cause. [`Error::downcast_ref`] gives back the rest.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
@@ -534,70 +404,12 @@ impl std::error::Error for InIoError {
     }
 }
 
-/// An empty path is shown as `""`.
-fn shown(path: &Path) -> std::path::Display<'_> {
-    if path.as_os_str().is_empty() {
-        Path::new("\"\"").display()
-    } else {
-        path.display()
-    }
-}
-
-/// ` on PATH`, or nothing.
-struct On<'a>(&'a Option<PathBuf>);
-
-impl fmt::Display for On<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(path) => write!(f, " on {}", shown(path)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// `: PATH`, or nothing.
-struct Colon<'a>(&'a Option<PathBuf>);
-
-impl fmt::Display for Colon<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(path) => write!(f, ": {}", shown(path)),
-            None => Ok(()),
-        }
-    }
-}
-
 /// The errno of opening a directory as a file.
 #[cfg(unix)]
 const EISDIR: Option<i32> = Some(libc::EISDIR);
 /// There is none.
 #[cfg(not(unix))]
 const EISDIR: Option<i32> = None;
-
-/// What the user can do about it, where that is known.
-#[cfg(not(target_os = "linux"))]
-fn hint(_operation: &str, _source: &io::Error) -> &'static str {
-    ""
-}
-
-/// What the user can do about it, where that is known.
-#[cfg(target_os = "linux")]
-fn hint(operation: &str, source: &io::Error) -> &'static str {
-    match (operation, source.raw_os_error()) {
-        ("mmap" | "mremap", Some(libc::ENOMEM)) => {
-            "; see vm.max_map_count, vm.overcommit_memory and ulimit -v"
-        }
-        ("mmap (huge pages)", Some(libc::ENOMEM)) => "; reserve huge pages with vm.nr_hugepages",
-        ("mlock", Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM)) => {
-            "; raise RLIMIT_MEMLOCK (ulimit -l)"
-        }
-        ("replace by rename", _) => "; DraftOptions::replace has a way to write over the file",
-        (_, Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
-        (_, Some(libc::EFBIG)) => "; see RLIMIT_FSIZE (ulimit -f)",
-        ("read" | "pread", Some(libc::EBADF)) => "; it is not open for reading",
-        _ => "",
-    }
-}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

@@ -1,0 +1,141 @@
+//! One constructor for each variant: nothing outside of `error/` spells out its fields.
+
+use super::{Error, Tried};
+use crate::reason::Reason;
+use std::io;
+use std::path::{Path, PathBuf};
+
+impl Error {
+    pub(crate) fn os(operation: &'static str, path: Option<&Path>, source: io::Error) -> Self {
+        Error::Os {
+            operation,
+            path: owned(path),
+            source,
+        }
+    }
+
+    pub(crate) fn not_mappable(path: Option<&Path>, what: &'static str) -> Self {
+        Error::NotMappable {
+            path: owned(path),
+            what,
+            reason: None,
+        }
+    }
+
+    pub(crate) fn not_mapped(path: Option<&Path>, reason: Reason) -> Self {
+        Error::NotMappable {
+            path: owned(path),
+            what: reason.as_str(),
+            reason: Some(reason),
+        }
+    }
+
+    pub(crate) fn no_room(path: Option<&Path>, len: u64, tried: Tried) -> Self {
+        if tried.is_stopped {
+            return Error::os("copy to an unnamed file", path, tried.into());
+        }
+        Error::NoRoom {
+            path: owned(path),
+            len,
+            tried,
+        }
+    }
+
+    pub(crate) fn is_directory(path: Option<&Path>) -> Self {
+        Error::IsDirectory { path: owned(path) }
+    }
+
+    pub(crate) fn out_of_bounds(offset: u64, len: u64, size: u64) -> Self {
+        Error::OutOfBounds {
+            path: None,
+            offset,
+            len,
+            size,
+        }
+    }
+
+    pub(crate) fn too_large(path: Option<&Path>, limit: u64) -> Self {
+        Error::TooLarge {
+            path: owned(path),
+            limit,
+        }
+    }
+
+    /// More bytes than a pointer can reach.
+    pub(crate) fn too_large_to_address(path: Option<&Path>) -> Self {
+        Error::too_large(path, isize::MAX.unsigned_abs() as u64)
+    }
+
+    pub(crate) fn busy(path: Option<&Path>) -> Self {
+        Error::Busy { path: owned(path) }
+    }
+
+    pub(crate) fn unprotectable(path: Option<&Path>, why: &'static str) -> Self {
+        Error::Unprotectable {
+            path: owned(path),
+            why,
+        }
+    }
+
+    pub(crate) fn unsealable(path: Option<&Path>, why: &'static str) -> Self {
+        Error::Unsealable {
+            path: owned(path),
+            why,
+        }
+    }
+
+    pub(crate) fn lease_lost(path: Option<&Path>) -> Self {
+        Error::LeaseLost { path: owned(path) }
+    }
+
+    pub(crate) fn faulted(path: Option<&Path>) -> Self {
+        Error::Faulted { path: owned(path) }
+    }
+
+    pub(crate) fn too_small(path: Option<&Path>, needed: u64, size: u64) -> Self {
+        Error::TooSmall {
+            path: owned(path),
+            needed,
+            size,
+        }
+    }
+
+    pub(crate) fn wrong_size(path: Option<&Path>, size: u64, multiple_of: usize) -> Self {
+        Error::WrongSize {
+            path: owned(path),
+            size,
+            multiple_of,
+        }
+    }
+
+    pub(crate) fn misaligned(value: u64, align: usize) -> Self {
+        Error::Misaligned { value, align }
+    }
+
+    pub(crate) fn not_shared() -> Self {
+        Error::NotShared
+    }
+
+    pub(crate) fn multi_threaded(threads: usize) -> Self {
+        Error::MultiThreaded { threads }
+    }
+
+    pub(crate) fn child_failed(status: std::process::ExitStatus) -> Self {
+        Error::ChildFailed { status }
+    }
+
+    pub(crate) fn wrong_process(path: Option<&Path>) -> Self {
+        Error::WrongProcess { path: owned(path) }
+    }
+
+    pub(crate) fn unsupported(path: Option<&Path>, what: &'static str) -> Self {
+        Error::Unsupported {
+            path: owned(path),
+            what,
+        }
+    }
+}
+
+fn owned(path: Option<&Path>) -> Option<PathBuf> {
+    path.map(Path::to_path_buf)
+}
