@@ -64,7 +64,10 @@ impl UncheckedAdvice {
 
     /// Whether the kernel knows it.
     pub fn is_supported(self) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "stillmap gives no such advice")]
         // SAFETY: an empty range; nothing is advised.
-        unsafe { libc::madvise(std::ptr::null_mut(), 0, self.code()) == 0 }
+        unsafe {
+            libc::madvise(std::ptr::null_mut(), 0, self.code()) == 0
+        }
     }
 }

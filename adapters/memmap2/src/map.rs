@@ -258,7 +258,9 @@ impl MmapMut {
         let inside = start.addr() % page;
         let start = start.wrapping_sub(inside).cast();
         // SAFETY: whole pages of this mapping, see above; the caller answers for the bytes.
-        checked(unsafe { libc::madvise(start, len + inside, advice.code()) })
+        #[expect(clippy::disallowed_methods, reason = "stillmap gives no such advice")]
+        let returned = unsafe { libc::madvise(start, len + inside, advice.code()) };
+        checked(returned)
     }
 
     /// Keeps the pages in RAM until `unlock` or drop, mlock(2).

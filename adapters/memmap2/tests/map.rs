@@ -168,7 +168,7 @@ fn raw_maps_are_addresses() {
     for map in [
         MmapOptions::new().map_raw(&file).unwrap(),
         MmapOptions::new()
-            .map_raw_read_only(&File::open(&path).unwrap())
+            .map_raw_read_only(File::open(&path).unwrap())
             .unwrap(),
         Mmap::map(&file).unwrap().into(),
     ] {
@@ -205,9 +205,8 @@ fn advice() {
     unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) }.unwrap();
     assert_eq!(map[0], 0);
     // SAFETY: as above.
-    assert!(
-        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, page, page + 1) }.is_err()
-    );
+    let outside = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, page, page + 1) };
+    assert!(outside.is_err());
 }
 
 /// Kilobytes that are locked in this process.
@@ -267,7 +266,7 @@ fn a_live_file_is_safe_to_map() {
     let dir = directory();
     let path = dir.path().join("live");
     std::fs::write(&path, vec![7; 4 << 20]).unwrap();
-    let map = Mmap::map_if_safe(&File::open(&path).unwrap()).unwrap();
+    let map = Mmap::map_if_safe(File::open(&path).unwrap()).unwrap();
     let shrunk = std::thread::spawn(move || std::fs::write(path, b"short"));
     shrunk.join().unwrap().unwrap();
     assert!(map.iter().all(|&byte| byte == 7));
