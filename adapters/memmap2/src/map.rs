@@ -110,7 +110,7 @@ fn checked(returned: i32) -> io::Result<()> {
 }
 
 /// `offset..offset + len`; what overflows is out of bounds.
-fn range(offset: usize, len: usize) -> std::ops::Range<usize> {
+pub(crate) fn range(offset: usize, len: usize) -> std::ops::Range<usize> {
     offset..offset.saturating_add(len)
 }
 

@@ -137,9 +137,9 @@ impl MmapOptions {
         MmapRaw::writable(file, self.offset, self.len)
     }
 
-    /// The same, read-only.
+    /// The address of the bytes that [`map`](MmapOptions::map) gives: they never change.
     pub fn map_raw_read_only<F: AsFd>(&self, file: F) -> io::Result<MmapRaw> {
-        MmapRaw::read_only(file, self.offset, self.len)
+        self.map(file).map(MmapRaw::from)
     }
 }
 

@@ -6,10 +6,10 @@ use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicU8;
 
-use stillmap::{Pages, Shared, Snapshot};
+use stillmap::{Pages, Shared};
 
 use crate::advice::Advice;
-use crate::map::{Mmap, MmapMut};
+use crate::map::{Mmap, MmapMut, range};
 
 /// A file mapped shared and writable. Whoever made it answers for what other processes do to the bytes.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) unsafe fn map_file<F: AsFd>(
     })
 }
 
-fn window(file: &OwnedFd, offset: u64, len: Option<usize>) -> io::Result<Shared<[AtomicU8]>> {
+fn window<F: AsFd>(file: F, offset: u64, len: Option<usize>) -> io::Result<Shared<[AtomicU8]>> {
     let mut options = Shared::<[AtomicU8]>::options().offset(offset);
     if let Some(len) = len {
         options = options.len(len);
@@ -99,7 +99,8 @@ pub struct MmapRaw {
 enum Owner {
     Mmap(Mmap),
     MmapMut(MmapMut),
-    Snapshot(Snapshot),
+    /// Never as a slice: other processes may change the bytes.
+    File(Shared<[AtomicU8]>),
 }
 
 // SAFETY: it is an address and an owner that may be sent; whoever reads or writes through the address answers for it.
@@ -118,26 +119,11 @@ impl MmapRaw {
         offset: u64,
         len: Option<usize>,
     ) -> io::Result<MmapRaw> {
-        // SAFETY: no reference to the bytes is made; whoever uses the address answers for it.
-        let file = unsafe { map_file(file, offset, len) }?;
-        Ok(MmapRaw::from(MmapMut::from(file)))
-    }
-
-    pub(crate) fn read_only<F: AsFd>(
-        file: F,
-        offset: u64,
-        len: Option<usize>,
-    ) -> io::Result<MmapRaw> {
-        let mut options = Snapshot::options().offset(offset);
-        if let Some(len) = len {
-            options = options.len(len);
-        }
-        // SAFETY: no reference to the bytes is made; whoever uses the address answers for it.
-        let snapshot = unsafe { options.map_unguarded(file) }?;
+        let memory = window(file, offset, len)?;
         Ok(MmapRaw {
-            start: snapshot.as_ptr().cast_mut(),
-            len: snapshot.len(),
-            owner: Owner::Snapshot(snapshot),
+            start: memory.as_ptr().cast_mut().cast(),
+            len: memory.len(),
+            owner: Owner::File(memory),
         })
     }
 
@@ -164,14 +150,16 @@ impl MmapRaw {
     pub fn flush_async(&self) -> io::Result<()> {
         match &self.owner {
             Owner::MmapMut(map) => map.flush_async(),
-            Owner::Mmap(_) | Owner::Snapshot(_) => Ok(()),
+            Owner::File(memory) => Ok(memory.start_writeback()?),
+            Owner::Mmap(_) => Ok(()),
         }
     }
 
     pub fn flush_range(&self, offset: usize, len: usize) -> io::Result<()> {
         match &self.owner {
             Owner::MmapMut(map) => map.flush_range(offset, len),
-            Owner::Mmap(_) | Owner::Snapshot(_) => Ok(()),
+            Owner::File(memory) => Ok(memory.flush_range(range(offset, len))?),
+            Owner::Mmap(_) => Ok(()),
         }
     }
 
@@ -183,7 +171,7 @@ impl MmapRaw {
         match &self.owner {
             Owner::Mmap(map) => map.advise(advice),
             Owner::MmapMut(map) => map.advise(advice),
-            Owner::Snapshot(snapshot) => Ok(snapshot.pages().advise(.., advice.into())?),
+            Owner::File(memory) => Ok(memory.pages().advise(.., advice.into())?),
         }
     }
 }
