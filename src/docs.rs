@@ -12,7 +12,7 @@ pub mod leases {}
 #[doc = include_str!("../docs/durability.md")]
 pub mod durability {}
 
-/// What to write instead of memmap2, call by call, and what is different then.
+/// What to write instead of memmap2, call by call, and what is different.
 #[doc = include_str!("../docs/memmap2.md")]
 pub mod memmap2 {}
 
