@@ -1,4 +1,4 @@
-//! Bulk bytes in and out, at the speed of memcpy, beside writers that do not wait.
+//! Copies of many bytes in and out, at the speed of memcpy, while other processes write.
 
 use super::Shared;
 use crate::error::Result;
@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU8, Ordering, fence};
 impl Shared<[AtomicU8]> {
     /// Copies `buf.len()` bytes out, from `offset` on.
     ///
-    /// Each byte is one that was there at some time during the call; if others write meanwhile, the bytes need not be
-    /// of one moment. What a writer wrote before it stored to an atomic with `Release` is there after a load of it with
+    /// Each byte is the value at some time during the call. If others write during the call, the bytes need not be of one
+    /// moment. Bytes that were written before an atomic was stored to with `Release` are read after a load of it with
     /// `Acquire`.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Faulted`](crate::Error::Faulted), and `buf` then
-    /// holds anything.
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Faulted`](crate::Error::Faulted), and the
+    /// contents of `buf` are unspecified.
     ///
     /// # Examples
     /// ```
@@ -45,12 +45,11 @@ impl Shared<[AtomicU8]> {
 
     /// Copies `data` in, from `offset` on.
     ///
-    /// Others see the bytes change one by one, in any order; store to an atomic with `Release` to say that they are
-    /// complete.
+    /// Others see the bytes change one by one, in any order. Store to an atomic with `Release` afterwards to publish them.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`](crate::Error::OutOfBounds), and nothing was written;
-    /// [`Error::Faulted`](crate::Error::Faulted), and whatever was written is lost.
+    /// [`Error::Faulted`](crate::Error::Faulted), and the bytes are lost.
     ///
     /// # Examples
     /// ```

@@ -18,11 +18,11 @@ const LIVE: u8 = 1;
 const REPLACING: u8 = 2;
 const FAULTED: u8 = 3;
 
-/// Where a handler finds a mapping.
+/// One mapping, for the handler.
 #[derive(Debug)]
 pub(crate) struct FaultEntry {
     state: AtomicU8,
-    /// Handlers that look at the range; while there are any, it stays as it is.
+    /// Handlers that use the range; it does not change while there are any.
     inside: AtomicUsize,
     start: AtomicPtr<u8>,
     len: AtomicUsize,
@@ -43,7 +43,7 @@ impl Default for FaultEntry {
 }
 
 impl FaultEntry {
-    /// From here on a fault in the mapping is answered.
+    /// From here on the handler replaces the mapping when a page of it is lost.
     ///
     /// # Safety
     /// The caller has retired the entry, or never used it. The range stays mapped until [`FaultEntry::retire`] returns
@@ -56,7 +56,7 @@ impl FaultEntry {
         self.state.store(LIVE, Ordering::Release);
     }
 
-    /// True once pages were lost. Set before the replacement can be read, so asking after a copy is enough.
+    /// True once pages were lost. Set before the replacement can be read, so a check after a copy is enough.
     #[inline]
     pub(crate) fn is_faulted(&self) -> bool {
         // Acquire: what is read after this is not older than it.
@@ -112,7 +112,7 @@ impl FaultEntry {
                 signal::yield_now();
                 true
             }
-            // It was done while this fault was on its way; only broken RAM can be under the new memory.
+            // Another thread replaced it after this thread had faulted. Only broken RAM can fault in the new memory.
             Err(FAULTED) => lost == Lost::Page || self.put_zeros(),
             Err(_) => false,
         }

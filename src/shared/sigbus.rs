@@ -1,4 +1,4 @@
-//! Mappings of files that may lose pages: a fault there is answered instead of killing the process.
+//! Mappings of files that may lose pages: a SIGBUS handler replaces them, so that a fault does not kill the process.
 //!
 //! The handler replaces a mapping only while it is registered. A mapping is unregistered, and no handler uses its entry
 //! any more, before it is unmapped: see [`FaultEntry`].
@@ -14,7 +14,7 @@ use std::mem::ManuallyDrop;
 
 static TABLE: Table<FaultEntry> = Table::new();
 
-/// A mapping of atomics that a fault does not kill: it becomes zeroed private memory, and says so for ever.
+/// A mapping of atomics. A fault in it turns it into zeroed private memory, and `is_faulted` is true from then on.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     region: ManuallyDrop<Region>,
@@ -22,7 +22,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// Guards a mapping, and installs the handler if it is not in front.
+    /// Guards a mapping, and installs the handler if it is not the current one.
     ///
     /// # Safety
     /// Every reference into the mapping, now and later, counts on any byte to change at any time: it is made of
@@ -50,9 +50,9 @@ impl Guarded {
         self.entry.is_faulted()
     }
 
-    /// As if a page had been touched that is gone.
+    /// Replaces the mapping, as a fault on a lost page does.
     pub(crate) fn fault(&self) {
-        // A signal handler of this thread that touched the mapping in the middle would wait for us in vain.
+        // Signals are blocked: a handler on this thread that touched the mapping now would wait for itself.
         thread::without_signals(|| self.entry.replace(Lost::Page));
     }
 }
@@ -68,7 +68,7 @@ impl Drop for Guarded {
     }
 }
 
-/// What the handler asks: no allocation, no lock, nothing that can panic.
+/// Called in the signal handler: it does not allocate, lock or panic.
 fn answer(address: usize, lost: Lost) -> bool {
     TABLE.iter().any(|entry| entry.answer(address, lost))
 }
