@@ -614,17 +614,17 @@ fn output_that_goes_nowhere_is_said_in_one_line() {
 #[test]
 fn a_handoff_arrives_sealed() {
     let dir = Dir::new();
-    let bytes = text(100_000, 7);
+    let bytes = text(3_000_000, 7);
     let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
     let input = File::open(dir.file("input", &bytes)).expect("open");
     let output = example("handoff").stdin(input).output().expect("run");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let text = String::from_utf8_lossy(&output.stdout);
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines[0], "giver:    100000 bytes, Sealed");
+    assert_eq!(lines[0], "giver:    3000000 bytes, Sealed");
     assert_eq!(
         lines[1],
-        format!("receiver: 100000 bytes, Sealed, sum {sum}")
+        format!("receiver: 3000000 bytes, Sealed, sum {sum}")
     );
     assert!(lines[2].contains("sealed against writing"), "{text}");
     assert!(output.status.success());

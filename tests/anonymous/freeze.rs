@@ -48,18 +48,22 @@ fn shared_memory_is_copied() {
         let (go, started) = pipe();
         let (done, finished) = pipe();
         let address = memory.as_mut_ptr() as usize;
-        let child = fork(move || {
-            File::from(go).read_exact(&mut [0]).unwrap();
-            // SAFETY: this process has its own mapping there, and nobody refers to it any more.
-            unsafe { std::ptr::write_bytes(address as *mut u8, 8, 1 << 20) };
-            File::from(finished).write_all(b"x").unwrap();
+        let scope = stillmap::fork::scope(|scope| {
+            let write = move || {
+                File::from(go).read_exact(&mut [0]).unwrap();
+                // SAFETY: this process has its own mapping there, and no reference to it is left.
+                unsafe { std::ptr::write_bytes(address as *mut u8, 8, 1 << 20) };
+                File::from(finished).write_all(b"x").unwrap();
+            };
+            // SAFETY: this process freezes the memory, and does not use it again.
+            unsafe { scope.spawn_unchecked(write) }.unwrap();
+            let frozen = memory.freeze().unwrap();
+            assert_same(&frozen, &vec![7; 1 << 20], "before");
+            File::from(started).write_all(b"x").unwrap();
+            File::from(done).read_exact(&mut [0]).unwrap();
+            assert_same(&frozen, &vec![7; 1 << 20], "after the child wrote");
         });
-        let frozen = memory.freeze().unwrap();
-        assert_same(&frozen, &vec![7; 1 << 20], "before");
-        File::from(started).write_all(b"x").unwrap();
-        File::from(done).read_exact(&mut [0]).unwrap();
-        assert_same(&frozen, &vec![7; 1 << 20], "after the child wrote");
-        child.succeed();
+        scope.expect("the child succeeds");
     })
     .succeed();
 }

@@ -206,7 +206,7 @@ fn holes_stay_holes_in_a_copy_on_disk() {
     file.write_all_at(b"middle", len / 2).unwrap();
     let options = Snapshot::options().lease(false).memory_limit(1 << 20);
     let copy = options.open(&path).unwrap();
-    assert_eq!((copy.len() as u64, copy.backing()), (len, Backing::Cloned));
+    assert_eq!((copy.len() as u64, copy.backing()), (len, Backing::Disk));
     let middle = len as usize / 2;
     assert_eq!(&copy[middle..middle + 7], b"middle\0");
     assert_eq!((copy[0], copy[len as usize - 1]), (0, 0));

@@ -40,7 +40,7 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     let open = |path: &Path| File::open(path).expect("open the file");
     let sealed = sealed_memfd(&bytes[..1 << 20]);
     let at = |name: &str| dir.join(name);
-    let window = |offset| Snapshot::options().offset(offset).len(len).must_map(true);
+    let window = |offset| Snapshot::options().offset(offset).len(len).copy_limit(0);
     let memory = Anonymous::options;
     let mut of = Each(deed);
 

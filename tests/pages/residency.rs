@@ -124,7 +124,7 @@ fn a_window_under_a_lease_counts_from_its_own_first_byte() {
     let file = File::open(&path).expect("open");
     let (offset, len) = (5 * page + 100, 100 * page);
     let options = || Snapshot::options().offset(offset as u64).len(len);
-    let window = leased(|| options().must_map(true).open(&path));
+    let window = leased(|| options().copy_limit(0).open(&path));
     evict(&file);
     for page in [0, 5, 60, 105, 106] {
         touch(&file, page);
