@@ -75,11 +75,9 @@ pub(crate) fn open(
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
     let stat = source.stat()?;
-    let source = match stat.kind {
-        Kind::Directory => return Err(Error::is_directory(source.name().as_deref())),
-        Kind::Regular if !request.is_read_faster(stat.size) => source.into_shareable(),
-        _ => source,
-    };
+    if stat.kind == Kind::Directory {
+        return Err(Error::is_directory(source.name().as_deref()));
+    }
     // A mapping does not know its path, the source does.
     let opened = open_kind(&source, request, stat, progress);
     opened.map_err(|e| e.with_path(|| source.name()))

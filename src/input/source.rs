@@ -6,21 +6,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A descriptor that only this crate has. The caller's descriptor is duplicated once and then never used again: another
 /// thread may close it, or put another file in its place, at any time.
 pub(crate) struct Source<'a> {
-    fd: Fd,
+    fd: OwnedFd,
     path: Option<&'a Path>,
     description: Description,
     is_nonblocking_fifo: bool,
-}
-
-enum Fd {
-    Owned(OwnedFd),
-    /// A lease has it as well.
-    Shared(Arc<OwnedFd>),
 }
 
 /// Whose offset, lease and flags the descriptor has: the open file description, open(2).
@@ -91,7 +84,6 @@ impl<'a> Source<'a> {
     }
 
     fn new(fd: OwnedFd, path: Option<&'a Path>, description: Description) -> Self {
-        let fd = Fd::Owned(fd);
         Source {
             fd,
             path,
@@ -101,10 +93,7 @@ impl<'a> Source<'a> {
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        match &self.fd {
-            Fd::Owned(fd) => fd.as_fd(),
-            Fd::Shared(fd) => fd.as_fd(),
-        }
+        self.fd.as_fd()
     }
 
     /// True if the input starts at the offset of the caller's descriptor, which is moved.
@@ -141,20 +130,14 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The same, prepared to share its descriptor with a lease.
-    pub(crate) fn into_shareable(self) -> Self {
-        let fd = match self.fd {
-            Fd::Owned(fd) => Fd::Shared(Arc::new(fd)),
-            shared => shared,
-        };
-        Source { fd, ..self }
-    }
-
-    /// A description of the same file that only this crate has, open for reading: what a lease belongs to.
-    pub(crate) fn own_description(&self) -> io::Result<Arc<OwnedFd>> {
-        match &self.fd {
-            Fd::Shared(fd) if self.description == Description::Own => Ok(Arc::clone(fd)),
-            _ => self.reopen().map(Arc::new),
+    /// A descriptor for a lease, on a description of the same file that only this crate has. It has a number of its own:
+    /// when a lease is broken, the number of its descriptor leads to another file at once, and this source may be read
+    /// still.
+    pub(crate) fn lease_descriptor(&self) -> io::Result<OwnedFd> {
+        if self.is_shared() {
+            self.reopen()
+        } else {
+            file::duplicate(self.fd())
         }
     }
 

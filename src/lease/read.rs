@@ -158,10 +158,10 @@ impl ReadLease {
         if !system.keeps_leases() {
             return Ok(Err(Reason::FileSystem));
         }
-        let Ok(file) = source.own_description() else {
+        let Ok(file) = source.lease_descriptor() else {
             return Ok(Err(Reason::NotReopened));
         };
-        let holder = match Holder::new(file, Lease::Read) {
+        let holder = match Holder::new(Arc::new(file), Lease::Read) {
             Ok(holder) => holder,
             Err(error) => return Ok(Err(refusal(&error))),
         };

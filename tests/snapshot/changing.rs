@@ -65,11 +65,16 @@ fn a_whole_file_is_a_valid_read() {
     let whole = pattern(1, MOST);
     let mut some = 0;
     while_it_changes(&path, &whole, || {
+        // read(2) beside a truncation may give zeros at the end of a page that is cut; `is_intact` reports that.
         let snapshot = stillmap::open(&path).unwrap();
-        assert_same(&snapshot, &whole[..snapshot.len()], "by path");
+        if snapshot.is_intact() {
+            assert_same(&snapshot, &whole[..snapshot.len()], "by path");
+        }
         let snapshot = Snapshot::from_fd(File::open(&path).unwrap()).unwrap();
-        assert_same(&snapshot, &whole[..snapshot.len()], "by descriptor");
-        some += snapshot.len();
+        if snapshot.is_intact() {
+            assert_same(&snapshot, &whole[..snapshot.len()], "by descriptor");
+            some += snapshot.len();
+        }
         some > 0
     });
 }
