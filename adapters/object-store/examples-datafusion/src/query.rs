@@ -4,9 +4,11 @@
 
 mod table;
 
-use arrow::ipc::writer::FileWriter;
+use arrow::ipc::MetadataVersion;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow::util::pretty::pretty_format_batches;
-use datafusion::prelude::{ArrowReadOptions, ParquetReadOptions, SessionContext};
+use datafusion::datasource::file_format::options::ArrowReadOptions;
+use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parquet::basic::Compression;
@@ -60,7 +62,10 @@ fn write_tables(directory: &Path, rows: i64) -> Result<(), Error> {
         Compression::SNAPPY,
     )?;
     let schema = all().next().ok_or("no rows")?.schema();
-    let mut writer = FileWriter::try_new(File::create(directory.join("ipc.arrow"))?, &schema)?;
+    // DataFusion reads the schema from a stream only if the file's header is padded to 8 bytes, not to 64.
+    let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)?;
+    let file = File::create(directory.join("ipc.arrow"))?;
+    let mut writer = FileWriter::try_new_with_options(file, &schema, options)?;
     for batch in all() {
         writer.write(&batch)?;
     }
