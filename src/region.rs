@@ -283,10 +283,25 @@ impl Region {
                 let len = target.len;
                 self.moved_to(target.into_start(), len);
             }
-            Err(e) if is_in_areas(&e) => self.grow_by_areas(target)?,
-            Err(e) => return Err(Error::os("mremap", None, e)),
+            Err(e) => {
+                target.give_up_target();
+                if !is_in_areas(&e) {
+                    return Err(Error::os("mremap", None, e));
+                }
+                // Another mapping may be at the first target by now.
+                let target = Region::congruent(len, self.start, Pages::None)?;
+                self.grow_by_areas(target)?;
+            }
         }
         Ok(())
+    }
+
+    /// Unmaps what an mremap(2) that failed was to replace, unless the call has unmapped it already: then these
+    /// addresses are no longer ours.
+    fn give_up_target(self) {
+        if !memory::is_mapped(self.start, self.len) {
+            mem::forget(self);
+        }
     }
 
     /// Moves to `target`, which is longer, area by area, each with its advice; the last one grows. mremap(2) takes one
@@ -314,7 +329,10 @@ impl Region {
             // - The target is without access: nobody can have a reference into it.
             match unsafe { memory::remap_onto(from, area.len(), to, len) } {
                 Ok(()) => {}
-                Err(e) if moved == 0 => return Err(Error::os("mremap", None, e)),
+                Err(e) if moved == 0 => {
+                    target.give_up_target();
+                    return Err(Error::os("mremap", None, e));
+                }
                 // Half of the bytes are here and half are there, and where they were others may be by now.
                 Err(e) => {
                     let why = e.to_string();

@@ -1,20 +1,57 @@
 //! Limits of this process and machine, as the kernel states them: memory, descriptors, mappings, addresses, file sizes.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes of memory that can be used without swapping or being killed: `MemAvailable` of proc_meminfo(5), or what the
-/// control groups of the process have left if that is less.
+/// control groups of the process have left if that is less. Allocates nothing.
 pub(crate) fn available_memory() -> u64 {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let machine = field(&meminfo, "MemAvailable:").map(|kib| kib << 10);
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    group_dirs(&groups)
-        .iter()
-        .filter_map(|dir| group_headroom(dir))
-        .fold(machine.unwrap_or_else(free_memory), u64::min)
+    let mut buffer = [0; TEXT_MAX];
+    let meminfo = read_text(Path::new("/proc/meminfo"), &mut buffer);
+    let machine = meminfo.and_then(|text| field(text, "MemAvailable:"));
+    let machine = machine.map(|kib| kib << 10);
+    let mut available = machine.unwrap_or_else(free_memory);
+    if let Some(groups) = read_text(Path::new("/proc/self/cgroup"), &mut buffer) {
+        for_each_group(groups, |dir| {
+            let headroom = group_headroom(dir).unwrap_or(u64::MAX);
+            available = available.min(headroom);
+        });
+    }
+    available
+}
+
+/// The most that is read of a file of /proc or of a control group, in bytes.
+const TEXT_MAX: usize = 8 << 10;
+
+/// The longest path that `std` passes to the kernel without an allocation, in bytes, with a zero byte.
+const PATH_MAX: usize = 384;
+
+/// The text of a small file. Allocates nothing.
+fn read_text<'b>(path: &Path, buffer: &'b mut [u8]) -> Option<&'b str> {
+    let mut file = fs::File::open(path).ok()?;
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read(&mut buffer[len..]).ok()? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    std::str::from_utf8(&buffer[..len]).ok()
+}
+
+/// Calls `f` with a path that is made of parts; nothing if it is too long. Allocates nothing.
+fn with_path<R>(parts: [&str; 3], f: impl FnOnce(&Path) -> Option<R>) -> Option<R> {
+    let mut bytes = [0; PATH_MAX - 1];
+    let mut len = 0;
+    for part in parts {
+        bytes
+            .get_mut(len..len + part.len())?
+            .copy_from_slice(part.as_bytes());
+        len += part.len();
+    }
+    f(Path::new(std::str::from_utf8(&bytes[..len]).ok()?))
 }
 
 /// Free memory and buffers in bytes, sysinfo(2): less than what is available, where /proc is not mounted.
@@ -93,37 +130,50 @@ fn field(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The directories of the memory controller for the lines of `/proc/self/cgroup` (cgroups(7)), innermost first.
-fn group_dirs(groups: &str) -> Vec<PathBuf> {
-    let mut dirs = Vec::new();
+/// Calls `f` with each directory of the memory controller for the lines of `/proc/self/cgroup` (cgroups(7)), innermost
+/// first.
+fn for_each_group(groups: &str, mut f: impl FnMut(&Path)) {
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
             continue;
         };
         let root = match controllers {
-            "" => Path::new("/sys/fs/cgroup"),
-            c if c.split(',').any(|c| c == "memory") => Path::new("/sys/fs/cgroup/memory"),
+            "" => "/sys/fs/cgroup",
+            c if c.split(',').any(|c| c == "memory") => "/sys/fs/cgroup/memory",
             _ => continue,
         };
-        let inner = Path::new(path.trim_start_matches('/'));
-        dirs.extend(inner.ancestors().map(|group| root.join(group)));
+        let mut group = path.trim_end_matches('/');
+        loop {
+            with_path([root, group, ""], |dir| {
+                f(dir);
+                Some(())
+            });
+            match group.rfind('/') {
+                Some(slash) => group = &group[..slash],
+                None => break,
+            }
+        }
     }
-    dirs
 }
 
 /// Bytes that a control group may still use, with the pages of files that it can drop.
 fn group_headroom(dir: &Path) -> Option<u64> {
-    let number = |name: &str| -> Option<u64> {
-        let text = fs::read_to_string(dir.join(name)).ok()?;
-        text.trim().parse().ok()
+    let dir = dir.to_str()?;
+    let mut buffer = [0; TEXT_MAX];
+    let mut number = |name: &str| -> Option<u64> {
+        with_path([dir, "/", name], |path| {
+            read_text(path, &mut buffer)?.trim().parse().ok()
+        })
     };
     let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
     let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
-    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
-    let droppable = ["inactive_file ", "active_file "].map(|name| field(&stat, name).unwrap_or(0));
-    let used = used.saturating_sub(droppable.iter().sum());
-    Some(limit.saturating_sub(used))
+    let stat = with_path([dir, "/", "memory.stat"], |path| {
+        let text = read_text(path, &mut buffer)?;
+        let names = ["inactive_file ", "active_file "];
+        Some(names.iter().filter_map(|name| field(text, name)).sum())
+    });
+    Some(limit.saturating_sub(used.saturating_sub(stat.unwrap_or(0))))
 }
 
 #[cfg(test)]
@@ -137,11 +187,13 @@ mod tests {
 
     #[test]
     fn both_kinds_of_control_groups_are_found() {
-        let dirs = group_dirs("3:cpu,memory:/a/b\n0::/c\n1:name=x:/\n");
-        let dirs: Vec<_> = dirs.iter().filter_map(|f| f.to_str()).collect();
-        assert_eq!(dirs[0], "/sys/fs/cgroup/memory/a/b");
-        assert!(dirs.contains(&"/sys/fs/cgroup/c"));
-        assert_eq!(dirs.len(), 5);
+        let mut dirs = Vec::new();
+        for_each_group("3:cpu,memory:/a/b\n0::/c\n1:name=x:/\n0::/\n", |dir| {
+            dirs.push(dir.display().to_string());
+        });
+        let root = "/sys/fs/cgroup";
+        let expected = ["/memory/a/b", "/memory/a", "/memory", "/c", "", ""];
+        assert_eq!(dirs, expected.map(|dir| format!("{root}{dir}")));
     }
 
     #[test]
