@@ -35,16 +35,8 @@ pub(crate) fn fits_available(len: u64) -> bool {
     len <= available - available / 8
 }
 
-/// Why no further descriptor and mapping of `len` bytes may be held for long, if so: the last quarter of the
-/// descriptors and addresses, and the last eighth of the mappings, are for the program.
-pub(crate) fn refuse_lease(fd: BorrowedFd<'_>, len: u64) -> Option<Reason> {
-    if is_descriptor_scarce(fd) {
-        return Some(Reason::Descriptors);
-    }
-    refuse_mapping(len)
-}
-
-/// The same for a mapping without a descriptor.
+/// Why no further mapping of `len` bytes may be held for long, if so: the last quarter of the addresses and the last
+/// eighth of the mappings are for the program.
 pub(crate) fn refuse_mapping(len: u64) -> Option<Reason> {
     if is_address_space_scarce(len) {
         return Some(Reason::AddressSpace);
@@ -52,9 +44,9 @@ pub(crate) fn refuse_mapping(len: u64) -> Option<Reason> {
     are_mappings_scarce().then_some(Reason::Mappings)
 }
 
-/// True if a descriptor is in the last quarter of those that the process may have (`RLIMIT_NOFILE`): the kernel
-/// returns the lowest number that is free.
-fn is_descriptor_scarce(fd: BorrowedFd<'_>) -> bool {
+/// True if a descriptor is in the last quarter of those that the process may have (`RLIMIT_NOFILE`), which is for the
+/// program: the kernel returns the lowest number that is free.
+pub(crate) fn is_descriptor_scarce(fd: BorrowedFd<'_>) -> bool {
     let number = fd.as_raw_fd();
     number >= NEVER_SCARCE_BELOW
         && u64::from(number.unsigned_abs()) >= limits::descriptors() / 4 * 3

@@ -160,7 +160,7 @@ fn map(
         }
         return map_range(source, request, fd, range, backing, None);
     }
-    let scarce = || budget::refuse_lease(fd, len);
+    let scarce = || budget::refuse_mapping(len);
     let reason = match request.lease.then(scarce).flatten() {
         Some(reason) => reason,
         None => match lease(source, request, window, system)? {

@@ -12,6 +12,7 @@ use super::table::{BUSY, Data, Entry, Kind, LIVE, ReadData, TABLE, WORKING};
 use super::{monitor, space};
 use crate::atfork;
 use crate::backing::Backing;
+use crate::budget;
 use crate::error::Result;
 use crate::file_system::FileSystem;
 use crate::input::Source;
@@ -161,6 +162,9 @@ impl ReadLease {
         let Ok(file) = source.lease_descriptor() else {
             return Ok(Err(Reason::NotReopened));
         };
+        if budget::is_descriptor_scarce(file.as_fd()) {
+            return Ok(Err(Reason::Descriptors));
+        }
         let holder = match Holder::new(Arc::new(file), Lease::Read) {
             Ok(holder) => holder,
             Err(error) => return Ok(Err(refusal(&error))),
