@@ -3,6 +3,7 @@
 
 use super::{one, wait_for};
 use crate::support::child::scenario;
+use crate::support::disk::LoopFs;
 use crate::support::leased::Folder;
 use crate::support::pipe::pipe;
 use crate::support::{self, exclusive, kernel};
@@ -41,7 +42,8 @@ fn free_bytes(dir: &Path) -> u64 {
 #[test]
 fn a_draft_that_is_dropped_gives_its_space_back_beside_a_child() {
     scenario!(|| {
-        let Some(system) = exclusive::any_system() else {
+        // A file system of its own: no other program uses its space.
+        let Some(system) = LoopFs::new("ext4", 64 << 20) else {
             return;
         };
         let free = free_bytes(system.path());
