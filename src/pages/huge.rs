@@ -92,6 +92,8 @@ FilePmdMapped:      2048 kB\n";
         };
         let region = Region::transparent(8 * huge).unwrap();
         let pages = region.addresses();
+        // With a flag of its own the area is not merged with its neighbours, whose huge pages smaps would count too.
+        sys::pages::advise(pages.clone(), libc::MADV_DONTDUMP).unwrap();
         // Half of it, so that counting everything or nothing is wrong.
         let half = pages.start..pages.start + 4 * huge;
         if let Err(e) = sys::pages::advise(half, libc::MADV_POPULATE_WRITE) {
