@@ -172,6 +172,7 @@ fn anonymous_memory_is_zero_wherever_nothing_was_stored() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no renameat2")]
 fn a_draft_replaces_the_file_when_it_is_committed() {
     let folder = folder();
     let path = file_of(&folder, b"old");

@@ -14,15 +14,21 @@ use stillmap::{Anonymous, Backing, Draft, Exclusive, Snapshot, fork};
 /// Runs `f` while a child runs that was forked before.
 fn beside_a_child(f: impl FnOnce()) {
     fork::scope(|s| {
+        let (running, runs) = pipe();
         let (end, hold) = pipe();
-        // The child has a copy of the end that it waits for.
-        let copy = hold.as_raw_fd();
+        // The child has copies of the ends that are written to.
+        let copies = [runs.as_raw_fd(), hold.as_raw_fd()];
         s.spawn(move || {
-            // SAFETY: the child's own copy, which it uses for nothing else.
-            unsafe { libc::close(copy) };
+            for copy in copies {
+                // SAFETY: the child's own copy, which it uses for nothing else.
+                unsafe { libc::close(copy) };
+            }
             wait_for(end)
         })
         .unwrap();
+        drop(runs);
+        // The child closes what is not for it when it starts to run.
+        wait_for(running);
         f();
         drop(hold);
     })
