@@ -102,6 +102,7 @@ fn a_snapshot_keeps_its_bytes_and_says_how() {
 /// A pipe is read to its end, or as far as the window goes; an endless device is too large.
 #[cfg(unix)]
 #[test]
+#[cfg_attr(miri, ignore = "Miri does not seek on a pipe")]
 fn streams_are_read_as_far_as_the_limits_go() {
     let through_a_pipe = |options: &SnapshotOptions| {
         let (reader, mut writer) = std::io::pipe().unwrap();
