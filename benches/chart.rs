@@ -89,7 +89,7 @@ const SERIES: [(&str, &[&str], RGBColor, u32); 4] = [
     ),
     (
         "stillmap",
-        &["stillmap::open", "Snapshot::from_fd"],
+        &["Snapshot::open", "Snapshot::from_fd"],
         RGBColor(214, 62, 84),
         4,
     ),

@@ -47,7 +47,7 @@ fn follow(path: &Path, all: bool) -> io::Result<std::convert::Infallible> {
         printed += print(&live, printed)?;
         match live.refresh()? {
             Change::Grown(_) => continue,
-            Change::Cut(_) | Change::Faulted => {
+            Change::Cut(_) | Change::PagesLost => {
                 eprintln!("follow: {} was truncated", path.display());
                 printed = 0;
             }
@@ -67,7 +67,7 @@ fn print(live: &Live, from: usize) -> io::Result<usize> {
     loop {
         let n = match live.read_at(at, &mut buffer) {
             // `refresh` finds out how much is left.
-            Err(Error::Faulted { .. }) => 0,
+            Err(Error::PagesLost { .. }) => 0,
             read => read?,
         };
         if n == 0 {

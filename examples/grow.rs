@@ -6,10 +6,10 @@ use stillmap::{Anonymous, HugePages, faults, page};
 
 fn main() -> io::Result<()> {
     let (mib, page) = (1 << 20, page::size());
-    let mut faulted = faults::count().minor;
+    let mut faulted = faults::of_thread().minor;
     let mut step = |what: &str, memory: &Anonymous| -> io::Result<()> {
         let resident = memory.pages().residency(..)?.resident_pages() * page / 1024;
-        let now = faults::count().minor;
+        let now = faults::of_thread().minor;
         let faults = now - std::mem::replace(&mut faulted, now);
         let length = memory.len() / mib;
         writeln!(

@@ -72,7 +72,7 @@ fn give() -> Outcome {
 fn receive() -> Outcome {
     let fd = take(io::stdin().as_fd())?;
     // Nothing has to be believed: the seals are asked of the kernel, and without them this would be an error.
-    let bytes = Snapshot::options().must_map(true).from_fd(&fd)?;
+    let bytes = Snapshot::options().require_mapping(true).from_fd(&fd)?;
     let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
     writeln!(
         io::stdout(),

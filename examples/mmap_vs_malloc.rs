@@ -81,7 +81,7 @@ fn touch(bytes: &mut [u8]) {
 
 /// Page faults of this process so far.
 fn faults() -> u64 {
-    let count = stillmap::faults::count();
+    let count = stillmap::faults::of_thread();
     count.minor + count.major
 }
 

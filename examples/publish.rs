@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> io::Result<()> {
-    let text = stillmap::open_or_stdin(&args.text)?;
+    let text = stillmap::Snapshot::open_or_stdin(&args.text)?;
     let options = Draft::options().create_new(args.new);
     // A missing directory is an error here, before the work.
     let mut draft = options.create(&args.index, 0)?;

@@ -70,14 +70,14 @@ fn survive(args: &Args) -> Outcome<()> {
     for round in 0..args.rounds {
         let byte = round as u8;
         fs::write(&path, vec![byte; size])?;
-        let bytes = stillmap::open(&path)?;
+        let bytes = stillmap::Snapshot::open(&path)?;
         backing.0 = bytes.backing();
         writer.start_writing()?;
         // All bytes, while the writer is blocked and after it has written.
         check(&bytes, byte)?;
         waited.push(writer.wait()?);
         check(&bytes, byte)?;
-        if !bytes.is_intact() || fs::read(&path)? != NEW {
+        if !bytes.is_consistent() || fs::read(&path)? != NEW {
             return Err("the snapshot is not intact, or the writer's bytes are lost".into());
         }
         backing.1 = bytes.backing();

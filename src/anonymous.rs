@@ -10,7 +10,7 @@ use crate::range::{self, whole_pages};
 use crate::region::Region;
 use crate::snapshot::Snapshot;
 use crate::sys::limits;
-use crate::sys::memory::{Pages, Place};
+use crate::sys::memory::{Address, PageKind};
 use crate::sys::write;
 use std::fs::File;
 use std::ops::{Range, RangeBounds};
@@ -96,7 +96,7 @@ pub struct AnonymousOptions {
     huge_pages: HugePages,
     populate: bool,
     shared: bool,
-    place: Place,
+    address: Address,
 }
 
 impl AnonymousOptions {
@@ -124,8 +124,8 @@ impl AnonymousOptions {
     /// assert!(memory.pages().residency(..)?.is_full());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn populate(mut self, yes: bool) -> Self {
-        self.populate = yes;
+    pub fn populate(mut self, enable: bool) -> Self {
+        self.populate = enable;
         self
     }
 
@@ -138,8 +138,8 @@ impl AnonymousOptions {
     /// assert_eq!(memory[0], 7);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn shared(mut self, yes: bool) -> Self {
-        self.shared = yes;
+    pub fn shared(mut self, enable: bool) -> Self {
+        self.shared = enable;
         self
     }
 
@@ -149,12 +149,12 @@ impl AnonymousOptions {
     /// ```
     /// use stillmap::Anonymous;
     /// let first = Anonymous::new(4096)?;
-    /// let second = Anonymous::options().near(first.as_ptr().addr() + (1 << 30)).allocate(4096)?;
+    /// let second = Anonymous::options().hint_address(first.as_ptr().addr() + (1 << 30)).allocate(4096)?;
     /// assert_ne!(first.as_ptr(), second.as_ptr());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn near(mut self, address: usize) -> Self {
-        self.place = Place::Near(page::round_down(address));
+    pub fn hint_address(mut self, address: usize) -> Self {
+        self.address = Address::Hint(page::align_down(address));
         self
     }
 
@@ -165,12 +165,12 @@ impl AnonymousOptions {
     /// use stillmap::{Anonymous, Error};
     /// let first = Anonymous::new(4096)?;
     /// let address = first.as_ptr().addr();
-    /// let taken = Anonymous::options().at(address).allocate(4096);
+    /// let taken = Anonymous::options().fixed_address(address).allocate(4096);
     /// assert!(matches!(taken, Err(Error::AddressTaken { .. })));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn at(mut self, address: usize) -> Self {
-        self.place = Place::At(address);
+    pub fn fixed_address(mut self, address: usize) -> Self {
+        self.address = Address::Fixed(address);
         self
     }
 
@@ -178,7 +178,7 @@ impl AnonymousOptions {
     ///
     /// # Errors
     /// [`Error::TooLarge`] if no address space could hold it; [`Error::AddressTaken`] and [`Error::Misaligned`] for
-    /// [`at`](AnonymousOptions::at); [`Error::Os`] for what the kernel refused.
+    /// [`fixed_address`](AnonymousOptions::fixed_address); [`Error::Os`] for what the kernel refused.
     ///
     /// # Examples
     /// ```
@@ -188,7 +188,7 @@ impl AnonymousOptions {
     /// ```
     pub fn allocate(self, len: usize) -> Result<Anonymous> {
         let granule = self.huge_pages.granule()?;
-        if let Place::At(address) = self.place {
+        if let Address::Fixed(address) = self.address {
             if address == 0 {
                 // The null page is nobody's to have.
                 return Err(Error::AddressTaken { address });
@@ -211,7 +211,7 @@ impl AnonymousOptions {
             huge_pages: self.huge_pages,
             granule,
         };
-        memory.region = memory.map(len, self.place)?;
+        memory.region = memory.map(len, self.address)?;
         memory.len = len;
         memory.register();
         if self.populate {
@@ -273,7 +273,7 @@ impl Anonymous {
     ///
     /// # Examples
     /// ```
-    /// let near = stillmap::Anonymous::options().near(0x5000_0000_0000).allocate(1)?;
+    /// let near = stillmap::Anonymous::options().hint_address(0x5000_0000_0000).allocate(1)?;
     /// assert_eq!(near[0], 0);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
@@ -282,7 +282,7 @@ impl Anonymous {
             huge_pages: HugePages::System,
             populate: false,
             shared: false,
-            place: Place::Anywhere,
+            address: Address::Anywhere,
         }
     }
 
@@ -355,7 +355,7 @@ impl Anonymous {
             return self.region.resize(pages, page::size());
         }
         // Nothing is mapped yet, or the kernel does not grow mappings of reserved pages.
-        let mut larger = self.map(len, Place::Anywhere)?;
+        let mut larger = self.map(len, Address::Anywhere)?;
         if self.shared.is_none() {
             // SAFETY: private anonymous memory of ours, made in the line above.
             #[allow(unsafe_code)]
@@ -459,24 +459,26 @@ impl Anonymous {
     }
 
     /// A mapping of `len` bytes in the way of this value.
-    fn map(&self, len: usize, place: Place) -> Result<Region> {
+    fn map(&self, len: usize, address: Address) -> Result<Region> {
         let pages = whole_pages(len, self.granule)?;
         if pages == 0 {
             return Ok(Region::empty());
         }
         self.reach(pages)?;
-        let region = match (&self.shared, self.huge_pages, place) {
+        let region = match (&self.shared, self.huge_pages, address) {
             (Some(memfd), HugePages::Reserved, _) => {
-                Region::shared(memfd.file.as_fd(), pages, place, Pages::Reserved)
+                Region::shared(memfd.file.as_fd(), pages, address, PageKind::Reserved)
             }
-            (Some(memfd), _, _) => Region::shared(memfd.file.as_fd(), pages, place, Pages::Zeroed),
-            (None, HugePages::Reserved, _) => Region::placed(pages, place, Pages::Reserved),
-            (None, HugePages::Transparent, Place::Anywhere) => Region::transparent(pages),
-            (None, _, Place::Anywhere) => Region::anonymous(pages),
-            (None, _, _) => Region::placed(pages, place, Pages::Zeroed),
+            (Some(memfd), _, _) => {
+                Region::shared(memfd.file.as_fd(), pages, address, PageKind::Zeroed)
+            }
+            (None, HugePages::Reserved, _) => Region::placed(pages, address, PageKind::Reserved),
+            (None, HugePages::Transparent, Address::Anywhere) => Region::transparent(pages),
+            (None, _, Address::Anywhere) => Region::anonymous(pages),
+            (None, _, _) => Region::placed(pages, address, PageKind::Zeroed),
         }
-        .map_err(|error| taken(error, place))?;
-        if let Place::At(address) = place {
+        .map_err(|error| taken(error, address))?;
+        if let Address::Fixed(address) = address {
             // Before Linux 4.17 the flag is not known, and the address only a hint.
             if region.start().as_ptr().addr() != address {
                 return Err(Error::AddressTaken { address });
@@ -592,9 +594,9 @@ fn memfd(huge_pages: HugePages) -> Result<Memfd> {
     })
 }
 
-fn taken(error: Error, place: Place) -> Error {
-    match place {
-        Place::At(address) if error.raw_os_error() == Some(libc::EEXIST) => {
+fn taken(error: Error, address: Address) -> Error {
+    match address {
+        Address::Fixed(address) if error.raw_os_error() == Some(libc::EEXIST) => {
             Error::AddressTaken { address }
         }
         _ => error,

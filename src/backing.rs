@@ -4,7 +4,7 @@
 ///
 /// # Examples
 /// ```
-/// let small = stillmap::open("Cargo.toml")?;
+/// let small = stillmap::Snapshot::open("Cargo.toml")?;
 /// assert_eq!(small.backing(), stillmap::Backing::Memory);
 /// # Ok::<(), stillmap::Error>(())
 /// ```

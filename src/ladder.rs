@@ -25,7 +25,7 @@ const COPY_RATHER_THAN_CLONE_MAX: u64 = 64 << 20;
 pub(crate) struct Opened {
     pub(crate) bytes: Held,
     /// False if the file changed while it was copied.
-    pub(crate) is_intact: bool,
+    pub(crate) is_consistent: bool,
     /// Why the bytes are not mapped, or not leased.
     pub(crate) reason: Option<Reason>,
 }
@@ -116,7 +116,7 @@ fn open_file(
 ) -> Result<Opened> {
     let window = Window::new(base, request.offset, request.len);
     let range = window.in_file(stat.size)?;
-    request.check_total(&range)?;
+    request.check_size(&range)?;
     let opened = match map(source, request, &window, stat, &range)? {
         Found::Mapped(opened) => opened,
         Found::MustCopy(reason) => {
@@ -233,7 +233,7 @@ fn leased(
             delta,
             len,
         },
-        is_intact: true,
+        is_consistent: true,
         reason: None,
     }))
 }
@@ -294,7 +294,7 @@ fn map_range(
             len,
             backing,
         },
-        is_intact: true,
+        is_consistent: true,
         reason,
     }))
 }
@@ -317,7 +317,7 @@ fn map_window(
 /// `EFAULT` is a page that would have been a signal, madvise(2).
 fn not_populated(source: &Source<'_>, error: io::Error) -> Error {
     match error.raw_os_error() {
-        Some(libc::EFAULT) => Error::faulted(source.name().as_deref()),
+        Some(libc::EFAULT) => Error::pages_lost(source.name().as_deref()),
         _ => source.error("madvise", error),
     }
 }
@@ -338,10 +338,10 @@ fn copy(
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
     let limit = request.limits.memory;
-    let (copy, is_intact) = input::copy(source, window, stat, limit, progress)?;
+    let (copy, is_consistent) = input::copy(source, window, stat, limit, progress)?;
     Ok(Opened {
         bytes: held(source, request, copy)?,
-        is_intact,
+        is_consistent,
         reason: Some(reason),
     })
 }
@@ -374,12 +374,12 @@ fn open_device(
     let window = Window::new(base, request.offset, request.len);
     let stat = input::stat_with_size(source, Kind::Block)?;
     let range = window.in_file(stat.size)?;
-    request.check_total(&range)?;
+    request.check_size(&range)?;
     let len = range.end - range.start;
-    if request.must_map || !request.may_copy(len) {
+    if request.require_mapping || !request.may_copy(len) {
         return Err(Error::not_mapped(name().as_deref(), Reason::BlockDevice));
     }
-    let is_limited = request.limits.total.or(request.limits.memory).is_some();
+    let is_limited = request.limits.size.or(request.limits.memory).is_some();
     if !is_limited && !request.spill && !budget::fits_memory(len, None) {
         let limit = budget::default_memory_limit();
         return Err(Error::too_large(name().as_deref(), limit));
@@ -397,7 +397,7 @@ fn open_stream(
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
     let not_mapped = || Error::not_mapped(source.name().as_deref(), Reason::Stream);
-    if request.must_map {
+    if request.require_mapping {
         return Err(not_mapped());
     }
     let copy = match input::read_to_end(source, request, position, progress) {
@@ -412,7 +412,7 @@ fn open_stream(
     };
     Ok(Opened {
         bytes: held(source, request, copy)?,
-        is_intact: true,
+        is_consistent: true,
         reason: Some(Reason::Stream),
     })
 }

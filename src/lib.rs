@@ -2,7 +2,7 @@
 //!
 //! | you have | you want | use | you get |
 //! |---|---|---|---|
-//! | a path, stdin, a pipe, a descriptor | its bytes, read-only | [`Snapshot`], or [`open`], [`stdin`], [`open_or_stdin`] | `&[u8]` |
+//! | a path, stdin, a pipe, a descriptor | its bytes, read-only | [`Snapshot`] | `&[u8]` |
 //! | a file | a private copy that you can modify | [`Private`] | `&mut [u8]` |
 //! | a new file to write | the old file or the new one, complete | [`Draft`] | `&mut [u8]` |
 //! | an existing file | to edit it in place, alone | [`Exclusive`] | `&mut [u8]` |
@@ -18,7 +18,7 @@
 //! use stillmap::{Anonymous, Draft, Snapshot};
 //!
 //! // Any input: a file, `-` for standard input, a FIFO, a device, a file of /proc.
-//! let input = stillmap::open_or_stdin("Cargo.toml")?;
+//! let input = stillmap::Snapshot::open_or_stdin("Cargo.toml")?;
 //! assert!(input.starts_with(b"[package]"));
 //! println!("{} bytes, backed by {:?}", input.len(), input.backing());
 //!
@@ -167,54 +167,6 @@ pub use private::{Private, PrivateOptions};
 pub use shared::{Shared, SharedOptions};
 #[cfg(target_os = "linux")]
 pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
-
-use std::path::Path;
-
-/// The bytes of a file: [`Snapshot::open`].
-///
-/// # Errors
-/// As [`Snapshot::open`].
-///
-/// # Examples
-/// ```
-/// assert!(stillmap::open("Cargo.toml")?.len() > 100);
-/// # Ok::<(), stillmap::Error>(())
-/// ```
-pub fn open<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
-    Snapshot::open(path)
-}
-
-/// The bytes of standard input: [`Snapshot::stdin`].
-///
-/// # Errors
-/// As [`Snapshot::open`].
-///
-/// # Examples
-/// ```no_run
-/// println!("{} bytes", stillmap::stdin()?.len());
-/// # Ok::<(), stillmap::Error>(())
-/// ```
-pub fn stdin() -> Result<Snapshot> {
-    Snapshot::stdin()
-}
-
-/// The bytes of a file, or of standard input if the path is `-`.
-///
-/// # Errors
-/// As [`Snapshot::open`].
-///
-/// # Examples
-/// ```no_run
-/// let input = std::env::args_os().nth(1).unwrap_or("-".into());
-/// println!("{} bytes", stillmap::open_or_stdin(input)?.len());
-/// # Ok::<(), stillmap::Error>(())
-/// ```
-pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Snapshot> {
-    match path.as_ref() {
-        dash if dash == Path::new("-") => stdin(),
-        path => open(path),
-    }
-}
 
 /// Returns memory to the kernel that is kept for the next snapshots.
 ///

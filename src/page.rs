@@ -30,11 +30,11 @@ pub fn size() -> usize {
 /// # Examples
 /// ```
 /// use stillmap::page;
-/// assert_eq!(page::round_up(1), Some(page::size()));
-/// assert_eq!(page::round_up(0), Some(0));
-/// assert_eq!(page::round_up(usize::MAX), None);
+/// assert_eq!(page::align_up(1), Some(page::size()));
+/// assert_eq!(page::align_up(0), Some(0));
+/// assert_eq!(page::align_up(usize::MAX), None);
 /// ```
-pub fn round_up(n: usize) -> Option<usize> {
+pub fn align_up(n: usize) -> Option<usize> {
     n.checked_next_multiple_of(size())
 }
 
@@ -43,9 +43,9 @@ pub fn round_up(n: usize) -> Option<usize> {
 /// # Examples
 /// ```
 /// use stillmap::page;
-/// assert_eq!(page::round_down(page::size() + 1), page::size());
+/// assert_eq!(page::align_down(page::size() + 1), page::size());
 /// ```
-pub fn round_down(n: usize) -> usize {
+pub fn align_down(n: usize) -> usize {
     n - n % size()
 }
 
@@ -83,8 +83,8 @@ mod tests {
         let size = size() as u128;
         for n in numbers() {
             let up = (n as u128).div_ceil(size) * size;
-            assert_eq!(round_up(n), usize::try_from(up).ok(), "up {n}");
-            assert_eq!(round_down(n) as u128, n as u128 / size * size, "down {n}");
+            assert_eq!(align_up(n), usize::try_from(up).ok(), "up {n}");
+            assert_eq!(align_down(n) as u128, n as u128 / size * size, "down {n}");
         }
     }
 }

@@ -212,7 +212,7 @@ impl TryFrom<OwnedFd> for Private {
 ///
 /// # Examples
 /// ```
-/// let mut bytes = stillmap::Private::options().limit(1 << 20).open("Cargo.toml")?;
+/// let mut bytes = stillmap::Private::options().size_limit(1 << 20).open("Cargo.toml")?;
 /// bytes[0] = b'{';
 /// # Ok::<(), stillmap::Error>(())
 /// ```
@@ -261,15 +261,15 @@ impl PrivateOptions {
         self
     }
 
-    /// The most bytes of the input, as [`SnapshotOptions::limit`](crate::SnapshotOptions::limit).
+    /// The most bytes of the input, as [`SnapshotOptions::size_limit`](crate::SnapshotOptions::size_limit).
     ///
     /// # Examples
     /// ```
-    /// let endless = stillmap::Private::options().limit(1 << 20).open("/dev/zero");
+    /// let endless = stillmap::Private::options().size_limit(1 << 20).open("/dev/zero");
     /// assert!(matches!(endless, Err(stillmap::Error::TooLarge { .. })));
     /// ```
-    pub fn limit(mut self, bytes: u64) -> Self {
-        self.request.limits.total = Some(bytes);
+    pub fn size_limit(mut self, bytes: u64) -> Self {
+        self.request.limits.size = Some(bytes);
         self
     }
 

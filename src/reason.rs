@@ -9,7 +9,7 @@ use std::fmt;
 /// # Examples
 /// ```
 /// use stillmap::Reason;
-/// let small = stillmap::open("Cargo.toml")?;
+/// let small = stillmap::Snapshot::open("Cargo.toml")?;
 /// assert_eq!(small.reason(), Some(Reason::Small));
 /// assert!(small.reason().is_some_and(|reason| reason.to_string().contains("small")));
 /// # Ok::<(), stillmap::Error>(())
@@ -22,7 +22,7 @@ pub enum Reason {
     /// A pipe, socket, terminal or character device, or a file that says it has 0 bytes: it has no pages.
     Stream,
     /// A FIFO that no process has open for writing; it was not waited for because of `limit`, `len`, `copy_limit` or
-    /// `must_map`.
+    /// `require_mapping`.
     NoWriter,
     /// A block device: nothing keeps other processes from writing to it.
     BlockDevice,

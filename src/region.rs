@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::locked_pages::LockedPages;
 use crate::page;
 use crate::range::whole_pages;
-use crate::sys::memory::{self, Pages, Place};
+use crate::sys::memory::{self, Address, PageKind};
 use crate::sys::process::abort;
 use memmap2::MmapRaw;
 use std::io;
@@ -28,10 +28,10 @@ fn is_in_areas(error: &io::Error) -> bool {
 }
 
 /// What to call a failed mmap(2).
-fn mmap(pages: Pages) -> &'static str {
+fn mmap(pages: PageKind) -> &'static str {
     match pages {
-        Pages::Reserved => "mmap (huge pages)",
-        Pages::Zeroed | Pages::None => "mmap",
+        PageKind::Reserved => "mmap (huge pages)",
+        PageKind::Zeroed | PageKind::None => "mmap",
     }
 }
 
@@ -77,8 +77,8 @@ impl Region {
     }
 
     /// The same at a place of the caller's choice, or from the pool of huge pages (`len` is a multiple of theirs).
-    pub(crate) fn placed(len: usize, place: Place, pages: Pages) -> Result<Self> {
-        let start = memory::map_anonymous(len, place, pages);
+    pub(crate) fn placed(len: usize, address: Address, pages: PageKind) -> Result<Self> {
+        let start = memory::map_anonymous(len, address, pages);
         Ok(Region::unowned(
             start.map_err(|e| Error::os(mmap(pages), None, e))?,
             len,
@@ -89,10 +89,10 @@ impl Region {
     pub(crate) fn shared(
         fd: BorrowedFd<'_>,
         len: usize,
-        place: Place,
-        pages: Pages,
+        address: Address,
+        pages: PageKind,
     ) -> Result<Self> {
-        let start = memory::map_shared(fd, 0, len, place);
+        let start = memory::map_shared(fd, 0, len, address);
         let start = start.map_err(|e| Error::os(mmap(pages), None, e))?;
         Ok(Region::unowned(start, len))
     }
@@ -105,7 +105,7 @@ impl Region {
     ) -> Result<(Self, usize)> {
         let delta = offset % page::size() as u64;
         let pages = whole_pages(len.saturating_add(delta as usize), page::size())?;
-        let start = memory::map_shared(fd, offset - delta, pages, Place::Anywhere);
+        let start = memory::map_shared(fd, offset - delta, pages, Address::Anywhere);
         let start = start.map_err(|e| Error::os("mmap", None, e))?;
         Ok((Region::unowned(start, pages), delta as usize))
     }
@@ -118,7 +118,7 @@ impl Region {
 
     /// The same, as far from the start of a huge page as `other` is: moved there, huge pages stay whole.
     pub(crate) fn transparent_like(other: NonNull<u8>, len: usize) -> Result<Self> {
-        let region = Region::congruent(len, other, Pages::Zeroed)?;
+        let region = Region::congruent(len, other, PageKind::Zeroed)?;
         // A kernel without huge pages gives small ones.
         let _ = region.advise(0..region.len, libc::MADV_HUGEPAGE);
         Ok(region)
@@ -126,7 +126,7 @@ impl Region {
 
     /// Kernels since 6.7 align large mappings by themselves; for the others, and for another phase, map more and cut
     /// both ends off.
-    fn congruent(len: usize, other: NonNull<u8>, pages: Pages) -> Result<Self> {
+    fn congruent(len: usize, other: NonNull<u8>, pages: PageKind) -> Result<Self> {
         let len = whole_pages(len, page::size())?;
         let align = page::huge_size().unwrap_or(1);
         if len == 0 {
@@ -136,14 +136,14 @@ impl Region {
             let distance = other.as_ptr().addr().wrapping_sub(start.as_ptr().addr());
             distance % align
         };
-        let region = Region::placed(len, Place::Anywhere, pages)?;
+        let region = Region::placed(len, Address::Anywhere, pages)?;
         if len < align || missing(region.start) == 0 {
             return Ok(region);
         }
         drop(region);
         let wide = Region::placed(
             whole_pages(len + align, page::size())?,
-            Place::Anywhere,
+            Address::Anywhere,
             pages,
         )?;
         let head = missing(wide.start);
@@ -195,7 +195,7 @@ impl Region {
     fn around(raw: MmapRaw, offset: u64, len: usize) -> (Self, usize) {
         let delta = (offset % page::size() as u64) as usize;
         // The kernel has mapped delta + len bytes, so rounding them up cannot overflow.
-        let whole = page::round_up(delta + len).unwrap_or(delta + len);
+        let whole = page::align_up(delta + len).unwrap_or(delta + len);
         (Region::owned_by_memmap2(raw, delta, whole), delta)
     }
 
@@ -262,7 +262,7 @@ impl Region {
         match start {
             Ok(start) => self.moved_to(start, len),
             Err(e) if is_in_areas(&e) => {
-                let target = Region::congruent(len, self.start, Pages::None)?;
+                let target = Region::congruent(len, self.start, PageKind::None)?;
                 self.grow_by_areas(target)?;
             }
             Err(e) => return Err(Error::os("mremap", None, e)),
@@ -273,7 +273,7 @@ impl Region {
     /// Grows memory made by [`Region::transparent`], so that it stays aligned to huge pages: they are moved by
     /// their page tables and never split.
     pub(crate) fn grow_transparent(&mut self, len: usize) -> Result<()> {
-        let target = Region::congruent(len, self.start, Pages::None)?;
+        let target = Region::congruent(len, self.start, PageKind::None)?;
         // SAFETY:
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
         // - The target was mapped just now, without access: nobody can have a reference into it.
@@ -289,7 +289,7 @@ impl Region {
                     return Err(Error::os("mremap", None, e));
                 }
                 // Another mapping may be at the first target by now.
-                let target = Region::congruent(len, self.start, Pages::None)?;
+                let target = Region::congruent(len, self.start, PageKind::None)?;
                 self.grow_by_areas(target)?;
             }
         }

@@ -49,7 +49,7 @@ fn a_hundred_thousand_small_files() {
         let dir = temp_dir();
         let small = file_with(dir.path(), "small", &pattern(1, 5000));
         assert_leaves_nothing(100_000, "a small file", || {
-            assert_eq!(stillmap::open(&small).unwrap().len(), 5000);
+            assert_eq!(stillmap::Snapshot::open(&small).unwrap().len(), 5000);
         });
     })
     .succeed();
@@ -61,7 +61,10 @@ fn a_hundred_thousand_mappings() {
         let mut sealed = sealed_memfd(3 << 20);
         assert_leaves_nothing(100_000, "a mapping", || {
             sealed.rewind().unwrap();
-            let options = Snapshot::options().offset(4097).len(2 << 20).must_map(true);
+            let options = Snapshot::options()
+                .offset(4097)
+                .len(2 << 20)
+                .require_mapping(true);
             let snapshot = options.from_fd(&sealed).unwrap();
             assert_eq!(
                 (snapshot.len(), snapshot.backing()),
@@ -78,7 +81,7 @@ fn every_other_way_to_a_snapshot() {
         let dir = temp_dir();
         let large = file_with(dir.path(), "large", &pattern(2, 3 << 20));
         assert_leaves_nothing(500, "a large file", || {
-            assert_eq!(stillmap::open(&large).unwrap().len(), 3 << 20);
+            assert_eq!(stillmap::Snapshot::open(&large).unwrap().len(), 3 << 20);
         });
         assert_leaves_nothing(10_000, "a file by its descriptor", || {
             let file = File::open(&large).unwrap();
@@ -89,7 +92,11 @@ fn every_other_way_to_a_snapshot() {
                 .unwrap();
         });
         assert_leaves_nothing(10_000, "a /proc file", || {
-            assert!(!stillmap::open("/proc/version").unwrap().is_empty());
+            assert!(
+                !stillmap::Snapshot::open("/proc/version")
+                    .unwrap()
+                    .is_empty()
+            );
         });
         assert_leaves_nothing(10_000, "a pipe", || {
             let (reader, writer) = pipe();
@@ -117,28 +124,31 @@ fn ten_thousand_errors_of_each_kind() {
         let missing = dir.path().join("missing");
         let write_only = File::create(dir.path().join("write-only")).unwrap();
         assert_leaves_nothing(10_000, "errors", || {
-            stillmap::open(&missing).unwrap_err();
-            stillmap::open(dir.path()).unwrap_err();
-            stillmap::open("/proc/self/mem").unwrap_err();
+            stillmap::Snapshot::open(&missing).unwrap_err();
+            stillmap::Snapshot::open(dir.path()).unwrap_err();
+            stillmap::Snapshot::open("/proc/self/mem").unwrap_err();
             Snapshot::options().offset(1 << 40).open(&file).unwrap_err();
             Snapshot::options().len(usize::MAX).open(&file).unwrap_err();
             Snapshot::options()
-                .limit(1000)
+                .size_limit(1000)
                 .open("/dev/zero")
                 .unwrap_err();
             Snapshot::options()
-                .must_map(true)
+                .require_mapping(true)
                 .open("/dev/zero")
                 .unwrap_err();
             Snapshot::from_fd(&write_only).unwrap_err();
             Snapshot::from_fd(File::open(dir.path()).unwrap()).unwrap_err();
             Anonymous::new(1 << 60).unwrap_err();
             Anonymous::shared(1 << 60).unwrap_err();
-            Anonymous::options().at(4095).allocate(1).unwrap_err();
+            Anonymous::options()
+                .fixed_address(4095)
+                .allocate(1)
+                .unwrap_err();
         });
         assert_leaves_nothing(200, "streams over a large limit", || {
             Snapshot::options()
-                .limit(5 << 20)
+                .size_limit(5 << 20)
                 .open("/dev/zero")
                 .unwrap_err();
         });

@@ -89,7 +89,7 @@ fn every_way_gives_zeros_and_one_memory() {
         assert_eq!(bytes(shared), vec![0; 10_000]);
         shared.flush().unwrap();
         shared.start_writeback().unwrap();
-        shared.check().unwrap();
+        shared.check_fault().unwrap();
     }
     assert!(made[0].fd().is_none());
     let again = Shared::<[AtomicU8]>::from_fd_slice(duplicate(&made[1])).unwrap();
@@ -123,7 +123,7 @@ fn nothing_is_a_length_too() {
         assert!(shared.is_empty());
         shared.flush().unwrap();
         shared.start_writeback().unwrap();
-        shared.check().unwrap();
+        shared.check_fault().unwrap();
     }
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     let sealed = Shared::<[AtomicU8]>::memfd_slice("test", 0).unwrap().seal();
@@ -486,7 +486,7 @@ fn a_disk_filled_by_others_after_create_changes_nothing() {
     let filled = std::fs::write(disk.path().join("more"), [1; 64 << 10]);
     assert_eq!(filled.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     shared.write_at(0, &[1; 32 << 10]).unwrap();
-    shared.check().unwrap();
+    shared.check_fault().unwrap();
 }
 
 #[test]
@@ -845,7 +845,7 @@ fn a_window_beyond_four_gibibytes_allocates_its_own_pages_only() {
     window.flush_range(5431..).unwrap();
     window.start_writeback().unwrap();
     window.flush().unwrap();
-    window.check().unwrap();
+    window.check_fault().unwrap();
     assert!(matches!(
         window.flush_range(5432..5433),
         Err(Error::OutOfBounds { size: 5432, .. })
@@ -940,17 +940,17 @@ fn a_window_that_is_cut_off_is_faulted_and_one_before_the_cut_is_not() {
     let (first, last, touched) = (window(50), window(19_000), window(19_000));
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(10_000).unwrap();
-    first.check().unwrap();
+    first.check_fault().unwrap();
     first.flush().unwrap();
     // Before a missing page is touched, and after.
-    assert!(matches!(last.check(), Err(Error::Faulted { .. })));
+    assert!(matches!(last.check_fault(), Err(Error::PagesLost { .. })));
     assert_eq!(touched[99].load(Ordering::Relaxed), 0);
     let mut read = [1; 100];
     assert!(matches!(
         touched.read_at(0, &mut read),
-        Err(Error::Faulted { .. })
+        Err(Error::PagesLost { .. })
     ));
-    assert!(matches!(touched.flush(), Err(Error::Faulted { .. })));
+    assert!(matches!(touched.flush(), Err(Error::PagesLost { .. })));
     assert_eq!(bytes(&first), [7; 100]);
 }
 

@@ -19,7 +19,7 @@ const PAGE: usize = 4096;
 fn is_faulted(result: Result<(), Error>) -> bool {
     match result {
         Ok(()) => false,
-        Err(Error::Faulted { .. }) => true,
+        Err(Error::PagesLost { .. }) => true,
         Err(other) => panic!("{other}"),
     }
 }
@@ -171,7 +171,7 @@ fn lose_a_file(path: &Path) {
     let shared = created(path, 2);
     set_len(path, 0);
     assert_eq!(shared[PAGE].load(Ordering::Relaxed), 0);
-    assert!(is_faulted(shared.check()));
+    assert!(is_faulted(shared.check_fault()));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn truncated_under_threads_that_read_and_write() {
                         other.truncate(&path, pages * PAGE);
                     }
                 }
-                let noticed = is_faulted(shared.check());
+                let noticed = is_faulted(shared.check_fault());
                 assert!(noticed || round % 3 == 2, "round {round}");
                 stop.store(!noticed, Ordering::Relaxed);
                 if noticed {
@@ -233,7 +233,7 @@ fn truncated_under_threads_that_read_and_write() {
                         assert!(is_faulted(shared.write_at(0, &buf)));
                         assert!(is_faulted(shared.flush()));
                         assert!(is_faulted(shared.start_writeback()));
-                        assert!(is_faulted(shared.check()));
+                        assert!(is_faulted(shared.check_fault()));
                     });
                     on_another.join().unwrap();
                 }
@@ -242,7 +242,7 @@ fn truncated_under_threads_that_read_and_write() {
                     thread.join().unwrap();
                 }
             });
-            if !is_faulted(shared.check()) {
+            if !is_faulted(shared.check_fault()) {
                 // Then it is still the file.
                 shared.write_at(0, &[9]).unwrap();
                 assert_eq!(std::fs::read(&path).unwrap()[0], 9);
@@ -286,7 +286,7 @@ fn a_file_that_is_too_short_is_noticed_before_it_is_touched() {
         for (number, len) in [0, 1, PAGE, 2 * PAGE - 1].into_iter().enumerate() {
             let path = dir.path().join(number.to_string());
             let shared = created(&path, 2);
-            shared.check().unwrap();
+            shared.check_fault().unwrap();
             set_len(&path, len as u64);
             // Nothing was touched, and a blocked SIGBUS would kill.
             let mask = block_sigbus();

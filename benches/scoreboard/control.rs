@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const BARE: &str = "bare mincore loop";
 const PLAIN: &str = "memmap2 map";
-const ALONE: &str = "stillmap::open alone";
+const ALONE: &str = "Snapshot::open alone";
 
 /// How many times the bytes of a file are added up, in the processor's cache, between opening it and scanning it: that
 /// takes about as long as a fast disk does for them.
@@ -134,9 +134,9 @@ fn cold_scan(name: String, size: u64, path: &Path, times: u64) -> Workload<'_> {
         evict(path);
         Sample::of(1, run)
     };
-    let open = move || stillmap::open(path).expect("open");
+    let open = move || stillmap::Snapshot::open(path).expect("open");
     Workload::new(ROOM, name, Unit::Rate(size))
-        .stillmap("stillmap::open, prefetch", move || {
+        .stillmap("Snapshot::open, prefetch", move || {
             cold(&|| {
                 let bytes = open();
                 let _prefetch = bytes.pages().prefetch(..).expect("prefetch");

@@ -52,7 +52,7 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
 
 /// False where there are no leases, or where files can be cloned.
 fn freezes_into_memory(path: &Path) -> io::Result<bool> {
-    let bytes = stillmap::open(path)?;
+    let bytes = stillmap::Snapshot::open(path)?;
     let leased = bytes.backing() == Backing::Leased;
     OpenOptions::new().write(true).open(path)?;
     Ok(leased && bytes.backing() == Backing::Memory)
@@ -61,7 +61,7 @@ fn freezes_into_memory(path: &Path) -> io::Result<bool> {
 fn wait(name: String, size: u64, path: &Path) -> Workload<'_> {
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
         .stillmap("open for writing", move || {
-            let bytes = stillmap::open(path).expect("stillmap::open");
+            let bytes = stillmap::Snapshot::open(path).expect("Snapshot::open");
             assert_eq!(bytes.backing(), Backing::Leased);
             // It was read: its pages are mapped, and have to be replaced.
             let sum = scan(&bytes);
@@ -95,8 +95,8 @@ fn scan_cold(name: String, size: u64, path: &Path) -> Workload<'_> {
     let direct =
         |threads, step: u64| move || cold(&|| scan_direct(path, size, threads, step as usize));
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .stillmap("stillmap::open", move || {
-            cold(&|| scan(&stillmap::open(path).expect("stillmap::open")))
+        .stillmap("Snapshot::open", move || {
+            cold(&|| scan(&stillmap::Snapshot::open(path).expect("Snapshot::open")))
         })
         .peer("std::fs::read", move || {
             cold(&|| scan(&std::fs::read(path).expect("read")))

@@ -98,7 +98,7 @@ pub fn measure(
 
 fn scan_files(name: String, size: u64, pattern: Pattern<'_>) -> Workload<'_> {
     let workload = Workload::new(ROOM, name, Unit::Rate(size))
-        .stillmap("stillmap::open", move || {
+        .stillmap("Snapshot::open", move || {
             pattern.run(stillmap_open, |it| scan(it))
         })
         .peer("std::fs::read", move || {
@@ -173,7 +173,7 @@ fn open_and_drop(name: String, path: &Path, claim: f64) -> Workload<'_> {
         Sample::new(start.elapsed(), times)
     }
     Workload::new(ROOM, name, Unit::Time)
-        .stillmap("stillmap::open", || run(|| stillmap_open(path)))
+        .stillmap("Snapshot::open", || run(|| stillmap_open(path)))
         .peer("memmap2 map", || run(|| map(path)))
         .limit("open, fstat, mmap, munmap, close", || {
             run(|| bare_map(path))
@@ -182,7 +182,7 @@ fn open_and_drop(name: String, path: &Path, claim: f64) -> Workload<'_> {
 }
 
 fn stillmap_open(path: &Path) -> stillmap::Snapshot {
-    stillmap::open(path).expect("stillmap::open")
+    stillmap::Snapshot::open(path).expect("Snapshot::open")
 }
 
 fn std_read(path: &Path) -> Vec<u8> {

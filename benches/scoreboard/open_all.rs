@@ -14,7 +14,7 @@ use crate::noise::noise;
 use crate::scan::scan;
 
 const ROOM: &str = "open_all";
-const LOOP: &str = "stillmap::open in a loop";
+const LOOP: &str = "Snapshot::open in a loop";
 const RAYON: &str = "rayon, std::fs::read";
 
 /// Files of a source tree: sizes from 100 bytes to 200 KiB, most of them small; 250 in a directory.
@@ -60,7 +60,7 @@ fn scan_tree(name: String, tree: &Tree, cold: bool) -> Workload<'_> {
             run(&|| stillmap::open_all(paths).fold(0, |all, bytes| sum(all, &bytes.expect("open"))))
         })
         .peer(LOOP, move || {
-            let open = |path| stillmap::open(path).expect("open");
+            let open = |path| stillmap::Snapshot::open(path).expect("open");
             run(&|| paths.iter().fold(0, |all, path| sum(all, &open(path))))
         })
         .peer(RAYON, move || {

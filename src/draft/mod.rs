@@ -200,7 +200,7 @@ impl Draft {
     /// Depending on the store, forked children would share or copy the bytes; deny access in all cases.
     fn keep_from_children(&self) {
         let start = self.store.as_ptr().addr();
-        let pages = page::round_up(self.store.len()).unwrap_or(0);
+        let pages = page::align_up(self.store.len()).unwrap_or(0);
         self.not_for_children.set_range(start..start + pages);
         if let Output::New(file) = &self.output {
             self.not_for_children.set_descriptor(file.file().as_fd());
@@ -253,7 +253,7 @@ impl Draft {
     }
 
     /// Makes the file durable, then visible under its path, in one step; what is not a regular file gets the bytes
-    /// written out. When it returns, the file survives a loss of power, unless [`sync`](DraftOptions::sync) is false.
+    /// written out. When it returns, the file survives a loss of power, unless [`durable`](DraftOptions::durable) is false.
     ///
     /// # Errors
     /// [`CommitError`], which gives the draft back. The path is then as it was and no trace is left, with three

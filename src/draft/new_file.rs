@@ -244,7 +244,7 @@ impl NewFile {
     pub(super) fn commit(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
         self.renew_if_spent(store, options)?;
         let times = self.times_set_by_caller()?;
-        let written = store.write_to(self.file(), self.is_clone, options.sync);
+        let written = store.write_to(self.file(), self.is_clone, options.durable);
         written.map_err(|(operation, e)| self.target.error(operation, e))?;
         let found = self.target.look()?;
         self.finish_rights(found.as_ref(), options)?;
@@ -254,7 +254,7 @@ impl NewFile {
             let set = file.set_times(times);
             set.map_err(|e| self.target.error("futimens", e))?;
         }
-        if options.sync {
+        if options.durable {
             if let Err(e) = file.sync_all() {
                 // A second fsync that succeeds would prove nothing.
                 self.is_spent = true;
@@ -269,7 +269,7 @@ impl NewFile {
         }
         // From here on other processes can open it.
         self.is_spent = true;
-        if options.sync {
+        if options.durable {
             sync_directory(self.temp.file(), &self.target)
                 .inspect_err(|_| store.read_back(self.temp.file()))?;
         }

@@ -66,7 +66,7 @@ pub struct DraftOptions {
     pub(super) replace: Replace,
     pub(super) require_attributes: bool,
     pub(super) mode: Option<u32>,
-    pub(super) sync: bool,
+    pub(super) durable: bool,
     memory_limit: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ impl Default for DraftOptions {
             replace: Replace::Rename,
             require_attributes: false,
             mode: None,
-            sync: true,
+            durable: true,
             memory_limit: None,
         }
     }
@@ -187,14 +187,14 @@ impl DraftOptions {
     /// ```
     /// # let directory = tempfile::tempdir()?;
     /// # let path = directory.path().join("list");
-    /// let mut draft = stillmap::Draft::options().sync(false).create(&path, 2)?;
+    /// let mut draft = stillmap::Draft::options().durable(false).create(&path, 2)?;
     /// draft.copy_from_slice(b"ab");
     /// draft.commit()?;
     /// assert_eq!(std::fs::read(&path)?, b"ab");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn sync(mut self, enable: bool) -> Self {
-        self.sync = enable;
+    pub fn durable(mut self, enable: bool) -> Self {
+        self.durable = enable;
         self
     }
 
@@ -245,7 +245,7 @@ impl DraftOptions {
     /// # let directory = tempfile::tempdir()?;
     /// # let path = directory.path().join("list");
     /// std::fs::write(&path, "here")?;
-    /// let mut draft = stillmap::Draft::options().sync(false).edit(&path)?;
+    /// let mut draft = stillmap::Draft::options().durable(false).edit(&path)?;
     /// draft[0] = b'H';
     /// draft.commit()?;
     /// assert_eq!(std::fs::read(&path)?, b"Here");

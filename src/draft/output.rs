@@ -167,8 +167,8 @@ impl Output {
 
     pub(super) fn commit(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
         match self {
-            Output::Stream(stream) => stream.write_out(store, options.sync),
-            Output::InPlace(file) => file.overwrite(store, options.sync),
+            Output::Stream(stream) => stream.write_out(store, options.durable),
+            Output::InPlace(file) => file.overwrite(store, options.durable),
             Output::New(file) => {
                 let done = file.commit(store, options);
                 match done {
@@ -176,7 +176,7 @@ impl Output {
                         if options.replace == Replace::RenameOrInPlace && is_irreplaceable(&e) =>
                     {
                         let target = file.target().again()?;
-                        InPlaceFile::new(target)?.overwrite(store, options.sync)
+                        InPlaceFile::new(target)?.overwrite(store, options.durable)
                     }
                     other => other,
                 }

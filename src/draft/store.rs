@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::page;
 use crate::range::whole_pages;
 use crate::region::Region;
-use crate::sys::memory::{Pages, Place};
+use crate::sys::memory::{Address, PageKind};
 use crate::sys::{file, sync, write};
 use std::fs::File;
 use std::io;
@@ -163,7 +163,7 @@ impl Store {
 /// At least one page, though it may be behind the end of the file: what is mapped can grow.
 fn map(file: &File, len: usize) -> Result<Region> {
     let pages = whole_pages(len.max(1), page::size())?;
-    Region::shared(file.as_fd(), pages, Place::Anywhere, Pages::Zeroed)
+    Region::shared(file.as_fd(), pages, Address::Anywhere, PageKind::Zeroed)
 }
 
 fn copy_out(

@@ -20,7 +20,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// # Examples
 /// ```
-/// let error = stillmap::open("/no/such/file").unwrap_err();
+/// let error = stillmap::Snapshot::open("/no/such/file").unwrap_err();
 /// assert_eq!(error.to_string(), "open failed on /no/such/file");
 /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
 /// assert!(std::error::Error::source(&error).is_some());
@@ -128,7 +128,7 @@ pub enum Error {
     /// The file lost pages under its mapping: it was truncated, or the device failed.
     #[non_exhaustive]
     #[error("the file lost pages under its mapping{}", Colon(path))]
-    Faulted {
+    PagesLost {
         /// The file.
         path: Option<PathBuf>,
     },
@@ -225,7 +225,7 @@ macro_rules! path_field {
             | Error::Unprotectable { path, .. }
             | Error::Unsealable { path, .. }
             | Error::LeaseLost { path }
-            | Error::Faulted { path }
+            | Error::PagesLost { path }
             | Error::TooSmall { path, .. }
             | Error::WrongSize { path, .. }
             | Error::WrongProcess { path }
@@ -252,7 +252,7 @@ impl Error {
     ///
     /// # Examples
     /// ```
-    /// let error = stillmap::open("no such file").unwrap_err();
+    /// let error = stillmap::Snapshot::open("no such file").unwrap_err();
     /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     /// ```
     pub fn kind(&self) -> io::ErrorKind {
@@ -274,7 +274,7 @@ impl Error {
             Error::TooSmall { .. } => K::UnexpectedEof,
             Error::AddressTaken { .. } => K::AlreadyExists,
             Error::LeaseLost { .. }
-            | Error::Faulted { .. }
+            | Error::PagesLost { .. }
             | Error::WrongProcess { .. }
             | Error::MultiThreaded { .. }
             | Error::ChildFailed { .. } => K::Other,
@@ -285,7 +285,7 @@ impl Error {
     ///
     /// # Examples
     /// ```
-    /// let error = stillmap::open("no such file").unwrap_err();
+    /// let error = stillmap::Snapshot::open("no such file").unwrap_err();
     /// assert_eq!(error.raw_os_error(), Some(2)); // ENOENT
     /// ```
     pub fn raw_os_error(&self) -> Option<i32> {
@@ -301,7 +301,7 @@ impl Error {
     ///
     /// # Examples
     /// ```
-    /// let error = stillmap::open("no such file").unwrap_err();
+    /// let error = stillmap::Snapshot::open("no such file").unwrap_err();
     /// assert_eq!(error.path(), Some("no such file".as_ref()));
     /// ```
     pub fn path(&self) -> Option<&Path> {
@@ -313,7 +313,7 @@ impl Error {
     /// # Examples
     /// ```
     /// use stillmap::Error;
-    /// let io = std::io::Error::from(stillmap::open("no such file").unwrap_err());
+    /// let io = std::io::Error::from(stillmap::Snapshot::open("no such file").unwrap_err());
     /// assert_eq!(io.to_string(), "open failed on no such file: No such file or directory (os error 2)");
     /// assert_eq!(Error::downcast_ref(&io).and_then(Error::raw_os_error), Some(2)); // ENOENT
     /// ```

@@ -88,8 +88,8 @@ impl Error {
         Error::LeaseLost { path: owned(path) }
     }
 
-    pub(crate) fn faulted(path: Option<&Path>) -> Self {
-        Error::Faulted { path: owned(path) }
+    pub(crate) fn pages_lost(path: Option<&Path>) -> Self {
+        Error::PagesLost { path: owned(path) }
     }
 
     pub(crate) fn too_small(path: Option<&Path>, needed: u64, size: u64) -> Self {

@@ -7,7 +7,7 @@ use crate::locked_pages::LockedPages;
 use crate::page;
 use crate::range::whole_pages;
 use crate::region::Region;
-use crate::sys::memory::{Pages, Place};
+use crate::sys::memory::{Address, PageKind};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
@@ -84,7 +84,7 @@ impl Unguarded {
         let not_for_children = NotForChildren::new()?;
         // At least one page, though it may be behind the end of the file: what is mapped can grow.
         let pages = whole_pages(len.max(1), page::size())?;
-        let region = Region::shared(file.as_fd(), pages, Place::Anywhere, Pages::Zeroed)?;
+        let region = Region::shared(file.as_fd(), pages, Address::Anywhere, PageKind::Zeroed)?;
         not_for_children.set_range(region.addresses());
         Ok(Unguarded {
             not_for_children,

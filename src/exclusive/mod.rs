@@ -286,7 +286,7 @@ impl Exclusive {
             return self.while_leased("fdatasync", File::sync_data);
         }
         self.while_leased("msync", |_| {
-            let first = page::round_down(range.start);
+            let first = page::align_down(range.start);
             let start = self.start.as_ptr().wrapping_add(first);
             let start = NonNull::new(start).unwrap_or(self.start);
             memory::sync(start, range.end - first)

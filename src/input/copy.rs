@@ -61,10 +61,10 @@ pub(crate) fn copy(
             to_disk(source, range, memory_limit, progress)?
         };
         let after = stat_with_size(source, before.kind)?;
-        let is_intact = after.stamp == before.stamp;
-        if is_intact || attempt == ATTEMPTS || len > RETRY_MAX {
+        let is_consistent = after.stamp == before.stamp;
+        if is_consistent || attempt == ATTEMPTS || len > RETRY_MAX {
             window.check_complete(copy.len())?;
-            return Ok((copy, is_intact));
+            return Ok((copy, is_consistent));
         }
         attempt += 1;
         before = after;

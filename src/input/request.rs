@@ -19,7 +19,7 @@ pub(crate) struct Request {
     /// Whether a lease may hold the bytes.
     pub(crate) lease: bool,
     /// Whether nothing but small files may be copied.
-    pub(crate) must_map: bool,
+    pub(crate) require_mapping: bool,
     /// Whether a stream may be continued in an unnamed file.
     pub(crate) spill: bool,
     /// Whether all pages of a mapping are faulted in before it is returned.
@@ -30,7 +30,7 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
     /// Of the input.
-    pub(crate) total: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// In memory.
     pub(crate) memory: Option<u64>,
     /// Read or copied rather than mapped.
@@ -53,7 +53,7 @@ impl Default for Request {
             limits: Limits::default(),
             access: Access::Read,
             lease: true,
-            must_map: false,
+            require_mapping: false,
             spill: false,
             populate: false,
         }
@@ -64,7 +64,7 @@ impl Request {
     /// True if the caller set a bound that waiting for a FIFO's writer would break.
     pub(crate) fn is_bounded(&self) -> bool {
         let limits = &self.limits;
-        self.must_map || self.len.is_some() || limits.total.or(limits.copy).is_some()
+        self.require_mapping || self.len.is_some() || limits.size.or(limits.copy).is_some()
     }
 
     /// True if reading so many bytes costs less than mapping them.
@@ -77,22 +77,22 @@ impl Request {
 
     pub(crate) fn may_copy(&self, len: u64) -> bool {
         let limit = self.limits.copy.unwrap_or(u64::MAX);
-        len <= limit && (len <= buffer::READ_MAX as u64 || !self.must_map)
+        len <= limit && (len <= buffer::READ_MAX as u64 || !self.require_mapping)
     }
 
     /// The length of the window, where it is given.
-    pub(super) fn total(&self) -> Option<u64> {
+    pub(super) fn window_len(&self) -> Option<u64> {
         self.len.map(|len| len as u64)
     }
 
     /// The most bytes to read of a stream, with those that are skipped.
     pub(super) fn stream_limit(&self) -> Option<u64> {
-        self.limits.total.into_iter().chain(self.limits.copy).min()
+        self.limits.size.into_iter().chain(self.limits.copy).min()
     }
 
     /// An error if a range of a file or device is larger than the limit.
-    pub(crate) fn check_total(&self, range: &Range<u64>) -> Result<()> {
-        match self.limits.total {
+    pub(crate) fn check_size(&self, range: &Range<u64>) -> Result<()> {
+        match self.limits.size {
             Some(limit) if range.end - range.start > limit => Err(Error::too_large(None, limit)),
             _ => Ok(()),
         }
@@ -100,7 +100,7 @@ impl Request {
 
     /// An error if a stream ended before the window did.
     pub(super) fn check_complete(&self, read: u64) -> Result<()> {
-        match self.total() {
+        match self.window_len() {
             Some(len) if read < len => {
                 let size = self.offset.saturating_add(read);
                 Err(Error::out_of_bounds(self.offset, len, size))

@@ -37,14 +37,14 @@ pub(crate) fn read_to_end(
             break;
         }
         let done = buffer.len() as u64;
-        limits.check_total(done)?;
+        limits.check_size(done)?;
         if let Some(limit) = limits.exceeded_memory(done) {
             if !request.spill {
                 return Err(limits.too_large(limit));
             }
             return spill(source, request, &buffer, &limits, progress);
         }
-        progress(done, request.total());
+        progress(done, request.window_len());
     }
     request.check_complete(buffer.len() as u64)?;
     buffer.shrink_to_fit().map(Copy::Memory)
@@ -79,12 +79,12 @@ fn skip(
         scratch.clear();
         let n = read_some(source, &mut scratch, left)? as u64;
         if n == 0 {
-            let len = request.total().unwrap_or(0);
+            let len = request.window_len().unwrap_or(0);
             return Err(Error::out_of_bounds(offset, len, limits.skipped));
         }
         limits.skipped += n;
         limits.check_skipped()?;
-        progress(0, request.total());
+        progress(0, request.window_len());
     }
     Ok(())
 }
@@ -105,13 +105,13 @@ fn spill(
     let mut chunk = Buffer::for_stream()?;
     let mut checked = done;
     loop {
-        progress(done, request.total());
+        progress(done, request.window_len());
         if done >= checked {
             // So that the disk is never full, not even until this fails.
             space::check_free(file.as_fd(), SPACE_CHUNK).map_err(failed)?;
             checked = done + SPACE_CHUNK;
         }
-        let left = request.total().map_or(u64::MAX, |len| len - done);
+        let left = request.window_len().map_or(u64::MAX, |len| len - done);
         chunk.clear();
         let most = usize::try_from(left).unwrap_or(usize::MAX);
         if read_some(source, &mut chunk, most)? == 0 {
@@ -119,7 +119,7 @@ fn spill(
         }
         write::write_all_at(&file, chunk.bytes(), done).map_err(failed)?;
         done += chunk.len() as u64;
-        limits.check_total(done)?;
+        limits.check_size(done)?;
     }
     request.check_complete(done)?;
     Ok(Copy::Disk { file, len: done })
@@ -154,10 +154,10 @@ impl<'a> Limits<'a> {
         if self.total.is_none() && self.skipped >= ALWAYS_FITS {
             self.total = Some(ALWAYS_FITS.saturating_add(budget::default_memory_limit()));
         }
-        self.check_total(0)
+        self.check_size(0)
     }
 
-    fn check_total(&self, done: u64) -> Result<()> {
+    fn check_size(&self, done: u64) -> Result<()> {
         match self.total {
             Some(limit) if self.skipped + done > limit => Err(self.too_large(limit)),
             _ => Ok(()),

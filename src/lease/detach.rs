@@ -32,8 +32,8 @@ static BUFFER: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 /// To be called before the answerer starts.
 pub(super) fn prepare() -> io::Result<()> {
     if BUFFER.load(Ordering::Relaxed).is_null() {
-        let (place, pages) = (memory::Place::Anywhere, memory::Pages::Zeroed);
-        let buffer = memory::map_anonymous(UFFD_CHUNK, place, pages)?;
+        let (address, pages) = (memory::Address::Anywhere, memory::PageKind::Zeroed);
+        let buffer = memory::map_anonymous(UFFD_CHUNK, address, pages)?;
         BUFFER.store(buffer.as_ptr(), Ordering::Release);
     }
     Ok(())
@@ -75,7 +75,7 @@ fn detach(
         move_memory_over((start, mapped), pages)?;
         write.is_moved = true;
     }
-    let end = page::round_up(write.len).map_or(mapped, |end| end.min(mapped));
+    let end = page::align_up(write.len).map_or(mapped, |end| end.min(mapped));
     let buffer = BUFFER.load(Ordering::Acquire).cast::<MaybeUninit<u8>>();
     while write.populated < end {
         let len = UFFD_CHUNK.min(end - write.populated);

@@ -307,7 +307,7 @@ impl LeasedMapping {
     }
 
     /// False if the bytes are not, or may not be, those that the file had when it was leased.
-    pub(crate) fn is_intact(&self) -> bool {
+    pub(crate) fn is_consistent(&self) -> bool {
         let entry = &self.0.holder.entry;
         loop {
             entry.settle();

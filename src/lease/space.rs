@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use crate::page;
-use crate::sys::memory::{self, Pages, Place};
+use crate::sys::memory::{self, Address, PageKind};
 use crate::sys::process;
 use std::io;
 use std::ops::Range;
@@ -75,7 +75,7 @@ impl Span {
         let (page, huge) = (page::size(), page::huge_size().unwrap_or(0));
         let len = fits.checked_add(huge + (SPARE_VMAS + 1) * page);
         let len = len.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        let start = memory::map_anonymous(len, Place::Anywhere, Pages::None)?;
+        let start = memory::map_anonymous(len, Address::Anywhere, PageKind::None)?;
         let start = start.as_ptr().expose_provenance();
         let span = Span { start, len, fits };
         span.prepare().inspect_err(|_| span.unmap())?;

@@ -116,8 +116,8 @@ fn refusal(error: io::Error) -> Refused {
 /// At least one page, though it may be behind the end of the file: what is mapped can grow.
 fn map(file: &File, len: usize) -> Result<Region> {
     let pages = whole_pages(len.max(1), page::size())?;
-    let anywhere = mapping::Place::Anywhere;
-    Region::shared(file.as_fd(), pages, anywhere, mapping::Pages::Zeroed)
+    let anywhere = mapping::Address::Anywhere;
+    Region::shared(file.as_fd(), pages, anywhere, mapping::PageKind::Zeroed)
 }
 
 /// The largest file whose page-cache folios are split, in bytes.

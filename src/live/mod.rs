@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// that grows is read without a new mapping.
 ///
 /// # Files that lose pages
-/// Where the file was truncated, or its device fails, calls fail with [`Error::Faulted`], and no signal reaches the
+/// Where the file was truncated, or its device fails, calls fail with [`Error::PagesLost`], and no signal reaches the
 /// program: as for [`Shared`](crate::Shared), whose page says how. After [`refresh`](Live::refresh) what is left of the
 /// file can be read again.
 ///
@@ -91,7 +91,7 @@ pub enum Change {
     Cut(Range<usize>),
     /// The file was truncated, or its device failed, while it was read. It may have been written anew since: nothing that
     /// was read before needs to be there still.
-    Faulted,
+    PagesLost,
 }
 
 impl Live {
@@ -191,7 +191,7 @@ impl Live {
     }
 
     /// Looks at the file again: what was added can be read from here on, and what was cut cannot. After
-    /// [`Error::Faulted`] it maps the file anew.
+    /// [`Error::PagesLost`] it maps the file anew.
     ///
     /// One fstat(2) where the length is the same.
     ///
@@ -222,7 +222,7 @@ impl Live {
         }
         let before = std::mem::replace(&mut self.len, len);
         Ok(match len {
-            _ if is_faulted => Change::Faulted,
+            _ if is_faulted => Change::PagesLost,
             len if len > before => Change::Grown(before..len),
             len if len < before => Change::Cut(len..before),
             _ => Change::Same,
@@ -232,32 +232,32 @@ impl Live {
     /// Whether all of its bytes are still there.
     ///
     /// # Errors
-    /// [`Error::Faulted`] if the file is shorter than [`len`](Live::len) or has lost pages.
+    /// [`Error::PagesLost`] if the file is shorter than [`len`](Live::len) or has lost pages.
     ///
     /// # Examples
     /// ```
-    /// stillmap::Live::open("Cargo.toml")?.check()?;
+    /// stillmap::Live::open("Cargo.toml")?.check_fault()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn check(&self) -> Result<()> {
+    pub fn check_fault(&self) -> Result<()> {
         self.check_read(self.len)
     }
 
     /// Copies a range as it is at one moment.
     ///
-    /// [`Snapshot::is_intact`] is false if the file changed while it was copied, as far as that can be seen: its length,
+    /// [`Snapshot::is_consistent`] is false if the file changed while it was copied, as far as that can be seen: its length,
     /// its times, or a byte that was looked at twice. A writer that stores through a mapping of its own leaves no other
     /// trace.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`]; [`Error::Faulted`]; [`Error::Os`] if there is no memory for the copy.
+    /// [`Error::OutOfBounds`]; [`Error::PagesLost`]; [`Error::Os`] if there is no memory for the copy.
     ///
     /// # Examples
     /// ```
     /// let live = stillmap::Live::open("Cargo.toml")?;
     /// let copy = live.snapshot(..9)?;
     /// assert_eq!(&copy[..], b"[package]");
-    /// assert!(copy.is_intact());
+    /// assert!(copy.is_consistent());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn snapshot<R: RangeBounds<usize>>(&self, range: R) -> Result<Snapshot> {
@@ -265,8 +265,8 @@ impl Live {
         let before = self.stat()?.stamp;
         let (copy, is_same) = read::copy(&self.mapping, range.clone())?;
         self.check_read(range.end)?;
-        let is_intact = is_same && self.stat()?.stamp == before;
-        Ok(Snapshot::from_copy(copy, is_intact))
+        let is_consistent = is_same && self.stat()?.stamp == before;
+        Ok(Snapshot::from_copy(copy, is_consistent))
     }
 
     /// Advice, prefetch, populate, lock and residency of its pages.
@@ -293,7 +293,7 @@ impl Live {
         // The kernel zeroes the rest of the last page of a file that is truncated, and that is no fault.
         let is_cut = || -> Result<bool> { Ok(self.can_shrink && self.stat()?.size < end as u64) };
         if self.mapping.is_faulted() || is_cut()? {
-            return Err(Error::faulted(self.path.as_deref()));
+            return Err(Error::pages_lost(self.path.as_deref()));
         }
         Ok(())
     }

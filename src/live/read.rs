@@ -23,7 +23,7 @@ impl Live {
     /// afterwards makes sure that the file is long enough, unless it is sealed against shrinking.
     ///
     /// # Errors
-    /// [`Error::Faulted`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds
+    /// [`Error::PagesLost`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds
     /// anything, and [`refresh`](Live::refresh) tells how long the file is.
     ///
     /// # Examples
@@ -55,11 +55,11 @@ impl Live {
     /// byte, so it may be torn.
     ///
     /// It makes no system call. If the file was truncated inside its last page, what is gone reads as zero there;
-    /// [`check`](Live::check) fails afterwards.
+    /// [`check_fault`](Live::check_fault) fails afterwards.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::Misaligned`] if `offset` is not a multiple of the type's alignment;
-    /// [`Error::Faulted`].
+    /// [`Error::PagesLost`].
     ///
     /// # Examples
     /// ```
@@ -87,7 +87,7 @@ impl Live {
         unsafe { load_out(from, value.as_mut_ptr().cast(), size_of::<T>()) };
         fence(Ordering::Acquire);
         if self.mapping.is_faulted() {
-            return Err(Error::faulted(self.path.as_deref()));
+            return Err(Error::pages_lost(self.path.as_deref()));
         }
         // SAFETY: `Shareable` promises that every bit pattern is a value, and that dropping it does nothing.
         Ok(unsafe { value.assume_init() })

@@ -28,7 +28,7 @@ use crate::sys;
 /// # Examples
 /// ```
 /// use stillmap::Advice;
-/// let bytes = stillmap::open("Cargo.toml")?;
+/// let bytes = stillmap::Snapshot::open("Cargo.toml")?;
 /// bytes.pages().advise(.., Advice::Sequential)?;
 /// # Ok::<(), stillmap::Error>(())
 /// ```

@@ -10,9 +10,9 @@ use std::ops::Sub;
 /// ```
 /// use stillmap::{Anonymous, faults, page};
 /// let mut memory = Anonymous::new(100 * page::size())?;
-/// let before = faults::count();
+/// let before = faults::of_thread();
 /// memory[50 * page::size()] = 1;
-/// let faults = faults::count() - before;
+/// let faults = faults::of_thread() - before;
 /// assert!(faults.minor >= 1, "{faults}");
 /// # Ok::<(), stillmap::Error>(())
 /// ```
@@ -32,10 +32,10 @@ pub struct Faults {
 ///
 /// # Examples
 /// ```
-/// println!("{}", stillmap::faults::count());
+/// println!("{}", stillmap::faults::of_thread());
 /// ```
 #[doc(alias("getrusage", "ru_minflt", "ru_majflt"))]
-pub fn count() -> Faults {
+pub fn of_thread() -> Faults {
     let (minor, major) = sys::pages::faults();
     Faults { minor, major }
 }

@@ -38,7 +38,7 @@ use std::path::Path;
 ///
 /// # Examples
 /// ```
-/// let bytes = stillmap::open("Cargo.toml")?;
+/// let bytes = stillmap::Snapshot::open("Cargo.toml")?;
 /// bytes.pages().populate(..)?;
 /// println!("{:60}", bytes.pages().residency(..)?);
 /// # Ok::<(), stillmap::Error>(())
@@ -191,7 +191,7 @@ impl<'a> Pages<'a> {
     ///
     /// # Examples
     /// ```
-    /// let bytes = stillmap::open("Cargo.toml")?;
+    /// let bytes = stillmap::Snapshot::open("Cargo.toml")?;
     /// let _prefetch = bytes.pages().prefetch(..)?;
     /// let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();
     /// assert!(lines > 10);
@@ -227,7 +227,7 @@ impl<'a> Pages<'a> {
     /// Before Linux 5.14 it only starts reading, as [`Advice::WillNeed`].
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`]; [`Error::Faulted`] where the device failed or the file was truncated, so that touching
+    /// [`Error::OutOfBounds`]; [`Error::PagesLost`] where the device failed or the file was truncated, so that touching
     /// the page would have been a signal; [`Error::Os`] for what else the kernel refused. A part of the range may be
     /// faulted in then.
     ///
@@ -362,7 +362,7 @@ impl<'a> Pages<'a> {
     fn error(&self, source: io::Error) -> Error {
         let of_file = matches!(self.origin, Origin::File | Origin::Own);
         match source.raw_os_error() {
-            Some(libc::EFAULT) if of_file => Error::faulted(self.path),
+            Some(libc::EFAULT) if of_file => Error::pages_lost(self.path),
             _ => Error::os("madvise", self.path, source),
         }
     }

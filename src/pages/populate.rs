@@ -61,6 +61,6 @@ pub(super) fn fitting_memory(pages: Range<usize>) -> Range<usize> {
         return pages;
     }
     let room = usize::try_from(budget::default_memory_limit()).unwrap_or(usize::MAX);
-    let len = pages.len().min(page::round_down(room));
+    let len = pages.len().min(page::align_down(room));
     pages.start..pages.start + len
 }

@@ -27,7 +27,7 @@ const PREFETCH_CHUNK: usize = 128 << 10;
 ///
 /// # Examples
 /// ```
-/// let bytes = stillmap::open("Cargo.toml")?;
+/// let bytes = stillmap::Snapshot::open("Cargo.toml")?;
 /// let prefetch = bytes.pages().prefetch(..)?;
 /// // ... something else ...
 /// let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();

@@ -19,7 +19,7 @@ impl Pages<'_> {
             return Ok(self.start..self.start);
         }
         let outward =
-            self.round_down(self.start + range.start)..self.round_up(self.start + range.end);
+            self.align_down(self.start + range.start)..self.align_up(self.start + range.end);
         Ok(match rounding {
             Rounding::Outward => outward,
             Rounding::ToHugePages => self.huge_pages(outward),
@@ -31,11 +31,11 @@ impl Pages<'_> {
     fn inward(&self, range: &Range<usize>, outward: Range<usize>) -> Range<usize> {
         let start = match range.start {
             0 => outward.start,
-            start => self.round_up(self.start + start),
+            start => self.align_up(self.start + start),
         };
         let end = match range.end {
             end if end == self.len => outward.end,
-            end => self.round_down(self.start + end),
+            end => self.align_down(self.start + end),
         };
         start..end.max(start)
     }
@@ -43,7 +43,7 @@ impl Pages<'_> {
     /// The huge pages that hold these pages and lie in the mapping: the kernel would pass over those in part.
     fn huge_pages(&self, pages: Range<usize>) -> Range<usize> {
         let huge = page::huge_size().unwrap_or(self.page_size);
-        let all = self.round_down(self.start)..self.round_up(self.start + self.len);
+        let all = self.align_down(self.start)..self.align_up(self.start + self.len);
         let start = match pages.start / huge * huge {
             start if start < all.start => all.start.next_multiple_of(huge),
             start => start,
@@ -57,19 +57,19 @@ impl Pages<'_> {
 
     /// The pages that hold a checked range, in the unit of mincore(2) whatever is mapped.
     pub(super) fn small_pages(&self, bytes: &Range<usize>) -> Range<usize> {
-        let start = page::round_down(self.start + bytes.start);
+        let start = page::align_down(self.start + bytes.start);
         if bytes.is_empty() {
             return start..start;
         }
         start..(self.start + bytes.end).next_multiple_of(page::size())
     }
 
-    fn round_down(&self, address: usize) -> usize {
+    fn align_down(&self, address: usize) -> usize {
         address - address % self.page_size
     }
 
     /// The bytes are mapped in whole pages, so this cannot overflow inside them.
-    fn round_up(&self, address: usize) -> usize {
+    fn align_up(&self, address: usize) -> usize {
         address.next_multiple_of(self.page_size)
     }
 }

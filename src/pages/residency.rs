@@ -89,10 +89,10 @@ impl Residency {
     ///
     /// # Examples
     /// ```
-    /// assert!(stillmap::Anonymous::new(1)?.pages().residency(..)?.is_known());
+    /// assert!(stillmap::Anonymous::new(1)?.pages().residency(..)?.is_reliable());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn is_known(&self) -> bool {
+    pub fn is_reliable(&self) -> bool {
         self.known
     }
 

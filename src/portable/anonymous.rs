@@ -69,12 +69,12 @@ impl AnonymousOptions {
     }
 
     /// No effect: it is a hint.
-    pub fn near(self, _address: usize) -> Self {
+    pub fn hint_address(self, _address: usize) -> Self {
         self
     }
 
     /// Exactly there; here that is [`Error::Unsupported`].
-    pub fn at(mut self, address: usize) -> Self {
+    pub fn fixed_address(mut self, address: usize) -> Self {
         self.at = Some(address);
         self
     }
@@ -144,7 +144,7 @@ impl Anonymous {
 
     /// Parts of whole pages, of at least `len` bytes each but for the last.
     pub fn page_chunks_mut(&mut self, len: usize) -> ChunksMut<'_, u8> {
-        let pages = page::round_up(len.max(1));
+        let pages = page::align_up(len.max(1));
         self.chunks_mut(pages.unwrap_or(usize::MAX))
     }
 

@@ -74,7 +74,7 @@ pub struct DraftOptions {
     replace: Replace,
     require_attributes: bool,
     mode: Option<u32>,
-    sync: bool,
+    durable: bool,
 }
 
 impl Default for DraftOptions {
@@ -84,7 +84,7 @@ impl Default for DraftOptions {
             replace: Replace::Rename,
             require_attributes: false,
             mode: None,
-            sync: true,
+            durable: true,
         }
     }
 }
@@ -121,8 +121,8 @@ impl DraftOptions {
     }
 
     /// Whether to wait until the file is on the device; default true.
-    pub fn sync(mut self, enable: bool) -> Self {
-        self.sync = enable;
+    pub fn durable(mut self, enable: bool) -> Self {
+        self.durable = enable;
         self
     }
 
@@ -293,7 +293,7 @@ impl Draft {
         file.write_all(self)
             .map_err(|e| Error::os("write", Some(path), e))?;
         let is_file = file.metadata().is_ok_and(|stat| stat.is_file());
-        if self.options.sync && is_file {
+        if self.options.durable && is_file {
             file.sync_all()
                 .map_err(|e| Error::os("fsync", Some(path), e))?;
         }
@@ -331,7 +331,7 @@ impl Draft {
 
     /// Windows has no such call: its rename is as durable as the volume's journal.
     fn sync_directory(&self, directory: &Path) -> Result<()> {
-        if !self.options.sync || !cfg!(unix) {
+        if !self.options.durable || !cfg!(unix) {
             return Ok(());
         }
         let synced = File::open(directory).and_then(|directory| directory.sync_all());

@@ -25,14 +25,14 @@ pub(super) struct Request {
     pub(super) limit: Option<u64>,
     pub(super) memory_limit: Option<u64>,
     pub(super) copy_limit: Option<u64>,
-    pub(super) must_map: bool,
+    pub(super) require_mapping: bool,
 }
 
 /// Bytes that were read.
 pub(super) struct Opened {
     pub(super) memory: Memory,
     /// False if the file changed meanwhile.
-    pub(super) is_intact: bool,
+    pub(super) is_consistent: bool,
     pub(super) reason: Reason,
 }
 
@@ -152,7 +152,7 @@ fn read_file(
     let after = metadata(file)?;
     Ok(Opened {
         memory,
-        is_intact: done == len && is_same_version(&before, &after),
+        is_consistent: done == len && is_same_version(&before, &after),
         reason,
     })
 }
@@ -170,7 +170,7 @@ fn check_limits(request: &Request, len: u64, reason: Reason) -> Result<()> {
         return Err(Error::too_large(None, limit));
     }
     let may_copy = len <= request.copy_limit.unwrap_or(u64::MAX);
-    if !may_copy || (request.must_map && reason != Reason::Small) {
+    if !may_copy || (request.require_mapping && reason != Reason::Small) {
         return Err(Error::not_mapped(None, reason));
     }
     match request.memory_limit {
@@ -230,7 +230,7 @@ fn read_stream(
 ) -> Result<Opened> {
     let limit = request.limit.unwrap_or(u64::MAX);
     let limit = limit.min(request.memory_limit.unwrap_or(STREAM_DEFAULT_MAX));
-    if request.must_map {
+    if request.require_mapping {
         return Err(Error::not_mapped(None, Reason::Stream));
     }
     skip(input, request, limit)?;
@@ -259,7 +259,7 @@ fn read_stream(
         }
         _ => Ok(Opened {
             memory,
-            is_intact: true,
+            is_consistent: true,
             reason: Reason::Stream,
         }),
     }

@@ -40,7 +40,7 @@ pub enum Change {
     /// Bytes were cut off.
     Cut(Range<usize>),
     /// The mapping had lost pages; here there is none.
-    Faulted,
+    PagesLost,
 }
 
 impl Live {
@@ -115,10 +115,10 @@ impl Live {
     /// Fails if the file is shorter than [`len`](Live::len).
     ///
     /// # Errors
-    /// [`Error::Faulted`]; [`Error::Os`].
-    pub fn check(&self) -> Result<()> {
+    /// [`Error::PagesLost`]; [`Error::Os`].
+    pub fn check_fault(&self) -> Result<()> {
         if self.size()? < self.len {
-            return Err(self.faulted());
+            return Err(self.pages_lost());
         }
         Ok(())
     }
@@ -126,7 +126,7 @@ impl Live {
     /// Copies bytes from `offset` on, and returns how many: fewer than `buf` holds at the end, and 0 beyond it.
     ///
     /// # Errors
-    /// [`Error::Faulted`] if the file was truncated below the bytes that were to be read; [`Error::Os`].
+    /// [`Error::PagesLost`] if the file was truncated below the bytes that were to be read; [`Error::Os`].
     pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<usize> {
         let len = self.len.saturating_sub(offset).min(buf.len());
         let bytes = self.read(offset, len)?;
@@ -138,7 +138,7 @@ impl Live {
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::Misaligned`] if `offset` is not a multiple of the type's alignment;
-    /// [`Error::Faulted`].
+    /// [`Error::PagesLost`].
     pub fn load<T: Shareable>(&self, offset: usize) -> Result<T> {
         range::check_bytes(offset, size_of::<T>(), self.len)?;
         if offset % align_of::<T>() != 0 {
@@ -156,7 +156,7 @@ impl Live {
     /// A copy of a range.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`]; [`Error::Faulted`]; [`Error::Os`].
+    /// [`Error::OutOfBounds`]; [`Error::PagesLost`]; [`Error::Os`].
     pub fn snapshot<R: RangeBounds<usize>>(&self, range: R) -> Result<Snapshot> {
         let range = range::check(range, self.len)?;
         let request = Request {
@@ -200,13 +200,13 @@ impl Live {
 
     fn shortened(&self, error: Error) -> Error {
         if matches!(error, Error::OutOfBounds { .. }) {
-            return self.faulted();
+            return self.pages_lost();
         }
         error.with_path(|| self.path.clone())
     }
 
-    fn faulted(&self) -> Error {
-        Error::faulted(self.path.as_deref())
+    fn pages_lost(&self) -> Error {
+        Error::pages_lost(self.path.as_deref())
     }
 }
 

@@ -170,7 +170,7 @@ pub struct Residency {
 
 impl Residency {
     /// False.
-    pub fn is_known(&self) -> bool {
+    pub fn is_reliable(&self) -> bool {
         false
     }
 
@@ -237,7 +237,7 @@ pub mod faults {
     }
 
     /// 0 and 0: they are not counted here.
-    pub fn count() -> Faults {
+    pub fn of_thread() -> Faults {
         Faults::default()
     }
 

@@ -120,7 +120,7 @@ impl PrivateOptions {
     }
 
     /// The most bytes of the input; more is [`Error::TooLarge`].
-    pub fn limit(mut self, bytes: u64) -> Self {
+    pub fn size_limit(mut self, bytes: u64) -> Self {
         self.request.limit = Some(bytes);
         self
     }

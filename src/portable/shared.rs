@@ -203,7 +203,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     ///
     /// # Errors
     /// None on this platform.
-    pub fn check(&self) -> Result<()> {
+    pub fn check_fault(&self) -> Result<()> {
         Ok(())
     }
 

@@ -18,13 +18,13 @@ use std::ptr::NonNull;
 ///
 /// # Examples
 /// ```
-/// let manifest = stillmap::open("Cargo.toml")?;
+/// let manifest = stillmap::Snapshot::open("Cargo.toml")?;
 /// assert!(manifest.starts_with(b"[package]"));
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Snapshot {
     memory: Memory,
-    is_intact: bool,
+    is_consistent: bool,
     reason: Option<Reason>,
 }
 
@@ -43,6 +43,18 @@ impl Snapshot {
     /// As [`open`](Snapshot::open).
     pub fn stdin() -> Result<Self> {
         Snapshot::options().stdin()
+    }
+
+    /// The bytes of a file, or of standard input if the path is `-`.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Self> {
+        if path.as_ref() == Path::new("-") {
+            Snapshot::stdin()
+        } else {
+            Snapshot::open(path)
+        }
     }
 
     /// The bytes of an open descriptor, from its current offset to its end; the offset is moved to the end.
@@ -78,8 +90,8 @@ impl Snapshot {
     }
 
     /// False if the size or the mtime of the file changed while it was read.
-    pub fn is_intact(&self) -> bool {
-        self.is_intact
+    pub fn is_consistent(&self) -> bool {
+        self.is_consistent
     }
 
     /// Reads the file, as [`from_file`](Snapshot::from_file): here nothing is mapped.
@@ -102,7 +114,7 @@ impl Snapshot {
     pub(super) fn new(opened: Opened) -> Self {
         Snapshot {
             memory: opened.memory,
-            is_intact: opened.is_intact,
+            is_consistent: opened.is_consistent,
             reason: Some(opened.reason),
         }
     }
@@ -117,7 +129,7 @@ unsafe impl ByteSlice for Snapshot {
     }
 }
 
-impl_byte_slice!(Snapshot, debug: backing, is_intact, reason);
+impl_byte_slice!(Snapshot, debug: backing, is_consistent, reason);
 
 /// The whole file, wherever its offset is.
 impl TryFrom<File> for Snapshot {
@@ -146,7 +158,7 @@ impl Anonymous {
     pub fn freeze(self) -> Result<Snapshot> {
         Ok(Snapshot {
             memory: self.into_memory(),
-            is_intact: true,
+            is_consistent: true,
             reason: None,
         })
     }
@@ -173,7 +185,7 @@ impl SnapshotOptions {
     }
 
     /// The most bytes of the input; more is [`Error::TooLarge`].
-    pub fn limit(mut self, bytes: u64) -> Self {
+    pub fn size_limit(mut self, bytes: u64) -> Self {
         self.request.limit = Some(bytes);
         self
     }
@@ -201,8 +213,8 @@ impl SnapshotOptions {
     }
 
     /// Refuses what is larger than 1 MiB, with [`Error::NotMappable`].
-    pub fn must_map(mut self, enable: bool) -> Self {
-        self.request.must_map = enable;
+    pub fn require_mapping(mut self, enable: bool) -> Self {
+        self.request.require_mapping = enable;
         self
     }
 

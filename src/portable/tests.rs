@@ -67,18 +67,18 @@ fn a_snapshot_keeps_its_bytes_and_says_how() {
     assert_eq!(&snapshot[..], b"before");
     assert_eq!(snapshot.backing(), Backing::Memory);
     assert_eq!(snapshot.reason(), Some(Reason::Small));
-    assert!(snapshot.is_intact());
+    assert!(snapshot.is_consistent());
     fs::write(&large, vec![7; (1 << 20) + 1]).unwrap();
     assert_eq!(
         Snapshot::open(&large).unwrap().reason(),
         Some(Reason::Platform)
     );
     let options = Snapshot::options();
-    let refused = options.clone().must_map(true).open(&large);
+    let refused = options.clone().require_mapping(true).open(&large);
     assert!(matches!(refused, Err(Error::NotMappable { .. })));
     let refused = options.clone().copy_limit(1 << 20).open(&large);
     assert!(matches!(refused, Err(Error::NotMappable { .. })));
-    let refused = options.clone().limit(1 << 20).open(&large);
+    let refused = options.clone().size_limit(1 << 20).open(&large);
     assert!(matches!(refused, Err(Error::TooLarge { .. })));
     let mut seen = Vec::new();
     let all = options
@@ -123,10 +123,10 @@ fn streams_are_read_as_far_as_the_limits_go() {
         ));
     }
     assert!(matches!(
-        options.clone().must_map(true).open("/dev/zero"),
+        options.clone().require_mapping(true).open("/dev/zero"),
         Err(Error::NotMappable { .. })
     ));
-    let endless = options.limit(3 << 20).open("/dev/zero");
+    let endless = options.size_limit(3 << 20).open("/dev/zero");
     assert!(matches!(
         endless,
         Err(Error::TooLarge { limit: 3145728, .. })
@@ -166,7 +166,7 @@ fn anonymous_memory_is_zero_wherever_nothing_was_stored() {
         Err(Error::TooLarge { .. })
     ));
     let pages = memory.pages();
-    assert!(!pages.residency(..).unwrap().is_known());
+    assert!(!pages.residency(..).unwrap().is_reliable());
     assert!(pages.prefetch(..).unwrap().is_finished());
     assert!(matches!(pages.lock(..), Err(Error::Unsupported { .. })));
     assert_eq!(memory.freeze().unwrap().len(), 70);
@@ -255,10 +255,10 @@ fn a_live_file_shows_what_is_appended_and_tells_what_is_cut() {
     assert_eq!(live.read_at(8, &mut buf).unwrap(), 0);
     assert_eq!(&live.snapshot(5..).unwrap()[..], b"ore");
     file.set_len(6).unwrap();
-    assert!(matches!(live.check(), Err(Error::Faulted { .. })));
+    assert!(matches!(live.check_fault(), Err(Error::PagesLost { .. })));
     assert!(matches!(
         live.read_at(4, &mut buf),
-        Err(Error::Faulted { .. })
+        Err(Error::PagesLost { .. })
     ));
     assert_eq!(live.read_at(4, &mut buf[..2]).unwrap(), 2);
     assert_eq!(live.refresh().unwrap(), Change::Cut(6..8));

@@ -14,7 +14,7 @@ impl Shared<[AtomicU8]> {
     /// `Acquire`.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Faulted`](crate::Error::Faulted), and the
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::PagesLost`](crate::Error::PagesLost), and the
     /// contents of `buf` are unspecified.
     ///
     /// # Examples
@@ -40,7 +40,7 @@ impl Shared<[AtomicU8]> {
         }
         // A fault is marked before its zeros can be read; the mark must not be read before the bytes.
         fence(Ordering::Acquire);
-        self.check_fault()
+        self.check_flag()
     }
 
     /// Copies `data` in, from `offset` on.
@@ -49,7 +49,7 @@ impl Shared<[AtomicU8]> {
     ///
     /// # Errors
     /// [`Error::OutOfBounds`](crate::Error::OutOfBounds), and nothing was written;
-    /// [`Error::Faulted`](crate::Error::Faulted), and the bytes are lost.
+    /// [`Error::PagesLost`](crate::Error::PagesLost), and the bytes are lost.
     ///
     /// # Examples
     /// ```
@@ -84,7 +84,7 @@ impl Shared<[AtomicU8]> {
             sys::racy_copy::copy_in(data.as_ptr(), to, data.len());
         }
         fence(Ordering::Acquire);
-        self.check_fault()
+        self.check_flag()
     }
 
     /// The bytes as a plain slice, for programs with a protocol of their own: a lock in another place, one writer, pages

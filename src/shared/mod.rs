@@ -39,9 +39,9 @@ use std::ptr::NonNull;
 /// ## Files that lose pages
 /// A file can be truncated by others, its device can fail, and a disk can fill up. Touching a page that is gone raises
 /// SIGBUS. The first `Shared` of a file installs a handler (`SA_SIGINFO|SA_ONSTACK`) that replaces the whole mapping, in
-/// this process, by zeroed private memory. From then on [`check`](Shared::check), [`read_at`](Shared::read_at),
+/// this process, by zeroed private memory. From then on [`check_fault`](Shared::check_fault), [`read_at`](Shared::read_at),
 /// [`write_at`](Shared::write_at), [`flush`](Shared::flush) and [`start_writeback`](Shared::start_writeback) fail with
-/// [`Error::Faulted`] on every thread. Loads and stores through `&T` use that memory. A process forked before the fault
+/// [`Error::PagesLost`] on every thread. Loads and stores through `&T` use that memory. A process forked before the fault
 /// keeps its mapping of the file until it faults itself.
 ///
 /// - Signals that are not about a `Shared` go to the handler that was installed before, as if ours were not installed.
@@ -120,7 +120,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// Writes the changes to the device and waits for it (`MS_SYNC`). For memory without a file it does nothing.
     ///
     /// # Errors
-    /// [`Error::Faulted`]; [`Error::Os`] if msync(2) failed.
+    /// [`Error::PagesLost`]; [`Error::Os`] if msync(2) failed.
     ///
     /// # Examples
     /// ```
@@ -158,12 +158,12 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// Source: msync(2).
     pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
         let range = range::check(range, self.size())?;
-        self.check()?;
+        self.check_fault()?;
         if !range.is_empty() {
             // A window may start in the middle of a page.
             let first_page = self.region().start();
             let delta = self.value.as_ptr().cast::<u8>().addr() - first_page.as_ptr().addr();
-            let start = page::round_down(delta + range.start);
+            let start = page::align_down(delta + range.start);
             // SAFETY: inside the mapping.
             #[allow(unsafe_code)]
             let address = unsafe { first_page.add(start) };
@@ -171,7 +171,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
             done.map_err(|e| self.error("msync", e))?;
         }
         // Pages that were lost during the call did not reach the device.
-        self.check()
+        self.check_fault()
     }
 
     /// Starts writing the changes to the device, and does not wait for it. For memory without a file it does nothing.
@@ -191,7 +191,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// Source: sync_file_range(2) with `SYNC_FILE_RANGE_WRITE`.
     #[doc(alias = "sync_file_range")]
     pub fn start_writeback(&self) -> Result<()> {
-        self.check()?;
+        self.check_fault()?;
         match &self.fd {
             Some(fd) if self.region().len() > 0 => {
                 let started =
@@ -208,7 +208,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// truncated and extended again since the last call is not noticed: it reads as zeros.
     ///
     /// # Errors
-    /// [`Error::Faulted`] once the file has lost pages, and on every later call: truncation, a device error, a full disk
+    /// [`Error::PagesLost`] once the file has lost pages, and on every later call: truncation, a device error, a full disk
     /// under a sparse file.
     ///
     /// # Examples
@@ -219,21 +219,21 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// let counter = stillmap::Shared::<AtomicU64>::create(&path)?;
     /// std::fs::File::create(&path).unwrap(); // truncates it
     /// assert_eq!(counter.load(Ordering::Relaxed), 0); // no signal
-    /// assert!(matches!(counter.check(), Err(stillmap::Error::Faulted { .. })));
+    /// assert!(matches!(counter.check_fault(), Err(stillmap::Error::PagesLost { .. })));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn check(&self) -> Result<()> {
+    pub fn check_fault(&self) -> Result<()> {
         let (Memory::FaultTolerant(guarded), Some(fd)) = (&self.memory, &self.fd) else {
             return Ok(());
         };
         if !guarded.is_faulted() {
             let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("statx", e))?;
             if stat.size >= self.offset + self.size() as u64 {
-                return self.check_fault();
+                return self.check_flag();
             }
             guarded.fault();
         }
-        Err(self.faulted())
+        Err(self.pages_lost())
     }
 
     /// The descriptor of the memfd or file, to send or to inherit; `None` for memory without a name.
@@ -266,16 +266,16 @@ impl<T: ?Sized + Shareable> Shared<T> {
 
     /// The fault flag alone: no system call.
     #[inline]
-    fn check_fault(&self) -> Result<()> {
+    fn check_flag(&self) -> Result<()> {
         match &self.memory {
-            Memory::FaultTolerant(guarded) if guarded.is_faulted() => Err(self.faulted()),
+            Memory::FaultTolerant(guarded) if guarded.is_faulted() => Err(self.pages_lost()),
             _ => Ok(()),
         }
     }
 
     #[cold]
-    fn faulted(&self) -> Error {
-        Error::faulted(self.name().as_deref())
+    fn pages_lost(&self) -> Error {
+        Error::pages_lost(self.name().as_deref())
     }
 
     fn error(&self, call: &'static str, source: std::io::Error) -> Error {
@@ -328,7 +328,7 @@ impl<T: ?Sized + Shareable> fmt::Debug for Shared<T> {
         f.debug_struct("Shared")
             .field("size", &self.size())
             .field("path", &self.name())
-            .field("faulted", &self.check_fault().is_err())
+            .field("faulted", &self.check_flag().is_err())
             .finish()
     }
 }

@@ -59,7 +59,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
         // Another process may have shortened it before it was sealed.
         let stat = file::stat(fd.as_fd()).map_err(|e| Error::os("fstat", path, e))?;
         if range::check_window(offset, Some(len as u64), stat.size).is_err() {
-            return Err(Error::faulted(path));
+            return Err(Error::pages_lost(path));
         }
         if len == 0 {
             return Ok(Snapshot::mapped(Region::empty(), 0, 0, Backing::Sealed));

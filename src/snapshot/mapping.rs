@@ -9,7 +9,7 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```
-    /// let bytes = stillmap::open("Cargo.toml")?;
+    /// let bytes = stillmap::Snapshot::open("Cargo.toml")?;
     /// println!("{:60}", bytes.pages().residency(..)?);
     /// # Ok::<(), stillmap::Error>(())
     /// ```

@@ -49,7 +49,7 @@ use std::ptr::NonNull;
 ///
 /// # Examples
 /// ```
-/// let manifest = stillmap::open("Cargo.toml")?;
+/// let manifest = stillmap::Snapshot::open("Cargo.toml")?;
 /// assert!(manifest.starts_with(b"[package]"));
 /// # Ok::<(), stillmap::Error>(())
 /// ```
@@ -57,7 +57,7 @@ pub struct Snapshot {
     start: NonNull<u8>,
     len: usize,
     store: Store,
-    is_intact: bool,
+    is_consistent: bool,
     reason: Option<Reason>,
 }
 
@@ -107,6 +107,25 @@ impl Snapshot {
     /// ```
     pub fn stdin() -> Result<Self> {
         Snapshot::options().stdin()
+    }
+
+    /// The bytes of a file, or of standard input if the path is `-`.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let input = std::env::args_os().nth(1).unwrap_or("-".into());
+    /// println!("{} bytes", stillmap::Snapshot::open_or_stdin(input)?.len());
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn open_or_stdin<P: AsRef<Path>>(path: P) -> Result<Self> {
+        if path.as_ref() == Path::new("-") {
+            Snapshot::stdin()
+        } else {
+            Snapshot::open(path)
+        }
     }
 
     /// The bytes of an open descriptor, from its current offset to its end; the offset is moved to the end, as by reading.
@@ -165,7 +184,7 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```
-    /// println!("{:?}", stillmap::open("Cargo.toml")?.backing());
+    /// println!("{:?}", stillmap::Snapshot::open("Cargo.toml")?.backing());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn backing(&self) -> Backing {
@@ -202,13 +221,13 @@ impl Snapshot {
     ///
     /// # Examples
     /// ```
-    /// assert!(stillmap::open("Cargo.toml")?.is_intact());
+    /// assert!(stillmap::Snapshot::open("Cargo.toml")?.is_consistent());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn is_intact(&self) -> bool {
+    pub fn is_consistent(&self) -> bool {
         match &self.store {
-            Store::Leased(guarded) => guarded.is_intact(),
-            Store::Memory(_) | Store::Mapped(..) => self.is_intact,
+            Store::Leased(guarded) => guarded.is_consistent(),
+            Store::Memory(_) | Store::Mapped(..) => self.is_consistent,
         }
     }
 
@@ -253,16 +272,16 @@ impl Snapshot {
             } => Snapshot::leased(mapping, delta, len),
         };
         Snapshot {
-            is_intact: opened.is_intact,
+            is_consistent: opened.is_consistent,
             reason: opened.reason,
             ..snapshot
         }
     }
 
     /// A copy of what others may have written to meanwhile.
-    pub(crate) fn from_copy(copy: Buffer, is_intact: bool) -> Self {
+    pub(crate) fn from_copy(copy: Buffer, is_consistent: bool) -> Self {
         Snapshot {
-            is_intact,
+            is_consistent,
             ..Snapshot::memory(copy)
         }
     }
@@ -272,7 +291,7 @@ impl Snapshot {
             start: memory.start(),
             len: memory.len(),
             store: Store::Memory(memory),
-            is_intact: true,
+            is_consistent: true,
             reason: None,
         }
     }
@@ -286,7 +305,7 @@ impl Snapshot {
             start,
             len,
             store: Store::Leased(mapping),
-            is_intact: true,
+            is_consistent: true,
             reason: None,
         }
     }
@@ -301,7 +320,7 @@ impl Snapshot {
             start,
             len,
             store: Store::Mapped(region, backing),
-            is_intact: true,
+            is_consistent: true,
             reason: None,
         }
     }
@@ -318,7 +337,7 @@ unsafe impl ByteSlice for Snapshot {
     }
 }
 
-impl_byte_slice!(Snapshot, debug: backing, is_intact, reason);
+impl_byte_slice!(Snapshot, debug: backing, is_consistent, reason);
 
 /// The whole file, wherever its offset is. The descriptor is given up, so a file that only this process had open for
 /// writing can be leased.

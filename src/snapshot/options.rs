@@ -13,7 +13,7 @@ use std::path::Path;
 /// # Examples
 /// ```
 /// let bytes = stillmap::Snapshot::options()
-///     .limit(1 << 20)
+///     .size_limit(1 << 20)
 ///     .progress(|done, total| eprintln!("{done} of {total:?}"))
 ///     .open("Cargo.toml")?;
 /// assert!(bytes.starts_with(b"[package]"));
@@ -63,13 +63,13 @@ impl SnapshotOptions {
     /// # Examples
     /// ```
     /// use stillmap::{Error, Snapshot};
-    /// let endless = Snapshot::options().limit(1 << 20).open("/dev/zero");
+    /// let endless = Snapshot::options().size_limit(1 << 20).open("/dev/zero");
     /// assert!(matches!(endless, Err(Error::TooLarge { limit: 1048576, .. })));
-    /// let large = Snapshot::options().limit(3).open("Cargo.toml");
+    /// let large = Snapshot::options().size_limit(3).open("Cargo.toml");
     /// assert!(matches!(large, Err(Error::TooLarge { limit: 3, .. })));
     /// ```
-    pub fn limit(mut self, bytes: u64) -> Self {
-        self.request.limits.total = Some(bytes);
+    pub fn size_limit(mut self, bytes: u64) -> Self {
+        self.request.limits.size = Some(bytes);
         self
     }
 
@@ -147,16 +147,16 @@ impl SnapshotOptions {
     ///
     /// # Examples
     /// ```
-    /// let null = stillmap::Snapshot::options().must_map(true).open("/dev/null");
+    /// let null = stillmap::Snapshot::options().require_mapping(true).open("/dev/null");
     /// assert!(matches!(null, Err(stillmap::Error::NotMappable { .. })));
     /// ```
-    pub fn must_map(mut self, enable: bool) -> Self {
-        self.request.must_map = enable;
+    pub fn require_mapping(mut self, enable: bool) -> Self {
+        self.request.require_mapping = enable;
         self
     }
 
     /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway. A page that
-    /// the device cannot read is [`Error::Faulted`](crate::Error::Faulted) then, and not a signal later.
+    /// the device cannot read is [`Error::PagesLost`](crate::Error::PagesLost) then, and not a signal later.
     ///
     /// # Examples
     /// ```
@@ -209,7 +209,7 @@ impl SnapshotOptions {
     ///
     /// # Examples
     /// ```
-    /// let input = stillmap::Snapshot::options().limit(1 << 20).stdin()?;
+    /// let input = stillmap::Snapshot::options().size_limit(1 << 20).stdin()?;
     /// println!("{} bytes", input.len());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
@@ -264,7 +264,7 @@ impl SnapshotOptions {
     /// ```
     /// use stillmap::{Error, Snapshot};
     /// let options = Snapshot::options().offset(1).len(7);
-    /// let bytes = match options.clone().must_map(true).open("Cargo.toml") {
+    /// let bytes = match options.clone().require_mapping(true).open("Cargo.toml") {
     ///     Err(Error::NotMappable { .. }) => {
     ///         let file = std::fs::File::open("Cargo.toml")?;
     ///         // SAFETY: no process edits the manifest while its tests run.

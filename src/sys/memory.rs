@@ -10,17 +10,17 @@ use std::ptr::{self, NonNull};
 
 /// Where an anonymous mapping goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Address {
     Anywhere,
     /// A hint.
-    Near(usize),
+    Hint(usize),
     /// There or nowhere, replacing nothing (`MAP_FIXED_NOREPLACE`, Linux 4.17).
-    At(usize),
+    Fixed(usize),
 }
 
 /// What pages an anonymous mapping has, and whether it only holds the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pages {
+pub(crate) enum PageKind {
     /// Zeroed, readable and writable.
     Zeroed,
     /// The same from the pool of reserved huge pages (`MAP_HUGETLB`).
@@ -30,14 +30,18 @@ pub(crate) enum Pages {
 }
 
 /// mmap(2) of private anonymous memory. Never replaces a mapping.
-pub(crate) fn map_anonymous(len: usize, place: Place, pages: Pages) -> io::Result<NonNull<u8>> {
+pub(crate) fn map_anonymous(
+    len: usize,
+    address: Address,
+    pages: PageKind,
+) -> io::Result<NonNull<u8>> {
     let (protection, flags) = match pages {
-        Pages::Zeroed => (READ_WRITE, 0),
-        Pages::Reserved => (READ_WRITE, libc::MAP_HUGETLB),
-        Pages::None => (libc::PROT_NONE, libc::MAP_NORESERVE),
+        PageKind::Zeroed => (READ_WRITE, 0),
+        PageKind::Reserved => (READ_WRITE, libc::MAP_HUGETLB),
+        PageKind::None => (libc::PROT_NONE, libc::MAP_NORESERVE),
     };
     let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    map(len, place, protection, flags, (-1, 0))
+    map(len, address, protection, flags, (-1, 0))
 }
 
 /// mmap(2) of a file from `offset` on, a multiple of the page size, shared and writable. Never replaces a mapping.
@@ -45,25 +49,25 @@ pub(crate) fn map_shared(
     fd: BorrowedFd<'_>,
     offset: u64,
     len: usize,
-    place: Place,
+    address: Address,
 ) -> io::Result<NonNull<u8>> {
     let file = (fd.as_raw_fd(), to_off_t(offset)?);
-    map(len, place, READ_WRITE, libc::MAP_SHARED, file)
+    map(len, address, READ_WRITE, libc::MAP_SHARED, file)
 }
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 fn map(
     len: usize,
-    place: Place,
+    address: Address,
     protection: i32,
     flags: i32,
     (fd, offset): (i32, i64),
 ) -> io::Result<NonNull<u8>> {
-    let (address, exactly) = match place {
-        Place::Anywhere => (0, 0),
-        Place::Near(address) => (address, 0),
-        Place::At(address) => (address, libc::MAP_FIXED_NOREPLACE),
+    let (address, exactly) = match address {
+        Address::Anywhere => (0, 0),
+        Address::Hint(address) => (address, 0),
+        Address::Fixed(address) => (address, libc::MAP_FIXED_NOREPLACE),
     };
     let address = ptr::without_provenance_mut(address);
     // SAFETY: without MAP_FIXED the kernel puts the mapping where nothing is mapped.

@@ -18,7 +18,7 @@ fn the_bytes_stay() {
             let frozen = memory.freeze().unwrap();
             assert_same(&frozen, &pattern(1, len), len);
             assert_eq!(frozen.backing(), Backing::Memory);
-            assert!(frozen.is_intact());
+            assert!(frozen.is_consistent());
             assert_eq!(frozen.as_ptr() as usize % 64, 0);
         }
     }

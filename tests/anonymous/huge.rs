@@ -202,16 +202,19 @@ fn reserved_at_an_address_needs_the_alignment_of_its_pages() {
         let address = (0x1800_0000_0000_usize).next_multiple_of(huge);
         for options in both_kinds() {
             let options = options.huge_pages(HugePages::Reserved);
-            let error = options.at(address + 4096).allocate(100).unwrap_err();
+            let error = options
+                .fixed_address(address + 4096)
+                .allocate(100)
+                .unwrap_err();
             assert!(
                 matches!(error, Error::Misaligned { align, .. } if align == huge),
                 "{error:?}"
             );
-            let memory = options.at(address).allocate(100).unwrap();
+            let memory = options.fixed_address(address).allocate(100).unwrap();
             assert_eq!(memory.as_ptr() as usize, address);
-            let error = options.at(address).allocate(100).unwrap_err();
+            let error = options.fixed_address(address).allocate(100).unwrap_err();
             assert!(matches!(error, Error::AddressTaken { .. }), "{error:?}");
-            let _near = options.near(address + 4096).allocate(100).unwrap();
+            let _near = options.hint_address(address + 4096).allocate(100).unwrap();
         }
     });
     let Some(_pool) = HugePagePool::of(4) else {

@@ -93,7 +93,10 @@ fn impossible_lengths_are_errors_and_leave_things_as_they_were() {
                     "{error:?}"
                 );
             }
-            for options in [options.near(1 << 40), options.at(1 << 40)] {
+            for options in [
+                options.hint_address(1 << 40),
+                options.fixed_address(1 << 40),
+            ] {
                 assert!(options.allocate(len).is_err());
             }
             let error = memory.resize(len).unwrap_err();

@@ -1,4 +1,4 @@
-//! `near` and `at`: addresses of the caller's choice, replacing nothing.
+//! `hint_address` and `fixed_address`: addresses of the caller's choice, replacing nothing.
 
 use crate::both_kinds;
 use crate::support::bytes::assert_same;
@@ -20,7 +20,10 @@ fn at_is_exactly_there() {
     for options in both_kinds() {
         for huge in [HugePages::System, HugePages::Never, HugePages::Transparent] {
             let address = hole(1 << 20);
-            let options = options.at(address).huge_pages(huge).populate(true);
+            let options = options
+                .fixed_address(address)
+                .huge_pages(huge)
+                .populate(true);
             let mut memory = options.allocate(10_000).unwrap();
             assert_eq!(memory.as_ptr() as usize, address);
             memory.fill(7);
@@ -38,12 +41,18 @@ fn at_replaces_nothing() {
     let page = page_size();
     for options in both_kinds() {
         let address = hole(1 << 20);
-        let mut first = options.at(address + 4 * page).allocate(2 * page).unwrap();
+        let mut first = options
+            .fixed_address(address + 4 * page)
+            .allocate(2 * page)
+            .unwrap();
         first.fill(7);
         // On it, over its start, over its end, around it, inside it.
         for (start, pages) in [(4, 2), (3, 2), (5, 2), (0, 16), (4, 1), (5, 1)] {
             let wanted = address + start * page;
-            let error = options.at(wanted).allocate(pages * page).unwrap_err();
+            let error = options
+                .fixed_address(wanted)
+                .allocate(pages * page)
+                .unwrap_err();
             assert!(
                 matches!(error, Error::AddressTaken { address, .. } if address == wanted),
                 "{error:?}"
@@ -56,12 +65,18 @@ fn at_replaces_nothing() {
         }
         assert_same(&first, &vec![7; 2 * page], "undisturbed");
         // Up to it and from its end on there is room.
-        let _below = options.at(address).allocate(4 * page).unwrap();
-        let _above = options.at(address + 6 * page).allocate(1).unwrap();
+        let _below = options.fixed_address(address).allocate(4 * page).unwrap();
+        let _above = options
+            .fixed_address(address + 6 * page)
+            .allocate(1)
+            .unwrap();
         assert_same(&first, &vec![7; 2 * page], "undisturbed");
     }
     let own = data_of_this_program().as_ptr() as usize / page * page;
-    let error = Anonymous::options().at(own).allocate(1).unwrap_err();
+    let error = Anonymous::options()
+        .fixed_address(own)
+        .allocate(1)
+        .unwrap_err();
     assert!(matches!(error, Error::AddressTaken { .. }), "{error:?}");
 }
 
@@ -74,7 +89,10 @@ fn at_a_misaligned_address_is_an_error() {
     for options in both_kinds() {
         let address = hole(1 << 20);
         for off in [1, 8, 64, page_size() - 1, page_size() + 1] {
-            let error = options.at(address + off).allocate(100).unwrap_err();
+            let error = options
+                .fixed_address(address + off)
+                .allocate(100)
+                .unwrap_err();
             assert!(matches!(error, Error::Misaligned { .. }), "{error:?}");
             assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
         }
@@ -95,7 +113,7 @@ fn at_addresses_that_nobody_can_have_is_an_error() {
             1 << 60,
         ] {
             for len in [1, page, 3 * page] {
-                let result = options.at(address).allocate(len);
+                let result = options.fixed_address(address).allocate(len);
                 assert!(result.is_err(), "{address:#x} {len}: {result:?}");
                 assert_eq!(mapping_at(address), None);
             }
@@ -107,9 +125,9 @@ fn at_addresses_that_nobody_can_have_is_an_error() {
 fn near_is_there_if_there_is_room() {
     for options in both_kinds() {
         let address = hole(1 << 20);
-        let first = options.near(address + 7).allocate(10_000).unwrap();
+        let first = options.hint_address(address + 7).allocate(10_000).unwrap();
         assert_eq!(first.as_ptr() as usize, address);
-        let mut second = options.near(address).allocate(10_000).unwrap();
+        let mut second = options.hint_address(address).allocate(10_000).unwrap();
         assert_ne!(second.as_ptr() as usize, address);
         second.fill(7);
         assert_same(&first, &[0; 10_000], "undisturbed");
@@ -122,7 +140,7 @@ fn near_is_a_hint_that_cannot_fail() {
         for address in [0, 1, 4095, usize::MAX, usize::MAX - 4096, 1 << 63] {
             for huge in [HugePages::System, HugePages::Transparent] {
                 let memory = options
-                    .near(address)
+                    .hint_address(address)
                     .huge_pages(huge)
                     .allocate(5000)
                     .unwrap();
@@ -138,9 +156,12 @@ fn a_placed_memory_can_be_resized_and_the_neighbour_stays() {
     let page = page_size();
     for options in both_kinds() {
         let address = hole(1 << 20);
-        let mut neighbour = options.at(address + page).allocate(page).unwrap();
+        let mut neighbour = options
+            .fixed_address(address + page)
+            .allocate(page)
+            .unwrap();
         neighbour.fill(9);
-        let mut memory = options.at(address).allocate(page).unwrap();
+        let mut memory = options.fixed_address(address).allocate(page).unwrap();
         memory.fill(7);
         memory.resize(3 * page).unwrap();
         assert_same(&memory[..page], &vec![7; page], "kept");

@@ -46,11 +46,15 @@ fn ten_thousand_snapshots_dropped_in_random_order_leave_nothing() {
         let file = |len: &usize| file_with(dir.path(), &len.to_string(), &pattern(1, *len));
         let paths: Vec<_> = sizes.iter().map(file).collect();
         let mut snapshots = Vec::with_capacity(10_000);
-        snapshots.push(stillmap::open(&paths[0]).unwrap());
+        snapshots.push(stillmap::Snapshot::open(&paths[0]).unwrap());
         let before = Resident::now();
         for _ in 0..2 {
             let paths = paths.iter().cycle();
-            snapshots.extend(paths.take(10_000).map(|path| stillmap::open(path).unwrap()));
+            snapshots.extend(
+                paths
+                    .take(10_000)
+                    .map(|path| stillmap::Snapshot::open(path).unwrap()),
+            );
             shuffle(&mut snapshots);
             while snapshots.pop().is_some() {}
         }
@@ -71,7 +75,9 @@ fn one_small_snapshot_of_each_thousand_keeps_few_pages() {
             let before = Resident::now();
             for _ in 0..50 {
                 let batch: Vec<_> = (0..1000)
-                    .map(|n| stillmap::open(if n == 500 { &tiny } else { &path }).unwrap())
+                    .map(|n| {
+                        stillmap::Snapshot::open(if n == 500 { &tiny } else { &path }).unwrap()
+                    })
                     .collect();
                 kept.extend(batch.into_iter().nth(500));
             }
@@ -104,7 +110,9 @@ fn threads_leave_nothing_and_share_what_is_kept() {
         let dir = temp_dir();
         let path = file_with(dir.path(), "file", &pattern(1, 10_000));
         let work = || {
-            let snapshots: Vec<_> = (0..1000).map(|_| stillmap::open(&path).unwrap()).collect();
+            let snapshots: Vec<_> = (0..1000)
+                .map(|_| stillmap::Snapshot::open(&path).unwrap())
+                .collect();
             assert!(snapshots.iter().all(|it| it.len() == 10_000));
         };
         std::thread::scope(|scope| drop(scope.spawn(work)));
@@ -114,7 +122,7 @@ fn threads_leave_nothing_and_share_what_is_kept() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     work();
-                    let last = (0..100).map(|_| stillmap::open(&path).unwrap());
+                    let last = (0..100).map(|_| stillmap::Snapshot::open(&path).unwrap());
                     handed_over.lock().unwrap().extend(last);
                 });
             }

@@ -15,12 +15,12 @@ fn the_stopped_process() {
     let Some(path) = std::env::var_os(SERVE) else {
         return;
     };
-    let snapshot = leased(|| stillmap::open(&path));
+    let snapshot = leased(|| stillmap::Snapshot::open(&path));
     println!("\nbacking: {:?}", snapshot.backing());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     // At once: the answer must not wait for the copy of the bytes.
-    println!("\nintact: {}", snapshot.is_intact());
+    println!("\nintact: {}", snapshot.is_consistent());
     std::process::exit(0);
 }
 

@@ -154,7 +154,7 @@ fn a_program_can_be_started_at_any_moment() {
             starts
         });
         for options in stores(dir.path()).iter().cycle().take(300) {
-            let draft = draft_of(options.sync(false), &program, &bytes).unwrap();
+            let draft = draft_of(options.durable(false), &program, &bytes).unwrap();
             draft.commit().unwrap();
         }
         done.store(true, Ordering::Relaxed);

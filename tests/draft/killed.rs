@@ -51,7 +51,7 @@ fn wait_for_all(end: OwnedFd) {
 fn write_version(path: &Path, number: u64) {
     let bytes = version(number);
     let stores = stores(path.parent().unwrap());
-    let options = stores[number as usize % stores.len()].sync(number % 8 == 0);
+    let options = stores[number as usize % stores.len()].durable(number % 8 == 0);
     let mut draft = options.create(path, bytes.len() / 2).unwrap();
     let half = draft.len();
     draft.copy_from_slice(&bytes[..half]);

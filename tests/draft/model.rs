@@ -57,7 +57,7 @@ fn a_draft_is_a_vector_that_becomes_a_file() {
             1 => Draft::options().sparse(true),
             _ => Draft::options().memory_limit(100_000),
         };
-        let options = options.sync(false);
+        let options = options.durable(false);
         let mut published: Option<Vec<u8>> = None;
         let mut draft = options.create(&path, len).unwrap();
         let mut model = vec![0; len];

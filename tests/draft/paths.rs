@@ -301,7 +301,7 @@ fn of_many_that_make_a_new_file_one_does() {
         let winners: Vec<u8> = std::thread::scope(|scope| {
             let drafts: Vec<_> = (0..4_u8)
                 .map(|me| {
-                    let options = Draft::options().create_new(true).sync(false);
+                    let options = Draft::options().create_new(true).durable(false);
                     (me, draft_of(options, &path, &[me; 100]).unwrap())
                 })
                 .collect();
@@ -341,7 +341,7 @@ fn many_that_replace_one_file_all_do() {
             let path = &path;
             scope.spawn(move || {
                 for _ in 0..100 {
-                    let options = Draft::options().sync(false);
+                    let options = Draft::options().durable(false);
                     let draft = draft_of(options, path, &[me; 100]).unwrap();
                     draft.commit().unwrap();
                     let seen = fs::read(path).unwrap();

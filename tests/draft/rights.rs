@@ -166,7 +166,7 @@ fn table(dir: &Path) {
             let before = (rights(&path), access(&path));
             let watchers = watch(&path, &before.1);
             for round in 0..10_u8 {
-                let options = Draft::options().replace(replace).sync(false);
+                let options = Draft::options().replace(replace).durable(false);
                 let options = options.require_attributes(true);
                 let draft = draft_of(options, &path, &[round; 100]).unwrap();
                 draft.commit().unwrap();

@@ -39,7 +39,7 @@ fn a_broken_lease_becomes_a_clone_or_memory() {
         // Above 4 MiB, where it may be cloned.
         let bytes = vec![7; 5 << 20];
         fs::write(&path, &bytes).unwrap();
-        let snapshot = leased(|| stillmap::open(&path));
+        let snapshot = leased(|| stillmap::Snapshot::open(&path));
         let mut competitor = Competitor::start(SERVER);
         competitor.tell(Blow::Rewrite, &path);
         competitor.wait();
@@ -61,7 +61,9 @@ fn the_same_thread_may_write_to_its_own_file() {
     let path = folder.path().join("file");
     let bytes = vec![3; 2 << 20];
     fs::write(&path, &bytes).unwrap();
-    let many: Vec<Snapshot> = (0..20).map(|_| leased(|| stillmap::open(&path))).collect();
+    let many: Vec<Snapshot> = (0..20)
+        .map(|_| leased(|| stillmap::Snapshot::open(&path)))
+        .collect();
     fs::write(&path, b"x").unwrap();
     assert!(many.iter().all(|snapshot| snapshot[..] == bytes));
 }
@@ -74,7 +76,7 @@ fn a_writer_that_does_not_wait_is_refused_at_first_and_let_in_later() {
     let path = folder.path().join("file");
     let bytes = vec![3; 8 << 20];
     fs::write(&path, &bytes).unwrap();
-    let snapshot = leased(|| stillmap::open(&path));
+    let snapshot = leased(|| stillmap::Snapshot::open(&path));
     let mut options = OpenOptions::new();
     options.write(true).custom_flags(libc::O_NONBLOCK);
     let refused = options.open(&path).unwrap_err();
@@ -153,7 +155,7 @@ fn the_program_keeps_its_signals() {
         let path = folder.path().join("file");
         fs::write(&path, vec![1; 2 << 20]).unwrap();
         let before = signals();
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         fs::write(&path, b"new").unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert_eq!(signals(), before);
@@ -182,15 +184,15 @@ fn every_blow_is_told_apart() {
 fn bytes_that_are_gone_are_never_replaced_by_others() {
     let mut child = scenario!(|| {
         let path = PathBuf::from(argument("PATH"));
-        let snapshot = leased(|| stillmap::open(&path));
-        assert!(snapshot.is_intact());
+        let snapshot = leased(|| stillmap::Snapshot::open(&path));
+        assert!(snapshot.is_consistent());
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_TRUNC);
         drop(options.open(&path).unwrap());
-        assert!(!snapshot.is_intact());
+        assert!(!snapshot.is_consistent());
         if argument("WRITES") == "true" {
             fs::write(&path, vec![6; 3 << 20]).unwrap();
-            assert!(!snapshot.is_intact());
+            assert!(!snapshot.is_consistent());
         }
         report("reads");
         let sum: u64 = snapshot.iter().map(|&byte| u64::from(byte)).sum();
@@ -221,7 +223,7 @@ fn a_writer_gets_through_after_the_process_changed_its_user() {
         };
         let path = folder.path().join("file");
         fs::write(&path, vec![5; 2 << 20]).unwrap();
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Leased);
         let mut competitor = Competitor::start(SERVER);
         // SAFETY: takes numbers; every thread changes its user.
@@ -261,7 +263,7 @@ fn faulting_in_gives_way_to_a_writer() {
                     Err(stillmap::Error::NotMappable { .. }) => continue,
                     other => other.unwrap(),
                 };
-                assert!(snapshot.is_intact());
+                assert!(snapshot.is_consistent());
                 assert!(snapshot.iter().step_by(4096).all(|&b| b == 0 || b == b'n'));
             }
         });
@@ -280,9 +282,11 @@ fn snapshots_of_one_file_share_its_lease() {
         };
         let path = folder.path().join("file");
         fs::write(&path, vec![5; 16 << 20]).unwrap();
-        let first = leased(|| stillmap::open(&path));
+        let first = leased(|| stillmap::Snapshot::open(&path));
         let before = descriptors();
-        let others: Vec<_> = (0..400).map(|_| stillmap::open(&path).unwrap()).collect();
+        let others: Vec<_> = (0..400)
+            .map(|_| stillmap::Snapshot::open(&path).unwrap())
+            .collect();
         let window = Snapshot::options()
             .offset(4097)
             .len(8 << 20)
@@ -298,11 +302,11 @@ fn snapshots_of_one_file_share_its_lease() {
         assert!(
             others
                 .iter()
-                .all(|other| other[0] == 5 && other.is_intact())
+                .all(|other| other[0] == 5 && other.is_consistent())
         );
         drop((first, others));
         assert!(window.iter().all(|&byte| byte == 5));
-        assert_eq!(stillmap::open(&path).unwrap()[..], b"new"[..]);
+        assert_eq!(stillmap::Snapshot::open(&path).unwrap()[..], b"new"[..]);
     })
     .succeed();
 }

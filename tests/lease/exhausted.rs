@@ -29,7 +29,7 @@ fn after_a_writer(options: SnapshotOptions, hinder: impl FnOnce()) -> Option<Bac
     fs::write(&path, b"new").unwrap();
     let backing = snapshot.backing();
     assert!(snapshot.iter().all(|&byte| byte == 5));
-    assert!(snapshot.is_intact());
+    assert!(snapshot.is_consistent());
     Some(backing)
 }
 
@@ -84,7 +84,7 @@ fn more_snapshots_than_descriptors() {
         let open = |number: usize| {
             let path = folder.path().join(number.to_string());
             fs::write(&path, &bytes).unwrap();
-            stillmap::open(&path).unwrap()
+            stillmap::Snapshot::open(&path).unwrap()
         };
         let snapshots: Vec<_> = (0..200).map(open).collect();
         assert_eq!(snapshots[0].backing(), Backing::Leased);

@@ -49,7 +49,7 @@ fn a_snapshot_goes_on_in_a_daemon() {
             return;
         };
         let path = file(&folder);
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         let window = Snapshot::options().offset(LEN as u64 / 4 * 3).open(&path);
         let window = window.unwrap();
         assert_eq!(snapshot.backing(), Backing::Leased);
@@ -57,15 +57,15 @@ fn a_snapshot_goes_on_in_a_daemon() {
         let (mut ready, is_ready) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
         let daemon = fork_and_go_on(|| {
             assert_eq!(snapshot.backing(), Backing::Leased);
-            assert!(snapshot.is_intact());
+            assert!(snapshot.is_consistent());
             std::io::Write::write_all(&mut ready, &[0]).unwrap();
             // Until the parent says that the file is another.
             std::io::Read::read_exact(&mut { wait }, &mut [0]).unwrap();
             assert!(snapshot.iter().chain(window.iter()).all(|&byte| byte == 5));
-            assert!(snapshot.is_intact() && window.is_intact());
+            assert!(snapshot.is_consistent() && window.is_consistent());
             assert_ne!(snapshot.backing(), Backing::Leased);
             // It leases for itself.
-            let again = stillmap::open(&path).unwrap();
+            let again = stillmap::Snapshot::open(&path).unwrap();
             assert!(again[..] == b"new"[..]);
         });
         drop((snapshot, window));
@@ -87,7 +87,7 @@ fn nothing_of_a_lease_outlives_its_process() {
         let path = file(&folder);
         let (mut tell, told) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
         let parent = fork_and_go_on(|| {
-            let snapshot = stillmap::open(&path).unwrap();
+            let snapshot = stillmap::Snapshot::open(&path).unwrap();
             assert_eq!(snapshot.backing(), Backing::Leased);
             // The child does nothing but sleep: what it inherited answers no break.
             let child = fork_and_go_on(|| {
@@ -135,9 +135,9 @@ fn a_child_leases_for_itself() {
             return;
         };
         let path = file(&folder);
-        let of_parent = stillmap::open(&path).unwrap();
+        let of_parent = stillmap::Snapshot::open(&path).unwrap();
         let status = fork(|| {
-            let of_child = stillmap::open(&path).unwrap();
+            let of_child = stillmap::Snapshot::open(&path).unwrap();
             assert_eq!(of_child.backing(), Backing::Leased);
             // Both processes are asked for their leases, and both copy.
             fs::write(&path, b"new").unwrap();
@@ -159,7 +159,7 @@ fn dropping_in_the_parent_gives_the_lease_back() {
             return;
         };
         let path = file(&folder);
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         let (mut end, release) = std::os::unix::net::UnixStream::pair().unwrap();
         // SAFETY: as in `fork`; the child only reads and exits.
         let child = unsafe { libc::fork() };

@@ -27,7 +27,7 @@ fn without_lease(disk: &Disk) -> Backing {
 fn a_file_that_nobody_writes_to_is_leased() {
     for disk in Disk::all() {
         let path = file_with(disk.path(), "quiet", &bytes());
-        let snapshot = leased(|| stillmap::open(&path));
+        let snapshot = leased(|| stillmap::Snapshot::open(&path));
         assert!(snapshot[..] == bytes());
         fs::remove_file(path).unwrap();
     }
@@ -38,11 +38,11 @@ fn a_file_with_a_live_writer_is_cloned_or_copied() {
     for disk in Disk::all() {
         let path = file_with(disk.path(), "written", &bytes());
         let writer = OpenOptions::new().append(true).open(&path).unwrap();
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_eq!(snapshot.backing(), without_lease(&disk), "{}", disk.name);
         drop(writer);
         assert!(snapshot[..] == bytes());
-        assert!(snapshot.is_intact());
+        assert!(snapshot.is_consistent());
         fs::remove_file(path).unwrap();
     }
 }
@@ -59,7 +59,7 @@ fn a_mapping_counts_as_a_writer_after_its_descriptor_is_closed() {
         // SAFETY: the mapping is written to below, through itself only.
         let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
         drop(file);
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_eq!(snapshot.backing(), without_lease(&disk), "{}", disk.name);
         map[0] = 99;
         map.flush().unwrap();
@@ -93,18 +93,18 @@ fn a_clone_stays_when_the_file_is_overwritten() {
 fn where_a_lease_proves_nothing_there_is_none() {
     if let Some(overlay) = LoopFs::new("overlay", 64 << 20) {
         let path = file_with(overlay.path(), "file", &bytes());
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert!(snapshot[..] == bytes());
     }
     if let Some(memory) = LoopFs::new("tmpfs", 64 << 20) {
         let path = file_with(memory.path(), "file", &bytes());
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_eq!(snapshot.backing(), Backing::Memory);
         assert!(snapshot[..] == bytes());
     }
     if let Some(squashed) = LoopFs::squashfs(&[("file", &bytes())]) {
-        let snapshot = stillmap::open(squashed.path().join("file")).unwrap();
+        let snapshot = stillmap::Snapshot::open(squashed.path().join("file")).unwrap();
         assert_eq!(snapshot.backing(), Backing::ReadOnly);
         assert!(snapshot[..] == bytes());
     }
@@ -114,7 +114,7 @@ fn where_a_lease_proves_nothing_there_is_none() {
         "/sys/kernel/mm/transparent_hugepage/enabled",
     ] {
         if File::open(path).is_ok() {
-            let snapshot = stillmap::open(path).unwrap();
+            let snapshot = stillmap::Snapshot::open(path).unwrap();
             assert_eq!(snapshot.backing(), Backing::Memory, "{path}");
             assert!(!snapshot.is_empty(), "{path}");
         }
@@ -132,7 +132,7 @@ fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
     scenario!(|| {
         become_nobody();
         let path = super::support::child::argument("PATH");
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_ne!(snapshot.backing(), Backing::Leased);
         assert!(snapshot[..] == bytes());
     })
@@ -152,7 +152,7 @@ fn options_choose_the_rung() {
         snapshot.backing()
     };
     let options = Snapshot::options;
-    leased(|| stillmap::open(&path));
+    leased(|| stillmap::Snapshot::open(&path));
     leased(|| options().populate(true).open(&path));
     assert_ne!(backing(options().lease(false)), Backing::Leased);
     let elsewhere = backing(options().lease(false).memory_limit(0));
@@ -165,7 +165,7 @@ fn must_map_fails_rather_than_copy() {
         return;
     };
     let path = file_with(disk.path(), "file", &bytes());
-    let options = || Snapshot::options().must_map(true);
+    let options = || Snapshot::options().require_mapping(true);
     leased(|| options().open(&path));
     let error = options().lease(false).open(&path).unwrap_err();
     assert!(
@@ -220,7 +220,7 @@ fn a_full_tmpfs_is_no_signal() {
     };
     let path = disk.path().join("sparse");
     File::create(&path).unwrap().set_len(8 << 20).unwrap();
-    let leased = stillmap::open(&path).unwrap();
+    let leased = stillmap::Snapshot::open(&path).unwrap();
     let copied = Snapshot::options().memory_limit(0).open(&path).unwrap();
     // Fills what is left.
     assert!(fs::write(disk.path().join("full"), vec![1; 8 << 20]).is_err());

@@ -330,7 +330,7 @@ fn round(
             snapshot[..] == bytes[..],
             "the snapshot changed by {blow:?}"
         );
-        assert!(snapshot.is_intact(), "{blow:?}");
+        assert!(snapshot.is_consistent(), "{blow:?}");
         let leased = snapshot.backing() == Backing::Leased;
         assert_eq!(leased, !blow.breaks(), "{blow:?}");
     }

@@ -93,12 +93,18 @@ fn growing_and_shrinking_is_told_and_needs_no_new_mapping() {
     let mut buf = vec![0; 1000];
     for (offset, what) in [(200_000, "a page that is gone"), (50, "a page in part")] {
         let error = live.read_at(offset, &mut buf).expect_err(what);
-        assert!(matches!(error, Error::Faulted { .. }), "{what}: {error:?}");
-        assert!(matches!(live.check(), Err(Error::Faulted { .. })), "{what}");
+        assert!(
+            matches!(error, Error::PagesLost { .. }),
+            "{what}: {error:?}"
+        );
+        assert!(
+            matches!(live.check_fault(), Err(Error::PagesLost { .. })),
+            "{what}"
+        );
     }
-    assert!(matches!(live.snapshot(..), Err(Error::Faulted { .. })));
-    assert_eq!(live.refresh().expect("refresh"), Change::Faulted);
-    live.check().expect("what is left is there");
+    assert!(matches!(live.snapshot(..), Err(Error::PagesLost { .. })));
+    assert_eq!(live.refresh().expect("refresh"), Change::PagesLost);
+    live.check_fault().expect("what is left is there");
     assert_eq!(read(&live), bytes[..100]);
     log.set_len(7).expect("truncate");
     assert_eq!(live.refresh().expect("refresh"), Change::Cut(7..100));
@@ -137,7 +143,7 @@ fn a_snapshot_of_it_is_a_copy_of_one_moment() {
     let live = Live::from_fd(memory.fd().expect("its descriptor")).expect("attach");
     memory.write_at(1 << 20, b"before").expect("write");
     let copy = live.snapshot(1 << 20..3 << 20).expect("snapshot");
-    assert!(copy.is_intact());
+    assert!(copy.is_consistent());
     memory.write_at(1 << 20, b"after!").expect("write");
     assert!(copy.starts_with(b"before"));
     assert!(live.snapshot(..(4 << 20) + 1).is_err());
@@ -152,7 +158,7 @@ fn a_snapshot_of_it_is_a_copy_of_one_moment() {
                 round = round.wrapping_add(1);
             }
         });
-        while live.snapshot(..).expect("snapshot").is_intact() {}
+        while live.snapshot(..).expect("snapshot").is_consistent() {}
         done.store(true, Ordering::Relaxed);
     });
 }

@@ -54,7 +54,7 @@ fn read_all_the_time(path: &Path, bytes: &[u8], may_be_zero: bool, done: &Atomic
                 assert!(buf[..n].iter().zip(expected).all(is_right), "at {offset}");
                 seen.whole.fetch_add(usize::from(n > 0), Ordering::Relaxed);
             }
-            Err(Error::Faulted { path: Some(_), .. }) => {
+            Err(Error::PagesLost { path: Some(_), .. }) => {
                 seen.faults.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => panic!("{error:?}"),
@@ -68,7 +68,7 @@ fn read_all_the_time(path: &Path, bytes: &[u8], may_be_zero: bool, done: &Atomic
             );
         }
         match live.refresh().expect("refresh") {
-            Change::Cut(_) | Change::Faulted => seen.cuts.fetch_add(1, Ordering::Relaxed),
+            Change::Cut(_) | Change::PagesLost => seen.cuts.fetch_add(1, Ordering::Relaxed),
             _ => 0,
         };
     }

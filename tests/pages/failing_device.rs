@@ -25,7 +25,7 @@ fn unreadable() -> Option<(LoopFs, PathBuf)> {
 
 #[track_caller]
 fn assert_faulted(error: Error) {
-    assert!(matches!(error, Error::Faulted { .. }), "{error:?}");
+    assert!(matches!(error, Error::PagesLost { .. }), "{error:?}");
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn asking_for_the_pages_is_an_error() {
         let Some((_disk, path)) = unreadable() else {
             return;
         };
-        let snapshot = stillmap::open(&path).expect("nothing is read yet");
+        let snapshot = stillmap::Snapshot::open(&path).expect("nothing is read yet");
         assert_eq!(snapshot.backing(), Backing::Leased);
         assert_faulted(snapshot.pages().populate(..).expect_err("populate"));
         assert_faulted(snapshot.pages().lock(..).expect_err("lock"));
@@ -59,7 +59,7 @@ fn asking_for_the_pages_is_an_error() {
         let shared = Shared::<[AtomicU8]>::open_slice(&path).expect("open");
         assert_faulted(shared.pages().populate(..).expect_err("populate"));
         assert_faulted(shared.read_at(0, &mut [0; 8]).expect_err("read_at"));
-        assert_faulted(shared.check().expect_err("check"));
+        assert_faulted(shared.check_fault().expect_err("check"));
     })
     .succeed();
 }
@@ -70,7 +70,7 @@ fn touching_the_pages_of_a_snapshot_is_the_kernels_signal() {
         let Some((_disk, path)) = unreadable() else {
             std::process::exit(77);
         };
-        let snapshot = stillmap::open(&path).expect("nothing is read yet");
+        let snapshot = stillmap::Snapshot::open(&path).expect("nothing is read yet");
         std::process::exit(i32::from(snapshot[0]));
     })
     .run();

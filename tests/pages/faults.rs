@@ -3,11 +3,11 @@
 use stillmap::{Anonymous, HugePages, faults, page};
 
 fn touch(memory: &mut Anonymous) -> faults::Faults {
-    let before = faults::count();
+    let before = faults::of_thread();
     for byte in memory.iter_mut().step_by(page::size()) {
         *byte = 1;
     }
-    faults::count() - before
+    faults::of_thread() - before
 }
 
 fn memory(how: HugePages) -> Anonymous {
@@ -45,15 +45,15 @@ fn after_populate_there_are_none_to_speak_of() {
 
 #[test]
 fn other_threads_count_for_themselves() {
-    let before = faults::count();
+    let before = faults::of_thread();
     let theirs = std::thread::spawn(|| touch(&mut memory(HugePages::Never)));
     let theirs = theirs.join().expect("the thread");
-    let ours = faults::count() - before;
+    let ours = faults::of_thread() - before;
     assert!(
         theirs.minor >= 4096 * 4096 / page::size() as u64,
         "{theirs}"
     );
     assert!(ours.minor < theirs.minor, "{ours}");
-    assert_eq!(before - faults::count(), faults::Faults::default());
+    assert_eq!(before - faults::of_thread(), faults::Faults::default());
     assert!(ours.to_string().contains(" minor, "));
 }

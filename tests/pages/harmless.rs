@@ -50,7 +50,7 @@ impl Deed for AdviseAll {
                             operation: "madvise",
                             ..
                         }
-                        | Error::Faulted { .. },
+                        | Error::PagesLost { .. },
                     ) => {
                         assert!(!is_heap && !range.is_empty(), "{what}");
                     }

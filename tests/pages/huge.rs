@@ -124,7 +124,7 @@ impl Deed for Count {
         let counted = pages.huge_bytes().expect("huge bytes");
         let start = bytes.as_ptr() as usize;
         let end = (start + bytes.len()).next_multiple_of(page::size());
-        let start = page::round_down(start);
+        let start = page::align_down(start);
         let parts = areas().into_iter().map(|(area, _)| area);
         let parts = parts.filter(|area| area.start < end && start < area.end);
         let inside = |area: Range<usize>| start <= area.start && area.end <= end;

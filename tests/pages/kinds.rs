@@ -89,9 +89,12 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     );
     let frozen = Anonymous::new(len).and_then(Anonymous::freeze);
     of.mapped("frozen memory", Backing::Memory, frozen);
-    of.heap("a small file", stillmap::open(small));
-    of.heap("a file of /proc", stillmap::open("/proc/self/status"));
-    of.heap("no file", stillmap::open("/dev/null"));
+    of.heap("a small file", stillmap::Snapshot::open(small));
+    of.heap(
+        "a file of /proc",
+        stillmap::Snapshot::open("/proc/self/status"),
+    );
+    of.heap("no file", stillmap::Snapshot::open("/dev/null"));
 
     of.heap("a small file to change", Private::open(small));
     of.writable("a large file to change", Private::open(large));
@@ -205,7 +208,7 @@ pub fn granule(bytes: &[u8]) -> usize {
 /// Was under a lease until a writer came: the keeper has put other pages there.
 fn overwritten(path: &Path, bytes: &[u8]) -> Snapshot {
     std::fs::write(path, bytes).expect("write the file");
-    let snapshot = leased(|| stillmap::open(path));
+    let snapshot = leased(|| stillmap::Snapshot::open(path));
     // Returns when the bytes are elsewhere.
     std::fs::write(path, "something else").expect("write the file");
     snapshot

@@ -41,7 +41,7 @@ impl Deed for Lock {
         }
         let all = pages.lock(..).unwrap_or_else(|e| panic!("{name}: {e}"));
         let residency = pages.residency(..).expect("residency");
-        assert!(residency.is_full() || !residency.is_known(), "{name}");
+        assert!(residency.is_full() || !residency.is_reliable(), "{name}");
         if kinds::granule(bytes) > page_size() {
             // Reserved huge pages never leave RAM, and are not counted.
             return assert_eq!(locked(), 0, "{name}");
@@ -160,7 +160,7 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
         drop(memory);
         assert_eq!(locked(), 0);
         let memory = Anonymous::options()
-            .at(address)
+            .fixed_address(address)
             .allocate(10 * page)
             .expect("the same place");
         let guard = memory.pages().lock(..).expect("lock");
@@ -173,7 +173,7 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
         std::mem::forget(moving.pages().lock(..).expect("lock"));
         // Something above it, so that it cannot grow where it is.
         let above = address + 10 * page;
-        let above = Anonymous::options().at(above).allocate(page);
+        let above = Anonymous::options().fixed_address(above).allocate(page);
         moving.resize(20 * page).expect("resize");
         drop(above);
         if moving.as_ptr() as usize == address {
@@ -181,7 +181,7 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
         }
         let before = locked();
         let other = Anonymous::options()
-            .at(address)
+            .fixed_address(address)
             .allocate(10 * page)
             .expect("the old place");
         let guard = other.pages().lock(..).expect("lock");
@@ -244,7 +244,7 @@ fn a_lock_stays_when_a_writer_makes_other_pages_come_under_it() {
             return;
         };
         let path = file_with(folder.path(), "file", &bytes);
-        let snapshot = stillmap::open(&path).expect("open");
+        let snapshot = stillmap::Snapshot::open(&path).expect("open");
         assert_eq!(snapshot.backing(), Backing::Leased);
         let page = page_size();
         let guard = snapshot.pages().lock(page..2 << 20).expect("lock");
@@ -292,7 +292,7 @@ fn a_lock_taken_or_dropped_beside_a_break_is_what_the_guard_says() {
         let bytes = pattern(9, 2 << 20);
         for round in 0..300 {
             let path = file_with(folder.path(), "file", &bytes);
-            let snapshot = stillmap::open(&path).expect("open");
+            let snapshot = stillmap::Snapshot::open(&path).expect("open");
             assert_eq!(snapshot.backing(), Backing::Leased);
             let page = page_size();
             let pages = snapshot.pages();

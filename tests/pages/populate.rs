@@ -16,7 +16,7 @@ impl Deed for Populate {
     fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], _: bool) {
         pages.populate(..).unwrap_or_else(|e| panic!("{name}: {e}"));
         let residency = pages.residency(..).expect("residency");
-        if residency.is_known() {
+        if residency.is_reliable() {
             assert!(residency.is_full(), "{name}: {residency}");
             assert_eq!(residency.resident_bytes(), bytes.len(), "{name}");
         }
@@ -63,7 +63,7 @@ fn a_cold_file_is_read_and_not_changed() {
     let path = file_with(dir.path(), "file", &bytes);
     let file = File::open(&path).expect("open");
     evict(&file);
-    let Ok(snapshot) = Snapshot::options().must_map(true).open(&path) else {
+    let Ok(snapshot) = Snapshot::options().require_mapping(true).open(&path) else {
         return skip("no lease here");
     };
     let before = std::fs::metadata(&path)
@@ -150,12 +150,12 @@ fn a_file_that_lost_pages_is_an_error_and_no_signal() {
             .populate(range.clone())
             .expect_err("pages are gone");
         assert!(
-            matches!(error, Error::Faulted { .. }),
+            matches!(error, Error::PagesLost { .. }),
             "{range:?}: {error:?}"
         );
     }
     let error = snapshot.pages().lock(..).expect_err("pages are gone");
-    assert!(matches!(error, Error::Faulted { .. }), "{error:?}");
+    assert!(matches!(error, Error::PagesLost { .. }), "{error:?}");
     // These only ask.
     let _prefetch = snapshot.pages().prefetch(..).expect("prefetch");
     assert!(!snapshot.pages().residency(..).expect("residency").is_full());
@@ -175,7 +175,7 @@ fn a_shared_file_that_lost_pages_is_an_error_and_no_signal() {
     file.set_len(50 * page as u64).expect("truncate");
     shared.pages().populate(..50 * page).expect("what is left");
     let error = shared.pages().populate(..).expect_err("pages are gone");
-    assert!(matches!(error, Error::Faulted { .. }), "{error:?}");
+    assert!(matches!(error, Error::PagesLost { .. }), "{error:?}");
     assert!(
         error.to_string().contains("shared"),
         "names the file: {error}"

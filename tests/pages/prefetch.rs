@@ -23,7 +23,7 @@ fn wait_for(prefetch: &Prefetch<'_>) {
 }
 
 fn open(path: &Path) -> Snapshot {
-    let snapshot = stillmap::open(path).expect("open");
+    let snapshot = stillmap::Snapshot::open(path).expect("open");
     assert_eq!(snapshot.backing(), Backing::Leased);
     snapshot
 }
@@ -132,7 +132,7 @@ fn a_writer_comes_meanwhile() {
             assert_ne!(snapshot.backing(), Backing::Leased);
             let _after = snapshot.pages().prefetch(..).expect("prefetch");
             assert_same(&snapshot, &bytes, format_args!("round {round}"));
-            assert!(snapshot.is_intact());
+            assert!(snapshot.is_consistent());
         }
     })
     .succeed();

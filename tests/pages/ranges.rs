@@ -153,7 +153,7 @@ fn a_neighbour_that_the_kernel_merged_with_us_is_not_advised() {
         drop(room);
         let at = |offset: usize, len: usize| {
             let memory = Anonymous::options()
-                .at(start + offset * page)
+                .fixed_address(start + offset * page)
                 .allocate(len * page);
             memory.expect("a mapping beside the others")
         };

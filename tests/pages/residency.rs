@@ -68,7 +68,7 @@ fn touch(file: &File, page: usize) {
 fn said(of: Pages<'_>, pages: usize) -> Vec<bool> {
     let page = page_size();
     let residency = of.residency(..).expect("residency");
-    assert!(residency.is_known());
+    assert!(residency.is_reliable());
     assert_eq!(residency.pages(), pages);
     let said: Vec<bool> = (0..pages)
         .map(|n| residency.is_resident(n * page))
@@ -240,7 +240,7 @@ fn it_is_not_known_where_a_filter_refuses_mincore() {
             .expect("memory");
         refuse(libc::SYS_mincore, libc::EPERM);
         let residency = memory.pages().residency(..).expect("no error");
-        assert!(!residency.is_known());
+        assert!(!residency.is_reliable());
         assert_eq!((residency.pages(), residency.resident_pages()), (10, 0));
         assert!(!residency.is_full());
         assert!(!memory.pages().is_resident(..).expect("in bounds"));
@@ -256,7 +256,7 @@ impl Deed for Look {
             .residency(..)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         // A private mapping of a file that is all in RAM: the kernel cannot be tried out there.
-        if !residency.is_known() {
+        if !residency.is_reliable() {
             assert!(name.ends_with("to change"), "{name}");
             assert_eq!(residency.resident_bytes(), 0, "{name}");
             return;
@@ -291,10 +291,10 @@ fn it_is_what_the_kernel_says_of_each_page_of_every_type() {
 fn the_heap_is_seen_too() {
     let dir = temp_dir();
     let path = file_with(dir.path(), "small", &pattern(3, 100_000));
-    let small = stillmap::open(path).expect("read");
+    let small = stillmap::Snapshot::open(path).expect("read");
     assert_eq!(small.backing(), Backing::Memory);
     let residency = small.pages().residency(..).expect("residency");
-    assert!(residency.is_full() && residency.is_known());
+    assert!(residency.is_full() && residency.is_reliable());
     assert_eq!(residency.resident_bytes(), small.len());
     assert_eq!(residency.pages(), resident_pages(&small));
 }
@@ -336,20 +336,26 @@ fn a_file_of_others_is_not_told() {
         let map = || unsafe { Snapshot::map_unguarded(&file) }.expect("map");
         evict(&file);
         let ours = map().pages().residency(..).expect("residency");
-        assert!(ours.is_known());
+        assert!(ours.is_reliable());
         if ours.is_full() {
             return skip("this file system evicts nothing");
         }
         become_nobody();
         let theirs = map().pages().residency(..).expect("residency");
-        assert!(!theirs.is_known());
+        assert!(!theirs.is_reliable());
         assert_eq!(theirs.resident_pages(), 0, "{theirs}");
         assert!(!map().pages().is_resident(..).expect("in bounds"));
         assert_eq!(format!("{theirs:10}"), "??????????");
         // What is our own is told as before.
         let memory = Anonymous::new(page_size()).expect("memory");
         memory.pages().populate(..).expect("populate");
-        assert!(memory.pages().residency(..).expect("residency").is_known());
+        assert!(
+            memory
+                .pages()
+                .residency(..)
+                .expect("residency")
+                .is_reliable()
+        );
     })
     .argument("FILE", &path)
     .succeed();
@@ -364,7 +370,7 @@ fn a_full_file_of_our_own_is_told() {
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
     snapshot.pages().populate(..).expect("populate");
     let residency = snapshot.pages().residency(..).expect("residency");
-    assert!(residency.is_full() && residency.is_known());
+    assert!(residency.is_full() && residency.is_reliable());
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn nothing_is_lost_but_advice() {
         };
         for round in 0..20 {
             let path = file_with(folder.path(), "file", &bytes);
-            let snapshot = stillmap::open(&path).expect("open");
+            let snapshot = stillmap::Snapshot::open(&path).expect("open");
             assert_eq!(snapshot.backing(), Backing::Leased);
             let (start, done) = (Barrier::new(3), AtomicBool::new(false));
             std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ fn nothing_is_lost_but_advice() {
                     .pages()
                     .residency(..)
                     .expect("residency")
-                    .is_known()
+                    .is_reliable()
             );
         }
     })

@@ -236,7 +236,7 @@ fn windows_and_limits() {
         assert_same(&window.from_file(&file).unwrap(), &bytes[77..len - 23], len);
         let outside = Private::options().offset(77).len(len).open(&path);
         assert!(matches!(outside, Err(Error::OutOfBounds { .. })));
-        let over = Private::options().limit(len as u64 - 1).open(&path);
+        let over = Private::options().size_limit(len as u64 - 1).open(&path);
         assert!(matches!(over, Err(Error::TooLarge { .. })));
         let over = Private::options().memory_limit(1000).open(&path).unwrap();
         assert_same(&over, &bytes, "more than the memory limit");

@@ -71,7 +71,7 @@ fn a_whole_file_is_a_valid_read() {
     let whole = pattern(1, MOST);
     let mut some = 0;
     while_it_changes(&path, &whole, || {
-        let snapshot = stillmap::open(&path).unwrap();
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_written_or_cut(&snapshot, &whole);
         let snapshot = Snapshot::from_fd(File::open(&path).unwrap()).unwrap();
         assert_written_or_cut(&snapshot, &whole);
@@ -127,7 +127,7 @@ fn overwritten_bytes_are_old_or_new_and_stay() {
             });
             let _stop = Stop(&stop);
             for _ in 0..30 {
-                let snapshot = stillmap::open(&path).unwrap();
+                let snapshot = stillmap::Snapshot::open(&path).unwrap();
                 assert_eq!(snapshot.len(), size);
                 let first = snapshot.to_vec();
                 assert!(first.iter().all(|byte| (1..=2).contains(byte)));
@@ -160,11 +160,11 @@ fn a_copy_that_never_finds_the_file_still_is_not_intact() {
     assert_same(&snapshot[..size], &pattern(3, size), "what stood still");
     if snapshot.backing() == Backing::Memory {
         assert!(wrote > 0, "no progress in the middle of {size} bytes");
-        assert!(!snapshot.is_intact());
+        assert!(!snapshot.is_consistent());
     }
     drop(snapshot);
     assert!(
-        stillmap::open(&path).unwrap().is_intact(),
+        stillmap::Snapshot::open(&path).unwrap().is_consistent(),
         "nobody writes now"
     );
 }
@@ -192,5 +192,5 @@ fn a_copy_is_retried_until_the_file_stands_still() {
     if wrote {
         assert_same(&snapshot, &std::fs::read(&path).unwrap(), "one moment");
     }
-    assert!(snapshot.is_intact());
+    assert!(snapshot.is_consistent());
 }

@@ -12,7 +12,11 @@ use stillmap::{Backing, Error, Snapshot};
 
 #[test]
 fn dev_null_is_empty() {
-    assert_snapshot(&stillmap::open("/dev/null").unwrap(), b"", "/dev/null");
+    assert_snapshot(
+        &stillmap::Snapshot::open("/dev/null").unwrap(),
+        b"",
+        "/dev/null",
+    );
     let null = File::open("/dev/null").unwrap();
     assert_snapshot(&Snapshot::from_fd(null).unwrap(), b"", "/dev/null");
 }
@@ -40,7 +44,7 @@ fn proc_and_sys_files_say_0_or_4096() {
             continue;
         };
         seen += 1;
-        assert_same(&stillmap::open(path).unwrap(), &want, path);
+        assert_same(&stillmap::Snapshot::open(path).unwrap(), &want, path);
         let file = File::open(path).unwrap();
         assert_same(&Snapshot::from_fd(&file).unwrap(), &want, path);
         if want.len() > 3 {
@@ -56,14 +60,14 @@ fn proc_and_sys_files_say_0_or_4096() {
 #[test]
 fn proc_files_that_cannot_be_read_through_are_errors() {
     // Its first page is not mapped: EIO.
-    let error = stillmap::open("/proc/self/mem").unwrap_err();
+    let error = stillmap::Snapshot::open("/proc/self/mem").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error:?}");
     assert!(error.to_string().contains("/mem"), "{error}");
     // Says 128 TiB.
     if Path::new("/proc/kcore").exists() {
         let error = Snapshot::options()
             .memory_limit(1 << 20)
-            .limit(1 << 20)
+            .size_limit(1 << 20)
             .open("/proc/kcore");
         assert!(error.is_err(), "{error:?}");
         if crate::support::is_root() {
@@ -74,7 +78,7 @@ fn proc_files_that_cannot_be_read_through_are_errors() {
     }
     // Says 0 and has more than anybody wants.
     let error = Snapshot::options()
-        .limit(1 << 20)
+        .size_limit(1 << 20)
         .open("/proc/self/pagemap")
         .unwrap_err();
     assert!(
@@ -87,7 +91,10 @@ fn proc_files_that_cannot_be_read_through_are_errors() {
 fn endless_devices_are_too_large() {
     for device in ["/dev/zero", "/dev/urandom", "/dev/full"] {
         for limit in [0, 1, 4096, 100_000, 1 << 20, (3 << 20) + 1] {
-            let error = Snapshot::options().limit(limit).open(device).unwrap_err();
+            let error = Snapshot::options()
+                .size_limit(limit)
+                .open(device)
+                .unwrap_err();
             assert!(
                 matches!(error, Error::TooLarge { limit: said, .. } if said == limit),
                 "{device} {limit}: {error:?}"
@@ -111,7 +118,11 @@ fn a_block_device() {
         return;
     };
     let path = device.path();
-    assert_snapshot(&stillmap::open(path).unwrap(), &bytes, "block device");
+    assert_snapshot(
+        &stillmap::Snapshot::open(path).unwrap(),
+        &bytes,
+        "block device",
+    );
     let file = File::open(path).unwrap();
     assert_snapshot(&Snapshot::from_fd(&file).unwrap(), &bytes, "its descriptor");
     assert_eq!(offset_of(&file), bytes.len() as u64);
@@ -133,7 +144,7 @@ fn a_block_device() {
         .len(2)
         .open(path);
     assert!(matches!(past, Err(Error::OutOfBounds { .. })), "{past:?}");
-    let over = Snapshot::options().limit(1 << 20).open(path);
+    let over = Snapshot::options().size_limit(1 << 20).open(path);
     assert!(matches!(over, Err(Error::TooLarge { .. })), "{over:?}");
 }
 
@@ -142,7 +153,7 @@ fn the_current_terminal_of_a_process_without_one_is_an_error() {
     match File::open("/dev/tty") {
         Ok(_) => skip("there is a terminal"),
         Err(error) => {
-            let ours = stillmap::open("/dev/tty").unwrap_err();
+            let ours = stillmap::Snapshot::open("/dev/tty").unwrap_err();
             assert_eq!(ours.raw_os_error(), error.raw_os_error());
         }
     }

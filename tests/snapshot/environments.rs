@@ -35,7 +35,7 @@ fn statx_and_others_are_refused() {
             let bytes = pattern(1, size);
             let path = file_with(dir.path(), "file", &bytes);
             let disk = Snapshot::options().lease(false).memory_limit(0);
-            assert_same(&stillmap::open(&path).unwrap(), &bytes, "open");
+            assert_same(&stillmap::Snapshot::open(&path).unwrap(), &bytes, "open");
             assert_same(&disk.open(&path).unwrap(), &bytes, "to disk");
             assert_same(&Private::open(&path).unwrap(), &bytes, "private");
         }
@@ -57,7 +57,7 @@ fn without_proc() {
             let path = file_with(dir.path(), "file", &bytes);
             let options = Snapshot::options();
             let disk = options.clone().lease(false).memory_limit(0);
-            assert_same(&stillmap::open(&path).unwrap(), &bytes, "open");
+            assert_same(&stillmap::Snapshot::open(&path).unwrap(), &bytes, "open");
             assert_same(&disk.open(&path).unwrap(), &bytes, "to disk");
             let file = File::open(&path).unwrap();
             assert_same(&options.from_file(&file).unwrap(), &bytes, "file");
@@ -79,8 +79,8 @@ fn a_fifo_without_a_writer_is_not_waited_for_by_who_set_a_bound() {
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
     let options = Snapshot::options;
     for bounded in [
-        options().must_map(true),
-        options().limit(1 << 20),
+        options().require_mapping(true),
+        options().size_limit(1 << 20),
         options().len(5),
         options().copy_limit(1 << 20),
     ] {
@@ -97,7 +97,7 @@ fn a_fifo_without_a_writer_is_not_waited_for_by_who_set_a_bound() {
         );
         assert!(error.to_string().contains("fifo"), "{error}");
     }
-    let error = Private::options().limit(9).open(&fifo).unwrap_err();
+    let error = Private::options().size_limit(9).open(&fifo).unwrap_err();
     assert!(matches!(error, Error::NotMappable { .. }), "{error:?}");
     // With a writer it is read as any other, and one that only opens and closes it leaves nothing.
     for bytes in [pattern(1, 300_000), vec![]] {
@@ -110,7 +110,7 @@ fn a_fifo_without_a_writer_is_not_waited_for_by_who_set_a_bound() {
             writer.write_all(&bytes).unwrap();
             drop((writer, holder));
         });
-        match options().limit(1 << 20).open(&fifo) {
+        match options().size_limit(1 << 20).open(&fifo) {
             Ok(read) => assert_same(&read, &wanted, "with a writer"),
             // The writer may have come and gone before.
             Err(error) => assert!(wanted.is_empty(), "{error:?}"),
@@ -126,15 +126,21 @@ fn a_reason_for_each_input() {
     let path = file_with(dir.path(), "file", &bytes);
     let small = file_with(dir.path(), "small", b"small");
     let reason = |snapshot: stillmap::Result<Snapshot>| snapshot.unwrap().reason();
-    assert_eq!(reason(stillmap::open(&small)), Some(Reason::Small));
-    assert_eq!(reason(stillmap::open("/dev/null")), Some(Reason::Stream));
     assert_eq!(
-        reason(stillmap::open("/proc/version")),
+        reason(stillmap::Snapshot::open(&small)),
+        Some(Reason::Small)
+    );
+    assert_eq!(
+        reason(stillmap::Snapshot::open("/dev/null")),
+        Some(Reason::Stream)
+    );
+    assert_eq!(
+        reason(stillmap::Snapshot::open("/proc/version")),
         Some(Reason::Stream)
     );
     let without = Snapshot::options().lease(false);
     assert_eq!(reason(without.open(&path)), Some(Reason::NotAsked));
-    let error = without.clone().must_map(true).open(&path);
+    let error = without.clone().require_mapping(true).open(&path);
     match error {
         Err(Error::NotMappable { reason, .. }) => assert_eq!(reason, Some(Reason::NotAsked)),
         // A clone.
@@ -158,12 +164,15 @@ fn a_reason_for_each_input() {
     drop(reader);
     writing.join().unwrap();
     // Where files are leased at all, a writer is the reason; elsewhere the file system is.
-    let leased = stillmap::open(&path).unwrap();
+    let leased = stillmap::Snapshot::open(&path).unwrap();
     if leased.backing() == Backing::Leased {
         assert_eq!(leased.reason(), None);
         let _writer = File::options().append(true).open(&path).unwrap();
         assert_eq!(leased.reason(), Some(Reason::Written));
-        assert_eq!(reason(stillmap::open(&path)), Some(Reason::OpenForWriting));
+        assert_eq!(
+            reason(stillmap::Snapshot::open(&path)),
+            Some(Reason::OpenForWriting)
+        );
     }
 }
 
@@ -173,7 +182,7 @@ fn a_reason_for_each_place() {
     for kind in ["tmpfs", "overlay"] {
         if let Some(system) = LoopFs::new(kind, 64 << 20) {
             let path = file_with(system.path(), "file", &pattern(3, LARGE));
-            let snapshot = stillmap::open(&path).unwrap();
+            let snapshot = stillmap::Snapshot::open(&path).unwrap();
             assert_eq!(snapshot.reason(), Some(Reason::FileSystem), "{kind}");
             assert_eq!(snapshot.backing(), Backing::Memory, "{kind}");
         }
@@ -184,7 +193,7 @@ fn a_reason_for_each_place() {
     let path = file_with(ext4.path(), "file", &pattern(3, LARGE));
     scenario!(|| {
         become_nobody();
-        let snapshot = stillmap::open(argument("PATH")).unwrap();
+        let snapshot = stillmap::Snapshot::open(argument("PATH")).unwrap();
         assert_eq!(snapshot.reason(), Some(Reason::OtherOwner));
     })
     .argument("PATH", &path)
@@ -218,7 +227,7 @@ fn a_file_system_that_is_never_written_is_mapped() {
         let of_plain = lower(squashed.path(), plain);
         mount(none, mixed, Some("overlay"), 0, &of_plain);
         // Both layers are there; only one of them can be written to, below the overlay.
-        let copied = stillmap::open(mixed.join("file")).unwrap();
+        let copied = stillmap::Snapshot::open(mixed.join("file")).unwrap();
         assert_eq!(copied.reason(), Some(Reason::FileSystem));
         assert_same(&copied, &bytes, "mixed");
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -227,7 +236,7 @@ fn a_file_system_that_is_never_written_is_mapped() {
             become_nobody();
         }
         for dir in [squashed.path(), read_only] {
-            let options = Snapshot::options().must_map(true);
+            let options = Snapshot::options().require_mapping(true);
             let snapshot = options.open(dir.join("file")).unwrap();
             assert_eq!(snapshot.backing(), Backing::ReadOnly);
             assert_eq!(snapshot.reason(), None);
@@ -258,7 +267,7 @@ fn a_copy_that_no_disk_takes() {
         unsafe { std::env::set_var("TMPDIR", dir.path()) };
         let bytes = pattern(5, LARGE);
         let path = file_with(dir.path(), "file", &bytes);
-        let whole = stillmap::open(&path).unwrap();
+        let whole = stillmap::Snapshot::open(&path).unwrap();
         assert_same(&whole, &bytes, "memory suffices");
         for result in [
             Snapshot::options().memory_limit(1000).open(&path).map(drop),
@@ -311,7 +320,7 @@ fn the_last_mappings_are_for_the_program() {
         let open = |number: usize| {
             let path = dir.path().join(number.to_string());
             File::create(&path).unwrap().set_len(2 << 20).unwrap();
-            stillmap::open(&path).unwrap()
+            stillmap::Snapshot::open(&path).unwrap()
         };
         if open(0).backing() != Backing::Leased {
             return;
@@ -353,7 +362,7 @@ fn a_whole_file_wherever_its_offset_is() {
         let given = Snapshot::try_from(file).unwrap();
         assert_same(&given, &bytes, "given up");
         // Nothing else has it open, so it can be leased as if it were opened by its path.
-        let by_path = stillmap::open(&path).unwrap();
+        let by_path = stillmap::Snapshot::open(&path).unwrap();
         assert_eq!(given.reason(), by_path.reason());
         assert_eq!(given.backing(), by_path.backing());
     }
@@ -376,19 +385,21 @@ fn a_stream_beyond_the_memory_limit_spills() {
     let options = Snapshot::options().memory_limit(1 << 20).spill(true);
     let window = options.clone().len(2 << 20).open("/dev/zero").unwrap();
     assert!(window.len() == 2 << 20 && window.iter().all(|&byte| byte == 0));
-    let endless = options.limit(8 << 20).open("/dev/zero").unwrap_err();
+    let endless = options.size_limit(8 << 20).open("/dev/zero").unwrap_err();
     assert!(matches!(endless, Error::TooLarge { limit: 8388608, .. }));
 }
 
 /// Attack: bytes skipped for an offset were neither limited nor counted.
 #[test]
 fn skipped_bytes_count_against_the_limit() {
-    let options = Snapshot::options().offset(1 << 60).limit(1 << 20);
+    let options = Snapshot::options().offset(1 << 60).size_limit(1 << 20);
     let error = options.open("/dev/zero").unwrap_err();
     assert!(matches!(error, Error::TooLarge { limit: 1048576, .. }));
     let (reader, writer) = pipe();
     let writing = feed(writer, pattern(1, 1 << 20));
-    let options = Snapshot::options().offset((1 << 20) - 5).limit(1 << 20);
+    let options = Snapshot::options()
+        .offset((1 << 20) - 5)
+        .size_limit(1 << 20);
     assert_eq!(options.from_fd(&reader).unwrap().len(), 5, "just enough");
     writing.join().unwrap();
 }

@@ -14,24 +14,30 @@ fn every_error(dir: &Path) -> Vec<(Error, &'static str)> {
     drop(writer);
     let missing = dir.join("missing");
     vec![
-        (stillmap::open(missing).unwrap_err(), "missing"),
+        (stillmap::Snapshot::open(missing).unwrap_err(), "missing"),
         (
-            stillmap::open(dir.join("victim/below")).unwrap_err(),
+            stillmap::Snapshot::open(dir.join("victim/below")).unwrap_err(),
             "below",
         ),
-        (stillmap::open(dir).unwrap_err(), "stillmap-test-"),
-        (stillmap::open("/proc/self/mem").unwrap_err(), "mem"),
+        (stillmap::Snapshot::open(dir).unwrap_err(), "stillmap-test-"),
+        (
+            stillmap::Snapshot::open("/proc/self/mem").unwrap_err(),
+            "mem",
+        ),
         (
             Snapshot::options().offset(101).open(&path).unwrap_err(),
             "101",
         ),
         (
-            Snapshot::options().limit(5).open("/dev/zero").unwrap_err(),
+            Snapshot::options()
+                .size_limit(5)
+                .open("/dev/zero")
+                .unwrap_err(),
             "/dev/zero",
         ),
         (
             Snapshot::options()
-                .must_map(true)
+                .require_mapping(true)
                 .from_fd(reader)
                 .unwrap_err(),
             "pipe",
@@ -43,7 +49,7 @@ fn every_error(dir: &Path) -> Vec<(Error, &'static str)> {
         (stillmap::Anonymous::new(usize::MAX).unwrap_err(), ""),
         (
             stillmap::Anonymous::options()
-                .at(1)
+                .fixed_address(1)
                 .allocate(1)
                 .unwrap_err(),
             "0x1",
@@ -101,11 +107,11 @@ fn becoming_an_io_error_keeps_kind_and_errno() {
 #[test]
 fn a_function_of_std_can_pass_it_on() {
     fn inner() -> io::Result<usize> {
-        Ok(stillmap::open("/no/such/file")?.len())
+        Ok(stillmap::Snapshot::open("/no/such/file")?.len())
     }
     assert_eq!(inner().unwrap_err().kind(), ErrorKind::NotFound);
     fn boxed() -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(stillmap::open("/no/such/file")?.len())
+        Ok(stillmap::Snapshot::open("/no/such/file")?.len())
     }
     assert!(boxed().unwrap_err().downcast_ref::<Error>().is_some());
     fn crosses<T: Send + Sync + 'static>() {}
@@ -115,7 +121,7 @@ fn a_function_of_std_can_pass_it_on() {
 /// Within a chain that is printed whole, each thing stands once.
 #[test]
 fn a_chain_says_everything_once() {
-    let error = stillmap::open("/no/such/file").unwrap_err();
+    let error = stillmap::Snapshot::open("/no/such/file").unwrap_err();
     let mut chain = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {

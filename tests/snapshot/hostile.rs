@@ -146,7 +146,7 @@ fn a_block_device_that_is_written_to_has_all_its_bytes() {
             }
         });
         for _ in 0..100 {
-            let snapshot = stillmap::open(device.path()).unwrap();
+            let snapshot = stillmap::Snapshot::open(device.path()).unwrap();
             let private = Private::open(device.path()).unwrap();
             assert!(snapshot.len() == size && private.len() == size);
             assert!(snapshot.iter().all(|&byte| byte == 7));
@@ -164,9 +164,9 @@ fn holes_of_a_sealed_memfd_count_against_the_memory_limit() {
     seal(&file, FINAL);
     let blocks = || file.metadata().unwrap().blocks();
     let before = blocks();
-    let over = Snapshot::options().limit(1 << 20).from_file(&file);
+    let over = Snapshot::options().size_limit(1 << 20).from_file(&file);
     assert!(matches!(over, Err(Error::TooLarge { limit: 1048576, .. })));
-    let over = Private::options().limit(1 << 20).from_file(&file);
+    let over = Private::options().size_limit(1 << 20).from_file(&file);
     assert!(matches!(over, Err(Error::TooLarge { limit: 1048576, .. })));
     let snapshot = Snapshot::options().memory_limit(1 << 20).from_file(&file);
     let snapshot = snapshot.unwrap();

@@ -88,7 +88,11 @@ fn opening_a_fifo_under_signals() {
                 }
                 File::create(&path).unwrap().write_all(b"at last").unwrap();
             });
-            assert_same(&stillmap::open(&path).unwrap(), b"at last", "FIFO");
+            assert_same(
+                &stillmap::Snapshot::open(&path).unwrap(),
+                b"at last",
+                "FIFO",
+            );
         });
         assert!(SIGNALS.load(Ordering::SeqCst) >= 5);
     })
@@ -115,7 +119,7 @@ fn everything_under_an_interval_timer() {
         let result = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
         assert_eq!(result, 0);
         while SIGNALS.load(Ordering::SeqCst) < 200 {
-            assert_same(&stillmap::open(&path).unwrap(), &bytes, "file");
+            assert_same(&stillmap::Snapshot::open(&path).unwrap(), &bytes, "file");
             let (reader, writer) = pipe();
             let writing = crate::support::pipe::feed(writer, bytes.clone());
             assert_same(&Snapshot::from_fd(reader).unwrap(), &bytes, "pipe");

@@ -19,7 +19,9 @@ fn a_stream_may_have_as_many_bytes_as_the_limit_and_no_more() {
             let bytes = pattern(1, size);
             let (reader, writer) = pipe();
             let writing = feed(writer, bytes.clone());
-            let result = Snapshot::options().limit(limit as u64).from_fd(&reader);
+            let result = Snapshot::options()
+                .size_limit(limit as u64)
+                .from_fd(&reader);
             drop(reader);
             writing.join().unwrap();
             match result {
@@ -43,14 +45,14 @@ fn the_limit_is_for_files_too_and_counts_the_window() {
     for size in [10_000, 3 << 20] {
         let bytes = pattern(2, size);
         let path = file_with(dir.path(), "file", &bytes);
-        let file = Snapshot::options().limit(100).open(&path);
+        let file = Snapshot::options().size_limit(100).open(&path);
         assert!(
             matches!(file, Err(Error::TooLarge { limit: 100, .. })),
             "{file:?}"
         );
-        let window = Snapshot::options().limit(100).offset(7).len(100);
+        let window = Snapshot::options().size_limit(100).offset(7).len(100);
         assert_same(&window.open(&path).unwrap(), &bytes[7..107], "a window");
-        let whole = Snapshot::options().limit(size as u64).open(&path);
+        let whole = Snapshot::options().size_limit(size as u64).open(&path);
         assert_same(&whole.unwrap(), &bytes, "just enough");
     }
 }
@@ -60,7 +62,7 @@ fn over_the_limit_everything_is_given_back() {
     scenario!(|| {
         let limits = [0, 1, 100_000, 64 << 20];
         let attempt = |limit| {
-            let result = Snapshot::options().limit(limit).open("/dev/zero");
+            let result = Snapshot::options().size_limit(limit).open("/dev/zero");
             assert!(matches!(result, Err(Error::TooLarge { .. })), "{result:?}");
         };
         let start = status("VmRSS");
@@ -120,8 +122,8 @@ fn a_process_without_memory_gets_an_error() {
             .set_len(1 << 30)
             .unwrap();
         for result in [
-            stillmap::open("/dev/zero"),
-            Snapshot::options().limit(u64::MAX).open("/dev/zero"),
+            stillmap::Snapshot::open("/dev/zero"),
+            Snapshot::options().size_limit(u64::MAX).open("/dev/zero"),
             Snapshot::options().len(1 << 30).open("/dev/zero"),
             Snapshot::options().len(usize::MAX).open("/dev/zero"),
             Snapshot::options()
@@ -145,7 +147,7 @@ fn a_process_without_memory_gets_an_error() {
         // And the process goes on.
         let path = file_with(dir.path(), "small", &pattern(3, 5 << 20));
         assert_same(
-            &stillmap::open(path).unwrap(),
+            &stillmap::Snapshot::open(path).unwrap(),
             &pattern(3, 5 << 20),
             "afterwards",
         );

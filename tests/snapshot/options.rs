@@ -141,7 +141,7 @@ fn must_map_copies_nothing_but_small_files() {
     for size in SIZES {
         let bytes = pattern(4, size);
         let path = file_with(dir.path(), "file", &bytes);
-        match Snapshot::options().must_map(true).open(&path) {
+        match Snapshot::options().require_mapping(true).open(&path) {
             Ok(snapshot) => {
                 assert_same(&snapshot, &bytes, size);
                 assert!(
@@ -160,7 +160,10 @@ fn must_map_copies_nothing_but_small_files() {
         }
     }
     for path in ["/proc/version", "/dev/null", "/dev/zero"] {
-        let error = Snapshot::options().must_map(true).open(path).unwrap_err();
+        let error = Snapshot::options()
+            .require_mapping(true)
+            .open(path)
+            .unwrap_err();
         assert!(
             matches!(error, Error::NotMappable { .. }),
             "{path}: {error:?}"
@@ -230,8 +233,8 @@ fn options_can_be_given_in_any_order_and_twice() {
     let path = file_with(dir.path(), "file", &bytes);
     let snapshot = SnapshotOptions::default()
         .len(7)
-        .limit(1)
-        .limit(20)
+        .size_limit(1)
+        .size_limit(20)
         .populate(true)
         .offset(9)
         .memory_limit(u64::MAX)

@@ -17,9 +17,12 @@ fn missing() {
     let dir = temp_dir();
     let path = dir.path().join("missing");
     for error in [
-        stillmap::open(&path).unwrap_err(),
-        stillmap::open_or_stdin(&path).unwrap_err(),
-        Snapshot::options().must_map(true).open(&path).unwrap_err(),
+        stillmap::Snapshot::open(&path).unwrap_err(),
+        stillmap::Snapshot::open_or_stdin(&path).unwrap_err(),
+        Snapshot::options()
+            .require_mapping(true)
+            .open(&path)
+            .unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
@@ -27,11 +30,14 @@ fn missing() {
             matches!(&error, Error::Os { operation: "open", path: Some(p), .. } if *p == path);
         assert!(named, "{error:?}");
     }
-    assert_eq!(stillmap::open("").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        stillmap::Snapshot::open("").unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     let file = file_with(dir.path(), "file", b"x");
-    let error = stillmap::open(file.join("below")).unwrap_err();
+    let error = stillmap::Snapshot::open(file.join("below")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR), "{error:?}");
-    let error = stillmap::open(dir.path().join("x".repeat(5000))).unwrap_err();
+    let error = stillmap::Snapshot::open(dir.path().join("x".repeat(5000))).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG), "{error:?}");
 }
 
@@ -39,12 +45,12 @@ fn missing() {
 fn directories() {
     let dir = temp_dir();
     for result in [
-        stillmap::open(dir.path()),
+        stillmap::Snapshot::open(dir.path()),
         Snapshot::from_fd(File::open(dir.path()).unwrap()),
         Snapshot::options().offset(3).len(4).open(dir.path()),
-        Snapshot::options().must_map(true).open(dir.path()),
-        stillmap::open("/proc"),
-        stillmap::open("/"),
+        Snapshot::options().require_mapping(true).open(dir.path()),
+        stillmap::Snapshot::open("/proc"),
+        stillmap::Snapshot::open("/"),
     ] {
         let error = result.unwrap_err();
         assert!(
@@ -63,7 +69,7 @@ fn no_permission() {
     let mut child = scenario!(|| {
         become_nobody();
         let path = argument("FILE");
-        let error = stillmap::open(&path).unwrap_err();
+        let error = stillmap::Snapshot::open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
         assert_eq!(error.raw_os_error(), Some(libc::EACCES));
         assert!(error.to_string().contains("secret"), "{error}");
@@ -88,11 +94,15 @@ fn bytes_that_are_no_text() {
     let name = OsStr::from_bytes(b"caf\xe9 \xff\n*");
     let path = dir.path().join(name);
     match std::fs::write(&path, "odd") {
-        Ok(()) => assert_same(&stillmap::open(&path).unwrap(), b"odd", "not UTF-8"),
+        Ok(()) => assert_same(
+            &stillmap::Snapshot::open(&path).unwrap(),
+            b"odd",
+            "not UTF-8",
+        ),
         Err(error) => skip(format_args!("a name that is not UTF-8: {error}")),
     }
     let missing = dir.path().join(OsStr::from_bytes(b"\xff"));
-    let error = stillmap::open(&missing).unwrap_err();
+    let error = stillmap::Snapshot::open(&missing).unwrap_err();
     assert!(
         matches!(&error, Error::Os { path: Some(p), .. } if *p == missing),
         "{error:?}"
@@ -100,7 +110,7 @@ fn bytes_that_are_no_text() {
 
     let nul = dir.path().join(OsStr::from_bytes(b"a\0b"));
     std::fs::write(dir.path().join("a"), "not this one").unwrap();
-    let error = stillmap::open(nul).unwrap_err();
+    let error = stillmap::Snapshot::open(nul).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
 }
 
@@ -116,13 +126,15 @@ fn symbolic_links() {
     symlink(target, &link).unwrap();
     symlink("nowhere", &dangling).unwrap();
     symlink(&circle, &circle).unwrap();
-    assert_same(&stillmap::open(link).unwrap(), b"bytes", "link");
+    assert_same(&stillmap::Snapshot::open(link).unwrap(), b"bytes", "link");
     assert_eq!(
-        stillmap::open(dangling).unwrap_err().raw_os_error(),
+        stillmap::Snapshot::open(dangling)
+            .unwrap_err()
+            .raw_os_error(),
         Some(libc::ENOENT)
     );
     assert_eq!(
-        stillmap::open(circle).unwrap_err().raw_os_error(),
+        stillmap::Snapshot::open(circle).unwrap_err().raw_os_error(),
         Some(libc::ELOOP)
     );
 }
@@ -130,9 +142,13 @@ fn symbolic_links() {
 #[test]
 fn the_root_crate_doors_are_the_same() {
     let want = std::fs::read("Cargo.toml").unwrap();
-    assert_same(&stillmap::open("Cargo.toml").unwrap(), &want, "open");
     assert_same(
-        &stillmap::open_or_stdin(Path::new("Cargo.toml")).unwrap(),
+        &stillmap::Snapshot::open("Cargo.toml").unwrap(),
+        &want,
+        "open",
+    );
+    assert_same(
+        &stillmap::Snapshot::open_or_stdin(Path::new("Cargo.toml")).unwrap(),
         &want,
         "or stdin",
     );

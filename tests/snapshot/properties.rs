@@ -81,7 +81,7 @@ fn windows_of_files() {
         );
         let sealed = sealed_memfd(&bytes);
         assert_window(with_window(offset, len).from_fd(&sealed), want, "sealed");
-        assert_same(&stillmap::open(&path).unwrap(), &all, "whole");
+        assert_same(&stillmap::Snapshot::open(&path).unwrap(), &all, "whole");
         Ok(())
     };
     runner(150).run(&windows(), run).unwrap();
@@ -126,7 +126,7 @@ fn pipes_in_any_chunks_under_any_limit() {
         let (reader, writer) = pipe();
         let writing = feed_slowly(writer, pieces);
         let options = match limit {
-            Some(limit) => Snapshot::options().limit(limit as u64),
+            Some(limit) => Snapshot::options().size_limit(limit as u64),
             None => Snapshot::options(),
         };
         let result = options.from_fd(&reader);

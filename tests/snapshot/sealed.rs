@@ -77,11 +77,11 @@ fn windows_of_a_sealed_memfd() {
         let options = Snapshot::options()
             .offset(offset as u64)
             .len(len)
-            .must_map(len > 0);
+            .require_mapping(len > 0);
         let snapshot = options.from_fd(&file).unwrap();
         assert_same(&snapshot, &bytes[at + offset..at + offset + len], offset);
         if len > 1 << 20 {
-            assert_eq!(snapshot.backing(), Backing::Sealed, "must_map");
+            assert_eq!(snapshot.backing(), Backing::Sealed, "require_mapping");
         }
         if (at + offset) % 4096 == 0 {
             assert_eq!(snapshot.as_ptr() as usize % 4096, 0);
@@ -188,7 +188,7 @@ fn a_file_under_fs_verity_is_mapped() {
     if let Err(error) = enable_verity(&file) {
         return skip(format_args!("no fs-verity: {error}"));
     }
-    let snapshot = stillmap::open(&path).unwrap();
+    let snapshot = stillmap::Snapshot::open(&path).unwrap();
     assert_snapshot(&snapshot, &bytes, "verity");
     assert_eq!(snapshot.backing(), Backing::Sealed);
 }

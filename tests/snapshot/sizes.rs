@@ -47,7 +47,7 @@ pub fn assert_snapshot_from(
 ) {
     assert_same(snapshot, want, &what);
     assert_same(snapshot.as_ref(), want, &what);
-    assert!(snapshot.is_intact(), "{what}: not intact");
+    assert!(snapshot.is_consistent(), "{what}: not intact");
     let start = snapshot.as_ptr() as usize;
     match snapshot.backing() {
         Backing::Memory => assert_eq!(start % 64, 0, "{what}: alignment"),
@@ -64,7 +64,7 @@ fn assert_all_sizes_in(dir: &Path) {
         let bytes = pattern(size as u64, size);
         let path = file_with(dir, "file", &bytes);
         let what = format!("{size} bytes in {}", dir.display());
-        assert_snapshot(&stillmap::open(&path).unwrap(), &bytes, &what);
+        assert_snapshot(&stillmap::Snapshot::open(&path).unwrap(), &bytes, &what);
         let file = File::open(&path).unwrap();
         assert_snapshot(&Snapshot::from_fd(&file).unwrap(), &bytes, &what);
         assert_eq!(offset_of(&file), size as u64, "{what}: offset left");
@@ -100,7 +100,7 @@ fn every_file_system() {
     let small = pattern(1, 1000);
     let large = pattern(2, 3_000_001);
     if let Some(fs) = LoopFs::squashfs(&[("small", &small), ("large", &large)]) {
-        let open = |name| stillmap::open(fs.path().join(name)).unwrap();
+        let open = |name| stillmap::Snapshot::open(fs.path().join(name)).unwrap();
         assert_snapshot(&open("small"), &small, "small on squashfs");
         assert_snapshot(&open("large"), &large, "large on squashfs");
     }
@@ -112,7 +112,7 @@ fn bytes_stay_when_the_file_is_overwritten_truncated_and_removed() {
         for size in interesting_sizes() {
             let bytes = pattern(7, size);
             let path = file_with(dir, "file", &bytes);
-            let snapshot = stillmap::open(&path).unwrap();
+            let snapshot = stillmap::Snapshot::open(&path).unwrap();
             let mut file = File::options().write(true).open(&path).unwrap();
             file.write_all(&pattern(8, size)).unwrap();
             assert_same(&snapshot, &bytes, format_args!("{size} overwritten"));
@@ -139,7 +139,7 @@ fn a_snapshot_outlives_its_path_and_crosses_threads() {
     let bytes = pattern(3, 3 << 20);
     let snapshot = {
         let dir = temp_dir();
-        crosses(stillmap::open(file_with(dir.path(), "file", &bytes)).unwrap())
+        crosses(stillmap::Snapshot::open(file_with(dir.path(), "file", &bytes)).unwrap())
     };
     std::thread::scope(|threads| {
         for _ in 0..4 {

@@ -41,11 +41,11 @@ fn a_pipe_by_every_door() {
     for door in ["stdin", "options", "dash", "path", "dash option"] {
         let mut child = scenario!(|| {
             let snapshot = match argument("DOOR").as_bytes() {
-                b"stdin" => stillmap::stdin(),
-                b"options" => Snapshot::options().limit(1 << 30).stdin(),
-                b"dash" => stillmap::open_or_stdin("-"),
-                b"path" => stillmap::open("/dev/stdin"),
-                _ => stillmap::open_or_stdin(argument("DASH")),
+                b"stdin" => stillmap::Snapshot::stdin(),
+                b"options" => Snapshot::options().size_limit(1 << 30).stdin(),
+                b"dash" => stillmap::Snapshot::open_or_stdin("-"),
+                b"path" => stillmap::Snapshot::open("/dev/stdin"),
+                _ => stillmap::Snapshot::open_or_stdin(argument("DASH")),
             };
             assert_same(&snapshot.unwrap(), &pattern(2, 300_000), "stdin");
         });
@@ -68,10 +68,14 @@ fn a_file_named_dash_is_opened_by_open() {
         let dir = temp_dir();
         file_with(dir.path(), "-", b"a file");
         std::env::set_current_dir(dir.path()).unwrap();
-        assert_same(&stillmap::open("-").unwrap(), b"a file", "open");
-        assert_same(&stillmap::open_or_stdin("./-").unwrap(), b"a file", "./-");
+        assert_same(&stillmap::Snapshot::open("-").unwrap(), b"a file", "open");
         assert_same(
-            &stillmap::open_or_stdin("-").unwrap(),
+            &stillmap::Snapshot::open_or_stdin("./-").unwrap(),
+            b"a file",
+            "./-",
+        );
+        assert_same(
+            &stillmap::Snapshot::open_or_stdin("-").unwrap(),
             b"",
             "stdin is empty",
         );
@@ -90,11 +94,11 @@ fn closed() {
         let dir = temp_dir();
         let path = file_with(dir.path(), "file", &pattern(3, 2 << 20));
         assert_same(
-            &stillmap::open(path).unwrap(),
+            &stillmap::Snapshot::open(path).unwrap(),
             &pattern(3, 2 << 20),
             "as number 0",
         );
-        let error = stillmap::open_or_stdin("-").unwrap_err();
+        let error = stillmap::Snapshot::open_or_stdin("-").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error:?}");
     })
     .succeed();

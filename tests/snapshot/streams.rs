@@ -91,7 +91,7 @@ fn a_fifo_by_its_path() {
             // Waits for the reader, as the reader waits for it.
             File::create(&path).unwrap().write_all(&bytes).unwrap();
         });
-        assert_snapshot(&stillmap::open(&path).unwrap(), &bytes, "FIFO");
+        assert_snapshot(&stillmap::Snapshot::open(&path).unwrap(), &bytes, "FIFO");
     });
 }
 
@@ -121,7 +121,7 @@ fn what_cannot_be_read_from_a_socket_is_an_error() {
     let dir = temp_dir();
     let path = dir.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
-    let error = stillmap::open(&path).unwrap_err();
+    let error = stillmap::Snapshot::open(&path).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENXIO), "{error:?}");
     // Not connected.
     let error = Snapshot::from_fd(&listener).unwrap_err();
@@ -227,7 +227,7 @@ fn a_stream_cannot_be_mapped() {
     let (reader, writer) = pipe();
     drop(writer);
     let error = Snapshot::options()
-        .must_map(true)
+        .require_mapping(true)
         .from_fd(reader.as_fd())
         .unwrap_err();
     assert!(matches!(error, Error::NotMappable { .. }), "{error:?}");

@@ -122,7 +122,7 @@ impl MappedFile {
         };
         let metadata = file.metadata()?;
         let is_stable = FileVersion::new(&before) == FileVersion::new(&metadata);
-        if !is_stable || metadata.len() != snapshot.len() as u64 || !snapshot.is_intact() {
+        if !is_stable || metadata.len() != snapshot.len() as u64 || !snapshot.is_consistent() {
             return Ok(None);
         }
         let snapshot = Arc::new(snapshot);
@@ -145,7 +145,7 @@ impl MappedFile {
     pub(crate) fn is_kept(&self) -> bool {
         use Backing::{Leased, ReadOnly, Sealed};
         let kept = matches!(self.snapshot.backing(), Leased | Sealed | ReadOnly);
-        kept && self.snapshot.is_intact()
+        kept && self.snapshot.is_consistent()
     }
 
     /// The bytes of a range that lies inside the file.

@@ -35,7 +35,7 @@ pub(crate) fn create(
     fsync: bool,
 ) -> Result<Draft, PublishError> {
     let is_new = matches!(expected, Expected::NoObject);
-    let options = Draft::options().sync(fsync).create_new(is_new);
+    let options = Draft::options().durable(fsync).create_new(is_new);
     let create = || options.create(path, len).map_err(io::Error::from);
     let created = match (create(), expected) {
         (Err(error), Expected::Etag(wanted)) if error.kind() == ErrorKind::NotFound => {

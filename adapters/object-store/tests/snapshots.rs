@@ -178,14 +178,14 @@ async fn warm_ranges_are_returned_at_once_and_cold_ones_do_not_block_the_runtime
         first_poll.is_none(),
         "a cold range is read on the blocking pool"
     );
-    let before = stillmap::faults::count().major;
+    let before = stillmap::faults::of_thread().major;
     let bytes = fixture
         .store
         .get_range(&name, cold.clone())
         .await
         .expect("a range");
     assert_eq!(bytes, content[16 * MIB..20 * MIB]);
-    let after = stillmap::faults::count().major;
+    let after = stillmap::faults::of_thread().major;
     assert_eq!(
         after, before,
         "no page fault of this thread reads from the disk"

@@ -82,8 +82,8 @@ impl Snapshot {
     }
 
     #[getter]
-    fn is_intact(&self) -> PyResult<bool> {
-        Ok(self.inner()?.is_intact())
+    fn is_consistent(&self) -> PyResult<bool> {
+        Ok(self.inner()?.is_consistent())
     }
 
     #[getter]

@@ -28,7 +28,7 @@ def test_bytes_are_those_of_the_file(path):
             assert len(data) == size
             assert bytes(data) == PATTERN[:size]
             assert memoryview(data).readonly
-            assert data.is_intact
+            assert data.is_consistent
             assert data.backing in {"memory", "leased", "cloned", "disk", "sealed", "readonly"}
 
 

@@ -20,7 +20,7 @@ class Snapshot:
     def backing(self) -> str:
         """What keeps the bytes: "memory", "leased", "sealed", "cloned", "disk", ..."""
     @property
-    def is_intact(self) -> bool:
+    def is_consistent(self) -> bool:
         """False if the bytes are, or may be, not one moment of the file."""
     @property
     def residency(self) -> Residency: ...
