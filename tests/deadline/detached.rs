@@ -1,4 +1,4 @@
-//! Somebody has waited for an edited file for long enough: he gets it, with all stores until then.
+//! A process has waited for an edited file until the deadline: it gets the file, with all stores until then.
 
 use crate::support::break_time::BreakTime;
 use crate::support::bytes::assert_same;
@@ -6,7 +6,7 @@ use crate::support::child::scenario;
 use crate::support::exclusive::{open, systems};
 use crate::support::{file_with, kernel, skip};
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use stillmap::Error;
 
@@ -24,11 +24,22 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
             let mut file = open(&path);
             let address = file.as_ptr();
             let stop = AtomicBool::new(false);
+            let rounds = [AtomicU64::new(0), AtomicU64::new(0)];
+            // Both threads have ended a round that they began after this.
+            let wait_for_rounds = || {
+                for round in &rounds {
+                    let two_more = round.load(Ordering::Relaxed) + 2;
+                    while round.load(Ordering::Relaxed) < two_more {
+                        thread::yield_now();
+                    }
+                }
+            };
             let (left, right) = file.split_at_mut(pages / 2 * 4096);
             let (seen, counts) = thread::scope(|scope| {
                 let storing: Vec<_> = [left, right]
                     .into_iter()
-                    .map(|half| {
+                    .zip(&rounds)
+                    .map(|(half, round)| {
                         let stop = &stop;
                         scope.spawn(move || {
                             let mut number = 0_u64;
@@ -38,14 +49,17 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
                                 for page in half.chunks_mut(4096).rev() {
                                     page[100..108].copy_from_slice(&number.to_le_bytes());
                                 }
+                                round.store(number, Ordering::Relaxed);
                             }
                             number
                         })
                     })
                     .collect();
+                wait_for_rounds();
                 let seen = fs::read(&path).unwrap();
                 // The opener has it: it may write, and we do not see it.
                 fs::write(&path, b"the opener's").unwrap();
+                wait_for_rounds();
                 stop.store(true, Ordering::Relaxed);
                 let counts: Vec<u64> = storing.into_iter().map(|t| t.join().unwrap()).collect();
                 (seen, counts)
