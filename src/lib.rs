@@ -183,6 +183,31 @@ pub fn release_unused_memory() {
     buffer::release_unused();
 }
 
+/// Copies the bytes of all leased snapshots of this process and releases their leases, so that the process blocks no
+/// writer while it does not run: before it is stopped (Ctrl-Z), sleeps, or is suspended or migrated.
+///
+/// Blocks until that is done; a copy goes to memory or to an unnamed file, as when a writer comes. The snapshots stay
+/// where they are, and have another [`backing`](Snapshot::backing) then. An [`Exclusive`] keeps its lease. Snapshots that
+/// are opened afterwards are leased again.
+///
+/// Returns true if no read lease is left: false if there was neither memory nor disk for a copy, or another thread has
+/// opened a file meanwhile.
+///
+/// # Examples
+/// ```
+/// let bytes = stillmap::open("Cargo.toml")?;
+/// assert!(stillmap::release_leases());
+/// // Now the process may be stopped: no writer waits for it.
+/// assert!(bytes.starts_with(b"[package]"));
+/// # Ok::<(), stillmap::Error>(())
+/// ```
+pub fn release_leases() -> bool {
+    #[cfg(target_os = "linux")]
+    return lease::monitor::release_all();
+    #[cfg(not(target_os = "linux"))]
+    true
+}
+
 /// The code of the README, compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

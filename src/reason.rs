@@ -54,6 +54,8 @@ pub enum Reason {
     Platform,
     /// The file was leased; then a process opened it for writing, and the bytes were copied.
     Written,
+    /// The file was leased; then the program [released its leases](crate::release_leases), and the bytes were copied.
+    Released,
 }
 
 impl Reason {
@@ -98,6 +100,7 @@ impl Reason {
             }
             Reason::Platform => "on this platform files are read and not mapped",
             Reason::Written => "a process opened the file for writing while it was leased",
+            Reason::Released => "the program released its leases",
         }
     }
 }

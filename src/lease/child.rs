@@ -78,6 +78,7 @@ fn detach_from_parent(entry: &Entry) -> bool {
     match (entry.state(), data.kind) {
         (LIVE | BUSY | WORKING, Kind::Read(_)) => {
             entry.broken_at.store(0, Ordering::Relaxed);
+            entry.end_release(false);
             entry.set(BUSY);
             return true;
         }

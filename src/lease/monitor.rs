@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::deadline::Deadline;
-use super::table::{BUSY, Entry, LIVE, TABLE, WORKING};
+use super::table::{BUSY, DONE, Entry, LIVE, TABLE, WORKING};
 use super::{child, copy, detach};
 use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
@@ -234,8 +234,7 @@ fn pursue(now: u64) -> Found {
         is_due |= state == LIVE && is_answered_now(entry, &deadline, now);
     }
     if is_due {
-        WORK.fetch_add(1, Ordering::Release);
-        futex::wake_all(&WORK);
+        wake_answerer();
     }
     found
 }
@@ -262,9 +261,13 @@ extern "C" fn answer(_: *mut c_void) -> *mut c_void {
         for entry in TABLE.iter() {
             let broken_at = entry.broken_at.load(Ordering::Acquire);
             let now = clock::monotonic_ms();
-            if broken_at != 0 && is_answered_now(entry, &deadline(broken_at), now) && entry.begin()
-            {
-                answer_one(entry);
+            let is_due = broken_at != 0 && is_answered_now(entry, &deadline(broken_at), now);
+            let is_asked = entry.is_release_asked();
+            if (is_due || is_asked) && entry.begin() {
+                answer_one(entry, is_asked);
+            }
+            if is_asked {
+                entry.end_release(entry.state() == DONE && broken_at == 0);
             }
         }
         futex::wait(&WORK, seen);
@@ -273,8 +276,9 @@ extern "C" fn answer(_: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-fn answer_one(entry: &Entry) {
-    if entry.is_held() {
+fn answer_one(entry: &Entry, is_release_asked: bool) {
+    let may_release = is_release_asked && entry.lease() == Lease::Read;
+    if entry.is_held() && !may_release {
         // What was broken was an older lease, whose entry and descriptor this one has.
         entry.broken_at.store(0, Ordering::Release);
         return entry.set(LIVE);
@@ -284,6 +288,23 @@ fn answer_one(entry: &Entry) {
         Lease::Read => copy::answer(entry, fd),
         Lease::Write => detach::answer(entry, fd),
     }
+}
+
+/// Has the bytes of all leased snapshots copied and their leases released. True if none is left.
+pub(crate) fn release_all() -> bool {
+    if !is_running() {
+        return true;
+    }
+    let is_leased = |entry: &&Entry| entry.lease() == Lease::Read && entry.needs_lease();
+    TABLE.iter().filter(is_leased).for_each(Entry::ask_release);
+    wake_answerer();
+    TABLE.iter().for_each(Entry::await_release);
+    !TABLE.iter().any(|entry| is_leased(&entry))
+}
+
+fn wake_answerer() {
+    WORK.fetch_add(1, Ordering::Release);
+    futex::wake_all(&WORK);
 }
 
 /// The watcher acknowledges moves of this userfaultfd's memory until the value is dropped.

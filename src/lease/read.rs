@@ -306,6 +306,19 @@ impl LeasedMapping {
         self.0.holder.entry.backing()
     }
 
+    /// Why the file is not leased any more; `None` if it is.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        if self.backing() == Backing::Leased {
+            return None;
+        }
+        let was_released = self.0.holder.entry.was_released();
+        Some(if was_released {
+            Reason::Released
+        } else {
+            Reason::Written
+        })
+    }
+
     /// False if the bytes are not, or may not be, those that the file had when it was leased.
     pub(crate) fn is_consistent(&self) -> bool {
         let entry = &self.0.holder.entry;

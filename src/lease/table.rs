@@ -40,6 +40,12 @@ pub(super) const WORKING: u32 = 3;
 pub(super) const SWAPPED: u32 = 4;
 pub(super) const DONE: u32 = 5;
 
+const NOT_RELEASED: u32 = 0;
+/// A thread waits until the answerer has copied the bytes and released the lease.
+const RELEASE_ASKED: u32 = 1;
+/// The lease was released, and no process had broken it.
+const RELEASED: u32 = 2;
+
 /// One lease and the mapping under it.
 pub(super) struct Entry {
     state: AtomicU32,
@@ -50,6 +56,8 @@ pub(super) struct Entry {
     is_write: AtomicBool,
     /// When the lease was seen to be broken (monotonic, in ms); 0 if it was not.
     pub(super) broken_at: AtomicU64,
+    /// Whether the process gives the lease up without a break: NOT_RELEASED and so on.
+    release: AtomicU32,
     /// The owner waits for the entry: an answer is no longer needed.
     pub(super) is_dropped: AtomicBool,
     /// What holds the bytes once SWAPPED: 0, or a number of [`Entry::set_backing`].
@@ -130,6 +138,7 @@ impl Default for Entry {
             signal_fd: AtomicI32::new(-1),
             is_write: AtomicBool::new(false),
             broken_at: AtomicU64::new(0),
+            release: AtomicU32::new(NOT_RELEASED),
             is_dropped: AtomicBool::new(false),
             backing: AtomicU8::new(0),
             is_inconsistent: AtomicBool::new(false),
@@ -142,6 +151,7 @@ impl Entry {
     /// For a descriptor on which a lease is about to be set.
     pub(super) fn prepare(&self, fd: RawFd, lease: Lease) {
         self.broken_at.store(0, Ordering::Relaxed);
+        self.release.store(NOT_RELEASED, Ordering::Relaxed);
         self.is_dropped.store(false, Ordering::Relaxed);
         self.backing.store(0, Ordering::Relaxed);
         self.is_inconsistent.store(false, Ordering::Relaxed);
@@ -190,6 +200,36 @@ impl Entry {
     /// LIVE to WORKING, for the answerer.
     pub(super) fn begin(&self) -> bool {
         self.change(LIVE, WORKING)
+    }
+
+    /// Asks the answerer to release the lease, which then has to be woken.
+    pub(super) fn ask_release(&self) {
+        let order = (Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self
+            .release
+            .compare_exchange(NOT_RELEASED, RELEASE_ASKED, order.0, order.1);
+    }
+
+    pub(super) fn is_release_asked(&self) -> bool {
+        self.release.load(Ordering::SeqCst) == RELEASE_ASKED
+    }
+
+    /// To be called by the answerer when it is done, whether the lease was released or not.
+    pub(super) fn end_release(&self, is_released: bool) {
+        let outcome = if is_released { RELEASED } else { NOT_RELEASED };
+        self.release.store(outcome, Ordering::SeqCst);
+        futex::wake_all(&self.release);
+    }
+
+    pub(super) fn await_release(&self) {
+        while self.is_release_asked() {
+            futex::wait(&self.release, RELEASE_ASKED);
+        }
+    }
+
+    /// True if the process has released the lease itself.
+    pub(super) fn was_released(&self) -> bool {
+        self.release.load(Ordering::SeqCst) == RELEASED
     }
 
     /// Sets the state and wakes those who wait for it.

@@ -210,7 +210,7 @@ impl Snapshot {
     /// ```
     pub fn reason(&self) -> Option<Reason> {
         match &self.store {
-            Store::Leased(mapping) if mapping.backing() != Backing::Leased => Some(Reason::Written),
+            Store::Leased(mapping) => mapping.reason(),
             _ => self.reason,
         }
     }

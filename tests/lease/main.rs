@@ -7,6 +7,7 @@ mod support;
 mod breaking;
 mod exhausted;
 mod forked;
+mod released;
 mod rungs;
 mod storm;
 
