@@ -195,7 +195,7 @@ pub fn release_unused_memory() {
 ///
 /// # Examples
 /// ```
-/// let bytes = stillmap::open("Cargo.toml")?;
+/// let bytes = stillmap::Snapshot::open("Cargo.toml")?;
 /// assert!(stillmap::release_leases());
 /// // Now the process may be stopped: no writer waits for it.
 /// assert!(bytes.starts_with(b"[package]"));

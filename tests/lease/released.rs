@@ -36,10 +36,10 @@ fn no_writer_waits_for_a_process_that_released_its_leases() {
             .collect();
         let limited = Snapshot::options().memory_limit(1000);
         let snapshots = [
-            leased(|| stillmap::open(&files[0])),
+            leased(|| Snapshot::open(&files[0])),
             leased(|| limited.open(&files[1])),
         ];
-        let again = leased(|| stillmap::open(&files[0]));
+        let again = leased(|| Snapshot::open(&files[0]));
         let edited = Exclusive::open(&files[2]);
         assert!(release_leases());
         for (path, snapshot) in files.iter().zip(&snapshots) {
@@ -53,7 +53,7 @@ fn no_writer_waits_for_a_process_that_released_its_leases() {
                 &pattern(number as u64, LEN),
                 "after it was truncated",
             );
-            assert!(snapshot.is_intact());
+            assert!(snapshot.is_consistent());
         }
         assert_same(&again, &snapshots[0], "the same file");
         // An editor keeps its file.
@@ -65,7 +65,7 @@ fn no_writer_waits_for_a_process_that_released_its_leases() {
         }
         // The next one is leased again, and a writer that comes then is named as the reason.
         fs::write(&files[0], pattern(9, LEN)).unwrap();
-        let next = leased(|| stillmap::open(&files[0]));
+        let next = leased(|| Snapshot::open(&files[0]));
         fs::write(&files[0], b"new").unwrap();
         assert_eq!(next.reason(), Some(Reason::Written));
         assert_same(&next, &pattern(9, LEN), "leased again");
@@ -89,9 +89,9 @@ fn releases_amid_a_storm() {
                 .map(|_| {
                     scope.spawn(move || {
                         for _ in 0..300 {
-                            let snapshot = stillmap::open(path).unwrap();
+                            let snapshot = Snapshot::open(path).unwrap();
                             let same = |first: &u8| snapshot.iter().all(|byte| byte == first);
-                            assert!(!snapshot.is_intact() || snapshot.first().is_none_or(same));
+                            assert!(!snapshot.is_consistent() || snapshot.first().is_none_or(same));
                         }
                     })
                 })

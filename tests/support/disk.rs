@@ -113,19 +113,55 @@ impl LoopFs {
 
     /// A read-only squashfs that holds these files.
     pub fn squashfs(files: &[(&str, &[u8])]) -> Option<Self> {
-        Self::made("squashfs", |dir| {
+        Self::read_only("squashfs", files)
+    }
+
+    /// The same, or an erofs.
+    pub fn read_only(kind: &str, files: &[(&str, &[u8])]) -> Option<Self> {
+        Self::made(kind, |dir| {
             let content = dir.with_file_name("content");
             std::fs::create_dir(&content)?;
             for (name, bytes) in files {
                 std::fs::write(content.join(name), bytes)?;
             }
             let image = dir.with_file_name("image");
-            run(Command::new(tool("mksquashfs")?)
-                .arg(&content)
-                .arg(&image)
-                .args(["-quiet", "-no-progress"]))?;
+            let mut make = match kind {
+                "squashfs" => Command::new(tool("mksquashfs")?),
+                _ => Command::new(tool("mkfs.erofs")?),
+            };
+            match kind {
+                "squashfs" => make
+                    .arg(&content)
+                    .arg(&image)
+                    .args(["-quiet", "-no-progress"]),
+                _ => make.arg(&image).arg(&content),
+            };
+            run(&mut make)?;
             let device = LoopDevice::attach(&image)?;
-            mount_device("squashfs", &device, dir, libc::MS_RDONLY)
+            mount_device(kind, &device, dir, libc::MS_RDONLY)
+        })
+    }
+
+    /// An ext4 of that size, served by the FUSE program `fuse2fs`.
+    pub fn fuse(size: u64) -> Option<Self> {
+        Self::made("fuse", |dir| {
+            let (program, image) = (tool("fuse2fs")?, dir.with_file_name("image"));
+            File::create(&image)?.set_len(size)?;
+            run(Command::new(tool("mkfs.ext4")?)
+                .args(["-q", "-F"])
+                .arg(&image))?;
+            // It goes on in the background, with what it inherits.
+            let status = Command::new(program)
+                .arg(&image)
+                .arg(dir)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()?;
+            match status.success() {
+                true => Ok(()),
+                false => Err(io::Error::other(format!("fuse2fs ended with {status}"))),
+            }
         })
     }
 
