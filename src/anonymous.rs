@@ -44,7 +44,7 @@ pub struct Anonymous {
     len: usize,
     huge_pages: HugePages,
     /// What the length of the mapping is a multiple of, in bytes.
-    granule: usize,
+    page_size: usize,
 }
 
 /// What is behind shared memory.
@@ -187,16 +187,16 @@ impl AnonymousOptions {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn allocate(self, len: usize) -> Result<Anonymous> {
-        let granule = self.huge_pages.granule()?;
+        let page_size = self.huge_pages.page_size()?;
         if let Address::Fixed(address) = self.address {
             if address == 0 {
                 // The null page is nobody's to have.
                 return Err(Error::AddressTaken { address });
             }
-            if address % granule != 0 {
+            if address % page_size != 0 {
                 return Err(Error::Misaligned {
                     value: address as u64,
-                    align: granule,
+                    align: page_size,
                 });
             }
         }
@@ -209,13 +209,13 @@ impl AnonymousOptions {
             len: 0,
             shared,
             huge_pages: self.huge_pages,
-            granule,
+            page_size,
         };
         memory.region = memory.map(len, self.address)?;
         memory.len = len;
         memory.register();
         if self.populate {
-            memory.grant()?;
+            memory.populate_all()?;
         }
         Ok(memory)
     }
@@ -223,7 +223,7 @@ impl AnonymousOptions {
 
 impl HugePages {
     /// What lengths and addresses are multiples of, in bytes.
-    fn granule(self) -> Result<usize> {
+    fn page_size(self) -> Result<usize> {
         match self {
             HugePages::Reserved => limits::reserved_page_size()
                 .map_err(|e| Error::os("open", Some(Path::new("/proc/meminfo")), e)),
@@ -321,7 +321,7 @@ impl Anonymous {
         if let Some(memfd) = &self.shared {
             let addresses = self.region.addresses();
             let not_for_children = &memfd.not_for_children;
-            not_for_children.set_lendable(addresses, self.len, self.granule);
+            not_for_children.set_lendable(addresses, self.len, self.page_size);
         }
     }
 
@@ -336,13 +336,13 @@ impl Anonymous {
     }
 
     fn change_len(&mut self, len: usize) -> Result<()> {
-        let granule = self.granule;
-        let pages = whole_pages(len, granule)?;
+        let page_size = self.page_size;
+        let pages = whole_pages(len, page_size)?;
         if pages > self.region.len() {
             self.grow(len, pages)?;
         } else {
             // Cutting a mapping in two can exceed vm.max_map_count; then the rest stays mapped, empty.
-            let _ = self.region.resize(pages, granule);
+            let _ = self.region.resize(pages, page_size);
         }
         self.len = len;
         Ok(())
@@ -351,7 +351,7 @@ impl Anonymous {
     fn grow(&mut self, len: usize, pages: usize) -> Result<()> {
         let can_move = self.region.len() > 0 && self.huge_pages != HugePages::Reserved;
         if can_move {
-            self.reach(pages)?;
+            self.grow_memfd(pages)?;
             return self.region.resize(pages, page::size());
         }
         // Nothing is mapped yet, or the kernel does not grow mappings of reserved pages.
@@ -359,7 +359,7 @@ impl Anonymous {
         if self.shared.is_none() {
             // SAFETY: private anonymous memory of ours, made in the line above.
             #[allow(unsafe_code)]
-            let to = unsafe { larger.spare(0..self.len) };
+            let to = unsafe { larger.uninit_slice_mut(0..self.len) };
             for (to, from) in to.iter_mut().zip(self.iter()) {
                 to.write(*from);
             }
@@ -414,7 +414,7 @@ impl Anonymous {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn page_chunks_mut(&mut self, len: usize) -> ChunksMut<'_, u8> {
-        let pages = len.max(1).checked_next_multiple_of(self.granule);
+        let pages = len.max(1).checked_next_multiple_of(self.page_size);
         self.chunks_mut(pages.unwrap_or(usize::MAX))
     }
 
@@ -449,22 +449,22 @@ impl Anonymous {
 
     /// The pages that hold bytes of the range and no others; the rest of the last page counts as nobody's.
     fn pages_inside(&self, range: &Range<usize>) -> Range<usize> {
-        let granule = self.granule;
-        let start = range.start.next_multiple_of(granule);
+        let page_size = self.page_size;
+        let start = range.start.next_multiple_of(page_size);
         let end = match range.end == self.len {
-            true => range.end.next_multiple_of(granule),
-            false => range.end - range.end % granule,
+            true => range.end.next_multiple_of(page_size),
+            false => range.end - range.end % page_size,
         };
         start..end.max(start)
     }
 
     /// A mapping of `len` bytes in the way of this value.
     fn map(&self, len: usize, address: Address) -> Result<Region> {
-        let pages = whole_pages(len, self.granule)?;
+        let pages = whole_pages(len, self.page_size)?;
         if pages == 0 {
             return Ok(Region::empty());
         }
-        self.reach(pages)?;
+        self.grow_memfd(pages)?;
         let region = match (&self.shared, self.huge_pages, address) {
             (Some(memfd), HugePages::Reserved, _) => {
                 Region::shared(memfd.file.as_fd(), pages, address, PageKind::Reserved)
@@ -472,12 +472,14 @@ impl Anonymous {
             (Some(memfd), _, _) => {
                 Region::shared(memfd.file.as_fd(), pages, address, PageKind::Zeroed)
             }
-            (None, HugePages::Reserved, _) => Region::placed(pages, address, PageKind::Reserved),
-            (None, HugePages::Transparent, Address::Anywhere) => Region::transparent(pages),
+            (None, HugePages::Reserved, _) => {
+                Region::anonymous_at(pages, address, PageKind::Reserved)
+            }
+            (None, HugePages::Transparent, Address::Anywhere) => Region::with_huge_pages(pages),
             (None, _, Address::Anywhere) => Region::anonymous(pages),
-            (None, _, _) => Region::placed(pages, address, PageKind::Zeroed),
+            (None, _, _) => Region::anonymous_at(pages, address, PageKind::Zeroed),
         }
-        .map_err(|error| taken(error, address))?;
+        .map_err(|error| map_eexist(error, address))?;
         if let Address::Fixed(address) = address {
             // Before Linux 4.17 the flag is not known, and the address only a hint.
             if region.start().as_ptr().addr() != address {
@@ -497,7 +499,7 @@ impl Anonymous {
     }
 
     /// Makes the memfd, if there is one, at least so many bytes long.
-    fn reach(&self, pages: usize) -> Result<()> {
+    fn grow_memfd(&self, pages: usize) -> Result<()> {
         let Some(memfd) = &self.shared else {
             return Ok(());
         };
@@ -510,7 +512,7 @@ impl Anonymous {
     }
 
     /// Faults every page in.
-    fn grant(&mut self) -> Result<()> {
+    fn populate_all(&mut self) -> Result<()> {
         let all = 0..self.region.len();
         match self.region.advise(all, libc::MADV_POPULATE_WRITE) {
             // Linux before 5.14: touch every page.
@@ -539,7 +541,7 @@ impl Anonymous {
 
     /// The same of the first `len` bytes.
     pub(crate) fn pages_of(&self, len: usize) -> PagesOf<'_> {
-        let pages = PagesOf::memory(&self[..len], self.granule);
+        let pages = PagesOf::memory(&self[..len], self.page_size);
         pages.with_locks(self.region.locked_pages())
     }
 
@@ -594,7 +596,7 @@ fn memfd(huge_pages: HugePages) -> Result<Memfd> {
     })
 }
 
-fn taken(error: Error, address: Address) -> Error {
+fn map_eexist(error: Error, address: Address) -> Error {
     match address {
         Address::Fixed(address) if error.raw_os_error() == Some(libc::EEXIST) => {
             Error::AddressTaken { address }

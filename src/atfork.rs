@@ -32,7 +32,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
-static TABLE: Table<Entry> = Table::new();
+static TABLE: Table<ForkEntry> = Table::new();
 
 /// What the number of a registered descriptor leads to in a child. Set once the handler is installed.
 static EMPTY_FILE: OnceLock<OwnedFd> = OnceLock::new();
@@ -42,7 +42,7 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// What one value keeps from children. It lies in one page: fork(2) copies page by page while other threads store.
 #[repr(align(64))]
-struct Entry {
+struct ForkEntry {
     start: AtomicUsize,
     /// In bytes; 0 means that there is no range.
     len: AtomicUsize,
@@ -56,9 +56,9 @@ struct Entry {
     fd: AtomicI32,
 }
 
-impl Default for Entry {
+impl Default for ForkEntry {
     fn default() -> Self {
-        Entry {
+        ForkEntry {
             start: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
             lendable: AtomicUsize::new(0),
@@ -124,7 +124,7 @@ pub(crate) fn close_behind(fd: BorrowedFd<'_>) {
 /// Address range and descriptor that children of this process must not use, until this is dropped. None at first.
 #[derive(Debug)]
 pub(crate) struct NotForChildren {
-    entry: Claimed<Entry>,
+    entry: Claimed<ForkEntry>,
     process: Process,
 }
 
@@ -176,7 +176,7 @@ impl NotForChildren {
     }
 }
 
-impl Entry {
+impl ForkEntry {
     /// The registered addresses; empty if there are none.
     fn range(&self) -> Range<usize> {
         let len = self.len.load(Ordering::Acquire);
@@ -220,7 +220,7 @@ pub(crate) fn lendable_pages(bytes: Range<usize>) -> Result<Range<usize>> {
 
 /// Everything that this process may pass to a child, in pages.
 pub(crate) fn all_lendable() -> Vec<Range<usize>> {
-    let ranges = TABLE.iter().map(Entry::lendable);
+    let ranges = TABLE.iter().map(ForkEntry::lendable);
     let ranges = ranges.filter(|range| !range.is_empty());
     ranges
         .filter_map(|range| lendable_pages(range).ok())
@@ -270,7 +270,7 @@ extern "C" fn in_child() {
     }
 }
 
-fn deny_access(entry: &Entry) -> io::Result<()> {
+fn deny_access(entry: &ForkEntry) -> io::Result<()> {
     let range = entry.range();
     if range.is_empty() {
         return Ok(());

@@ -54,7 +54,7 @@ fn is_overlay_of_never_written(fd: BorrowedFd<'_>) -> bool {
 impl FileSystem {
     /// The file system of an open file.
     pub(crate) fn from_fd(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        FileSystem::of(fd, &file::stat(fd)?)
+        FileSystem::from_stat(fd, &file::stat(fd)?)
     }
 
     /// The same, with the fstat(2) of the file.
@@ -62,7 +62,7 @@ impl FileSystem {
     /// 9p shows the magic number of its server's file system, and grants leases that hold back no process of the
     /// server. It has no block device, so the major number of `st_dev` is 0, which it never is for ext, xfs and f2fs.
     /// It is 0 for btrfs, too, which answers an ioctl(2) of its own.
-    pub(crate) fn of(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
+    pub(crate) fn from_stat(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
         use FileSystem::*;
         let found = match statfs::magic(fd)? {
             0xef53 => Ext,

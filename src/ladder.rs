@@ -7,11 +7,11 @@ use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
-use crate::input::{self, Access, Copy, Progress, Request, Source, Window};
+use crate::input::{self, Access, Copied, Progress, Request, Source, Window};
 use crate::lease::read::{LeasedMapping, ReadLease};
 use crate::reason::Reason;
 use crate::region::Region;
-use crate::sys::file::{self, Kind, Stat};
+use crate::sys::file::{self, FileType, Stat};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -49,7 +49,7 @@ pub(crate) enum Held {
 }
 
 /// What the strategies that map found.
-enum Found {
+enum Outcome {
     Mapped(Opened),
     MustCopy(Reason),
 }
@@ -75,7 +75,7 @@ pub(crate) fn open(
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
     let stat = source.stat()?;
-    if stat.kind == Kind::Directory {
+    if stat.kind == FileType::Directory {
         return Err(Error::is_directory(source.name().as_deref()));
     }
     // A mapping does not know its path, the source does.
@@ -89,19 +89,19 @@ fn open_kind(
     stat: Stat,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let has_size = stat.kind == Kind::Regular && stat.size > 0;
+    let has_size = stat.kind == FileType::Regular && stat.size > 0;
     if has_size && !source.uses_callers_offset() {
         return open_file(source, request, stat, 0, progress);
     }
     match (source.position()?, stat.kind) {
-        (Some(position), Kind::Regular) if has_size => {
+        (Some(position), FileType::Regular) if has_size => {
             open_file(source, request, stat, position, progress)
         }
-        (Some(position), Kind::Block) => {
+        (Some(position), FileType::Block) => {
             open_device(source, request, source.start(position), progress)
         }
         (position, kind) => {
-            let position = position.filter(|_| kind == Kind::Other);
+            let position = position.filter(|_| kind == FileType::Other);
             open_stream(source, request, position, progress)
         }
     }
@@ -118,8 +118,8 @@ fn open_file(
     let range = window.in_file(stat.size)?;
     request.check_size(&range)?;
     let opened = match map(source, request, &window, stat, &range)? {
-        Found::Mapped(opened) => opened,
-        Found::MustCopy(reason) => {
+        Outcome::Mapped(opened) => opened,
+        Outcome::MustCopy(reason) => {
             if !request.may_copy(range.end - range.start) {
                 return Err(Error::not_mapped(source.name().as_deref(), reason));
             }
@@ -137,10 +137,10 @@ fn map(
     window: &Window,
     stat: Stat,
     range: &Range<u64>,
-) -> Result<Found> {
+) -> Result<Outcome> {
     let len = range.end - range.start;
     if len == 0 || (request.is_read_faster(len) && request.may_copy(len)) {
-        return Ok(Found::MustCopy(Reason::Small));
+        return Ok(Outcome::MustCopy(Reason::Small));
     }
     if request.lease && request.access == Access::Read {
         let found = LeasedMapping::find(&stat, range, request.limits.memory);
@@ -150,13 +150,13 @@ fn map(
         }
     }
     let fd = source.fd();
-    let system = FileSystem::of(fd, &stat).map_err(|e| source.error("fstatfs", e))?;
+    let system = FileSystem::from_stat(fd, &stat).map_err(|e| source.error("fstatfs", e))?;
     if let Some(backing) = unchanging(fd, system) {
         // The size is read after the check: before it was sealed, the file may have been truncated.
         let stat = source.stat()?;
         let range = window.in_file(stat.size)?;
         if is_too_sparse(system, &stat, request) {
-            return Ok(Found::MustCopy(Reason::Sparse));
+            return Ok(Outcome::MustCopy(Reason::Sparse));
         }
         return map_range(source, request, fd, range, backing, None);
     }
@@ -164,12 +164,12 @@ fn map(
     let reason = match request.lease.then(scarce).flatten() {
         Some(reason) => reason,
         None => match lease(source, request, window, system)? {
-            Found::MustCopy(reason) => reason,
+            Outcome::MustCopy(reason) => reason,
             leased => return Ok(leased),
         },
     };
     if request.access == Access::Read && is_copy_faster(fd, range, request) {
-        return Ok(Found::MustCopy(reason));
+        return Ok(Outcome::MustCopy(reason));
     }
     clone(source, request, window, system, reason)
 }
@@ -194,25 +194,25 @@ fn lease(
     request: &Request,
     window: &Window,
     system: FileSystem,
-) -> Result<Found> {
+) -> Result<Outcome> {
     if !request.lease || request.access != Access::Read {
-        return Ok(Found::MustCopy(Reason::NotAsked));
+        return Ok(Outcome::MustCopy(Reason::NotAsked));
     }
     let lease = match ReadLease::acquire(source, system)? {
         Ok(lease) => lease,
-        Err(reason) => return Ok(Found::MustCopy(reason)),
+        Err(reason) => return Ok(Outcome::MustCopy(reason)),
     };
     // The size cannot change from here on.
     let range = window.in_file(lease.stat().size)?;
     if range.is_empty() {
-        return Ok(Found::MustCopy(Reason::Small));
+        return Ok(Outcome::MustCopy(Reason::Small));
     }
     let len = addressable(source, &range)?;
     let (mapping, delta) = match lease.map(range.start, len, request.limits.memory) {
         Ok(Some(mapped)) => mapped,
-        Ok(None) => return Ok(Found::MustCopy(Reason::OpenForWriting)),
+        Ok(None) => return Ok(Outcome::MustCopy(Reason::OpenForWriting)),
         // No address space, or no further mapping: the bytes can still be read.
-        Err(_) => return Ok(Found::MustCopy(Reason::Mappings)),
+        Err(_) => return Ok(Outcome::MustCopy(Reason::Mappings)),
     };
     leased(source, request, mapping, delta, len)
 }
@@ -223,11 +223,11 @@ fn leased(
     mapping: LeasedMapping,
     delta: usize,
     len: usize,
-) -> Result<Found> {
+) -> Result<Outcome> {
     if request.populate {
         mapping.populate().map_err(|e| not_populated(source, e))?;
     }
-    Ok(Found::Mapped(Opened {
+    Ok(Outcome::Mapped(Opened {
         bytes: Held::Leased {
             mapping,
             delta,
@@ -255,9 +255,9 @@ fn clone(
     window: &Window,
     system: FileSystem,
     reason: Reason,
-) -> Result<Found> {
+) -> Result<Outcome> {
     let Some(clone) = input::clone_of(source.fd(), system) else {
-        return Ok(Found::MustCopy(reason));
+        return Ok(Outcome::MustCopy(reason));
     };
     // Its size is that of the file when it was cloned.
     let stat = file::stat(clone.as_fd()).map_err(|e| source.error("fstat", e))?;
@@ -274,20 +274,20 @@ fn map_range(
     range: Range<u64>,
     backing: Backing,
     reason: Option<Reason>,
-) -> Result<Found> {
+) -> Result<Outcome> {
     let len = addressable(source, &range)?;
     if let Some(reason) = budget::refuse_mapping(len as u64) {
-        return Ok(Found::MustCopy(reason));
+        return Ok(Outcome::MustCopy(reason));
     }
     let mapped = map_window(fd, range.start, len, request.access);
     let Ok((region, delta)) = mapped else {
-        return Ok(Found::MustCopy(Reason::Mappings));
+        return Ok(Outcome::MustCopy(Reason::Mappings));
     };
     if request.populate {
         let populated = region.populate(0..region.len());
         populated.map_err(|e| not_populated(source, e))?;
     }
-    Ok(Found::Mapped(Opened {
+    Ok(Outcome::Mapped(Opened {
         bytes: Held::Mapped {
             region,
             delta,
@@ -347,10 +347,10 @@ fn copy(
 }
 
 /// A copy in an unnamed file is mapped.
-fn held(source: &Source<'_>, request: &Request, copy: Copy) -> Result<Held> {
+fn held(source: &Source<'_>, request: &Request, copy: Copied) -> Result<Held> {
     let (file, len) = match copy {
-        Copy::Memory(buffer) => return Ok(Held::Buffer(buffer)),
-        Copy::Disk { file, len } => (file, len),
+        Copied::Memory(buffer) => return Ok(Held::Buffer(buffer)),
+        Copied::Disk { file, len } => (file, len),
     };
     let len = addressable(source, &(0..len))?;
     let mapped = map_window(file.as_fd(), 0, len, request.access);
@@ -372,7 +372,7 @@ fn open_device(
 ) -> Result<Opened> {
     let name = || source.name();
     let window = Window::new(base, request.offset, request.len);
-    let stat = input::stat_with_size(source, Kind::Block)?;
+    let stat = input::stat_with_size(source, FileType::Block)?;
     let range = window.in_file(stat.size)?;
     request.check_size(&range)?;
     let len = range.end - range.start;
@@ -431,16 +431,16 @@ pub(crate) unsafe fn map_unguarded(source: &Source<'_>, request: &Request) -> Re
     let stat = source.stat()?;
     let not_mapped = |reason| Error::not_mapped(source.name().as_deref(), reason);
     match stat.kind {
-        Kind::Regular => {}
-        Kind::Directory => return Err(Error::is_directory(source.name().as_deref())),
-        Kind::Block => return Err(not_mapped(Reason::BlockDevice)),
+        FileType::Regular => {}
+        FileType::Directory => return Err(Error::is_directory(source.name().as_deref())),
+        FileType::Block => return Err(not_mapped(Reason::BlockDevice)),
         _ => return Err(not_mapped(Reason::Stream)),
     }
     let range = Window::new(0, request.offset, request.len).in_file(stat.size)?;
     let fd = source.fd();
     match map_range(source, request, fd, range, Backing::Unguarded, None)? {
-        Found::Mapped(opened) => Ok(opened),
-        Found::MustCopy(reason) => Err(not_mapped(reason)),
+        Outcome::Mapped(opened) => Ok(opened),
+        Outcome::MustCopy(reason) => Err(not_mapped(reason)),
     }
 }
 

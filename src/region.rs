@@ -23,7 +23,7 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, OnceLock};
 
 /// Whether mremap(2) was refused a range of more than one area.
-fn is_in_areas(error: &io::Error) -> bool {
+fn spans_several_vmas(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EFAULT)
 }
 
@@ -77,9 +77,9 @@ impl Region {
     }
 
     /// The same at a place of the caller's choice, or from the pool of huge pages (`len` is a multiple of theirs).
-    pub(crate) fn placed(len: usize, address: Address, pages: PageKind) -> Result<Self> {
+    pub(crate) fn anonymous_at(len: usize, address: Address, pages: PageKind) -> Result<Self> {
         let start = memory::map_anonymous(len, address, pages);
-        Ok(Region::unowned(
+        Ok(Region::from_raw_parts(
             start.map_err(|e| Error::os(mmap(pages), None, e))?,
             len,
         ))
@@ -94,7 +94,7 @@ impl Region {
     ) -> Result<Self> {
         let start = memory::map_shared(fd, 0, len, address);
         let start = start.map_err(|e| Error::os(mmap(pages), None, e))?;
-        Ok(Region::unowned(start, len))
+        Ok(Region::from_raw_parts(start, len))
     }
 
     /// The pages of a file that hold `offset..offset + len`, shared and writable; second, where in them `offset` is.
@@ -107,18 +107,18 @@ impl Region {
         let pages = whole_pages(len.saturating_add(delta as usize), page::size())?;
         let start = memory::map_shared(fd, offset - delta, pages, Address::Anywhere);
         let start = start.map_err(|e| Error::os("mmap", None, e))?;
-        Ok((Region::unowned(start, pages), delta as usize))
+        Ok((Region::from_raw_parts(start, pages), delta as usize))
     }
 
     /// Private zeroed memory that starts on a huge page and asks for huge pages (`MADV_HUGEPAGE`).
-    pub(crate) fn transparent(len: usize) -> Result<Self> {
+    pub(crate) fn with_huge_pages(len: usize) -> Result<Self> {
         let nowhere = ptr::without_provenance_mut(page::huge_size().unwrap_or(1));
-        Region::transparent_like(NonNull::new(nowhere).unwrap_or(NonNull::dangling()), len)
+        Region::with_huge_pages_like(NonNull::new(nowhere).unwrap_or(NonNull::dangling()), len)
     }
 
     /// The same, as far from the start of a huge page as `other` is: moved there, huge pages stay whole.
-    pub(crate) fn transparent_like(other: NonNull<u8>, len: usize) -> Result<Self> {
-        let region = Region::congruent(len, other, PageKind::Zeroed)?;
+    pub(crate) fn with_huge_pages_like(other: NonNull<u8>, len: usize) -> Result<Self> {
+        let region = Region::aligned_like(len, other, PageKind::Zeroed)?;
         // A kernel without huge pages gives small ones.
         let _ = region.advise(0..region.len, libc::MADV_HUGEPAGE);
         Ok(region)
@@ -126,7 +126,7 @@ impl Region {
 
     /// Kernels since 6.7 align large mappings by themselves; for the others, and for another phase, map more and cut
     /// both ends off.
-    fn congruent(len: usize, other: NonNull<u8>, pages: PageKind) -> Result<Self> {
+    fn aligned_like(len: usize, other: NonNull<u8>, pages: PageKind) -> Result<Self> {
         let len = whole_pages(len, page::size())?;
         let align = page::huge_size().unwrap_or(1);
         if len == 0 {
@@ -136,12 +136,12 @@ impl Region {
             let distance = other.as_ptr().addr().wrapping_sub(start.as_ptr().addr());
             distance % align
         };
-        let region = Region::placed(len, Address::Anywhere, pages)?;
+        let region = Region::anonymous_at(len, Address::Anywhere, pages)?;
         if len < align || missing(region.start) == 0 {
             return Ok(region);
         }
         drop(region);
-        let wide = Region::placed(
+        let wide = Region::anonymous_at(
             whole_pages(len + align, page::size())?,
             Address::Anywhere,
             pages,
@@ -158,7 +158,7 @@ impl Region {
         mem::forget(self);
         let part = |start: NonNull<u8>, len| match len {
             0 => Region::empty(),
-            len => Region::unowned(start, len),
+            len => Region::from_raw_parts(start, len),
         };
         // SAFETY: `at` is at most `len`, so the sum stays inside the mapping or at its end.
         let middle = unsafe { start.add(at) };
@@ -210,7 +210,7 @@ impl Region {
         }
     }
 
-    fn unowned(start: NonNull<u8>, len: usize) -> Self {
+    fn from_raw_parts(start: NonNull<u8>, len: usize) -> Self {
         Region {
             start,
             len,
@@ -246,8 +246,8 @@ impl Region {
 
     /// Changes how much is mapped; the pages that stay keep their bytes, and the start may move.
     /// For memory made by this type only: a file does not grow by it.
-    pub(crate) fn resize(&mut self, len: usize, granule: usize) -> Result<()> {
-        let len = whole_pages(len, granule)?;
+    pub(crate) fn resize(&mut self, len: usize, page_size: usize) -> Result<()> {
+        let len = whole_pages(len, page_size)?;
         if len == self.len {
             return Ok(());
         }
@@ -261,19 +261,19 @@ impl Region {
         let start = unsafe { memory::remap(self.start, self.len, len) };
         match start {
             Ok(start) => self.moved_to(start, len),
-            Err(e) if is_in_areas(&e) => {
-                let target = Region::congruent(len, self.start, PageKind::None)?;
-                self.grow_by_areas(target)?;
+            Err(e) if spans_several_vmas(&e) => {
+                let target = Region::aligned_like(len, self.start, PageKind::None)?;
+                self.grow_vma_by_vma(target)?;
             }
             Err(e) => return Err(Error::os("mremap", None, e)),
         }
         Ok(())
     }
 
-    /// Grows memory made by [`Region::transparent`], so that it stays aligned to huge pages: they are moved by
+    /// Grows memory made by [`Region::with_huge_pages`], so that it stays aligned to huge pages: they are moved by
     /// their page tables and never split.
-    pub(crate) fn grow_transparent(&mut self, len: usize) -> Result<()> {
-        let target = Region::congruent(len, self.start, PageKind::None)?;
+    pub(crate) fn grow_with_huge_pages(&mut self, len: usize) -> Result<()> {
+        let target = Region::aligned_like(len, self.start, PageKind::None)?;
         // SAFETY:
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
         // - The target was mapped just now, without access: nobody can have a reference into it.
@@ -285,12 +285,12 @@ impl Region {
             }
             Err(e) => {
                 target.give_up_target();
-                if !is_in_areas(&e) {
+                if !spans_several_vmas(&e) {
                     return Err(Error::os("mremap", None, e));
                 }
                 // Another mapping may be at the first target by now.
-                let target = Region::congruent(len, self.start, PageKind::None)?;
-                self.grow_by_areas(target)?;
+                let target = Region::aligned_like(len, self.start, PageKind::None)?;
+                self.grow_vma_by_vma(target)?;
             }
         }
         Ok(())
@@ -306,19 +306,19 @@ impl Region {
 
     /// Moves to `target`, which is longer, area by area, each with its advice; the last one grows. mremap(2) takes one
     /// area only, and advice on a part of a mapping makes several of it.
-    fn grow_by_areas(&mut self, target: Region) -> Result<()> {
-        let areas = memory::areas(self.addresses());
-        let areas = areas.map_err(|e| Error::os("read", Some("/proc/self/maps".as_ref()), e))?;
-        if areas.iter().map(|area| area.len()).sum::<usize>() != self.len {
+    fn grow_vma_by_vma(&mut self, target: Region) -> Result<()> {
+        let vmas = memory::vmas(self.addresses());
+        let vmas = vmas.map_err(|e| Error::os("read", Some("/proc/self/maps".as_ref()), e))?;
+        if vmas.iter().map(|vma| vma.len()).sum::<usize>() != self.len {
             let refused = io::Error::from_raw_os_error(libc::EFAULT);
             return Err(Error::os("mremap", None, refused));
         }
         // From the last, which needs memory and may be refused; the others then take the place that it took.
-        for (moved, area) in areas.iter().rev().enumerate() {
-            let at = area.start - self.start.as_ptr().addr();
+        for (moved, vma) in vmas.iter().rev().enumerate() {
+            let at = vma.start - self.start.as_ptr().addr();
             let len = match moved {
                 0 => target.len - at,
-                _ => area.len(),
+                _ => vma.len(),
             };
             // SAFETY: `at` is in this mapping.
             let from = unsafe { self.start.add(at) };
@@ -327,7 +327,7 @@ impl Region {
             // SAFETY:
             // - The source is an area of this mapping, and `&mut self` proves that no reference is left.
             // - The target is without access: nobody can have a reference into it.
-            match unsafe { memory::remap_onto(from, area.len(), to, len) } {
+            match unsafe { memory::remap_onto(from, vma.len(), to, len) } {
                 Ok(()) => {}
                 Err(e) if moved == 0 => {
                     target.give_up_target();
@@ -426,7 +426,10 @@ impl Region {
     ///
     /// # Safety
     /// The pages are writable memory of our own, shared with nobody.
-    pub(crate) unsafe fn spare(&mut self, range: Range<usize>) -> &mut [MaybeUninit<u8>] {
+    pub(crate) unsafe fn uninit_slice_mut(
+        &mut self,
+        range: Range<usize>,
+    ) -> &mut [MaybeUninit<u8>] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: checked above.
         let start = unsafe { self.start.add(range.start) };
@@ -452,11 +455,11 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri has no mremap")]
     fn growing_keeps_bytes_and_alignment() {
         let huge = page::huge_size().unwrap_or(page::size());
-        let mut region = Region::transparent(2 * huge).unwrap();
+        let mut region = Region::with_huge_pages(2 * huge).unwrap();
         // SAFETY: the memory is ours.
-        let first = unsafe { region.spare(0..1) };
+        let first = unsafe { region.uninit_slice_mut(0..1) };
         first[0].write(7);
-        region.grow_transparent(8 * huge).unwrap();
+        region.grow_with_huge_pages(8 * huge).unwrap();
         assert_eq!(region.start().as_ptr().addr() % huge, 0);
         // SAFETY: written above.
         assert_eq!(unsafe { region.start().read() }, 7);

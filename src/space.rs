@@ -88,10 +88,10 @@ pub(crate) fn extend_or_write_zeros(file: &File, old: u64, new: u64) -> io::Resu
 
 /// Gives every one of the first `len` bytes of a file that others may have open a block, and makes it `len` bytes long
 /// if it is shorter, in one step and last.
-pub(crate) fn allocate_front(file: &File, len: u64) -> io::Result<()> {
+pub(crate) fn reserve_from_start(file: &File, len: u64) -> io::Result<()> {
     check_size(len)?;
-    let taken = space::allocated(file.as_fd())?;
-    check_free(file.as_fd(), len.saturating_sub(taken))?;
+    let allocated = space::allocated(file.as_fd())?;
+    check_free(file.as_fd(), len.saturating_sub(allocated))?;
     // Holes that another process fills meanwhile cannot be told from ours: nothing is given back here.
     space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, len)?;
     let last = len.saturating_sub(1);
@@ -101,8 +101,8 @@ pub(crate) fn allocate_front(file: &File, len: u64) -> io::Result<()> {
 /// Gives blocks to the first `len` bytes of a file of `size` bytes that is about to be overwritten. Its length stays.
 pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Result<()> {
     check_size(len)?;
-    let taken = space::allocated(file.as_fd())?;
-    check_free(file.as_fd(), len.saturating_sub(taken))?;
+    let allocated = space::allocated(file.as_fd())?;
+    check_free(file.as_fd(), len.saturating_sub(allocated))?;
     let allocated = space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, len);
     match allocated {
         Err(e) if is_unsupported(&e) => Ok(()),
@@ -117,7 +117,7 @@ pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Re
 /// Gives blocks of their own to all of the first `size` bytes of a file that nothing else changes, wherever a store
 /// would need a new block: in holes, in bytes that are in the inode, in blocks shared with a clone. Bytes stay; a file
 /// that lacks nothing is not touched, and after an error holes are holes again.
-pub(crate) fn own_blocks(file: &File, size: u64) -> io::Result<()> {
+pub(crate) fn unshare_and_allocate(file: &File, size: u64) -> io::Result<()> {
     let missing = match space::extents(file.as_fd(), size) {
         Ok(extents) => Missing::between(&extents, size),
         // Unknown: ask for everything.
@@ -132,7 +132,7 @@ pub(crate) fn own_blocks(file: &File, size: u64) -> io::Result<()> {
         return Ok(());
     }
     check_free(file.as_fd(), missing.bytes())?;
-    let filled = missing.fill(file, size);
+    let filled = missing.allocate_or_zero(file, size);
     filled.inspect_err(|_| missing.give_back(file, size))
 }
 
@@ -173,7 +173,7 @@ impl Missing {
         holes.sum::<u64>() + self.shared
     }
 
-    fn fill(&self, file: &File, size: u64) -> io::Result<()> {
+    fn allocate_or_zero(&self, file: &File, size: u64) -> io::Result<()> {
         if self.shared > 0 {
             match space::fallocate(file.as_fd(), Fallocate::Unshare, 0, size) {
                 // A file system without clones.

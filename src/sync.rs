@@ -64,7 +64,7 @@ impl<T> Lock<T> {
 
     /// Blocks until no other thread holds it.
     pub(crate) fn lock(&self) -> Guard<'_, T> {
-        let held = Held::new(self.rank);
+        let held = HeldRank::new(self.rank);
         let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { guard, _held: held }
     }
@@ -74,7 +74,7 @@ impl<T> Lock<T> {
 #[derive(Debug)]
 pub(crate) struct Guard<'a, T> {
     guard: MutexGuard<'a, T>,
-    _held: Held,
+    _held: HeldRank,
 }
 
 impl<T> Guard<'_, T> {
@@ -108,7 +108,7 @@ impl<T> DerefMut for Guard<'_, T> {
 
 /// A rank that this thread holds. Only a debug build counts them.
 #[derive(Debug)]
-struct Held {
+struct HeldRank {
     #[cfg(debug_assertions)]
     rank: Rank,
 }
@@ -120,8 +120,8 @@ thread_local! {
 }
 
 #[cfg(debug_assertions)]
-impl Held {
-    fn new(rank: Rank) -> Held {
+impl HeldRank {
+    fn new(rank: Rank) -> HeldRank {
         HELD.with(|held| {
             let wrong = held.get() >> rank as u8;
             assert!(
@@ -131,21 +131,21 @@ impl Held {
             );
             held.set(held.get() | 1 << rank as u8);
         });
-        Held { rank }
+        HeldRank { rank }
     }
 }
 
 #[cfg(debug_assertions)]
-impl Drop for Held {
+impl Drop for HeldRank {
     fn drop(&mut self) {
         HELD.with(|held| held.set(held.get() & !(1 << self.rank as u8)));
     }
 }
 
 #[cfg(not(debug_assertions))]
-impl Held {
-    fn new(_: Rank) -> Held {
-        Held {}
+impl HeldRank {
+    fn new(_: Rank) -> HeldRank {
+        HeldRank {}
     }
 }
 

@@ -11,27 +11,27 @@ const FIRST_BLOCK: usize = 32;
 
 /// Blocks of entries, chained.
 pub(crate) struct Table<T: 'static> {
-    first: OnceLock<&'static Block<T>>,
+    first: OnceLock<&'static EntryBlock<T>>,
 }
 
-struct Block<T: 'static> {
-    entries: Vec<Entry<T>>,
+struct EntryBlock<T: 'static> {
+    entries: Vec<TableEntry<T>>,
     /// How many of them are claimed.
     claimed: AtomicUsize,
     /// Where to look for a free one first.
     next_free: AtomicUsize,
-    next: OnceLock<&'static Block<T>>,
+    next: OnceLock<&'static EntryBlock<T>>,
 }
 
 #[derive(Default)]
-struct Entry<T> {
+struct TableEntry<T> {
     is_claimed: AtomicBool,
     value: T,
 }
 
 /// An entry of a table. Dropping it gives the entry to the next caller of [`Table::claim`].
 pub(crate) struct Claimed<T: 'static> {
-    block: &'static Block<T>,
+    block: &'static EntryBlock<T>,
     index: usize,
 }
 
@@ -51,21 +51,23 @@ impl<T: Default> Table<T> {
 
     /// An entry that no other caller has, as its last owner left it. Allocates where all are claimed.
     pub(crate) fn claim(&self) -> Claimed<T> {
-        let mut block = *self.first.get_or_init(|| Block::new(FIRST_BLOCK));
+        let mut block = *self.first.get_or_init(|| EntryBlock::new(FIRST_BLOCK));
         loop {
             if let Some(index) = block.claim() {
                 return Claimed { block, index };
             }
-            let double = || Block::new(2 * block.entries.len());
+            let double = || EntryBlock::new(2 * block.entries.len());
             block = block.next.get_or_init(double);
         }
     }
 }
 
-impl<T: Default> Block<T> {
+impl<T: Default> EntryBlock<T> {
     fn new(len: usize) -> &'static Self {
-        Box::leak(Box::new(Block {
-            entries: std::iter::repeat_with(Entry::default).take(len).collect(),
+        Box::leak(Box::new(EntryBlock {
+            entries: std::iter::repeat_with(TableEntry::default)
+                .take(len)
+                .collect(),
             claimed: AtomicUsize::new(0),
             next_free: AtomicUsize::new(0),
             next: OnceLock::new(),

@@ -16,10 +16,10 @@ mod lease {
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use loom::thread;
-    use table::{DONE, Data, Entry, SWAPPED};
+    use table::{DONE, Data, LeaseEntry, SWAPPED};
 
-    fn published() -> Arc<Entry> {
-        let entry = Arc::new(Entry::default());
+    fn published() -> Arc<LeaseEntry> {
+        let entry = Arc::new(LeaseEntry::default());
         entry.prepare(3, Lease::Read);
         // SAFETY: nothing is mapped but a model.
         unsafe { entry.publish(Data::default()) };
@@ -27,7 +27,7 @@ mod lease {
     }
 
     /// The answerer, when the lease is broken.
-    fn answer(entry: &Entry, replace: impl FnOnce()) -> bool {
+    fn answer(entry: &LeaseEntry, replace: impl FnOnce()) -> bool {
         let begun = entry.begin();
         if begun {
             replace();
@@ -152,9 +152,9 @@ mod sys {
 
     pub(crate) mod signal {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Lost {
-            Page,
-            Ram,
+        pub(crate) enum FaultCause {
+            MissingPage,
+            HardwareError,
         }
 
         pub(crate) fn yield_now() {
@@ -183,7 +183,7 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use std::collections::HashSet;
 use std::ptr::NonNull;
-use sys::signal::Lost;
+use sys::signal::FaultCause;
 use table::Table;
 
 /// Every order in which a thread is interrupted at most three times.
@@ -241,7 +241,9 @@ fn a_fault_never_replaces_what_is_unmapped() {
         register(&entry, &mapped);
         let handler = {
             let (entry, mapped) = (Arc::clone(&entry), Arc::clone(&mapped));
-            thread::spawn(move || entry.answer(mapped.address().as_ptr().addr(), Lost::Page))
+            thread::spawn(move || {
+                entry.handle(mapped.address().as_ptr().addr(), FaultCause::MissingPage)
+            })
         };
         assert!(entry.retire());
         mapped.unmap();
@@ -258,7 +260,7 @@ fn two_faults_replace_a_mapping_once() {
         let entry = Arc::new(FaultEntry::default());
         register(&entry, &mapped);
         let fault = |entry: &FaultEntry, mapped: &Arc<Mapped>| {
-            assert!(entry.answer(mapped.address().as_ptr().addr(), Lost::Page));
+            assert!(entry.handle(mapped.address().as_ptr().addr(), FaultCause::MissingPage));
             assert!(entry.is_faulted());
         };
         let handler = {
@@ -281,7 +283,9 @@ fn a_late_fault_leaves_the_next_mapping_of_the_entry_alone() {
         register(&entry, &first);
         let handler = {
             let (entry, first) = (Arc::clone(&entry), Arc::clone(&first));
-            thread::spawn(move || entry.answer(first.address().as_ptr().addr(), Lost::Page))
+            thread::spawn(move || {
+                entry.handle(first.address().as_ptr().addr(), FaultCause::MissingPage)
+            })
         };
         assert!(entry.retire());
         first.unmap();

@@ -25,20 +25,20 @@ static LARGE: AtomicUsize = AtomicUsize::new(0);
 /// A block, and its share of what is held.
 #[derive(Debug)]
 pub(super) struct Block {
-    memory: Memory,
+    memory: BlockMemory,
     // Dropped after `memory`.
-    held: Held,
+    held: HeldBytes,
 }
 
 #[derive(Debug)]
-enum Memory {
+enum BlockMemory {
     Heap(HeapBlock),
     Slab(SlabBlock),
 }
 
 /// Bytes that are counted as held until this is dropped.
 #[derive(Debug)]
-struct Held(usize);
+struct HeldBytes(usize);
 
 impl Block {
     /// At least `capacity` bytes, not initialised, aligned to 64.
@@ -48,17 +48,17 @@ impl Block {
             _ => slab::allocate(capacity),
         };
         let memory = match from_slab {
-            Some(block) => Memory::Slab(block),
-            None => Memory::Heap(HeapBlock::with_capacity(capacity)?),
+            Some(block) => BlockMemory::Slab(block),
+            None => BlockMemory::Heap(HeapBlock::with_capacity(capacity)?),
         };
-        let held = Held::new(memory.capacity());
+        let held = HeldBytes::new(memory.capacity());
         Ok(Block { memory, held })
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
         match &self.memory {
-            Memory::Heap(block) => block.start(),
-            Memory::Slab(block) => block.start(),
+            BlockMemory::Heap(block) => block.start(),
+            BlockMemory::Slab(block) => block.start(),
         }
     }
 
@@ -68,8 +68,8 @@ impl Block {
 
     pub(super) fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         match &mut self.memory {
-            Memory::Heap(block) => block.uninit_slice_mut(),
-            Memory::Slab(block) => block.uninit_slice_mut(),
+            BlockMemory::Heap(block) => block.uninit_slice_mut(),
+            BlockMemory::Slab(block) => block.uninit_slice_mut(),
         }
     }
 
@@ -77,10 +77,10 @@ impl Block {
     /// have to copy.
     pub(super) fn truncate(&mut self, len: usize) -> bool {
         match &mut self.memory {
-            Memory::Heap(_) => false,
-            Memory::Slab(block) => {
+            BlockMemory::Heap(_) => false,
+            BlockMemory::Slab(block) => {
                 block.truncate(len);
-                self.held = Held::new(block.capacity());
+                self.held = HeldBytes::new(block.capacity());
                 true
             }
         }
@@ -93,26 +93,26 @@ impl Block {
     }
 }
 
-impl Memory {
+impl BlockMemory {
     fn capacity(&self) -> usize {
         match self {
-            Memory::Heap(block) => block.capacity(),
-            Memory::Slab(block) => block.capacity(),
+            BlockMemory::Heap(block) => block.capacity(),
+            BlockMemory::Slab(block) => block.capacity(),
         }
     }
 }
 
-impl Held {
+impl HeldBytes {
     fn new(len: usize) -> Self {
         HELD.set(HELD.get() + len);
         if len > super::READ_ALWAYS_MAX {
             LARGE.fetch_add(len, Ordering::Relaxed);
         }
-        Held(len)
+        HeldBytes(len)
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
         HELD.set(HELD.get().saturating_sub(self.0));
         if self.0 > super::READ_ALWAYS_MAX {

@@ -90,7 +90,7 @@ impl Buffer {
         let storage = if len <= BLOCK_MAX {
             Storage::Block(Block::with_capacity(len)?)
         } else {
-            Storage::Region(Region::transparent(whole_huge_pages(len))?)
+            Storage::Region(Region::with_huge_pages(whole_huge_pages(len))?)
         };
         Ok(Buffer { storage, len: 0 })
     }
@@ -170,7 +170,7 @@ impl Buffer {
                 let len = region.len();
                 // SAFETY: the region is private anonymous memory that this buffer owns. It is writable until it is
                 // shared, and then there is no `&mut self`.
-                unsafe { region.spare(0..len) }
+                unsafe { region.uninit_slice_mut(0..len) }
             }
         }
     }
@@ -236,9 +236,9 @@ impl Buffer {
         }
         match &mut self.storage {
             Storage::Block(block) => {
-                let mut region = Region::transparent(whole_huge_pages(2 * self.len))?;
+                let mut region = Region::with_huge_pages(whole_huge_pages(2 * self.len))?;
                 // SAFETY: private anonymous memory, mapped in the line above.
-                let room = unsafe { region.spare(0..self.len) };
+                let room = unsafe { region.uninit_slice_mut(0..self.len) };
                 room.copy_from_slice(&block.uninit_slice_mut()[..self.len]);
                 self.storage = Storage::Region(region);
                 Ok(())
@@ -246,8 +246,8 @@ impl Buffer {
             Storage::Region(region) => {
                 let len = region.len();
                 // Address space costs nothing, so it is doubled; where it is limited (RLIMIT_AS), one huge page more.
-                let doubled = region.grow_transparent(2 * len);
-                doubled.or_else(|_| region.grow_transparent(len + whole_huge_pages(1)))
+                let doubled = region.grow_with_huge_pages(2 * len);
+                doubled.or_else(|_| region.grow_with_huge_pages(len + whole_huge_pages(1)))
             }
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn read_parallel(
             progress(done)
         })
     };
-    let (first, second) = thread::beside(c"stillmap-copy", worker, caller);
+    let (first, second) = thread::run_alongside(c"stillmap-copy", worker, caller);
     first?;
     // A thread that panicked did not read its chunk.
     let panicked = || Err(io::Error::other("a thread that copies panicked"));

@@ -200,7 +200,7 @@ impl Slab {
     fn new() -> Option<Arc<Self>> {
         let region = match take_warm() {
             Some(region) => *region,
-            None => Region::transparent(SLAB).ok()?,
+            None => Region::with_huge_pages(SLAB).ok()?,
         };
         Some(Arc::new(Slab {
             region,

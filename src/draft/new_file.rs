@@ -29,14 +29,14 @@ pub(super) struct NewFile {
     is_clone: bool,
     /// It cannot be written to any more, or what is on the disk is not known.
     is_spent: bool,
-    rights: Copied,
+    rights: CopiedRights,
     /// What the caller got of it, and its times before that.
     read_only: OnceLock<(File, Times)>,
 }
 
 /// The rights that the file was given when it was created.
 #[derive(Debug)]
-struct Copied {
+struct CopiedRights {
     /// Owner, group and mode as the kernel made it.
     created: DirEntry,
     /// The same after copying. What differs at commit was set by the caller, and stays.
@@ -65,7 +65,7 @@ impl NewFile {
         let stat = dir::stat(temp.file().as_fd());
         let created = stat.map_err(|e| target.error("fstat", e))?;
         let mut file = NewFile {
-            rights: Copied {
+            rights: CopiedRights {
                 created,
                 copied: created,
                 from: None,
@@ -157,8 +157,8 @@ impl NewFile {
 
     /// Makes the file shorter, and releases its space.
     pub(super) fn truncate(&self, len: usize) -> Result<()> {
-        let cut = self.file().set_len(len as u64);
-        cut.map_err(|e| self.target.error("ftruncate", e))
+        let truncated = self.file().set_len(len as u64);
+        truncated.map_err(|e| self.target.error("ftruncate", e))
     }
 
     /// Makes the file a clone of another (reflink), if the file system can do that.

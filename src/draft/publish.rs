@@ -45,32 +45,32 @@ pub(super) fn link_into_place(
         dir: target.dir(),
         temp: &temp,
         target: &target.name.name,
-        progress: Cell::new(Progress::Start),
+        progress: Cell::new(PublishProgress::Start),
     };
     vfork::run(&|| replacement.advance(false));
     // No process could be made, or it was killed, or it may not link the file and this process may (without /proc,
     // linkat asks for the credentials that opened the file).
     match replacement.progress.get() {
-        Progress::Start | Progress::Linked => replacement.advance(true),
-        Progress::Failed(Step::Link, libc::ENOENT) => {
-            replacement.progress.set(Progress::Start);
+        PublishProgress::Start | PublishProgress::Linked => replacement.advance(true),
+        PublishProgress::Failed(PublishStep::Link, libc::ENOENT) => {
+            replacement.progress.set(PublishProgress::Start);
             replacement.advance(true);
         }
-        Progress::Done | Progress::Failed(..) => {}
+        PublishProgress::Done | PublishProgress::Failed(..) => {}
     }
     match replacement.progress.get() {
-        Progress::Done => Ok(()),
-        Progress::Failed(Step::Link, errno) => {
+        PublishProgress::Done => Ok(()),
+        PublishProgress::Failed(PublishStep::Link, errno) => {
             Err(not_linked("linkat", io::Error::from_raw_os_error(errno)))
         }
-        Progress::Failed(Step::Rename, errno) => {
+        PublishProgress::Failed(PublishStep::Rename, errno) => {
             let source = io::Error::from_raw_os_error(errno);
             Err(NotNamed {
                 error: target.replace_error("renameat", source),
                 was_linked: true,
             })
         }
-        Progress::Start | Progress::Linked => {
+        PublishProgress::Start | PublishProgress::Linked => {
             Err(not_linked("linkat", io::ErrorKind::Other.into()))
         }
     }
@@ -85,7 +85,7 @@ fn link(path: &CStr, fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum PublishStep {
     Link,
     Rename,
 }
@@ -96,13 +96,13 @@ enum Step {
 ///     +-> Failed(Link)   +-> Failed(Rename), the temporary name removed
 /// ```
 #[derive(Clone, Copy, Debug)]
-enum Progress {
+enum PublishProgress {
     Start,
     /// The temporary name exists.
     Linked,
     Done,
     /// With the errno.
-    Failed(Step, i32),
+    Failed(PublishStep, i32),
 }
 
 /// Puts an unnamed file in the place of `target`, by way of the name `temp`. It makes system calls and nothing else: it
@@ -113,29 +113,33 @@ struct Replacement<'a> {
     dir: BorrowedFd<'a>,
     temp: &'a CStr,
     target: &'a CStr,
-    progress: Cell<Progress>,
+    progress: Cell<PublishProgress>,
 }
 
 impl Replacement<'_> {
     /// `again`: after the child has done an unknown part of it.
     fn advance(&self, again: bool) {
-        if matches!(self.progress.get(), Progress::Start) {
+        if matches!(self.progress.get(), PublishProgress::Start) {
             match link(self.proc_path, self.fd, self.dir, self.temp) {
                 // The child had linked it. Nothing else has this name.
                 Err(e) if again && errno(&e) == libc::EEXIST => {}
-                Err(e) => return self.progress.set(Progress::Failed(Step::Link, errno(&e))),
+                Err(e) => {
+                    return self
+                        .progress
+                        .set(PublishProgress::Failed(PublishStep::Link, errno(&e)));
+                }
                 Ok(()) => {}
             }
-            self.progress.set(Progress::Linked);
+            self.progress.set(PublishProgress::Linked);
         }
         self.progress
             .set(match dir::rename(self.dir, self.temp, self.target) {
-                Ok(()) => Progress::Done,
+                Ok(()) => PublishProgress::Done,
                 // The child had renamed it.
-                Err(e) if again && errno(&e) == libc::ENOENT => Progress::Done,
+                Err(e) if again && errno(&e) == libc::ENOENT => PublishProgress::Done,
                 Err(e) => {
                     let _ = dir::unlink(self.dir, self.temp);
-                    Progress::Failed(Step::Rename, errno(&e))
+                    PublishProgress::Failed(PublishStep::Rename, errno(&e))
                 }
             });
         if again {

@@ -30,7 +30,7 @@ impl Write for Draft {
             return Ok(0);
         }
         if end > self.len() {
-            self.reach(end)?;
+            self.ensure_len(end)?;
         }
         self[start..end].copy_from_slice(bytes);
         self.position = end as u64;
@@ -45,7 +45,7 @@ impl Write for Draft {
 
 impl Draft {
     /// Makes the draft `len` bytes long; what holds it grows by half of its size, so that many small writes are cheap.
-    fn reach(&mut self, len: usize) -> io::Result<()> {
+    fn ensure_len(&mut self, len: usize) -> io::Result<()> {
         if len > self.store.len() {
             let room = self.store.len() / 2;
             let ahead = len.max(self.store.len() + room.max(GROWTH_MIN));

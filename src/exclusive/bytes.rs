@@ -2,7 +2,7 @@
 
 use crate::atfork::NotForChildren;
 use crate::error::{Error, Result};
-use crate::lease::write::Editable;
+use crate::lease::write::WriteLeasedMapping;
 use crate::locked_pages::LockedPages;
 use crate::page;
 use crate::range::whole_pages;
@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 pub(super) enum Bytes {
-    Leased(Editable),
+    Leased(WriteLeasedMapping),
     Unguarded(Unguarded),
 }
 
@@ -102,8 +102,8 @@ impl Unguarded {
         self.not_for_children.set_range(self.region.addresses());
         match resized {
             Err(error) if len > self.len => {
-                let cut = self.file.set_len(self.len as u64);
-                cut.map_err(|e| Error::os("ftruncate", None, e))?;
+                let truncated = self.file.set_len(self.len as u64);
+                truncated.map_err(|e| Error::os("ftruncate", None, e))?;
                 return Err(error);
             }
             // What is behind the end of the file stays mapped, and is never touched.

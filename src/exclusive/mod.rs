@@ -236,8 +236,8 @@ impl Exclusive {
                 let extended = space::extend_or_write_zeros(file, old as u64, len as u64);
                 return extended.map_err(|e| open::allocation_error(e, path.as_deref()));
             }
-            let cut = write::set_len(file, len as u64);
-            cut.map_err(|e| Error::os("ftruncate", path.as_deref(), e))
+            let truncated = write::set_len(file, len as u64);
+            truncated.map_err(|e| Error::os("ftruncate", path.as_deref(), e))
         };
         let resized = self.bytes.resize(len, set_size);
         let resized = resized.ok_or_else(|| self.lease_lost())?;

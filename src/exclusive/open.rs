@@ -5,9 +5,9 @@ use super::bytes::{Bytes, Unguarded};
 use super::open_files::{Claim, FileId};
 use crate::atfork;
 use crate::error::{Error, Result};
-use crate::lease::write::{Refused, WriteLease};
+use crate::lease::write::{WriteLease, WriteLeaseError};
 use crate::space;
-use crate::sys::file::{self, Kind};
+use crate::sys::file::{self, FileType};
 use crate::sys::{credentials, descriptor, dir};
 use std::ffi::CStr;
 use std::fs::File;
@@ -141,8 +141,8 @@ impl Attempt<'_> {
         if self.id(file.as_fd())? != id {
             return Ok((false, None));
         }
-        match WriteLease::take(file) {
-            Err(Refused::Busy) => Ok((false, None)),
+        match WriteLease::acquire(file) {
+            Err(WriteLeaseError::Busy) => Ok((false, None)),
             Err(why) => Err(lease_error(why, self.name)),
             Ok(lease) => self.map(lease, claim).map(|file| (false, file)),
         }
@@ -158,10 +158,10 @@ impl Attempt<'_> {
         let size = file::stat(lease.file().as_fd()).map_err(self.error("fstat"))?;
         let len = usize::try_from(size.size);
         let len = len.map_err(|_| Error::too_large_to_address(self.name))?;
-        let owned = space::own_blocks(lease.file(), size.size);
+        let owned = space::unshare_and_allocate(lease.file(), size.size);
         owned.map_err(|e| allocation_error(e, self.name))?;
         let mapping = match lease.map(len) {
-            Err(Refused::Busy) => return Ok(None),
+            Err(WriteLeaseError::Busy) => return Ok(None),
             other => other.map_err(|e| lease_error(e, self.name))?,
         };
         if let Some(file) = mapping.file() {
@@ -179,21 +179,21 @@ fn jitter(time: Duration) -> Duration {
     time / 2 + time * random as u32 / 16
 }
 
-fn check_kind(kind: Kind, path: Option<&Path>) -> Result<()> {
+fn check_kind(kind: FileType, path: Option<&Path>) -> Result<()> {
     match kind {
-        Kind::Regular => Ok(()),
-        Kind::Directory => Err(Error::is_directory(path)),
-        Kind::Block | Kind::Fifo | Kind::Other => {
+        FileType::Regular => Ok(()),
+        FileType::Directory => Err(Error::is_directory(path)),
+        FileType::Block | FileType::Fifo | FileType::Other => {
             Err(Error::not_mappable(path, "it is not a regular file"))
         }
     }
 }
 
-fn lease_error(why: Refused, path: Option<&Path>) -> Error {
+fn lease_error(why: WriteLeaseError, path: Option<&Path>) -> Error {
     match why {
-        Refused::Busy => Error::busy(path),
-        Refused::Never(why) => Error::unprotectable(path, why),
-        Refused::Failed(error) => error.with_path(|| path.map(PathBuf::from)),
+        WriteLeaseError::Busy => Error::busy(path),
+        WriteLeaseError::Unsupported(why) => Error::unprotectable(path, why),
+        WriteLeaseError::Failed(error) => error.with_path(|| path.map(PathBuf::from)),
     }
 }
 

@@ -10,10 +10,10 @@ use std::sync::{Arc, Weak};
 /// Device and inode.
 pub(super) type FileId = (u64, u64);
 
-static OPEN_FILES: Lock<Vec<Entry>> = Lock::new(Rank::ExclusiveFiles, Vec::new());
+static OPEN_FILES: Lock<Vec<OpenFile>> = Lock::new(Rank::ExclusiveFiles, Vec::new());
 
 #[derive(Debug)]
-struct Entry {
+struct OpenFile {
     id: FileId,
     process: Process,
     /// Gone when the lease has been released.
@@ -26,7 +26,7 @@ pub(super) struct Claim {
     id: FileId,
 }
 
-impl Entry {
+impl OpenFile {
     /// False once the file was closed, or another process was let in: then the descriptor leads to another file.
     fn is_open(&self) -> bool {
         let is_same =
@@ -40,11 +40,11 @@ impl Claim {
     /// way that breaks no lease.
     pub(super) fn new(id: FileId, file: &Arc<File>) -> Option<Self> {
         let mut files = OPEN_FILES.lock();
-        files.retain(Entry::is_open);
+        files.retain(OpenFile::is_open);
         if files.iter().any(|entry| entry.id == id) {
             return None;
         }
-        files.push(Entry {
+        files.push(OpenFile {
             id,
             process: Process::current(),
             file: Arc::downgrade(file),

@@ -5,7 +5,7 @@ use super::{Source, Window};
 use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
-use crate::sys::file::{Kind, Stat};
+use crate::sys::file::{FileType, Stat};
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 3;
 pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) + 'p;
 
 /// Where a copy is.
-pub(crate) enum Copy {
+pub(crate) enum Copied {
     Memory(Buffer),
     /// In an unnamed file of `len` bytes.
     Disk {
@@ -29,11 +29,11 @@ pub(crate) enum Copy {
     },
 }
 
-impl Copy {
+impl Copied {
     pub(crate) fn len(&self) -> u64 {
         match self {
-            Copy::Memory(buffer) => buffer.len() as u64,
-            Copy::Disk { len, .. } => *len,
+            Copied::Memory(buffer) => buffer.len() as u64,
+            Copied::Disk { len, .. } => *len,
         }
     }
 }
@@ -48,7 +48,7 @@ pub(crate) fn copy(
     mut before: Stat,
     memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
-) -> Result<(Copy, bool)> {
+) -> Result<(Copied, bool)> {
     let reader = source.reader(false);
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
     let mut attempt = 1;
@@ -56,7 +56,7 @@ pub(crate) fn copy(
         let range = window.in_file(before.size)?;
         let len = range.end - range.start;
         let copy = if budget::fits_memory(len, memory_limit) {
-            Copy::Memory(into_memory(source, fd, range, progress)?)
+            Copied::Memory(into_memory(source, fd, range, progress)?)
         } else {
             to_disk(source, range, memory_limit, progress)?
         };
@@ -72,10 +72,10 @@ pub(crate) fn copy(
 }
 
 /// fstat(2), with the size of a block device, which is 0 there.
-pub(crate) fn stat_with_size(source: &Source<'_>, kind: Kind) -> Result<Stat> {
+pub(crate) fn stat_with_size(source: &Source<'_>, kind: FileType) -> Result<Stat> {
     let stat = source.stat()?;
     Ok(match kind {
-        Kind::Block => Stat {
+        FileType::Block => Stat {
             size: source.device_size()?,
             ..stat
         },
@@ -107,7 +107,7 @@ fn to_disk(
     range: Range<u64>,
     memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
-) -> Result<Copy> {
+) -> Result<Copied> {
     let total = range.end - range.start;
     let mut step = |done| {
         progress(done, Some(total));
@@ -117,9 +117,9 @@ fn to_disk(
     let reader = source.reader(true);
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
     match copy_to_disk(fd, range.clone(), &mut step) {
-        Ok((file, len)) => Ok(Copy::Disk { file, len }),
+        Ok((file, len)) => Ok(Copied::Disk { file, len }),
         Err(_) if memory_limit.is_none() && budget::fits_available(total) => {
-            into_memory(source, fd, range, progress).map(Copy::Memory)
+            into_memory(source, fd, range, progress).map(Copied::Memory)
         }
         Err(e) => Err(Error::no_room(source.name().as_deref(), total, e)),
     }

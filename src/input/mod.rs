@@ -7,7 +7,7 @@ mod stream;
 mod unnamed;
 mod window;
 
-pub(crate) use copy::{Copy, Progress, copy, stat_with_size};
+pub(crate) use copy::{Copied, Progress, copy, stat_with_size};
 pub(crate) use request::{Access, Request};
 pub(crate) use source::Source;
 pub(crate) use stream::read_to_end;

@@ -1,7 +1,7 @@
 //! An open descriptor of this crate, and its name for errors.
 
 use crate::error::{Error, Result};
-use crate::sys::file::{self, Kind, Stat};
+use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,7 +41,7 @@ impl<'a> Source<'a> {
             Err(e) => Err(Error::os("open", Some(path), e)),
             Ok(fd) => {
                 let source = Source::new(fd, Some(path), Description::Own);
-                let is_nonblocking_fifo = source.stat()?.kind == Kind::Fifo;
+                let is_nonblocking_fifo = source.stat()?.kind == FileType::Fifo;
                 if !is_nonblocking_fifo {
                     file::set_blocking(source.fd()).map_err(|e| source.error("fcntl", e))?;
                 }

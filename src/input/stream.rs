@@ -1,7 +1,7 @@
 //! Input without a size, read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say they are empty.
 
 use super::unnamed::{SPACE_CHUNK, with_unnamed_file};
-use super::{Copy, Progress, Request, Source};
+use super::{Copied, Progress, Request, Source};
 use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub(crate) fn read_to_end(
     request: &Request,
     position: Option<u64>,
     progress: &mut Progress<'_>,
-) -> Result<Copy> {
+) -> Result<Copied> {
     // Fails if it is not a pipe, or is not allowed: then its capacity stays as it is.
     let _ = file::set_pipe_capacity(source.fd(), PIPE_CAPACITY);
     let mut limits = Limits::new(source, request);
@@ -47,7 +47,7 @@ pub(crate) fn read_to_end(
         progress(done, request.window_len());
     }
     request.check_complete(buffer.len() as u64)?;
-    buffer.shrink_to_fit().map(Copy::Memory)
+    buffer.shrink_to_fit().map(Copied::Memory)
 }
 
 fn read_some(source: &Source<'_>, buffer: &mut Buffer, most: usize) -> Result<usize> {
@@ -96,7 +96,7 @@ fn spill(
     read: &Buffer,
     limits: &Limits<'_>,
     progress: &mut Progress<'_>,
-) -> Result<Copy> {
+) -> Result<Copied> {
     let mut done = read.len() as u64;
     let start = |file: File| write::write_all_at(&file, read.bytes(), 0).map(|()| file);
     let file = with_unnamed_file(None, done, start)
@@ -122,7 +122,7 @@ fn spill(
         limits.check_size(done)?;
     }
     request.check_complete(done)?;
-    Ok(Copy::Disk { file, len: done })
+    Ok(Copied::Disk { file, len: done })
 }
 
 /// The most bytes to read. The available memory is looked up only when there are many.

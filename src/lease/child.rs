@@ -12,7 +12,7 @@
 
 use super::space::pointer;
 use super::table::{
-    BUSY, DONE, Data, Entry, Kind, LIVE, PREPARING, ReadData, SWAPPED, TABLE, WORKING,
+    BUSY, DONE, Data, LIVE, LeaseData, LeaseEntry, PREPARING, ReadData, SWAPPED, TABLE, WORKING,
 };
 use super::{copy, monitor, read, space};
 use crate::atfork;
@@ -59,14 +59,14 @@ extern "C" fn in_child() {
     for entry in TABLE.iter().filter(|entry| entry.state() == BUSY) {
         // SAFETY: in BUSY this thread alone uses it.
         let data = *unsafe { entry.data() };
-        if let Kind::Read(read) = data.kind {
-            go_on(entry, &data, &read, is_monitored);
+        if let LeaseData::Read(read) = data.kind {
+            keep_bytes(entry, &data, &read, is_monitored);
         }
     }
 }
 
 /// True if the entry needs a lease of the child's own; it is BUSY then.
-fn detach_from_parent(entry: &Entry) -> bool {
+fn detach_from_parent(entry: &LeaseEntry) -> bool {
     let fd = entry.fd.load(Ordering::Acquire);
     if fd < 0 || entry.state() == DONE {
         return false;
@@ -76,19 +76,19 @@ fn detach_from_parent(entry: &Entry) -> bool {
     // SAFETY: as above.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
     match (entry.state(), data.kind) {
-        (LIVE | BUSY | WORKING, Kind::Read(_)) => {
+        (LIVE | BUSY | WORKING, LeaseData::Read(_)) => {
             entry.broken_at.store(0, Ordering::Relaxed);
             entry.end_release(false);
             entry.set(BUSY);
             return true;
         }
-        (LIVE | BUSY | WORKING, Kind::Write(write)) => {
+        (LIVE | BUSY | WORKING, LeaseData::Write(write)) => {
             deny_access(&data);
             // SAFETY: as above.
-            atfork::close_behind(unsafe { BorrowedFd::borrow_raw(write.missing) });
+            atfork::close_behind(unsafe { BorrowedFd::borrow_raw(write.userfaultfd) });
             entry.set(DONE);
         }
-        (SWAPPED, Kind::Read(read)) => {
+        (SWAPPED, LeaseData::Read(read)) => {
             if !copy::is_unchanged(file, &read.stat, false) {
                 entry.is_inconsistent.store(true, Ordering::Relaxed);
             }
@@ -102,7 +102,7 @@ fn detach_from_parent(entry: &Entry) -> bool {
 }
 
 /// Keeps the bytes of a snapshot as they are in the child.
-fn go_on(entry: &Entry, data: &Data, read: &ReadData, is_monitored: bool) {
+fn keep_bytes(entry: &LeaseEntry, data: &Data, read: &ReadData, is_monitored: bool) {
     let fd = entry.fd.load(Ordering::Acquire);
     // SAFETY: the number is open until the owner ends the entry.
     let parents = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -119,7 +119,12 @@ fn go_on(entry: &Entry, data: &Data, read: &ReadData, is_monitored: bool) {
 }
 
 /// Sets a lease of this process on a description of its own. False if the parent's was broken before.
-fn continue_lease(entry: &Entry, parents: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
+fn continue_lease(
+    entry: &LeaseEntry,
+    parents: BorrowedFd<'_>,
+    data: &Data,
+    read: &ReadData,
+) -> bool {
     let Ok(own) = unnamed::reopen(parents.as_raw_fd()) else {
         return false;
     };

@@ -2,8 +2,8 @@
 //! mapping, at the same addresses and in one step; then the lease is released. Nothing here allocates or takes a lock.
 #![allow(unsafe_code)]
 
-use super::space::{Taken, pointer, replace};
-use super::table::{DONE, Data, Entry, Kind, LIVE, ReadData, SWAPPED};
+use super::space::{ReservedMemory, pointer, replace};
+use super::table::{DONE, Data, LIVE, LeaseData, LeaseEntry, ReadData, SWAPPED};
 use crate::backing::Backing;
 use crate::file_system::FileSystem;
 use crate::input::copy_into;
@@ -39,10 +39,10 @@ pub(super) fn prepare() {
 }
 
 /// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
-pub(super) fn answer(entry: &Entry, fd: RawFd) {
+pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
     // SAFETY: in WORKING the answerer alone uses it.
     let data = *unsafe { entry.data() };
-    let Kind::Read(read) = data.kind else {
+    let LeaseData::Read(read) = data.kind else {
         return entry.set(LIVE);
     };
     // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
@@ -58,7 +58,7 @@ pub(super) fn answer(entry: &Entry, fd: RawFd) {
 }
 
 /// Releases the lease of a mapping that was replaced.
-fn finish(entry: &Entry, file: BorrowedFd<'_>, read: &ReadData) {
+fn finish(entry: &LeaseEntry, file: BorrowedFd<'_>, read: &ReadData) {
     // Before a writer is let in; and once more if one was let in before.
     let mut is_consistent = is_unchanged(file, &read.stat, true);
     if !lease::release(entry.fd.load(Ordering::Relaxed)) {
@@ -83,7 +83,7 @@ pub(super) fn is_unchanged(file: BorrowedFd<'_>, then: &Stat, is_held: bool) -> 
 
 /// Copies the bytes and maps the copy in place of the file.
 fn replace_mapping(
-    entry: &Entry,
+    entry: &LeaseEntry,
     file: BorrowedFd<'_>,
     data: &Data,
     read: &ReadData,
@@ -143,7 +143,7 @@ pub(super) fn copy_to_memory(
     range: std::ops::Range<u64>,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<()> {
-    let memory = Taken::new(data.start, data.len)?;
+    let memory = ReservedMemory::new(data.start, data.len)?;
     // A kernel without huge pages has small ones.
     // SAFETY: the memory is ours.
     let _ = unsafe { memory::advise(memory.start(), data.len, libc::MADV_HUGEPAGE) };
@@ -159,7 +159,7 @@ pub(super) fn copy_to_memory(
     match moved {
         Ok(()) => {
             data.relock();
-            memory.replace_moved();
+            memory.reserve_again();
         }
         Err(_) => memory.put_back(),
     }
@@ -230,7 +230,7 @@ fn with_unnamed_file<T>(
 }
 
 /// Ends the process: better than letting the bytes change.
-pub(super) fn abort(entry: &Entry) -> ! {
+pub(super) fn abort(entry: &LeaseEntry) -> ! {
     let why: &[u8] = match entry.lease() {
         lease::Lease::Read => {
             b" is about to be changed by another process while its bytes are in use, and they could not be copied in \

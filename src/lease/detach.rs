@@ -11,8 +11,8 @@
 #![allow(unsafe_code)]
 
 use super::monitor;
-use super::space::{Taken, pointer, replace};
-use super::table::{DONE, Entry, Kind, LIVE, WriteData};
+use super::space::{ReservedMemory, pointer, replace};
+use super::table::{DONE, LIVE, LeaseData, LeaseEntry, WriteData};
 use crate::atfork;
 use crate::backing::Backing;
 use crate::page;
@@ -40,17 +40,17 @@ pub(super) fn prepare() -> io::Result<()> {
 }
 
 /// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if there was no memory.
-pub(super) fn answer(entry: &Entry, fd: i32) {
+pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
     // SAFETY: in WORKING the answerer alone uses it.
     let data = unsafe { entry.data() };
     let (start, mapped) = (data.start, data.len);
-    let Kind::Write(write) = &mut data.kind else {
+    let LeaseData::Write(write) = &mut data.kind else {
         return entry.set(LIVE);
     };
     // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
     // SAFETY: as above.
-    let pages = unsafe { BorrowedFd::borrow_raw(write.missing) };
+    let pages = unsafe { BorrowedFd::borrow_raw(write.userfaultfd) };
     match detach((start, mapped), write, file, pages) {
         Ok(()) => {
             // Closing the userfaultfd makes the memory ordinary.
@@ -72,7 +72,7 @@ fn detach(
     pages: BorrowedFd<'_>,
 ) -> io::Result<()> {
     if !write.is_moved {
-        move_memory_over((start, mapped), pages)?;
+        replace_with_userfault_memory((start, mapped), pages)?;
         write.is_moved = true;
     }
     let end = page::align_up(write.len).map_or(mapped, |end| end.min(mapped));
@@ -111,13 +111,16 @@ fn read_exact(
 }
 
 /// Puts memory without pages in place of the mapping.
-fn move_memory_over((start, len): (usize, usize), pages: BorrowedFd<'_>) -> io::Result<()> {
-    let memory = Taken::new(start, len)?;
+fn replace_with_userfault_memory(
+    (start, len): (usize, usize),
+    pages: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let memory = ReservedMemory::new(start, len)?;
     let from = memory.start();
     let moved = make_missing(from, len)
         .and_then(|()| userfault::register(pages, from, len))
         .and_then(|()| {
-            let _noted = monitor::note_moves(pages);
+            let _noted = monitor::acknowledge_remaps(pages);
             let target = pointer(start);
             replace(target, len, || {
                 // SAFETY:
@@ -127,7 +130,7 @@ fn move_memory_over((start, len): (usize, usize), pages: BorrowedFd<'_>) -> io::
             })
         });
     match moved {
-        Ok(_) => memory.replace_moved(),
+        Ok(_) => memory.reserve_again(),
         Err(_) => memory.put_back(),
     }
     moved

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::deadline::Deadline;
-use super::table::{BUSY, DONE, Entry, LIVE, TABLE, WORKING};
+use super::table::{BUSY, DONE, LIVE, LeaseEntry, TABLE, WORKING};
 use super::{child, copy, detach};
 use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
@@ -71,11 +71,11 @@ pub(super) fn start() -> io::Result<()> {
 /// The same without what needs the allocator. Both threads run when it returns.
 pub(super) fn start_threads() -> io::Result<()> {
     if WATCHER.load(Ordering::Acquire) == 0 {
-        thread::start_plain(watch)?;
+        thread::start_detached(watch)?;
         wait_for(&WATCHER);
     }
     if ANSWERER.load(Ordering::Acquire) == 0 {
-        thread::start_plain(answer)?;
+        thread::start_detached(answer)?;
         wait_for(&ANSWERER);
     }
     Ok(())
@@ -117,7 +117,7 @@ pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
 
 /// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
 /// broken meanwhile.
-pub(super) fn look_after(entry: &Entry, events: u64) -> bool {
+pub(super) fn look_after(entry: &LeaseEntry, events: u64) -> bool {
     // SeqCst with `report` and `watch`: either they see the entry LIVE, or this sees what they stored before.
     if EVENTS.load(Ordering::SeqCst) != events && !entry.is_held() {
         return false;
@@ -166,12 +166,12 @@ extern "C" fn watch(_: *mut c_void) -> *mut c_void {
             polled = now;
         }
         looked = now;
-        timeout = match pursue(now) {
-            Found::Broken => Some(RETRY_INTERVAL),
-            Found::Leases => Some((polled + interval).saturating_sub(now).max(1)),
+        timeout = match advance(now) {
+            Leases::Broken => Some(RETRY_INTERVAL),
+            Leases::Unbroken => Some((polled + interval).saturating_sub(now).max(1)),
             // A quiet while: the next lease wakes this thread.
-            Found::Nothing if is_time => sleep(),
-            Found::Nothing => Some(interval),
+            Leases::None if is_time => sleep(),
+            Leases::None => Some(interval),
         };
     }
 }
@@ -179,7 +179,7 @@ extern "C" fn watch(_: *mut c_void) -> *mut c_void {
 /// No timeout, unless a lease was set just now.
 fn sleep() -> Option<u64> {
     IS_ASLEEP.store(true, Ordering::SeqCst);
-    let is_leased = TABLE.iter().any(Entry::needs_lease);
+    let is_leased = TABLE.iter().any(LeaseEntry::needs_lease);
     is_leased.then_some(0)
 }
 
@@ -195,22 +195,22 @@ fn report(fd: i32, at: u64) {
 }
 
 /// Notes whether a lease is broken.
-fn look(entry: &Entry, at: u64) {
+fn look(entry: &LeaseEntry, at: u64) {
     let is_known = entry.broken_at.load(Ordering::Relaxed) != 0;
     if entry.needs_lease() && !is_known && !entry.is_held() {
         entry.broken_at.store(at, Ordering::Release);
     }
 }
 
-enum Found {
-    Nothing,
-    Leases,
+enum Leases {
+    None,
+    Unbroken,
     Broken,
 }
 
 /// Has breaks answered, and ends the process when one cannot be answered in time.
-fn pursue(now: u64) -> Found {
-    let mut found = Found::Nothing;
+fn advance(now: u64) -> Leases {
+    let mut found = Leases::None;
     let mut is_due = false;
     for entry in TABLE.iter() {
         let broken_at = entry.broken_at.load(Ordering::Acquire);
@@ -220,18 +220,18 @@ fn pursue(now: u64) -> Found {
             continue;
         }
         if broken_at == 0 {
-            if matches!(found, Found::Nothing) {
-                found = Found::Leases;
+            if matches!(found, Leases::None) {
+                found = Leases::Unbroken;
             }
             continue;
         }
-        found = Found::Broken;
+        found = Leases::Broken;
         let deadline = deadline(broken_at);
         let is_dropped = entry.is_dropped.load(Ordering::Acquire);
         if deadline.is_near(now) && !is_dropped && !entry.is_held() {
             copy::abort(entry);
         }
-        is_due |= state == LIVE && is_answered_now(entry, &deadline, now);
+        is_due |= state == LIVE && should_handle_now(entry, &deadline, now);
     }
     if is_due {
         wake_answerer();
@@ -247,7 +247,7 @@ fn deadline(broken_at: u64) -> Deadline {
 }
 
 /// A reader is answered at once. An editor keeps the file for as long as possible.
-fn is_answered_now(entry: &Entry, deadline: &Deadline, now: u64) -> bool {
+fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
     entry.lease() == Lease::Read || deadline.has_waited_long(now)
 }
 
@@ -261,10 +261,10 @@ extern "C" fn answer(_: *mut c_void) -> *mut c_void {
         for entry in TABLE.iter() {
             let broken_at = entry.broken_at.load(Ordering::Acquire);
             let now = clock::monotonic_ms();
-            let is_due = broken_at != 0 && is_answered_now(entry, &deadline(broken_at), now);
+            let is_due = broken_at != 0 && should_handle_now(entry, &deadline(broken_at), now);
             let is_asked = entry.is_release_asked();
             if (is_due || is_asked) && entry.begin() {
-                answer_one(entry, is_asked);
+                handle_one(entry, is_asked);
             }
             if is_asked {
                 entry.end_release(entry.state() == DONE && broken_at == 0);
@@ -276,7 +276,7 @@ extern "C" fn answer(_: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-fn answer_one(entry: &Entry, is_release_asked: bool) {
+fn handle_one(entry: &LeaseEntry, is_release_asked: bool) {
     let may_release = is_release_asked && entry.lease() == Lease::Read;
     if entry.is_held() && !may_release {
         // What was broken was an older lease, whose entry and descriptor this one has.
@@ -285,8 +285,8 @@ fn answer_one(entry: &Entry, is_release_asked: bool) {
     }
     let fd = entry.fd.load(Ordering::Acquire);
     match entry.lease() {
-        Lease::Read => copy::answer(entry, fd),
-        Lease::Write => detach::answer(entry, fd),
+        Lease::Read => copy::handle_break(entry, fd),
+        Lease::Write => detach::handle_break(entry, fd),
     }
 }
 
@@ -295,10 +295,13 @@ pub(crate) fn release_all() -> bool {
     if !is_running() {
         return true;
     }
-    let is_leased = |entry: &&Entry| entry.lease() == Lease::Read && entry.needs_lease();
-    TABLE.iter().filter(is_leased).for_each(Entry::ask_release);
+    let is_leased = |entry: &&LeaseEntry| entry.lease() == Lease::Read && entry.needs_lease();
+    TABLE
+        .iter()
+        .filter(is_leased)
+        .for_each(LeaseEntry::ask_release);
     wake_answerer();
-    TABLE.iter().for_each(Entry::await_release);
+    TABLE.iter().for_each(LeaseEntry::await_release);
     !TABLE.iter().any(|entry| is_leased(&entry))
 }
 
@@ -308,7 +311,7 @@ fn wake_answerer() {
 }
 
 /// The watcher acknowledges moves of this userfaultfd's memory until the value is dropped.
-pub(super) fn note_moves(pages: BorrowedFd<'_>) -> impl Drop {
+pub(super) fn acknowledge_remaps(pages: BorrowedFd<'_>) -> impl Drop {
     struct Noted;
     impl Drop for Noted {
         fn drop(&mut self) {

@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::copy::is_unchanged;
-use super::table::{BUSY, Data, Entry, Kind, LIVE, ReadData, TABLE, WORKING};
+use super::table::{BUSY, Data, LIVE, LeaseData, LeaseEntry, ReadData, TABLE, WORKING};
 use super::{monitor, space};
 use crate::atfork;
 use crate::backing::Backing;
@@ -41,13 +41,13 @@ static FILES: AtomicPtr<Lock<Files>> = AtomicPtr::new(ptr::null_mut());
 #[derive(Default)]
 struct Files {
     /// By inode number.
-    mappings: HashMap<u64, Vec<Known>>,
+    mappings: HashMap<u64, Vec<KnownMapping>>,
 }
 
 /// A mapping that other snapshots may share.
-struct Known {
+struct KnownMapping {
     mapping: Weak<Inner>,
-    entry: &'static Entry,
+    entry: &'static LeaseEntry,
     stat: Stat,
     /// Which bytes of the file it has.
     range: Range<u64>,
@@ -88,13 +88,13 @@ pub(super) fn reserve_space(len: usize) -> io::Result<()> {
 }
 
 /// A descriptor with a lease, which the monitor looks after once its entry is published.
-pub(super) struct Holder<F: AsFd> {
+pub(super) struct LeaseHolder<F: AsFd> {
     pub(super) file: Arc<F>,
-    pub(super) entry: Claimed<Entry>,
+    pub(super) entry: Claimed<LeaseEntry>,
     events: u64,
 }
 
-impl<F: AsFd> Holder<F> {
+impl<F: AsFd> LeaseHolder<F> {
     /// Sets a lease. Starts the monitor if it does not run.
     pub(super) fn new(file: Arc<F>, lease: Lease) -> io::Result<Self> {
         if !monitor::is_running() {
@@ -104,7 +104,7 @@ impl<F: AsFd> Holder<F> {
         let entry = TABLE.claim();
         entry.prepare(file.as_fd().as_raw_fd(), lease);
         let events = monitor::events();
-        let holder = Holder {
+        let holder = LeaseHolder {
             file,
             entry,
             events,
@@ -116,7 +116,7 @@ impl<F: AsFd> Holder<F> {
     /// Hands a mapping to the monitor. False if the lease is broken already.
     ///
     /// # Safety
-    /// `data` is a mapping of the file, which the caller owns and unmaps after [`Entry::end`] only.
+    /// `data` is a mapping of the file, which the caller owns and unmaps after [`LeaseEntry::end`] only.
     pub(super) unsafe fn publish(&self, data: Data) -> io::Result<bool> {
         reserve_space(data.len)?;
         // SAFETY: prepared by `new`; the caller's promise.
@@ -133,7 +133,7 @@ impl<F: AsFd> Holder<F> {
     }
 }
 
-impl<F: AsFd> Drop for Holder<F> {
+impl<F: AsFd> Drop for LeaseHolder<F> {
     fn drop(&mut self) {
         if self.entry.fd.load(Ordering::Relaxed) >= 0 {
             self.entry.end();
@@ -144,7 +144,7 @@ impl<F: AsFd> Drop for Holder<F> {
 
 /// A read lease whose file is not mapped yet.
 pub(crate) struct ReadLease {
-    holder: Holder<OwnedFd>,
+    holder: LeaseHolder<OwnedFd>,
     stat: Stat,
     system: FileSystem,
 }
@@ -165,7 +165,7 @@ impl ReadLease {
         if budget::is_descriptor_scarce(file.as_fd()) {
             return Ok(Err(Reason::Descriptors));
         }
-        let holder = match Holder::new(Arc::new(file), Lease::Read) {
+        let holder = match LeaseHolder::new(Arc::new(file), Lease::Read) {
             Ok(holder) => holder,
             Err(error) => return Ok(Err(refusal(&error))),
         };
@@ -204,7 +204,7 @@ impl ReadLease {
         };
         let (region, delta) = Region::file(holder.file.as_fd(), from, mapped)?;
         let start = from - delta as u64;
-        let kind = Kind::Read(ReadData {
+        let kind = LeaseData::Read(ReadData {
             offset: start,
             stat,
             system,
@@ -220,7 +220,7 @@ impl ReadLease {
         if !unsafe { inner.holder.publish(data) }? {
             return Ok(None);
         }
-        let known = Known {
+        let known = KnownMapping {
             mapping: Arc::downgrade(&inner),
             entry: inner.holder.entry.get(),
             stat,
@@ -261,7 +261,7 @@ fn refusal(error: &io::Error) -> Reason {
 pub(crate) struct LeasedMapping(Arc<Inner>);
 
 struct Inner {
-    holder: Holder<OwnedFd>,
+    holder: LeaseHolder<OwnedFd>,
     region: Region,
     /// The file when the lease was set.
     stat: Stat,
@@ -323,7 +323,7 @@ impl LeasedMapping {
     pub(crate) fn is_consistent(&self) -> bool {
         let entry = &self.0.holder.entry;
         loop {
-            entry.settle();
+            entry.wait_for_swap_in_progress();
             let intact = || !entry.is_inconsistent.load(Ordering::Acquire);
             if !entry.needs_lease() {
                 return intact();

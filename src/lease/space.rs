@@ -112,20 +112,20 @@ impl Span {
 }
 
 /// Zeroed memory in the reserved range.
-pub(super) struct Taken {
+pub(super) struct ReservedMemory {
     span: Span,
     start: usize,
     len: usize,
 }
 
-impl Taken {
+impl ReservedMemory {
     /// `len` bytes of which no page is there, as far from the start of a huge page as `like` is. For one thread.
     pub(super) fn new(like: usize, len: usize) -> io::Result<Self> {
         let out_of_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
         let span = swap(ptr::null_mut()).ok_or_else(out_of_memory)?;
         let (first, huge) = (span.start + page::size(), page::huge_size().unwrap_or(1));
         let start = first + like.wrapping_sub(first) % huge;
-        let taken = Taken { span, start, len };
+        let taken = ReservedMemory { span, start, len };
         if len > span.fits {
             taken.put_back();
             return Err(out_of_memory());
@@ -159,7 +159,7 @@ impl Taken {
     }
 
     /// Reserves again, after the memory was moved away: its addresses may belong to another mapping by now.
-    pub(super) fn replace_moved(self) {
+    pub(super) fn reserve_again(self) {
         let end = self.span.start + self.span.len;
         for part in [self.span.start..self.start, self.start + self.len..end] {
             if !part.is_empty() {

@@ -29,7 +29,7 @@ use std::cell::UnsafeCell;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 
-pub(super) static TABLE: Table<Entry> = Table::new();
+pub(super) static TABLE: Table<LeaseEntry> = Table::new();
 
 /// There is a descriptor at most; the lease is being set or was given up.
 pub(super) const PREPARING: u32 = 0;
@@ -47,7 +47,7 @@ const RELEASE_ASKED: u32 = 1;
 const RELEASED: u32 = 2;
 
 /// One lease and the mapping under it.
-pub(super) struct Entry {
+pub(super) struct LeaseEntry {
     state: AtomicU32,
     /// The descriptor with the lease, or -1. The number stays open until the owner has ended the entry.
     pub(super) fd: AtomicI32,
@@ -60,7 +60,7 @@ pub(super) struct Entry {
     release: AtomicU32,
     /// The owner waits for the entry: an answer is no longer needed.
     pub(super) is_dropped: AtomicBool,
-    /// What holds the bytes once SWAPPED: 0, or a number of [`Entry::set_backing`].
+    /// What holds the bytes once SWAPPED: 0, or a number of [`LeaseEntry::set_backing`].
     backing: AtomicU8,
     /// The bytes may differ from those that the file had.
     pub(super) is_inconsistent: AtomicBool,
@@ -68,9 +68,9 @@ pub(super) struct Entry {
 }
 
 // SAFETY: all fields but `data` are atomic; `data` is used by one thread at a time, see above.
-unsafe impl Sync for Entry {}
+unsafe impl Sync for LeaseEntry {}
 // SAFETY: as above.
-unsafe impl Send for Entry {}
+unsafe impl Send for LeaseEntry {}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Data {
@@ -79,11 +79,11 @@ pub(super) struct Data {
     pub(super) len: usize,
     /// Which of its pages are locked: of the region, which the owner keeps.
     pub(super) locked: Option<NonNull<LockedPages>>,
-    pub(super) kind: Kind,
+    pub(super) kind: LeaseData,
 }
 
 impl Data {
-    pub(super) fn new(region: &Region, kind: Kind) -> Self {
+    pub(super) fn new(region: &Region, kind: LeaseData) -> Self {
         Data {
             start: region.addresses().start,
             len: region.len(),
@@ -102,7 +102,7 @@ impl Data {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Kind {
+pub(super) enum LeaseData {
     #[default]
     None,
     Read(ReadData),
@@ -124,15 +124,15 @@ pub(super) struct WriteData {
     /// Bytes of the file.
     pub(super) len: usize,
     /// The userfaultfd for the memory that takes the place of the mapping.
-    pub(super) missing: RawFd,
+    pub(super) userfaultfd: RawFd,
     /// The memory is there; its pages from `populated` on are missing.
     pub(super) is_moved: bool,
     pub(super) populated: usize,
 }
 
-impl Default for Entry {
+impl Default for LeaseEntry {
     fn default() -> Self {
-        Entry {
+        LeaseEntry {
             state: AtomicU32::new(PREPARING),
             fd: AtomicI32::new(-1),
             signal_fd: AtomicI32::new(-1),
@@ -147,7 +147,7 @@ impl Default for Entry {
     }
 }
 
-impl Entry {
+impl LeaseEntry {
     /// For a descriptor on which a lease is about to be set.
     pub(super) fn prepare(&self, fd: RawFd, lease: Lease) {
         self.broken_at.store(0, Ordering::Relaxed);
@@ -164,7 +164,7 @@ impl Entry {
     /// From here on the monitor looks after the lease.
     ///
     /// # Safety
-    /// The caller has prepared the entry. `data` is a mapping under the lease that the caller owns until [`Entry::end`].
+    /// The caller has prepared the entry. `data` is a mapping under the lease that the caller owns until [`LeaseEntry::end`].
     pub(super) unsafe fn publish(&self, data: Data) {
         // SAFETY: in PREPARING only the owner uses it.
         unsafe { *self.data.get() = data };
@@ -286,7 +286,7 @@ impl Entry {
 
     /// What holds the bytes; waits between the swap and the release, so that a caller that sees the writer sees this.
     pub(super) fn backing(&self) -> Backing {
-        self.settle();
+        self.wait_for_swap_in_progress();
         match self.backing.load(Ordering::Acquire) {
             1 => Backing::Memory,
             2 => Backing::Cloned,
@@ -305,7 +305,7 @@ impl Entry {
         self.backing.store(number, Ordering::Release);
     }
 
-    pub(super) fn settle(&self) {
+    pub(super) fn wait_for_swap_in_progress(&self) {
         while self.state() == SWAPPED {
             futex::wait(&self.state, SWAPPED);
         }

@@ -6,8 +6,8 @@
 #![allow(unsafe_code)]
 
 use super::monitor;
-use super::read::{Holder, reserve_space};
-use super::table::{Data, Kind, WriteData};
+use super::read::{LeaseHolder, reserve_space};
+use super::table::{Data, LeaseData, WriteData};
 use crate::atfork::Process;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
@@ -25,47 +25,52 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Why there is no write lease.
-pub(crate) enum Refused {
+pub(crate) enum WriteLeaseError {
     /// The file is open elsewhere, or was opened just now.
     Busy,
     /// There can be none.
-    Never(&'static str),
+    Unsupported(&'static str),
     Failed(Error),
 }
 
-fn failed(operation: &'static str) -> impl Fn(io::Error) -> Refused {
-    move |e| Refused::Failed(Error::os(operation, None, e))
+fn failed(operation: &'static str) -> impl Fn(io::Error) -> WriteLeaseError {
+    move |e| WriteLeaseError::Failed(Error::os(operation, None, e))
 }
 
 /// A file that is open nowhere else; it is mapped once its size is known to stay. Dropping it lets other processes in.
 pub(crate) struct WriteLease {
-    holder: Holder<File>,
+    holder: LeaseHolder<File>,
     /// The userfaultfd that is needed when another process has to be let in.
-    missing: OwnedFd,
+    userfaultfd: OwnedFd,
 }
 
 impl WriteLease {
     /// `file` has a description of its own, open for reading and writing.
-    pub(crate) fn take(file: File) -> Result<Self, Refused> {
+    pub(crate) fn acquire(file: File) -> Result<Self, WriteLeaseError> {
         let system = FileSystem::from_fd(file.as_fd()).map_err(failed("fstatfs"))?;
         if !system.keeps_leases() {
-            return Err(Refused::Never("its file system has no leases to rely on"));
+            return Err(WriteLeaseError::Unsupported(
+                "its file system has no leases to rely on",
+            ));
         }
         if !system.writes_in_place() {
             // A store may need new space; on a full disk it would be a signal.
-            return Err(Refused::Never(
+            return Err(WriteLeaseError::Unsupported(
                 "its file system writes pages to new places, and could not report a full disk",
             ));
         }
-        let missing = userfault::create().map_err(|e| match e.raw_os_error() {
+        let userfaultfd = userfault::create().map_err(|e| match e.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => failed("userfaultfd")(e),
-            _ => Refused::Never(
+            _ => WriteLeaseError::Unsupported(
                 "userfaultfd(2) is refused (by a container's seccomp filter, or the kernel), so other processes could \
                  not be let in",
             ),
         })?;
-        let holder = Holder::new(Arc::new(file), Lease::Write).map_err(refusal)?;
-        Ok(WriteLease { holder, missing })
+        let holder = LeaseHolder::new(Arc::new(file), Lease::Write).map_err(refusal)?;
+        Ok(WriteLease {
+            holder,
+            userfaultfd,
+        })
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -73,42 +78,45 @@ impl WriteLease {
     }
 
     /// Maps the first `len` bytes, which have blocks on the disk.
-    pub(crate) fn map(self, len: usize) -> Result<Editable, Refused> {
-        let WriteLease { holder, missing } = self;
-        let region = map(&holder.file, len).map_err(Refused::Failed)?;
+    pub(crate) fn map(self, len: usize) -> Result<WriteLeasedMapping, WriteLeaseError> {
+        let WriteLease {
+            holder,
+            userfaultfd,
+        } = self;
+        let region = map(&holder.file, len).map_err(WriteLeaseError::Failed)?;
         split_page_cache_folios(&region);
-        let kind = Kind::Write(WriteData {
+        let kind = LeaseData::Write(WriteData {
             len,
-            missing: missing.as_raw_fd(),
+            userfaultfd: userfaultfd.as_raw_fd(),
             is_moved: false,
             populated: 0,
         });
         let data = Data::new(&region, kind);
-        let editable = Editable {
+        let editable = WriteLeasedMapping {
             holder,
-            missing: Some(missing),
+            userfaultfd: Some(userfaultfd),
             region,
             process: Process::current(),
         };
-        // SAFETY: `Editable` unmaps the region after it has ended the entry.
+        // SAFETY: `WriteLeasedMapping` unmaps the region after it has ended the entry.
         match unsafe { editable.holder.publish(data) }.map_err(failed("mmap"))? {
             true => Ok(editable),
-            false => Err(Refused::Busy),
+            false => Err(WriteLeaseError::Busy),
         }
     }
 }
 
-fn refusal(error: io::Error) -> Refused {
+fn refusal(error: io::Error) -> WriteLeaseError {
     if !monitor::is_running() {
-        return Refused::Never(
+        return WriteLeaseError::Unsupported(
             "no threads can be started that look after it, or the lease-break time cannot be read (see ulimit -u, \
              vm.max_map_count, /proc)",
         );
     }
     match error.raw_os_error() {
-        Some(libc::EAGAIN) => Refused::Busy,
-        Some(libc::EACCES) => Refused::Never("it belongs to another user"),
-        Some(libc::EINVAL) => Refused::Never("leases are off (see fs.leases-enable)"),
+        Some(libc::EAGAIN) => WriteLeaseError::Busy,
+        Some(libc::EACCES) => WriteLeaseError::Unsupported("it belongs to another user"),
+        Some(libc::EINVAL) => WriteLeaseError::Unsupported("leases are off (see fs.leases-enable)"),
         _ => failed("fcntl")(error),
     }
 }
@@ -157,14 +165,14 @@ fn split_page_cache_folios(region: &Region) {
 }
 
 /// A shared mapping of a file that is open nowhere else, until another process had to be let in; then memory.
-pub(crate) struct Editable {
-    holder: Holder<File>,
-    missing: Option<OwnedFd>,
+pub(crate) struct WriteLeasedMapping {
+    holder: LeaseHolder<File>,
+    userfaultfd: Option<OwnedFd>,
     region: Region,
     process: Process,
 }
 
-impl Editable {
+impl WriteLeasedMapping {
     /// Which pages of the mapping are locked.
     pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
         self.region.locked_pages()
@@ -204,7 +212,7 @@ impl Editable {
         }
         let (region, file) = (&mut self.region, &self.holder.file);
         let resized = self.holder.entry.while_leased(|data| match &mut data.kind {
-            Kind::Write(write) if !write.is_moved => {
+            LeaseData::Write(write) if !write.is_moved => {
                 let resized = resize(region, file, &mut write.len, len, size);
                 *data = Data::new(region, data.kind);
                 Some(resized)
@@ -220,23 +228,23 @@ impl Editable {
     }
 
     fn close(&mut self) -> bool {
-        let Some(missing) = self.missing.take() else {
+        let Some(userfaultfd) = self.userfaultfd.take() else {
             return false;
         };
         let was_leased = self.holder.entry.end();
         // SAFETY: the monitor has given the entry back.
         let is_stored = match unsafe { self.holder.entry.data() }.kind {
-            Kind::Write(write) => !write.is_moved,
+            LeaseData::Write(write) => !write.is_moved,
             _ => false,
         };
         // First: a prefetch may be blocked on a page that is never supplied, and unmapping waits for it.
-        drop(missing);
+        drop(userfaultfd);
         self.region = Region::empty();
         self.holder.release() && was_leased && is_stored
     }
 }
 
-impl Drop for Editable {
+impl Drop for WriteLeasedMapping {
     fn drop(&mut self) {
         self.close();
     }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::Region;
-use crate::shared::sigbus::Guarded;
+use crate::shared::sigbus::FaultTolerantMapping;
 use std::os::fd::BorrowedFd;
 
 /// Address space beyond the end of a file: pages of it come to be there when the file grows. It takes no memory. A log that
@@ -11,9 +11,9 @@ use std::os::fd::BorrowedFd;
 const RESERVE_MIN: usize = 1 << 30;
 
 /// A mapping that answers lost pages. There is no reference into it.
-pub(super) struct Mapping(Guarded);
+pub(super) struct LiveMapping(FaultTolerantMapping);
 
-impl Mapping {
+impl LiveMapping {
     /// Maps the first `len` bytes of a file, and what the file may grow into where there is room.
     pub(super) fn new(fd: BorrowedFd<'_>, len: usize) -> Result<Self> {
         let error = |e| Error::os("mmap", None, e);
@@ -23,8 +23,8 @@ impl Mapping {
             .or_else(|_| Region::file(fd, 0, len.max(page::size())))
             .map_err(error)?;
         // SAFETY: no reference is made into the mapping; its bytes are copied out by moves that may race.
-        let mapping = unsafe { Guarded::new(region.0) }?;
-        Ok(Mapping(mapping))
+        let mapping = unsafe { FaultTolerantMapping::new(region.0) }?;
+        Ok(LiveMapping(mapping))
     }
 
     /// Bytes mapped: whole pages.

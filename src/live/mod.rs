@@ -12,8 +12,8 @@ use crate::file_system::FileSystem;
 use crate::pages::Pages;
 use crate::range;
 use crate::snapshot::Snapshot;
-use crate::sys::file::{self, Kind, Stat};
-use mapping::Mapping;
+use crate::sys::file::{self, FileType, Stat};
+use mapping::LiveMapping;
 use std::fmt;
 use std::ops::{Range, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,7 +68,7 @@ use std::path::{Path, PathBuf};
 /// ```
 #[doc(alias("tail", "MAP_SHARED"))]
 pub struct Live {
-    mapping: Mapping,
+    mapping: LiveMapping,
     /// Bytes of the file that may be read; at most those that are mapped.
     len: usize,
     /// Whether the file can become shorter.
@@ -140,13 +140,13 @@ impl Live {
         let not_mappable = |what| Err(Error::not_mappable(name().as_deref(), what));
         let stat = file::stat(fd.as_fd()).map_err(|e| error("fstat", e))?;
         match stat.kind {
-            Kind::Regular => {}
-            Kind::Directory => return Err(Error::is_directory(name().as_deref())),
-            Kind::Block | Kind::Fifo | Kind::Other => {
+            FileType::Regular => {}
+            FileType::Directory => return Err(Error::is_directory(name().as_deref())),
+            FileType::Block | FileType::Fifo | FileType::Other => {
                 return not_mappable("it is not a regular file");
             }
         }
-        let system = FileSystem::of(fd.as_fd(), &stat).map_err(|e| error("fstatfs", e))?;
+        let system = FileSystem::from_stat(fd.as_fd(), &stat).map_err(|e| error("fstatfs", e))?;
         if system == FileSystem::Hugetlbfs {
             return not_mappable("it is made of reserved huge pages");
         }
@@ -156,7 +156,7 @@ impl Live {
         // Asked before the length: a seal that is there holds for the length that is seen then.
         let can_shrink = file::seals(fd.as_fd()) & libc::F_SEAL_SHRINK == 0;
         let len = length(&stat).ok_or_else(|| Error::too_large_to_address(name().as_deref()))?;
-        let mapping = Mapping::new(fd.as_fd(), len).map_err(|e| e.with_path(name))?;
+        let mapping = LiveMapping::new(fd.as_fd(), len).map_err(|e| e.with_path(name))?;
         let path = name();
         Ok(Live {
             mapping,
@@ -217,7 +217,7 @@ impl Live {
         let len = length(&self.stat()?).ok_or_else(|| Error::too_large_to_address(path))?;
         let is_faulted = self.mapping.is_faulted();
         if is_faulted || len > self.mapping.len() {
-            let mapping = Mapping::new(self.fd.as_fd(), len);
+            let mapping = LiveMapping::new(self.fd.as_fd(), len);
             self.mapping = mapping.map_err(|e| e.with_path(|| self.path.clone()))?;
         }
         let before = std::mem::replace(&mut self.len, len);

@@ -1,7 +1,7 @@
 //! Bytes and values out of a mapping that others write to.
 
 use super::Live;
-use super::mapping::Mapping;
+use super::mapping::LiveMapping;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::range;
@@ -95,7 +95,7 @@ impl Live {
 }
 
 /// A copy of a range that is mapped, and whether its bytes were the same when they were looked at again.
-pub(super) fn copy(mapping: &Mapping, range: Range<usize>) -> Result<(Buffer, bool)> {
+pub(super) fn copy(mapping: &LiveMapping, range: Range<usize>) -> Result<(Buffer, bool)> {
     let from = mapping.start().wrapping_add(range.start);
     let mut copy = Buffer::with_capacity(range.len())?;
     while copy.len() < range.len() {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::sys;
-use crate::sys::memory::area;
+use crate::sys::memory::vma;
 use std::fs;
 use std::ops::Range;
 
@@ -33,25 +33,25 @@ const FIELDS: [&str; 5] = [
 /// a one no more is counted than the part that lies inside.
 fn bytes_in_smaps(smaps: &str, pages: &Range<usize>) -> usize {
     let mut inside = 0;
-    let mut of_area = 0;
+    let mut of_vma = 0;
     let mut bytes = 0;
     for line in smaps.lines() {
-        if let Some(area) = area(line) {
-            bytes += inside.min(of_area);
-            inside = area
+        if let Some(vma) = vma(line) {
+            bytes += inside.min(of_vma);
+            inside = vma
                 .end
                 .min(pages.end)
-                .saturating_sub(area.start.max(pages.start));
-            of_area = 0;
+                .saturating_sub(vma.start.max(pages.start));
+            of_vma = 0;
         } else if inside > 0 {
-            of_area += FIELDS
+            of_vma += FIELDS
                 .iter()
                 .find_map(|field| kibibytes(line, field))
                 .unwrap_or(0)
                 << 10;
         }
     }
-    bytes + inside.min(of_area)
+    bytes + inside.min(of_vma)
 }
 
 fn kibibytes(line: &str, field: &str) -> Option<usize> {
@@ -90,7 +90,7 @@ FilePmdMapped:      2048 kB\n";
         let Some(huge) = page::huge_size() else {
             return skip("no huge pages");
         };
-        let region = Region::transparent(8 * huge).unwrap();
+        let region = Region::with_huge_pages(8 * huge).unwrap();
         let pages = region.addresses();
         // With a flag of its own the area is not merged with its neighbours, whose huge pages smaps would count too.
         sys::pages::advise(pages.clone(), libc::MADV_DONTDUMP).unwrap();

@@ -73,7 +73,7 @@ impl<'a> LockGuard<'a> {
     /// ```
     pub fn is_held(&self) -> bool {
         // The kernel keeps the flag for an area, and tells whether any area of a range has it.
-        match memory::areas(self.pages.clone()) {
+        match memory::vmas(self.pages.clone()) {
             Ok(areas) => areas.iter().all(is_any_locked),
             Err(_) => chunks(self.pages.clone(), page::size()).all(|page| is_any_locked(&page)),
         }

@@ -1,6 +1,6 @@
 //! Zeroed memory, from the allocator.
 
-use super::memory::Memory;
+use super::memory::Buffer;
 use super::pages::Pages;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use std::slice::ChunksMut;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Anonymous {
-    memory: Memory,
+    memory: Buffer,
 }
 
 /// Which pages to use. Only [`System`](HugePages::System) and [`Never`](HugePages::Never) have an effect on every platform.
@@ -97,7 +97,7 @@ impl AnonymousOptions {
         if self.huge_pages == HugePages::Reserved {
             return Err(Error::unsupported(None, "a pool of reserved huge pages"));
         }
-        let memory = Memory::zeroed(len, page::size())?;
+        let memory = Buffer::zeroed(len, page::size())?;
         Ok(Anonymous { memory })
     }
 }
@@ -168,7 +168,7 @@ impl Anonymous {
         Pages::of(self)
     }
 
-    pub(super) fn into_memory(self) -> Memory {
+    pub(super) fn into_memory(self) -> Buffer {
         self.memory
     }
 

@@ -15,7 +15,7 @@ mod stdio;
 
 pub use commit_error::CommitError;
 
-use super::memory::{CACHE_LINE, Memory};
+use super::memory::{Buffer, CACHE_LINE};
 use super::pages::Pages;
 use super::snapshot::Snapshot;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
@@ -40,7 +40,7 @@ use std::ptr::NonNull;
 /// ```
 #[must_use = "a draft that is dropped writes nothing"]
 pub struct Draft {
-    store: Memory,
+    store: Buffer,
     len: usize,
     position: u64,
     target: Target,
@@ -248,7 +248,7 @@ impl Draft {
 
     fn new(options: DraftOptions, target: Target, len: usize) -> Result<Self> {
         Ok(Draft {
-            store: Memory::zeroed(len, CACHE_LINE)?,
+            store: Buffer::zeroed(len, CACHE_LINE)?,
             len,
             position: 0,
             target,

@@ -1,6 +1,6 @@
 //! Inputs, by reading: a window of a file, or a stream to its end.
 
-use super::memory::{CACHE_LINE, Memory};
+use super::memory::{Buffer, CACHE_LINE};
 use crate::error::{Error, Result};
 use crate::range::check_window;
 use crate::reason::Reason;
@@ -30,7 +30,7 @@ pub(super) struct Request {
 
 /// Bytes that were read.
 pub(super) struct Opened {
-    pub(super) memory: Memory,
+    pub(super) memory: Buffer,
     /// False if the file changed meanwhile.
     pub(super) is_consistent: bool,
     pub(super) reason: Reason,
@@ -130,7 +130,7 @@ fn read_file(
     };
     check_limits(request, len, reason)?;
     let len = usize::try_from(len).map_err(|_| Error::too_large_to_address(None))?;
-    let mut memory = Memory::zeroed(len, CACHE_LINE)?;
+    let mut memory = Buffer::zeroed(len, CACHE_LINE)?;
     let done = fill(file, window.start, &mut memory, progress)?;
     // The caller's offset stays where it was, or is behind what was read.
     let end = match from {
@@ -235,7 +235,7 @@ fn read_stream(
     }
     skip(input, request, limit)?;
     let total = request.len.map(|len| len as u64);
-    let mut memory = Memory::zeroed(0, CACHE_LINE)?;
+    let mut memory = Buffer::zeroed(0, CACHE_LINE)?;
     while request.len != Some(memory.len()) {
         let done = memory.len();
         let wanted = request

@@ -1,7 +1,7 @@
 //! A file that other processes go on writing, by reads.
 
 use super::input::{self, AsFile, From, Request};
-use super::memory::{CACHE_LINE, Memory};
+use super::memory::{Buffer, CACHE_LINE};
 use super::pages::Pages;
 use super::snapshot::Snapshot;
 use crate::Shareable;
@@ -183,9 +183,9 @@ impl Live {
         Ok(size.unsigned_abs())
     }
 
-    fn read(&self, offset: usize, len: usize) -> Result<Memory> {
+    fn read(&self, offset: usize, len: usize) -> Result<Buffer> {
         if len == 0 {
-            return Memory::zeroed(0, CACHE_LINE);
+            return Buffer::zeroed(0, CACHE_LINE);
         }
         let request = Request {
             offset: offset as u64,

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 pub(super) const CACHE_LINE: usize = 64;
 
 /// `len` bytes that were zero at first. An allocator that has no more gives an error.
-pub(super) struct Memory {
+pub(super) struct Buffer {
     start: NonNull<u8>,
     len: usize,
     /// Bytes allocated; 0 if nothing is. All of them are initialised.
@@ -20,12 +20,12 @@ pub(super) struct Memory {
 
 // SAFETY: the value owns its bytes, as a `Vec<u8>` does.
 #[allow(unsafe_code)]
-unsafe impl Send for Memory {}
-// SAFETY: as above; `&Memory` changes no byte.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; `&Buffer` changes no byte.
 #[allow(unsafe_code)]
-unsafe impl Sync for Memory {}
+unsafe impl Sync for Buffer {}
 
-impl Memory {
+impl Buffer {
     /// `align` is a power of two.
     pub(super) fn zeroed(len: usize, align: usize) -> Result<Self> {
         let start = match layout(len, align)? {
@@ -40,7 +40,7 @@ impl Memory {
                 NonNull::new(start).ok_or_else(no_memory)?
             }
         };
-        Ok(Memory {
+        Ok(Buffer {
             start,
             len,
             capacity: len,
@@ -51,7 +51,7 @@ impl Memory {
     /// Makes it longer or shorter. Bytes that are new are zero; the others stay, at another address perhaps.
     pub(super) fn resize(&mut self, len: usize) -> Result<()> {
         if len > self.capacity {
-            let mut larger = Memory::zeroed(len, self.align)?;
+            let mut larger = Buffer::zeroed(len, self.align)?;
             larger[..self.len].copy_from_slice(self);
             *self = larger;
             return Ok(());
@@ -87,7 +87,7 @@ fn no_memory() -> Error {
     Error::os("malloc", None, io::ErrorKind::OutOfMemory.into())
 }
 
-impl Drop for Memory {
+impl Drop for Buffer {
     fn drop(&mut self) {
         if let Ok(Some(layout)) = layout(self.capacity, self.align) {
             // SAFETY: allocated by `zeroed` with the same layout, and no borrow is left.
@@ -101,12 +101,12 @@ impl Drop for Memory {
 
 // SAFETY: `capacity` bytes from `start` on are allocated and were zeroed, `len` is at most that, and the value owns them.
 #[allow(unsafe_code)]
-unsafe impl ByteSlice for Memory {
+unsafe impl ByteSlice for Buffer {
     #[inline]
     fn start_and_len(&self) -> (NonNull<u8>, usize) {
         (self.start, self.len)
     }
 }
 
-impl_byte_slice!(Memory, debug:);
-impl_byte_slice_mut!(Memory);
+impl_byte_slice!(Buffer, debug:);
+impl_byte_slice_mut!(Buffer);

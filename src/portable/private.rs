@@ -1,7 +1,7 @@
 //! The bytes of a file, to be changed in memory; the file is not changed.
 
 use super::input::{self, AsFile, From, Opened, Request};
-use super::memory::Memory;
+use super::memory::Buffer;
 use super::pages::Pages;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
@@ -19,7 +19,7 @@ use std::ptr::NonNull;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Private {
-    memory: Memory,
+    memory: Buffer,
 }
 
 impl Private {

@@ -1,6 +1,6 @@
 //! Memory of atomics, shared by the threads of this process.
 
-use super::memory::{CACHE_LINE, Memory};
+use super::memory::{Buffer, CACHE_LINE};
 use super::pages::Pages;
 use super::snapshot::Snapshot;
 use crate::Shareable;
@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub struct Shared<T: ?Sized + Shareable> {
     value: NonNull<T>,
     /// Owns the value. Nothing else looks at its bytes.
-    _memory: Memory,
+    _memory: Buffer,
 }
 
 // SAFETY: it gives `&T` only, whichever thread holds it, and `Shareable` types are `Sync`; it never drops a `T`.
@@ -38,10 +38,10 @@ unsafe impl<T: ?Sized + Shareable> Send for Shared<T> {}
 #[allow(unsafe_code)]
 unsafe impl<T: ?Sized + Shareable> Sync for Shared<T> {}
 
-fn zeroed<T>(len: usize) -> Result<Memory> {
+fn zeroed<T>(len: usize) -> Result<Buffer> {
     let bytes = len.checked_mul(size_of::<T>());
     let bytes = bytes.ok_or_else(|| Error::too_large_to_address(None))?;
-    Memory::zeroed(bytes, CACHE_LINE.max(align_of::<T>()))
+    Buffer::zeroed(bytes, CACHE_LINE.max(align_of::<T>()))
 }
 
 fn between_processes(path: Option<&Path>) -> Error {

@@ -2,7 +2,7 @@
 
 use super::anonymous::Anonymous;
 use super::input::{self, AsFile, From, Opened, Progress, Request};
-use super::memory::Memory;
+use super::memory::Buffer;
 use super::pages::Pages;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice};
@@ -23,7 +23,7 @@ use std::ptr::NonNull;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Snapshot {
-    memory: Memory,
+    memory: Buffer,
     is_consistent: bool,
     reason: Option<Reason>,
 }

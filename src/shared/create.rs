@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::resolve::{self, Name, Resolved};
 use crate::space;
 use crate::sys::dir;
-use crate::sys::file::{self, Kind};
+use crate::sys::file::{self, FileType};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,10 +65,10 @@ fn open_existing(name: &Name, path: &Path) -> Result<Option<File>> {
 /// Allocates an existing file. If it is too short, it is extended in one step at the end.
 fn ensure_len(file: File, path: &Path, len: u64) -> Result<OwnedFd> {
     let stat = file::stat(file.as_fd()).map_err(|e| Error::os("fstat", Some(path), e))?;
-    if stat.kind != Kind::Regular || len == 0 {
+    if stat.kind != FileType::Regular || len == 0 {
         return Ok(file.into());
     }
-    match space::allocate_front(&file, len) {
+    match space::reserve_from_start(&file, len) {
         // Same as `open`: if the disk fills up later, the store faults and the handler deals with it.
         Err(e) if space::is_unsupported(&e) && stat.size >= len => Ok(file.into()),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),

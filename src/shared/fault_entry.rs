@@ -10,7 +10,7 @@
 
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::sys::racy_copy::replace_by_zeros;
-use crate::sys::signal::{self, Lost};
+use crate::sys::signal::{self, FaultCause};
 use std::ptr::{self, NonNull};
 
 const IDLE: u8 = 0;
@@ -64,17 +64,17 @@ impl FaultEntry {
         matches!(state, REPLACING | FAULTED)
     }
 
-    fn holds(&self, address: usize) -> bool {
+    fn contains(&self, address: usize) -> bool {
         let start = self.start.load(Ordering::Relaxed).addr();
         let len = self.len.load(Ordering::Relaxed);
         address.wrapping_sub(start) < len
     }
 
     /// In a handler: true if the address is in this mapping, which has been replaced or soon will be.
-    pub(crate) fn answer(&self, address: usize, lost: Lost) -> bool {
+    pub(crate) fn handle(&self, address: usize, cause: FaultCause) -> bool {
         // This may see parts of two registrations. A thread that faults in a mapping got it after it was
         // registered, so it always finds its own entry.
-        if !self.holds(address) {
+        if !self.contains(address) {
             return false;
         }
         // `retire` changes `state` and then looks at `inside`; here it is the other way round, and all four are
@@ -83,14 +83,14 @@ impl FaultEntry {
         self.inside.fetch_add(1, Ordering::AcqRel);
         let state = self.state.fetch_or(0, Ordering::AcqRel);
         let in_service = matches!(state, LIVE | REPLACING | FAULTED);
-        let answered = in_service && self.holds(address) && self.replace(lost);
+        let is_handled = in_service && self.contains(address) && self.replace(cause);
         // Release: the replacement comes before the unmapping that waits for us.
         self.inside.fetch_sub(1, Ordering::Release);
-        answered
+        is_handled
     }
 
     /// Replaces the mapping unless that was done; false if it failed. The caller keeps it from being unmapped.
-    pub(crate) fn replace(&self, lost: Lost) -> bool {
+    pub(crate) fn replace(&self, cause: FaultCause) -> bool {
         let order = (Ordering::AcqRel, Ordering::Acquire);
         let first = self
             .state
@@ -113,7 +113,7 @@ impl FaultEntry {
                 true
             }
             // Another thread replaced it after this thread had faulted. Only broken RAM can fault in the new memory.
-            Err(FAULTED) => lost == Lost::Page || self.put_zeros(),
+            Err(FAULTED) => cause == FaultCause::MissingPage || self.put_zeros(),
             Err(_) => false,
         }
     }
@@ -123,7 +123,7 @@ impl FaultEntry {
             return false;
         };
         // SAFETY:
-        // - The range is registered, and not unmapped while we are inside: see `answer` and `retire`.
+        // - The range is registered, and not unmapped while we are inside: see `handle` and `retire`.
         // - `register` was promised that all references into it are atomics.
         unsafe { replace_by_zeros(start, self.len.load(Ordering::Relaxed)) }.is_ok()
     }
@@ -133,7 +133,7 @@ impl FaultEntry {
     /// to stay.
     pub(crate) fn retire(&self) -> bool {
         self.state.swap(IDLE, Ordering::AcqRel);
-        // See `answer`; it also acquires what the handler did.
+        // See `handle`; it also acquires what the handler did.
         while self.inside.fetch_add(0, Ordering::AcqRel) > 0 {
             if self.process.load(Ordering::Relaxed) != std::process::id() {
                 return false;

@@ -1,13 +1,13 @@
 //! The mapping behind a value: which files can be mapped, and where in the mapping the value is.
 
-use super::{Memory, Shareable, Shared};
+use super::{Shareable, Shared, SharedMapping};
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::range::check_window;
 use crate::region::Region;
-use crate::shared::sigbus::Guarded;
+use crate::shared::sigbus::FaultTolerantMapping;
 use crate::sys;
-use crate::sys::file::{self, Kind};
+use crate::sys::file::{self, FileType};
 use std::alloc::Layout;
 use std::ffi::CString;
 use std::io;
@@ -16,16 +16,16 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 /// Which bytes of a file to map.
-pub(super) struct Window {
+pub(super) struct SharedWindow {
     offset: u64,
     /// Bytes; `None` for all elements up to the end of the file.
     len: Option<usize>,
     element: Layout,
 }
 
-impl Window {
+impl SharedWindow {
     pub(super) fn of_value<T>(offset: u64) -> Self {
-        Window {
+        SharedWindow {
             offset,
             len: Some(size_of::<T>()),
             element: Layout::new::<T>(),
@@ -34,7 +34,7 @@ impl Window {
 
     /// `len` counts elements.
     pub(super) fn of_slice<A>(offset: u64, len: Option<usize>) -> Result<Self> {
-        Ok(Window {
+        Ok(SharedWindow {
             offset,
             len: len.map(bytes_of::<A>).transpose()?,
             element: Layout::new::<A>(),
@@ -68,8 +68,8 @@ pub(super) fn bytes_of<A>(len: usize) -> Result<usize> {
 }
 
 /// `len` bytes that are mapped, readable and writable, and whose start is aligned as was asked for.
-pub(super) struct Mapped {
-    memory: Memory,
+pub(super) struct MappedBytes {
+    memory: SharedMapping,
     /// The first of them.
     start: NonNull<u8>,
     len: usize,
@@ -79,11 +79,11 @@ pub(super) struct Mapped {
     path: Option<PathBuf>,
 }
 
-impl Mapped {
+impl MappedBytes {
     pub(super) fn anonymous(len: usize, element: Layout) -> Result<Self> {
         // A memfd whose descriptor is closed; unlike MAP_ANONYMOUS it is made by the same calls as the others.
-        let mapped = Mapped::memfd("stillmap", len, element)?;
-        Ok(Mapped { fd: None, ..mapped })
+        let mapped = MappedBytes::memfd("stillmap", len, element)?;
+        Ok(MappedBytes { fd: None, ..mapped })
     }
 
     pub(super) fn memfd(name: &str, len: usize, element: Layout) -> Result<Self> {
@@ -93,20 +93,20 @@ impl Mapped {
         sys::write::set_len(&memfd, len as u64).map_err(|e| error("ftruncate", e))?;
         let fd = OwnedFd::from(memfd);
         file::add_seals(fd.as_fd(), libc::F_SEAL_SHRINK).map_err(|e| error("fcntl", e))?;
-        let whole = Window {
+        let whole = SharedWindow {
             offset: 0,
             len: Some(len),
             element,
         };
-        Mapped::file(fd, None, &whole)
+        MappedBytes::file(fd, None, &whole)
     }
 
-    pub(super) fn file(fd: OwnedFd, path: Option<&Path>, window: &Window) -> Result<Self> {
+    pub(super) fn file(fd: OwnedFd, path: Option<&Path>, window: &SharedWindow) -> Result<Self> {
         let path = path.map(Path::to_path_buf);
         let name = || path.clone().or_else(|| file::name(fd.as_fd()));
         let mapped = map_window(fd.as_fd(), window).map_err(|e| e.with_path(name))?;
         let (memory, start, len) = mapped;
-        Ok(Mapped {
+        Ok(MappedBytes {
             memory,
             start,
             len,
@@ -141,7 +141,10 @@ impl Mapped {
 }
 
 /// Maps a window of a file, if it can be shared; second and third, its first byte and its length.
-fn map_window(fd: BorrowedFd<'_>, window: &Window) -> Result<(Memory, NonNull<u8>, usize)> {
+fn map_window(
+    fd: BorrowedFd<'_>,
+    window: &SharedWindow,
+) -> Result<(SharedMapping, NonNull<u8>, usize)> {
     // The seals are read before the size: a seal that is there holds for the size that is read then.
     let seals = file::seals(fd);
     let stat = file::stat(fd).map_err(|e| Error::os("statx", None, e))?;
@@ -160,23 +163,23 @@ fn map_window(fd: BorrowedFd<'_>, window: &Window) -> Result<(Memory, NonNull<u8
         return Err(Error::misaligned(address as u64, align));
     }
     let memory = if len == 0 || seals & libc::F_SEAL_SHRINK != 0 {
-        Memory::Unshrinkable(region)
+        SharedMapping::Unshrinkable(region)
     } else {
         // SAFETY: `Shared` makes references to atomics only.
         #[allow(unsafe_code)]
-        let guarded = unsafe { Guarded::new(region) };
-        Memory::FaultTolerant(guarded?)
+        let mapping = unsafe { FaultTolerantMapping::new(region) };
+        SharedMapping::FaultTolerant(mapping?)
     };
     Ok((memory, start, len))
 }
 
 /// Whether a file can be mapped shared and writable.
-fn check_file(fd: BorrowedFd<'_>, kind: Kind, seals: i32) -> Result<()> {
+fn check_file(fd: BorrowedFd<'_>, kind: FileType, seals: i32) -> Result<()> {
     let not_mappable = |what| Err(Error::not_mappable(None, what));
     match kind {
-        Kind::Regular => {}
-        Kind::Directory => return Err(Error::is_directory(None)),
-        Kind::Block | Kind::Fifo | Kind::Other => {
+        FileType::Regular => {}
+        FileType::Directory => return Err(Error::is_directory(None)),
+        FileType::Block | FileType::Fifo | FileType::Other => {
             return not_mappable("it is not a regular file");
         }
     }

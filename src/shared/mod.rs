@@ -17,7 +17,7 @@ use crate::page;
 use crate::range;
 use crate::region::Region;
 use crate::shareable::Shareable;
-use crate::shared::sigbus::Guarded;
+use crate::shared::sigbus::FaultTolerantMapping;
 use crate::sys;
 use std::fmt;
 use std::ops::{Deref, RangeBounds};
@@ -94,7 +94,7 @@ use std::ptr::NonNull;
 #[doc(alias = "MAP_SHARED")]
 pub struct Shared<T: ?Sized + Shareable> {
     value: NonNull<T>,
-    memory: Memory,
+    memory: SharedMapping,
     fd: Option<OwnedFd>,
     /// Where the value is in the file, in bytes.
     offset: u64,
@@ -102,11 +102,11 @@ pub struct Shared<T: ?Sized + Shareable> {
 }
 
 /// Owns the mapping.
-enum Memory {
+enum SharedMapping {
     /// Of a memfd that cannot shrink: it never loses a page.
     Unshrinkable(Region),
     /// Of a file that may lose pages: the SIGBUS handler replaces them.
-    FaultTolerant(Guarded),
+    FaultTolerant(FaultTolerantMapping),
 }
 
 // SAFETY: it gives `&T` only, whichever thread holds it, and `Shareable` types are `Sync`; it never drops a `T`.
@@ -223,15 +223,15 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn check_fault(&self) -> Result<()> {
-        let (Memory::FaultTolerant(guarded), Some(fd)) = (&self.memory, &self.fd) else {
+        let (SharedMapping::FaultTolerant(mapping), Some(fd)) = (&self.memory, &self.fd) else {
             return Ok(());
         };
-        if !guarded.is_faulted() {
+        if !mapping.is_faulted() {
             let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("statx", e))?;
             if stat.size >= self.offset + self.size() as u64 {
                 return self.check_flag();
             }
-            guarded.fault();
+            mapping.fault();
         }
         Err(self.pages_lost())
     }
@@ -268,7 +268,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     #[inline]
     fn check_flag(&self) -> Result<()> {
         match &self.memory {
-            Memory::FaultTolerant(guarded) if guarded.is_faulted() => Err(self.pages_lost()),
+            SharedMapping::FaultTolerant(mapping) if mapping.is_faulted() => Err(self.pages_lost()),
             _ => Ok(()),
         }
     }
@@ -289,11 +289,11 @@ impl<T: ?Sized + Shareable> Shared<T> {
     }
 }
 
-impl Memory {
+impl SharedMapping {
     fn region(&self) -> &Region {
         match self {
-            Memory::Unshrinkable(region) => region,
-            Memory::FaultTolerant(guarded) => guarded.region(),
+            SharedMapping::Unshrinkable(region) => region,
+            SharedMapping::FaultTolerant(mapping) => mapping.region(),
         }
     }
 }

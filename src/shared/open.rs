@@ -1,6 +1,6 @@
 //! The ways to get shared memory: without a name, a memfd, a file, a received descriptor.
 
-use super::mapping::{Mapped, Window, bytes_of};
+use super::mapping::{MappedBytes, SharedWindow, bytes_of};
 use super::{Shareable, Shared, create};
 use crate::error::{Error, Result};
 use std::alloc::Layout;
@@ -21,7 +21,7 @@ impl<T: Shareable> Shared<T> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn new() -> Result<Self> {
-        Ok(Mapped::anonymous(size_of::<T>(), Layout::new::<T>())?.into_value())
+        Ok(MappedBytes::anonymous(size_of::<T>(), Layout::new::<T>())?.into_value())
     }
 
     /// Zeroed memory with a descriptor, to send to other processes or to [`seal`](Shared::seal). It can grow, and
@@ -40,7 +40,7 @@ impl<T: Shareable> Shared<T> {
     /// Source: memfd_create(2), Linux 3.17.
     #[doc(alias = "memfd_create")]
     pub fn memfd(name: &str) -> Result<Self> {
-        let mapped = Mapped::memfd(name, size_of::<T>(), Layout::new::<T>())?;
+        let mapped = MappedBytes::memfd(name, size_of::<T>(), Layout::new::<T>())?;
         Ok(mapped.into_value())
     }
 
@@ -95,7 +95,7 @@ impl<T: Shareable> Shared<T> {
     pub fn create<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
         let fd = create::open_or_create(path, size_of::<T>() as u64)?;
-        Ok(Mapped::file(fd, Some(path), &Window::of_value::<T>(0))?.into_value())
+        Ok(MappedBytes::file(fd, Some(path), &SharedWindow::of_value::<T>(0))?.into_value())
     }
 
     /// The first `size_of::<T>()` bytes of what a received or inherited descriptor stands for, a memfd or a file.
@@ -140,7 +140,7 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn with_len(len: usize) -> Result<Self> {
-        let mapped = Mapped::anonymous(bytes_of::<A>(len)?, Layout::new::<A>())?;
+        let mapped = MappedBytes::anonymous(bytes_of::<A>(len)?, Layout::new::<A>())?;
         Ok(mapped.into_slice())
     }
 
@@ -157,7 +157,7 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn memfd_slice(name: &str, len: usize) -> Result<Self> {
-        let mapped = Mapped::memfd(name, bytes_of::<A>(len)?, Layout::new::<A>())?;
+        let mapped = MappedBytes::memfd(name, bytes_of::<A>(len)?, Layout::new::<A>())?;
         Ok(mapped.into_slice())
     }
 
@@ -201,9 +201,9 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn create_slice<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
-        let (path, window) = (path.as_ref(), Window::of_slice::<A>(0, Some(len))?);
+        let (path, window) = (path.as_ref(), SharedWindow::of_slice::<A>(0, Some(len))?);
         let fd = create::open_or_create(path, bytes_of::<A>(len)? as u64)?;
-        Ok(Mapped::file(fd, Some(path), &window)?.into_slice())
+        Ok(MappedBytes::file(fd, Some(path), &window)?.into_slice())
     }
 
     /// As [`Shared::from_fd`], all of it as elements.
@@ -230,7 +230,7 @@ impl<T: Shareable> TryFrom<OwnedFd> for Shared<T> {
     type Error = Error;
 
     fn try_from(fd: OwnedFd) -> Result<Self> {
-        Ok(Mapped::file(fd, None, &Window::of_value::<T>(0))?.into_value())
+        Ok(MappedBytes::file(fd, None, &SharedWindow::of_value::<T>(0))?.into_value())
     }
 }
 
@@ -239,7 +239,7 @@ impl<A: Shareable> TryFrom<OwnedFd> for Shared<[A]> {
     type Error = Error;
 
     fn try_from(fd: OwnedFd) -> Result<Self> {
-        let window = Window::of_slice::<A>(0, None)?;
-        Ok(Mapped::file(fd, None, &window)?.into_slice())
+        let window = SharedWindow::of_slice::<A>(0, None)?;
+        Ok(MappedBytes::file(fd, None, &window)?.into_slice())
     }
 }

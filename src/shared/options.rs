@@ -1,6 +1,6 @@
 //! Options for sharing a window of a file.
 
-use super::mapping::{Mapped, Window, open_file};
+use super::mapping::{MappedBytes, SharedWindow, open_file};
 use super::{Shareable, Shared};
 use crate::error::{Error, Result};
 use crate::sys::file;
@@ -115,8 +115,8 @@ impl<T: Shareable> SharedOptions<T> {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Shared<T>> {
-        let (path, window) = (path.as_ref(), Window::of_value::<T>(self.offset));
-        Ok(Mapped::file(open_file(path)?, Some(path), &window)?.into_value())
+        let (path, window) = (path.as_ref(), SharedWindow::of_value::<T>(self.offset));
+        Ok(MappedBytes::file(open_file(path)?, Some(path), &window)?.into_value())
     }
 
     /// Duplicates a descriptor, as [`Shared::from_fd`] does.
@@ -136,8 +136,8 @@ impl<T: Shareable> SharedOptions<T> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn from_fd<F: AsFd>(&self, fd: F) -> Result<Shared<T>> {
-        let window = Window::of_value::<T>(self.offset);
-        Ok(Mapped::file(duplicate(fd)?, None, &window)?.into_value())
+        let window = SharedWindow::of_value::<T>(self.offset);
+        Ok(MappedBytes::file(duplicate(fd)?, None, &window)?.into_value())
     }
 }
 
@@ -165,7 +165,7 @@ impl<A: Shareable> SharedOptions<[A]> {
     /// ```
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Shared<[A]>> {
         let (path, window) = (path.as_ref(), self.window()?);
-        Ok(Mapped::file(open_file(path)?, Some(path), &window)?.into_slice())
+        Ok(MappedBytes::file(open_file(path)?, Some(path), &window)?.into_slice())
     }
 
     /// Duplicates a descriptor, as [`Shared::from_fd_slice`] does.
@@ -188,11 +188,11 @@ impl<A: Shareable> SharedOptions<[A]> {
     /// ```
     pub fn from_fd<F: AsFd>(&self, fd: F) -> Result<Shared<[A]>> {
         let window = self.window()?;
-        Ok(Mapped::file(duplicate(fd)?, None, &window)?.into_slice())
+        Ok(MappedBytes::file(duplicate(fd)?, None, &window)?.into_slice())
     }
 
-    fn window(&self) -> Result<Window> {
-        Window::of_slice::<A>(self.offset, self.len)
+    fn window(&self) -> Result<SharedWindow> {
+        SharedWindow::of_slice::<A>(self.offset, self.len)
     }
 }
 

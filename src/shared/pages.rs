@@ -1,6 +1,6 @@
 //! Access to the pages of shared memory.
 
-use super::{Memory, Shareable, Shared};
+use super::{Shareable, Shared, SharedMapping};
 use crate::page;
 use crate::pages::Pages;
 
@@ -16,9 +16,9 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// ```
     pub fn pages(&self) -> Pages<'_> {
         let pages = match &self.memory {
-            Memory::Unshrinkable(_) => Pages::memory(&**self, page::size()),
+            SharedMapping::Unshrinkable(_) => Pages::memory(&**self, page::size()),
             // Open for writing, so mincore(2) tells the truth about it.
-            Memory::FaultTolerant(_) => Pages::own(&**self),
+            SharedMapping::FaultTolerant(_) => Pages::own(&**self),
         };
         let pages = pages.with_locks(self.memory.region().locked_pages());
         pages.with_path(self.path.as_deref())

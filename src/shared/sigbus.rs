@@ -7,7 +7,7 @@
 use super::fault_entry::FaultEntry;
 use crate::error::{Error, Result};
 use crate::region::Region;
-use crate::sys::signal::{self, Lost};
+use crate::sys::signal::{self, FaultCause};
 use crate::sys::thread;
 use crate::table::{Claimed, Table};
 use std::mem::ManuallyDrop;
@@ -16,12 +16,12 @@ static TABLE: Table<FaultEntry> = Table::new();
 
 /// A mapping of atomics. A fault in it turns it into zeroed private memory, and `is_faulted` is true from then on.
 #[derive(Debug)]
-pub(crate) struct Guarded {
+pub(crate) struct FaultTolerantMapping {
     region: ManuallyDrop<Region>,
     entry: ManuallyDrop<Claimed<FaultEntry>>,
 }
 
-impl Guarded {
+impl FaultTolerantMapping {
     /// Guards a mapping, and installs the handler if it is not the current one.
     ///
     /// # Safety
@@ -29,12 +29,12 @@ impl Guarded {
     /// atomics.
     pub(crate) unsafe fn new(region: Region) -> Result<Self> {
         if cfg!(not(stillmap_no_sigbus)) {
-            signal::guard_sigbus(answer).map_err(|e| Error::os("sigaction", None, e))?;
+            signal::install_sigbus_handler(handle).map_err(|e| Error::os("sigaction", None, e))?;
         }
         let entry = TABLE.claim();
         // SAFETY: the region stays mapped until the entry is retired, and consists of atomics, as the caller promises.
         unsafe { entry.register(region.start(), region.len()) };
-        Ok(Guarded {
+        Ok(FaultTolerantMapping {
             region: ManuallyDrop::new(region),
             entry: ManuallyDrop::new(entry),
         })
@@ -53,11 +53,11 @@ impl Guarded {
     /// Replaces the mapping, as a fault on a lost page does.
     pub(crate) fn fault(&self) {
         // Signals are blocked: a handler on this thread that touched the mapping now would wait for itself.
-        thread::without_signals(|| self.entry.replace(Lost::Page));
+        thread::without_signals(|| self.entry.replace(FaultCause::MissingPage));
     }
 }
 
-impl Drop for Guarded {
+impl Drop for FaultTolerantMapping {
     fn drop(&mut self) {
         if self.entry.retire() {
             // SAFETY: once only, and `region` is not used again.
@@ -69,6 +69,6 @@ impl Drop for Guarded {
 }
 
 /// Called in the signal handler: it does not allocate, lock or panic.
-fn answer(address: usize, lost: Lost) -> bool {
-    TABLE.iter().any(|entry| entry.answer(address, lost))
+fn handle(address: usize, cause: FaultCause) -> bool {
+    TABLE.iter().any(|entry| entry.handle(address, cause))
 }

@@ -22,13 +22,13 @@ impl Snapshot {
                 pages.with_locks(region.locked_pages())
             }
             Store::Mapped(region, _) => Pages::file(bytes).with_locks(region.locked_pages()),
-            Store::Leased(guarded) => {
-                let pages = match guarded.backing() {
+            Store::Leased(mapping) => {
+                let pages = match mapping.backing() {
                     Backing::Memory => Pages::own(bytes),
                     Backing::Cloned | Backing::Disk => Pages::own(bytes).on_disk(),
                     _ => Pages::file(bytes).on_disk(),
                 };
-                pages.with_locks(guarded.locked_pages())
+                pages.with_locks(mapping.locked_pages())
             }
         }
     }

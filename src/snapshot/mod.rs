@@ -191,7 +191,7 @@ impl Snapshot {
         match &self.store {
             Store::Memory(_) => Backing::Memory,
             Store::Mapped(_, backing) => *backing,
-            Store::Leased(guarded) => guarded.backing(),
+            Store::Leased(mapping) => mapping.backing(),
         }
     }
 
@@ -226,7 +226,7 @@ impl Snapshot {
     /// ```
     pub fn is_consistent(&self) -> bool {
         match &self.store {
-            Store::Leased(guarded) => guarded.is_consistent(),
+            Store::Leased(mapping) => mapping.is_consistent(),
             Store::Memory(_) | Store::Mapped(..) => self.is_consistent,
         }
     }

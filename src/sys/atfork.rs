@@ -1,7 +1,7 @@
 //! System calls of the handlers that run in a forked child. All but the first are async-signal-safe
 //! (signal-safety(7)).
 
-use super::call;
+use super::retry_eintr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -22,5 +22,5 @@ pub(crate) fn register(
 /// dup3(2): the number `fd` becomes another descriptor for what is behind `by`, close-on-exec.
 pub(crate) fn replace(fd: RawFd, by: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: dup3(2) takes integers. The caller decides about `fd`, which stays open.
-    call(|| unsafe { libc::dup3(by.as_raw_fd(), fd, libc::O_CLOEXEC) }).map(drop)
+    retry_eintr(|| unsafe { libc::dup3(by.as_raw_fd(), fd, libc::O_CLOEXEC) }).map(drop)
 }

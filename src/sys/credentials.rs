@@ -1,6 +1,6 @@
 //! What this process is and may do: geteuid, capget, umask; and what it alone knows: getrandom.
 
-use super::call;
+use super::retry_eintr;
 use std::fs;
 use std::io;
 
@@ -20,7 +20,7 @@ pub(crate) fn has_capability(capability: u32) -> bool {
     let mut data = [[0_u32; 3]; 2];
     let (header, data_start) = (header.as_mut_ptr(), data.as_mut_ptr());
     // SAFETY: capget(2) of this version reads and writes a header of two words and writes two structs of three words.
-    let done = call(|| unsafe { libc::syscall(libc::SYS_capget, header, data_start) });
+    let done = retry_eintr(|| unsafe { libc::syscall(libc::SYS_capget, header, data_start) });
     done.is_ok() && data[0][0] >> capability & 1 == 1
 }
 
@@ -45,6 +45,6 @@ pub(crate) fn random() -> io::Result<u64> {
     let mut number = [0_u8; 8];
     let start = number.as_mut_ptr();
     // SAFETY: getrandom(2) writes at most eight bytes to `number`, and so few are written in one go.
-    call(|| unsafe { libc::syscall(libc::SYS_getrandom, start, number.len(), 0) })?;
+    retry_eintr(|| unsafe { libc::syscall(libc::SYS_getrandom, start, number.len(), 0) })?;
     Ok(u64::from_ne_bytes(number))
 }

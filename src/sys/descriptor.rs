@@ -1,13 +1,13 @@
 //! System calls on descriptors themselves: fcntl(2), close-on-exec duplicates.
 
-use super::call;
+use super::retry_eintr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Duplicates the descriptor of this number, close-on-exec.
 pub(crate) fn dup_cloexec(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    let fd = call(|| unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
+    let fd = retry_eintr(|| unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
     // SAFETY: the kernel just returned this descriptor, and nothing else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -25,7 +25,7 @@ pub(crate) fn is_read_write(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// The access mode that a descriptor was opened with: fcntl(2) `F_GETFL`. `O_PATH` equals none of them.
 fn access_mode(fd: BorrowedFd<'_>) -> io::Result<i32> {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let flags = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
     Ok(flags & (libc::O_ACCMODE | libc::O_PATH))
 }
 
@@ -36,15 +36,15 @@ pub(crate) fn has_writer(fd: BorrowedFd<'_>) -> bool {
     let fd = fd.as_raw_fd();
     // A break in between would raise SIGIO, which terminates the process; SIGURG is ignored by default.
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    if call(|| unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) }).is_err() {
+    if retry_eintr(|| unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) }).is_err() {
         return false;
     }
     // SAFETY: as above.
-    match call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) }) {
+    match retry_eintr(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) }) {
         Err(e) => e.raw_os_error() == Some(libc::EAGAIN),
         Ok(_) => {
             // SAFETY: as above.
-            let _ = call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) });
+            let _ = retry_eintr(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) });
             false
         }
     }

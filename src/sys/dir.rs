@@ -1,6 +1,6 @@
 //! System calls on the names in a directory: openat, fstatat, faccessat, linkat, renameat, unlinkat, readlinkat.
 
-use super::call;
+use super::retry_eintr;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -28,7 +28,7 @@ pub(crate) fn open_at(
 ) -> io::Result<OwnedFd> {
     let (dir, flags) = (dir.as_raw_fd(), flags | libc::O_CLOEXEC);
     // SAFETY: openat(2) reads a C string and touches no other memory of ours.
-    let fd = call(|| unsafe { libc::openat64(dir, name.as_ptr(), flags, mode) })?;
+    let fd = retry_eintr(|| unsafe { libc::openat64(dir, name.as_ptr(), flags, mode) })?;
     // SAFETY: the kernel just returned this descriptor, and nothing else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -94,7 +94,9 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<DirEntry> 
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
     // SAFETY: fstatat(2) reads a C string and writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatat64(dir.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), flags) })?;
+    retry_eintr(|| unsafe {
+        libc::fstatat64(dir.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), flags)
+    })?;
     // SAFETY: fstatat(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     #[allow(clippy::unnecessary_cast)] // the types differ between architectures
@@ -118,7 +120,7 @@ pub(crate) fn attributes(fd: BorrowedFd<'_>) -> u64 {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
-    let done = call(|| unsafe {
+    let done = retry_eintr(|| unsafe {
         libc::syscall(
             libc::SYS_statx,
             fd.as_raw_fd(),
@@ -136,7 +138,7 @@ pub(crate) fn attributes(fd: BorrowedFd<'_>) -> u64 {
 pub(crate) fn check_writable(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     let (dir, mode, flags) = (dir.as_raw_fd(), libc::W_OK, libc::AT_EACCESS);
     // SAFETY: faccessat(2) reads a C string and touches no other memory of ours.
-    call(|| unsafe { libc::faccessat(dir, name.as_ptr(), mode, flags) }).map(drop)
+    retry_eintr(|| unsafe { libc::faccessat(dir, name.as_ptr(), mode, flags) }).map(drop)
 }
 
 /// Where the symbolic link points that `link` is open on (`O_PATH | O_NOFOLLOW`): readlinkat(2).
@@ -144,7 +146,8 @@ pub(crate) fn read_link(link: BorrowedFd<'_>) -> io::Result<OsString> {
     let mut target = vec![0_u8; libc::PATH_MAX as usize];
     let (start, room) = (target.as_mut_ptr().cast(), target.len());
     // SAFETY: readlinkat(2) reads a C string and writes at most `room` bytes to `target`.
-    let n = call(|| unsafe { libc::readlinkat(link.as_raw_fd(), c"".as_ptr(), start, room) })?;
+    let n =
+        retry_eintr(|| unsafe { libc::readlinkat(link.as_raw_fd(), c"".as_ptr(), start, room) })?;
     target.truncate(n.unsigned_abs());
     Ok(OsString::from_vec(target))
 }
@@ -159,7 +162,7 @@ pub(crate) fn link(proc_path: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> io::Re
     let (from, flags) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
     let (path, dir) = (proc_path.as_ptr(), dir.as_raw_fd());
     // SAFETY: linkat(2) reads two C strings and touches no other memory of ours.
-    call(|| unsafe { libc::linkat(from, path, dir, name.as_ptr(), flags) }).map(drop)
+    retry_eintr(|| unsafe { libc::linkat(from, path, dir, name.as_ptr(), flags) }).map(drop)
 }
 
 /// The same without /proc: `AT_EMPTY_PATH`. Needs the credentials that opened the file (Linux 6.10) or
@@ -167,21 +170,21 @@ pub(crate) fn link(proc_path: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> io::Re
 pub(crate) fn link_fd(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     let (fd, dir, flags) = (fd.as_raw_fd(), dir.as_raw_fd(), libc::AT_EMPTY_PATH);
     // SAFETY: linkat(2) reads two C strings and touches no other memory of ours.
-    call(|| unsafe { libc::linkat(fd, c"".as_ptr(), dir, name.as_ptr(), flags) }).map(drop)
+    retry_eintr(|| unsafe { libc::linkat(fd, c"".as_ptr(), dir, name.as_ptr(), flags) }).map(drop)
 }
 
 /// A second name for a file in the same directory: linkat(2).
 pub(crate) fn link_at(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<()> {
     let dir = dir.as_raw_fd();
     // SAFETY: linkat(2) reads two C strings and touches no other memory of ours.
-    call(|| unsafe { libc::linkat(dir, from.as_ptr(), dir, to.as_ptr(), 0) }).map(drop)
+    retry_eintr(|| unsafe { libc::linkat(dir, from.as_ptr(), dir, to.as_ptr(), 0) }).map(drop)
 }
 
 /// renameat(2) inside one directory: `to` is replaced in one step.
 pub(crate) fn rename(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<()> {
     let dir = dir.as_raw_fd();
     // SAFETY: renameat(2) reads two C strings and touches no other memory of ours.
-    call(|| unsafe { libc::renameat(dir, from.as_ptr(), dir, to.as_ptr()) }).map(drop)
+    retry_eintr(|| unsafe { libc::renameat(dir, from.as_ptr(), dir, to.as_ptr()) }).map(drop)
 }
 
 /// The same, but `EEXIST` if `to` exists: renameat2(2) `RENAME_NOREPLACE`, Linux 3.15.
@@ -190,11 +193,12 @@ pub(crate) fn rename_noreplace(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> i
     let (from, to) = (from.as_ptr(), to.as_ptr());
     // By its number: musl has no function for it.
     // SAFETY: renameat2(2) reads two C strings and touches no other memory of ours.
-    call(|| unsafe { libc::syscall(libc::SYS_renameat2, dir, from, dir, to, flags) }).map(drop)
+    retry_eintr(|| unsafe { libc::syscall(libc::SYS_renameat2, dir, from, dir, to, flags) })
+        .map(drop)
 }
 
 /// unlinkat(2).
 pub(crate) fn unlink(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: unlinkat(2) reads a C string and touches no other memory of ours.
-    call(|| unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
+    retry_eintr(|| unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
 }

@@ -1,7 +1,7 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
 use super::signal_mask::without_sigxfsz;
-use super::{call, descriptor, is_call_unknown};
+use super::{descriptor, is_call_unknown, retry_eintr};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -31,10 +31,10 @@ fn open_with(path: &Path, flags: i32) -> io::Result<OwnedFd> {
 /// Turns `O_NONBLOCK` off, fcntl(2).
 pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let flags = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
     let flags = flags & !libc::O_NONBLOCK;
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+    retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
 }
 
 /// A second descriptor for the same description, close-on-exec (`F_DUPFD_CLOEXEC`, fcntl(2)).
@@ -57,7 +57,7 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// True for a descriptor that may be read in aligned pieces only (`O_DIRECT`, open(2)).
 pub(crate) fn is_direct(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let flags = call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
+    let flags = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
     flags.is_ok_and(|flags| flags & libc::O_DIRECT != 0)
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
 
 /// The type of a file, stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FileType {
     Regular,
     Directory,
     Block,
@@ -121,7 +121,7 @@ pub(crate) struct Time(i64, i64);
 /// fstat(2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
-    pub(crate) kind: Kind,
+    pub(crate) kind: FileType,
     pub(crate) size: u64,
     /// Bytes in blocks that are allocated; less than `size` if there are holes.
     pub(crate) allocated: u64,
@@ -145,17 +145,17 @@ impl Stat {
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    retry_eintr(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstat(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     let size = stat.st_size.unsigned_abs();
     Ok(Stat {
         kind: match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => Kind::Regular,
-            libc::S_IFDIR => Kind::Directory,
-            libc::S_IFBLK => Kind::Block,
-            libc::S_IFIFO => Kind::Fifo,
-            _ => Kind::Other,
+            libc::S_IFREG => FileType::Regular,
+            libc::S_IFDIR => FileType::Directory,
+            libc::S_IFBLK => FileType::Block,
+            libc::S_IFIFO => FileType::Fifo,
+            _ => FileType::Other,
         },
         size,
         allocated: stat.st_blocks.unsigned_abs() * 512,
@@ -174,8 +174,9 @@ pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let (fd, empty, flags) = (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
     // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
-    let done =
-        call(|| unsafe { libc::syscall(libc::SYS_statx, fd, empty, flags, 0, stat.as_mut_ptr()) });
+    let done = retry_eintr(|| unsafe {
+        libc::syscall(libc::SYS_statx, fd, empty, flags, 0, stat.as_mut_ptr())
+    });
     if done.is_err() {
         return false;
     }
@@ -193,7 +194,7 @@ pub(crate) fn read<'m>(
     let start = into.as_mut_ptr().cast();
     loop {
         // SAFETY: read(2) writes at most `into.len()` bytes to `into`.
-        match call(|| unsafe { libc::read(fd.as_raw_fd(), start, into.len()) }) {
+        match retry_eintr(|| unsafe { libc::read(fd.as_raw_fd(), start, into.len()) }) {
             Ok(n) => return Ok(filled(into, n)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_readable(fd)?,
             Err(e) => return Err(e),
@@ -210,7 +211,7 @@ pub(crate) fn read_at<'m>(
     let offset = file_offset(offset)?;
     let start = into.as_mut_ptr().cast();
     // SAFETY: pread(2) writes at most `into.len()` bytes to `into`.
-    let n = call(|| unsafe { libc::pread64(fd.as_raw_fd(), start, into.len(), offset) })?;
+    let n = retry_eintr(|| unsafe { libc::pread64(fd.as_raw_fd(), start, into.len(), offset) })?;
     Ok(filled(into, n))
 }
 
@@ -235,7 +236,7 @@ pub(crate) fn copy_range(
     let number = libc::SYS_copy_file_range;
     without_sigxfsz(|| {
         // SAFETY: copy_file_range(2) reads and writes the two offsets.
-        call(|| unsafe { libc::syscall(number, from, out, to, into, most, 0) })
+        retry_eintr(|| unsafe { libc::syscall(number, from, out, to, into, most, 0) })
     })
     .map(|copied| copied.unsigned_abs() as usize)
 }
@@ -278,7 +279,7 @@ fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
         revents: 0,
     };
     // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    call(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
+    retry_eintr(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
 }
 
 /// True if a process had the FIFO open for writing since `fd` was opened: poll(2) reports `POLLHUP` only then.
@@ -289,7 +290,7 @@ pub(crate) fn had_writer(fd: BorrowedFd<'_>) -> bool {
         revents: 0,
     };
     // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    let done = call(|| unsafe { libc::poll(&mut poll, 1, 0) });
+    let done = retry_eintr(|| unsafe { libc::poll(&mut poll, 1, 0) });
     done.is_ok() && poll.revents != 0
 }
 
@@ -304,7 +305,7 @@ pub(crate) fn is_cached(fd: BorrowedFd<'_>, offset: u64) -> bool {
         iov_len: 1,
     };
     // SAFETY: preadv2(2) writes at most the one byte that the `struct iovec` names.
-    let read = call(|| unsafe {
+    let read = retry_eintr(|| unsafe {
         libc::syscall(
             libc::SYS_preadv2,
             fd.as_raw_fd(),
@@ -338,27 +339,27 @@ pub(crate) fn device_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
 
 fn seek(fd: BorrowedFd<'_>, offset: i64, whence: i32) -> io::Result<u64> {
     // SAFETY: lseek(2) touches no memory.
-    call(|| unsafe { libc::lseek64(fd.as_raw_fd(), offset, whence) }).map(i64::unsigned_abs)
+    retry_eintr(|| unsafe { libc::lseek64(fd.as_raw_fd(), offset, whence) }).map(i64::unsigned_abs)
 }
 
 /// `F_SETPIPE_SZ`, fcntl(2): the capacity got, or an error where it is no pipe or not allowed.
 pub(crate) fn set_pipe_capacity(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<usize> {
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) })
+    retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) })
         .map(|capacity| capacity.unsigned_abs() as usize)
 }
 
 /// The seals of a memfd; none for what cannot have any.
 pub(crate) fn seals(fd: BorrowedFd<'_>) -> i32 {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }).unwrap_or(0)
+    retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }).unwrap_or(0)
 }
 
 /// `FICLONE`, ioctl_ficlone(2): all of `from`, as it is now, becomes the content of `to`.
 pub(crate) fn clone_into(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     without_sigxfsz(|| {
         // SAFETY: this ioctl(2) takes a descriptor and touches no memory of ours.
-        call(|| unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
+        retry_eintr(|| unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
     })
     .map(drop)
 }
@@ -370,7 +371,7 @@ pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge;
     let create = |flags: libc::c_uint| {
         // SAFETY: the name is a C string; the kernel copies it.
-        call(|| unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) })
+        retry_eintr(|| unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) })
     };
     let fd = match create(flags | libc::MFD_NOEXEC_SEAL) {
         // An older kernel does not know the flag.
@@ -384,5 +385,5 @@ pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
 /// `F_ADD_SEALS`, fcntl(2).
 pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: i32) -> io::Result<()> {
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }).map(drop)
+    retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }).map(drop)
 }

@@ -1,7 +1,7 @@
 //! System calls for file leases (fcntl(2), "Leases") and for the thread that waits until they are broken. Nothing here
 //! allocates.
 
-use super::call;
+use super::retry_eintr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -43,11 +43,11 @@ pub(crate) fn set(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<(
     // Signal and owner first: F_SETLEASE keeps an owner that is set (lease_setup in fs/locks.c), so no break is reported
     // in another way.
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd, F_SETSIG, SIGNAL) })?;
+    retry_eintr(|| unsafe { libc::fcntl(fd, F_SETSIG, SIGNAL) })?;
     // SAFETY: this fcntl(2) reads one `struct f_owner_ex`.
-    call(|| unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) })?;
+    retry_eintr(|| unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) })?;
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, lease as i32) }).map(drop)
+    retry_eintr(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, lease as i32) }).map(drop)
 }
 
 const F_SETSIG: i32 = 10;
@@ -64,7 +64,7 @@ struct FOwner {
 /// True unless another process is blocked by the lease, or the kernel has ended it.
 pub(crate) fn is_held(fd: RawFd, lease: Lease) -> bool {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let held = call(|| unsafe { libc::fcntl(fd, libc::F_GETLEASE) });
+    let held = retry_eintr(|| unsafe { libc::fcntl(fd, libc::F_GETLEASE) });
     held.is_ok_and(|held| held == lease as i32)
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn is_held(fd: RawFd, lease: Lease) -> bool {
 /// release since the process has changed its user.
 pub(crate) fn release(fd: RawFd) -> bool {
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
-    call(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }).is_ok()
+    retry_eintr(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }).is_ok()
 }
 
 /// True if the sysctl `fs.leases-enable` is 0.
@@ -88,7 +88,7 @@ pub(crate) fn open_break_time() -> io::Result<OwnedFd> {
         libc::O_RDONLY | libc::O_CLOEXEC,
     );
     // SAFETY: the path is a C string.
-    let fd = call(|| unsafe { libc::open(path.as_ptr(), flags) })?;
+    let fd = retry_eintr(|| unsafe { libc::open(path.as_ptr(), flags) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -99,7 +99,7 @@ pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
     let mut text = [0_u8; 24];
     let start = text.as_mut_ptr().cast();
     // SAFETY: pread(2) writes at most as many bytes as `text` has.
-    let n = call(|| unsafe { libc::pread(file, start, text.len(), 0) }).ok()?;
+    let n = retry_eintr(|| unsafe { libc::pread(file, start, text.len(), 0) }).ok()?;
     let text = std::str::from_utf8(text.get(..n.unsigned_abs())?).ok()?;
     // fs/locks.c: 0 or less is no limit.
     let seconds: i64 = text.trim().parse().ok()?;

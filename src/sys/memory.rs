@@ -1,6 +1,6 @@
 //! System calls on mappings: mmap, munmap, mremap, mprotect, madvise.
 
-use super::call;
+use super::retry_eintr;
 use super::space::to_off_t;
 use std::fs;
 use std::io;
@@ -87,7 +87,7 @@ fn checked(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {
 /// `start..start+len` is mapped, owned by the caller, and no reference into it is left.
 pub(crate) unsafe fn unmap(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: the caller owns the range and lets it go.
-    call(|| unsafe { libc::munmap(start.as_ptr().cast(), len) }).map(drop)
+    retry_eintr(|| unsafe { libc::munmap(start.as_ptr().cast(), len) }).map(drop)
 }
 
 /// mremap(2) with `MREMAP_MAYMOVE`: the same pages under a new length, perhaps elsewhere.
@@ -173,22 +173,22 @@ unsafe fn map_fixed(
 /// True if every page of a range is mapped: msync(2) fails with `ENOMEM` otherwise. `MS_ASYNC` does nothing else.
 pub(crate) fn is_mapped(start: NonNull<u8>, len: usize) -> bool {
     // SAFETY: msync(2) changes no byte.
-    let done = call(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_ASYNC) });
+    let done = retry_eintr(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_ASYNC) });
     !done.is_err_and(|e| e.raw_os_error() == Some(libc::ENOMEM))
 }
 
 /// The areas that a range consists of, proc_pid_maps(5), lowest first.
-pub(crate) fn areas(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
+pub(crate) fn vmas(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
     // Names of files need not be UTF-8.
     let maps = fs::read("/proc/self/maps")?;
     let areas = String::from_utf8_lossy(&maps);
-    let areas = areas.lines().filter_map(area);
+    let areas = areas.lines().filter_map(vma);
     let parts = areas.map(|area| area.start.max(range.start)..area.end.min(range.end));
     Ok(parts.filter(|part| !part.is_empty()).collect())
 }
 
 /// The addresses at the head of a line of maps or smaps: `7f00-7f40 r--p ...`.
-pub(crate) fn area(line: &str) -> Option<Range<usize>> {
+pub(crate) fn vma(line: &str) -> Option<Range<usize>> {
     let (range, _) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;
     let address = |hex| usize::from_str_radix(hex, 16).ok();
@@ -201,14 +201,14 @@ pub(crate) fn area(line: &str) -> Option<Range<usize>> {
 /// The range is mapped, owned by the caller, and nobody writes to it any more.
 pub(crate) unsafe fn protect_read_only(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: taking write access away cannot change a byte.
-    call(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
+    retry_eintr(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
 }
 
 /// mprotect(2): no access. No byte changes; whoever touches one ends, by SIGSEGV.
 pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
     let start = ptr::without_provenance_mut(range.start);
     // SAFETY: taking access away cannot change a byte.
-    call(|| unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) }).map(drop)
+    retry_eintr(|| unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) }).map(drop)
 }
 
 /// mprotect(2) to readable and writable.
@@ -218,7 +218,7 @@ pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
 pub(crate) unsafe fn protect_read_write(range: Range<usize>) -> io::Result<()> {
     let start = ptr::without_provenance_mut(range.start);
     // SAFETY: as the caller promises.
-    call(|| unsafe { libc::mprotect(start, range.len(), READ_WRITE) }).map(drop)
+    retry_eintr(|| unsafe { libc::mprotect(start, range.len(), READ_WRITE) }).map(drop)
 }
 
 /// mmap(2) with `MAP_FIXED`: address space without access in place of what is mapped there.
@@ -237,7 +237,7 @@ pub(crate) unsafe fn map_fixed_none(range: Range<usize>) -> io::Result<()> {
 /// mapped is `ENOMEM`.
 pub(crate) fn sync(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: msync(2) changes no byte of ours.
-    call(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_SYNC) }).map(drop)
+    retry_eintr(|| unsafe { libc::msync(start.as_ptr().cast(), len, libc::MS_SYNC) }).map(drop)
 }
 
 /// madvise(2).
@@ -246,5 +246,5 @@ pub(crate) fn sync(start: NonNull<u8>, len: usize) -> io::Result<()> {
 /// The range is mapped and owned by the caller; if `advice` destroys bytes, the caller holds them exclusively.
 pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: i32) -> io::Result<()> {
     // SAFETY: the caller owns the range and answers for what the advice does to it.
-    call(|| unsafe { libc::madvise(start.as_ptr().cast(), len, advice) }).map(drop)
+    retry_eintr(|| unsafe { libc::madvise(start.as_ptr().cast(), len, advice) }).map(drop)
 }

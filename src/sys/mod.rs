@@ -40,7 +40,9 @@ pub(crate) mod xattr;
 use std::io;
 
 /// Runs a system call that gives -1 and errno on failure, again while it is interrupted.
-pub(crate) fn call<T: Copy + PartialEq + From<i8>>(mut f: impl FnMut() -> T) -> io::Result<T> {
+pub(crate) fn retry_eintr<T: Copy + PartialEq + From<i8>>(
+    mut f: impl FnMut() -> T,
+) -> io::Result<T> {
     loop {
         let value = f();
         if value != T::from(-1) {

@@ -2,7 +2,7 @@
 //!
 //! They take addresses, not references: a range that is not mapped is an error and harms nobody.
 
-use super::{call, page_size};
+use super::{page_size, retry_eintr};
 use std::fs::File;
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -16,7 +16,7 @@ pub(crate) const COLLAPSE: i32 = 25;
 /// Whether the kernel knows an advice: madvise(2) checks it before it looks at the range, here an empty one.
 pub(crate) fn is_advice_supported(advice: i32) -> bool {
     // SAFETY: an empty range; nothing is advised.
-    call(|| unsafe { libc::madvise(ptr::null_mut(), 0, advice) }).is_ok()
+    retry_eintr(|| unsafe { libc::madvise(ptr::null_mut(), 0, advice) }).is_ok()
 }
 
 /// Which pages from `start` on are in RAM, mincore(2): the lowest bit of a byte for each. `start` is on a page.
@@ -24,7 +24,7 @@ pub(crate) fn mincore(start: usize, pages: &mut [u8]) -> io::Result<()> {
     let len = pages.len() * page_size();
     let start = ptr::without_provenance_mut(start);
     // SAFETY: mincore(2) writes one byte for each page of the range, and there is room for so many.
-    call(|| unsafe { libc::mincore(start, len, pages.as_mut_ptr().cast()) }).map(drop)
+    retry_eintr(|| unsafe { libc::mincore(start, len, pages.as_mut_ptr().cast()) }).map(drop)
 }
 
 /// Whether mincore(2) answers truly for the shared file mapping at `start`: since Linux 5.2 it says "in RAM" of every
@@ -83,7 +83,7 @@ pub(crate) fn advise(range: Range<usize>, advice: i32) -> io::Result<()> {
     }
     let start = ptr::without_provenance_mut(range.start);
     // SAFETY: the advice changes no byte, whatever is there.
-    call(|| unsafe { libc::madvise(start, range.len(), advice) }).map(drop)
+    retry_eintr(|| unsafe { libc::madvise(start, range.len(), advice) }).map(drop)
 }
 
 /// The header of `PAGEMAP_SCAN`, `struct pm_scan_arg` of linux/fs.h.
@@ -143,7 +143,8 @@ pub(crate) fn huge_bytes(range: Range<usize>) -> io::Result<usize> {
         };
         let request = PAGEMAP_SCAN as libc::Ioctl;
         // SAFETY: the kernel reads and writes the header, and writes at most `found_len` entries to `found`.
-        let count = call(|| unsafe { libc::ioctl(pagemap.as_raw_fd(), request, &mut scan) })?;
+        let count =
+            retry_eintr(|| unsafe { libc::ioctl(pagemap.as_raw_fd(), request, &mut scan) })?;
         for entry in &found[..count.unsigned_abs() as usize] {
             // SAFETY: zeroed is a valid entry, and the kernel has filled it in.
             let entry = unsafe { entry.assume_init() };

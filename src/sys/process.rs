@@ -1,6 +1,6 @@
 //! System calls on processes: fork, wait, pidfds, which threads there are.
 
-use super::call;
+use super::retry_eintr;
 use std::fs;
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -22,7 +22,7 @@ pub(crate) enum Fork {
 /// - The child does not use what only one process may own: it has a copy of every value.
 pub(crate) unsafe fn fork() -> io::Result<Fork> {
     // SAFETY: the caller's promise.
-    match call(|| unsafe { libc::fork() })? {
+    match retry_eintr(|| unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         child => Ok(Fork::Parent { child }),
     }
@@ -64,7 +64,7 @@ pub(crate) fn set_parent_death_signal(parent: i32) -> bool {
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [-1; 2];
     // SAFETY: pipe2(2) writes two integers.
-    call(|| unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    retry_eintr(|| unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     let reader = unsafe { OwnedFd::from_raw_fd(ends[0]) };
     // SAFETY: as above.
@@ -107,7 +107,7 @@ fn stat_field(path: &str, number: usize) -> io::Result<Option<usize>> {
 /// pidfd_open(2), close-on-exec.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open(2) takes two integers.
-    let fd = call(|| unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = retry_eintr(|| unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -123,7 +123,7 @@ pub(crate) fn wait(pid: i32, pidfd: Option<BorrowedFd<'_>>) -> io::Result<ExitSt
         // SAFETY: waitid(2) writes one siginfo_t.
         unsafe { libc::waitid(kind, id as libc::id_t, info.as_mut_ptr(), libc::WEXITED) }
     };
-    call(wait)?;
+    retry_eintr(wait)?;
     // SAFETY: zeroed, then filled in by waitid(2).
     let info = unsafe { info.assume_init() };
     // SAFETY: for a child that ended the kernel sets si_status.
@@ -156,7 +156,7 @@ pub(crate) fn status_from_pidfd(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
     };
     // SAFETY: this ioctl(2) reads and writes one `struct pidfd_info` of the size that is part of its number.
     let ioctl = || unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
-    call(ioctl).ok()?;
+    retry_eintr(ioctl).ok()?;
     let known = info.mask & PIDFD_INFO_EXIT != 0;
     known.then(|| ExitStatus::from_raw(info.exit_code))
 }

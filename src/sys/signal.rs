@@ -6,7 +6,7 @@
 //! A layer knows the one handler it was put in front of, and never any other, so a program that chains to us cannot
 //! send a signal round in circles.
 
-use super::call;
+use super::retry_eintr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -15,36 +15,36 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Says whether the fault at an address was answered, so that the access can be tried again.
 /// Runs in a signal handler, with all signals blocked: it may not allocate, lock or panic.
-pub(crate) type Answer = fn(address: usize, lost: Lost) -> bool;
+pub(crate) type FaultHandler = fn(address: usize, cause: FaultCause) -> bool;
 
 /// What went wrong with the memory, sigaction(2) on `si_code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lost {
+pub(crate) enum FaultCause {
     /// There is nothing behind the address: the file was truncated, its device failed, or its disk is full.
-    Page,
+    MissingPage,
     /// The machine found the RAM itself to be broken.
-    Ram,
+    HardwareError,
 }
 
 /// One installation of the handler.
-struct Layer {
+struct HandlerLayer {
     /// The handler that it was put in front of. Reading a `OnceLock` is one atomic load, fit for a signal handler.
     before: OnceLock<libc::sigaction>,
     /// A handler with `SA_RESETHAND` gets one signal.
     spent: AtomicBool,
 }
 
-impl Layer {
+impl HandlerLayer {
     const fn new() -> Self {
-        Layer {
+        HandlerLayer {
             before: OnceLock::new(),
             spent: AtomicBool::new(false),
         }
     }
 }
 
-static LAYERS: [Layer; 8] = [const { Layer::new() }; 8];
-static ANSWER: OnceLock<Answer> = OnceLock::new();
+static LAYERS: [HandlerLayer; 8] = [const { HandlerLayer::new() }; 8];
+static FAULT_HANDLER: OnceLock<FaultHandler> = OnceLock::new();
 
 type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
 
@@ -60,10 +60,10 @@ const HANDLERS: [Handler; 8] = [
 ];
 
 /// Puts the handler in front, unless it is there already. A program that keeps replacing it wins after eight times.
-pub(crate) fn guard_sigbus(answer: Answer) -> io::Result<()> {
+pub(crate) fn install_sigbus_handler(handler: FaultHandler) -> io::Result<()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    ANSWER.get_or_init(|| answer);
+    FAULT_HANDLER.get_or_init(|| handler);
     let front = action(None)?;
     if HANDLERS.iter().any(|&h| address(h) == front.sa_sigaction) {
         return Ok(());
@@ -98,7 +98,7 @@ fn action(new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
     let new = new.map_or(ptr::null(), ptr::from_ref);
     let mut old = default();
     // SAFETY: both pointers are null or one `struct sigaction`; a handler set here is one of `HANDLERS` or SIG_DFL.
-    call(|| unsafe { libc::sigaction(libc::SIGBUS, new, &mut old) })?;
+    retry_eintr(|| unsafe { libc::sigaction(libc::SIGBUS, new, &mut old) })?;
     Ok(old)
 }
 
@@ -114,22 +114,24 @@ extern "C" fn handle<const LAYER: usize>(
     let saved = unsafe { errno.read() };
     // SAFETY: with SA_SIGINFO the kernel gives one siginfo_t.
     let code = unsafe { (*info).si_code };
-    let lost = match code {
-        libc::BUS_ADRERR | libc::BUS_OBJERR => Some(Lost::Page),
-        libc::BUS_MCEERR_AR | libc::BUS_MCEERR_AO => Some(Lost::Ram),
+    let cause = match code {
+        libc::BUS_ADRERR | libc::BUS_OBJERR => Some(FaultCause::MissingPage),
+        libc::BUS_MCEERR_AR | libc::BUS_MCEERR_AO => Some(FaultCause::HardwareError),
         // Sent by a process, where the address means nothing, or a misaligned access.
         _ => None,
     };
-    let answered = lost.is_some_and(|lost| {
+    let is_handled = cause.is_some_and(|cause| {
         // SAFETY: as above.
         let info = unsafe { &*info };
         // SAFETY: these codes come with an address.
         let at = unsafe { info.si_addr() };
-        ANSWER.get().is_some_and(|answer| answer(at.addr(), lost))
+        FAULT_HANDLER
+            .get()
+            .is_some_and(|handle| handle(at.addr(), cause))
     });
-    if !answered {
+    if !is_handled {
         // SAFETY: what the kernel gave us is passed on as it is.
-        unsafe { pass_on(&LAYERS[LAYER], signal, code, info, context) };
+        unsafe { chain(&LAYERS[LAYER], signal, code, info, context) };
     }
     // SAFETY: as above.
     unsafe { errno.write(saved) };
@@ -139,8 +141,8 @@ extern "C" fn handle<const LAYER: usize>(
 ///
 /// # Safety
 /// Called from the handler, with its arguments.
-unsafe fn pass_on(
-    layer: &Layer,
+unsafe fn chain(
+    layer: &HandlerLayer,
     signal: i32,
     code: i32,
     info: *mut libc::siginfo_t,
@@ -152,11 +154,11 @@ unsafe fn pass_on(
     let once = before.sa_flags & libc::SA_RESETHAND != 0;
     match before.sa_sigaction {
         libc::SIG_IGN if !fault => {}
-        libc::SIG_DFL | libc::SIG_IGN => die(fault),
-        _ if once && layer.spent.swap(true, Ordering::Relaxed) => die(fault),
+        libc::SIG_DFL | libc::SIG_IGN => default_action(fault),
+        _ if once && layer.spent.swap(true, Ordering::Relaxed) => default_action(fault),
         handler => {
             // SAFETY: `context` is the ucontext_t of this signal.
-            unsafe { block_as_for(&before, context) };
+            unsafe { apply_mask_of(&before, context) };
             if before.sa_flags & libc::SA_SIGINFO != 0 {
                 // SAFETY: a handler that was installed with SA_SIGINFO has this type.
                 let handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
@@ -171,7 +173,7 @@ unsafe fn pass_on(
 }
 
 /// The default action. A fault comes again when the handler returns; a signal that was sent has to be sent again.
-fn die(fault: bool) {
+fn default_action(fault: bool) {
     let _ = action(Some(&default()));
     if !fault {
         // SAFETY: raise(3) touches no memory. SIGBUS is blocked in here and comes as the handler returns.
@@ -183,7 +185,7 @@ fn die(fault: bool) {
 ///
 /// # Safety
 /// `context` is the ucontext_t that the kernel gave to the handler.
-unsafe fn block_as_for(before: &libc::sigaction, context: *mut libc::c_void) {
+unsafe fn apply_mask_of(before: &libc::sigaction, context: *mut libc::c_void) {
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: in bounds of the ucontext_t. Only the kernel's 64 signals are in it, so no reference to the whole.
     let interrupted = unsafe { &raw const (*context).uc_sigmask };

@@ -1,7 +1,7 @@
 //! System calls for the blocks of a file: fallocate, fstatvfs, FIEMAP.
 
 use super::signal_mask::SignalMask;
-use super::{call, credentials};
+use super::{credentials, retry_eintr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -42,7 +42,7 @@ pub(crate) fn fallocate(
         let _mask = SignalMask::block_all(&[libc::SIGXFSZ]);
         let (offset, chunk) = (to_off_t(at)?, to_off_t(len)?);
         // SAFETY: fallocate(2) touches no memory.
-        call(|| unsafe { libc::fallocate64(fd.as_raw_fd(), mode, offset, chunk) })?;
+        retry_eintr(|| unsafe { libc::fallocate64(fd.as_raw_fd(), mode, offset, chunk) })?;
         at += len;
     }
     Ok(())
@@ -65,7 +65,7 @@ pub(crate) struct Space {
 pub(crate) fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
     let mut stat = MaybeUninit::<libc::statvfs64>::uninit();
     // SAFETY: fstatvfs(3) writes one `struct statvfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatvfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    retry_eintr(|| unsafe { libc::fstatvfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstatvfs(3) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     let free = if credentials::effective_user() == 0 {
@@ -85,7 +85,7 @@ pub(crate) fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
 pub(crate) fn allocated(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    retry_eintr(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstat(2) succeeded, so it is filled in.
     let blocks = unsafe { stat.assume_init() }.st_blocks;
     Ok(blocks.unsigned_abs() * 512)
@@ -153,7 +153,7 @@ pub(crate) fn extents(fd: BorrowedFd<'_>, size: u64) -> io::Result<Vec<Extent>> 
         };
         let (raw, request) = (fd.as_raw_fd(), FS_IOC_FIEMAP as libc::Ioctl);
         // SAFETY: this ioctl(2) reads and writes one `struct fiemap` with as many extents as it says.
-        call(|| unsafe { libc::ioctl(raw, request, &raw mut map) })?;
+        retry_eintr(|| unsafe { libc::ioctl(raw, request, &raw mut map) })?;
         let mut extents = map.extents.iter().take(map.mapped as usize);
         found.extend(extents.clone());
         match extents.next_back() {

@@ -1,6 +1,6 @@
 //! File systems: fstatfs(2), and an ioctl(2) that only btrfs answers.
 
-use super::call;
+use super::retry_eintr;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 pub(crate) fn magic(fd: BorrowedFd<'_>) -> io::Result<u32> {
     let mut stat = MaybeUninit::<libc::statfs64>::uninit();
     // SAFETY: fstatfs(2) writes one `struct statfs` to the pointer, which has room for it.
-    call(|| unsafe { libc::fstatfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    retry_eintr(|| unsafe { libc::fstatfs64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: fstatfs(2) succeeded, so it is filled in.
     let magic = unsafe { stat.assume_init() }.f_type;
     // The type of the number differs between C libraries, and so does its sign on 32 bits; its bits do not.
@@ -24,7 +24,8 @@ const BTRFS_IOC_FS_INFO: libc::Ioctl = 0x8400_941f_u32 as libc::Ioctl;
 pub(crate) fn is_btrfs(fd: BorrowedFd<'_>) -> bool {
     let mut info = MaybeUninit::<[u64; 128]>::zeroed();
     // SAFETY: this ioctl(2) writes 1024 bytes to the pointer, which has room for them.
-    call(|| unsafe { libc::ioctl(fd.as_raw_fd(), BTRFS_IOC_FS_INFO, info.as_mut_ptr()) }).is_ok()
+    retry_eintr(|| unsafe { libc::ioctl(fd.as_raw_fd(), BTRFS_IOC_FS_INFO, info.as_mut_ptr()) })
+        .is_ok()
 }
 
 /// The options of the mount that an open file is on, from proc_pid_mountinfo(5): those of its superblock.

@@ -1,6 +1,6 @@
 //! System calls that bring bytes to the disk: fsync, syncfs, sync_file_range.
 
-use super::call;
+use super::retry_eintr;
 use super::space::to_off_t;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,17 +11,17 @@ pub(crate) fn start_writeback(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::
     let (offset, len) = (to_off_t(offset)?, to_off_t(len)?);
     let flags = libc::SYNC_FILE_RANGE_WRITE;
     // SAFETY: sync_file_range(2) touches no memory.
-    call(|| unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) }).map(drop)
+    retry_eintr(|| unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) }).map(drop)
 }
 
 /// fsync(2); of a directory: its names.
 pub(crate) fn fsync(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: fsync(2) touches no memory.
-    call(|| unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
+    retry_eintr(|| unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
 }
 
 /// syncfs(2): everything of the file system that holds `fd`.
 pub(crate) fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: syncfs(2) touches no memory.
-    call(|| unsafe { libc::syncfs(fd.as_raw_fd()) }).map(drop)
+    retry_eintr(|| unsafe { libc::syncfs(fd.as_raw_fd()) }).map(drop)
 }

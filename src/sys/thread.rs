@@ -32,7 +32,7 @@ pub(crate) fn start(
         run();
     });
     let run = Box::into_raw(Box::new(run));
-    let id = without_signals(|| create(begin, run.cast())).inspect_err(|_| {
+    let id = without_signals(|| create(thread_main, run.cast())).inspect_err(|_| {
         // SAFETY: made above, and no thread has it.
         drop(unsafe { Box::from_raw(run) });
     })?;
@@ -64,7 +64,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
     /// Starts a thread that calls `run`, which must not panic.
     pub(crate) fn start(name: &'static CStr, state: S, run: fn(&S)) -> io::Result<Self> {
         let job = NonNull::from(Box::leak(Box::new(Job { name, state, run })));
-        let id = without_signals(|| create(begin_job::<S>, job.as_ptr().cast()));
+        let id = without_signals(|| create(worker_main::<S>, job.as_ptr().cast()));
         let id = id.inspect_err(|_| {
             // SAFETY: made above, and no thread has it.
             drop(unsafe { Box::from_raw(job.as_ptr()) });
@@ -92,7 +92,7 @@ impl<S> Drop for Worker<S> {
     }
 }
 
-extern "C" fn begin_job<S>(job: *mut c_void) -> *mut c_void {
+extern "C" fn worker_main<S>(job: *mut c_void) -> *mut c_void {
     // SAFETY: `Worker` frees it after this thread has ended, and shares it by `&` only.
     let job = unsafe { &*job.cast::<Job<S>>() };
     // SAFETY: PR_SET_NAME of prctl(2) reads the string.
@@ -102,7 +102,7 @@ extern "C" fn begin_job<S>(job: *mut c_void) -> *mut c_void {
 }
 
 /// Starts a detached thread that runs a function without arguments. Allocates nothing by way of Rust.
-pub(crate) fn start_plain(run: extern "C" fn(*mut c_void) -> *mut c_void) -> io::Result<()> {
+pub(crate) fn start_detached(run: extern "C" fn(*mut c_void) -> *mut c_void) -> io::Result<()> {
     let id = without_signals(|| create(run, ptr::null_mut()))?;
     // SAFETY: the thread never ends, so its id is valid; it is neither joined nor detached before.
     unsafe { libc::pthread_detach(id) };
@@ -135,7 +135,7 @@ fn create(
     Ok(unsafe { id.assume_init() })
 }
 
-extern "C" fn begin(run: *mut c_void) -> *mut c_void {
+extern "C" fn thread_main(run: *mut c_void) -> *mut c_void {
     // SAFETY: `start` made it, for this thread alone.
     let run = unsafe { Box::from_raw(run.cast::<Run>()) };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(*run)) {
@@ -172,30 +172,30 @@ impl Drop for Thread {
     }
 }
 
-/// Runs `here`, whose argument is true if a thread runs `there` at the same time, and returns when both have ended. The
-/// result of `there` is `None` if it was not run, and `Err` if it panicked.
-pub(crate) fn beside<T, R: Send>(
+/// Runs `caller`, whose argument is true if a thread runs `worker` at the same time, and returns when both have ended. The
+/// result of `worker` is `None` if it was not run, and `Err` if it panicked.
+pub(crate) fn run_alongside<T, R: Send>(
     name: &'static CStr,
-    there: impl FnOnce() -> R + Send,
-    here: impl FnOnce(bool) -> T,
+    worker: impl FnOnce() -> R + Send,
+    caller: impl FnOnce(bool) -> T,
 ) -> (T, Option<std::thread::Result<R>>) {
-    /// Joins also if `here` panics.
-    struct Beside(Option<Thread>);
-    impl Drop for Beside {
+    /// Joins also if `caller` panics.
+    struct JoinOnDrop(Option<Thread>);
+    impl Drop for JoinOnDrop {
         fn drop(&mut self) {
             self.0.take().into_iter().for_each(Thread::join);
         }
     }
-    let mut gave = None;
-    let place = &mut gave;
+    let mut returned = None;
+    let place = &mut returned;
     let run: Box<dyn FnOnce() + Send + '_> =
-        Box::new(move || *place = Some(catch_unwind(AssertUnwindSafe(there))));
+        Box::new(move || *place = Some(catch_unwind(AssertUnwindSafe(worker))));
     // SAFETY: only the lifetime changes. What the closure borrows outlives `thread`, which ends when that has run.
     let run: Run = unsafe { mem::transmute(run) };
-    let thread = Beside(start(name, run).ok());
-    let value = here(thread.0.is_some());
+    let thread = JoinOnDrop(start(name, run).ok());
+    let value = caller(thread.0.is_some());
     drop(thread);
-    (value, gave)
+    (value, returned)
 }
 
 /// Runs `f` with every signal blocked in the calling thread; a thread that it starts begins like that, too.

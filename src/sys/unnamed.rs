@@ -1,6 +1,6 @@
 //! System calls for files without a name, made where nothing may be allocated.
 
-use super::call;
+use super::retry_eintr;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ pub(crate) const PATH_MAX: usize = libc::PATH_MAX as usize;
 pub(crate) fn create(dir: &CStr) -> io::Result<File> {
     let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_EXCL | libc::O_CLOEXEC;
     // SAFETY: the path is a C string.
-    let fd = call(|| unsafe { libc::open(dir.as_ptr(), flags, 0o600) })?;
+    let fd = retry_eintr(|| unsafe { libc::open(dir.as_ptr(), flags, 0o600) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
@@ -32,7 +32,7 @@ pub(crate) fn name(fd: RawFd, buffer: &mut [u8; PATH_MAX]) -> io::Result<&[u8]> 
     let link = proc_path(fd, &mut link);
     let (to, room) = (buffer.as_mut_ptr().cast(), buffer.len() - 1);
     // SAFETY: readlink(2) reads a C string and writes at most `room` bytes.
-    let len = call(|| unsafe { libc::readlink(link.as_ptr(), to, room) })?;
+    let len = retry_eintr(|| unsafe { libc::readlink(link.as_ptr(), to, room) })?;
     Ok(&buffer[..len.unsigned_abs()])
 }
 
@@ -41,7 +41,8 @@ pub(crate) fn reopen(fd: RawFd) -> io::Result<File> {
     let mut path = [0; 32];
     let path = proc_path(fd, &mut path);
     // SAFETY: the path is a C string.
-    let fd = call(|| unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
+    let fd =
+        retry_eintr(|| unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }

@@ -1,6 +1,6 @@
 //! System calls for userfaultfd(2): memory whose first touch blocks until the page is supplied.
 
-use super::call;
+use super::retry_eintr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -48,7 +48,7 @@ const FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK;
 pub(crate) fn create() -> io::Result<OwnedFd> {
     let open = |flags: i32| {
         // SAFETY: userfaultfd(2) takes an integer and touches no memory of ours.
-        call(|| unsafe { libc::syscall(libc::SYS_userfaultfd, FLAGS | flags) })
+        retry_eintr(|| unsafe { libc::syscall(libc::SYS_userfaultfd, FLAGS | flags) })
     };
     let fd = open(0).or_else(|_| open(UFFD_USER_MODE_ONLY))?;
     let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
@@ -60,7 +60,9 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
         ioctls: 0,
     };
     // SAFETY: this ioctl(2) reads and writes one `struct uffdio_api`.
-    call(|| unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API as libc::Ioctl, &raw mut api) })?;
+    retry_eintr(|| unsafe {
+        libc::ioctl(fd.as_raw_fd(), UFFDIO_API as libc::Ioctl, &raw mut api)
+    })?;
     Ok(fd)
 }
 
@@ -74,7 +76,7 @@ pub(crate) fn register(fd: BorrowedFd<'_>, start: NonNull<u8>, len: usize) -> io
     };
     let (fd, request) = (fd.as_raw_fd(), UFFDIO_REGISTER as libc::Ioctl);
     // SAFETY: this ioctl(2) reads and writes one `struct uffdio_register`; it changes no byte of the memory.
-    call(|| unsafe { libc::ioctl(fd, request, &raw mut register) }).map(drop)
+    retry_eintr(|| unsafe { libc::ioctl(fd, request, &raw mut register) }).map(drop)
 }
 
 /// Waits at most 10 ms for an event, and acknowledges one that came: mremap(2) blocks until then. A page fault needs no
@@ -86,13 +88,13 @@ pub(crate) fn acknowledge_event(fd: i32) {
         revents: 0,
     };
     // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    let _ = call(|| unsafe { libc::poll(&mut poll, 1, 10) });
+    let _ = retry_eintr(|| unsafe { libc::poll(&mut poll, 1, 10) });
     if poll.revents & libc::POLLIN != 0 {
         // `struct uffd_msg`.
         let mut message = [0_u8; 32];
         let (to, len) = (message.as_mut_ptr().cast(), message.len());
         // SAFETY: read(2) writes at most so many bytes; the descriptor is in non-blocking mode.
-        let _ = call(|| unsafe { libc::read(fd, to, len) });
+        let _ = retry_eintr(|| unsafe { libc::read(fd, to, len) });
     }
 }
 
@@ -113,7 +115,7 @@ pub(crate) unsafe fn copy_in(fd: BorrowedFd<'_>, to: NonNull<u8>, pages: &[u8]) 
         };
         let (fd, request) = (fd.as_raw_fd(), UFFDIO_COPY as libc::Ioctl);
         // SAFETY: this ioctl(2) reads `rest` and fills pages that are missing; see above.
-        match call(|| unsafe { libc::ioctl(fd, request, &raw mut copy) }) {
+        match retry_eintr(|| unsafe { libc::ioctl(fd, request, &raw mut copy) }) {
             Ok(_) => done += rest.len(),
             // Only a part, while the process forks or maps.
             Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {

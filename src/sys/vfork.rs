@@ -1,6 +1,6 @@
 //! A child process that borrows this process's memory, as posix_spawn(3) makes one: clone(2).
 
-use super::call;
+use super::retry_eintr;
 use super::signal_mask::SignalMask;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -41,6 +41,6 @@ pub(crate) fn run(f: &dyn Fn()) {
     if id > 0 {
         let mut status = MaybeUninit::<i32>::uninit();
         // SAFETY: waitpid(2) writes one int to the pointer, which has room for it.
-        let _ = call(|| unsafe { libc::waitpid(id, status.as_mut_ptr(), libc::__WCLONE) });
+        let _ = retry_eintr(|| unsafe { libc::waitpid(id, status.as_mut_ptr(), libc::__WCLONE) });
     }
 }

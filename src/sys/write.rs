@@ -1,6 +1,6 @@
 //! System calls that write to files: write, pwrite, ftruncate; without SIGPIPE and SIGXFSZ.
 
-use super::call;
+use super::retry_eintr;
 use super::signal_mask::{SignalMask, without_sigxfsz};
 use std::fs::File;
 use std::io::{self, Write};
@@ -41,5 +41,5 @@ fn wait_writable(to: &File) -> io::Result<()> {
         revents: 0,
     };
     // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    call(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
+    retry_eintr(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
 }

@@ -1,6 +1,6 @@
 //! System calls on extended attributes: xattr(7).
 
-use super::call;
+use super::retry_eintr;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -45,13 +45,14 @@ pub(crate) fn get(target: Target<'_>, name: &CStr) -> io::Result<Option<Vec<u8>>
 pub(crate) fn set(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> io::Result<()> {
     let (start, len) = (value.as_ptr().cast(), value.len());
     // SAFETY: fsetxattr(2) reads a C string and `len` bytes.
-    call(|| unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), start, len, 0) }).map(drop)
+    retry_eintr(|| unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), start, len, 0) })
+        .map(drop)
 }
 
 /// fremovexattr(2); a file without that attribute is no error.
 pub(crate) fn remove(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: fremovexattr(2) reads a C string and touches no other memory of ours.
-    match call(|| unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) }) {
+    match retry_eintr(|| unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) }) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Ok(()),
         other => other.map(drop),
     }
@@ -62,7 +63,7 @@ fn grow(mut fill: impl FnMut(*mut libc::c_void, usize) -> isize) -> io::Result<V
     let mut buffer = vec![0; 256];
     loop {
         let (start, room) = (buffer.as_mut_ptr().cast(), buffer.len());
-        match call(|| fill(start, room)) {
+        match retry_eintr(|| fill(start, room)) {
             Err(e) if e.raw_os_error() == Some(libc::ERANGE) && buffer.len() < 1 << 20 => {
                 buffer.resize(buffer.len() * 16, 0);
             }
