@@ -280,7 +280,7 @@ impl<'a> Pages<'a> {
     /// Which pages of a range are in RAM: pages of memory that were allocated, pages of a file that the kernel has
     /// cached, whichever process had them read. Pages that are being read in are not there yet.
     ///
-    /// [`Residency::is_known`] is false where the kernel does not answer.
+    /// [`Residency::is_reliable`] is false where the kernel does not answer.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].

@@ -24,7 +24,7 @@ const DEFAULT_WIDTH: usize = 64;
 /// known.
 ///
 /// Since Linux 5.2 the kernel does not answer for a file that the process neither owns nor may write to; it then reports
-/// every page. Seccomp filters can refuse mincore(2). [`is_known`](Residency::is_known) is false in these cases, and
+/// every page. Seccomp filters can refuse mincore(2). [`is_reliable`](Residency::is_reliable) is false in these cases, and
 /// where the first cannot be ruled out: for a [`Private`](crate::Private) over a sealed file that is all in RAM. No page
 /// counts as resident then.
 ///

@@ -66,7 +66,7 @@ impl<'a> Pages<'a> {
         self.unsupported(range, "locking memory")
     }
 
-    /// Which pages are in RAM: [not known](Residency::is_known).
+    /// Which pages are in RAM: [not known](Residency::is_reliable).
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].
