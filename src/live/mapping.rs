@@ -4,7 +4,9 @@ use crate::error::{Error, Result};
 use crate::page;
 use crate::region::Region;
 use crate::shared::sigbus::FaultTolerantMapping;
+use crate::sys::racy_copy::copy_out;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{Ordering, fence};
 
 /// Address space beyond the end of a file: pages of it come to be there when the file grows. It takes no memory. A log that
 /// is written at 500 MB/s needs a new mapping every two seconds at first, and half as often each time.
@@ -38,6 +40,18 @@ impl LiveMapping {
 
     pub(super) fn region(&self) -> &Region {
         self.0.region()
+    }
+
+    /// Loads the byte at `offset`, which may fault; false if that is outside the mapping.
+    pub(super) fn touch(&self, offset: usize) -> bool {
+        let mut byte = 0_u8;
+        if offset >= self.len() {
+            return false;
+        }
+        // SAFETY: mapped, and no reference into the mapping exists; `byte` is ours.
+        unsafe { copy_out(self.start().wrapping_add(offset), &raw mut byte, 1) };
+        fence(Ordering::Acquire);
+        true
     }
 
     /// Whether pages were lost.

@@ -19,8 +19,8 @@ impl Live {
     /// the end, and 0 beyond it.
     ///
     /// Each byte is one that was there at some time during the call. If others write meanwhile, the bytes need not be of
-    /// one moment: of a file that is truncated and grows again during the call, bytes in between can be zero. One fstat(2)
-    /// afterwards makes sure that the file is long enough, unless it is sealed against shrinking.
+    /// one moment: of a file that is truncated and grows again during the call, bytes in between can be zero. A look at the
+    /// page behind, or at the end of the file one fstat(2), makes sure that the file is long enough.
     ///
     /// # Errors
     /// [`Error::PagesLost`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds

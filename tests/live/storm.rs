@@ -12,6 +12,8 @@ use stillmap::{Change, Error, Live};
 
 const LEN: usize = 2 << 20;
 const ROUNDS: usize = 500;
+/// On a machine that does something else, a reader may meet a truncation late.
+const MOST_ROUNDS: usize = 100 * ROUNDS;
 
 /// What the readers saw.
 #[derive(Default)]
@@ -21,11 +23,21 @@ struct Seen {
     cuts: AtomicUsize,
 }
 
+impl Seen {
+    fn all(&self) -> bool {
+        let counts = [&self.whole, &self.faults, &self.cuts];
+        counts.iter().all(|count| count.load(Ordering::Relaxed) > 0)
+    }
+}
+
 /// Cuts the file to some length and writes it anew from there, in pieces of `unit` bytes.
-fn write_all_the_time(path: &Path, bytes: &[u8], unit: usize) {
+fn write_all_the_time(path: &Path, bytes: &[u8], unit: usize, seen: &Seen) {
     let mut file = File::options().write(true).open(path).expect("open");
     let mut random = 1_u64;
-    for _ in 0..ROUNDS {
+    for round in 0..MOST_ROUNDS {
+        if round >= ROUNDS && seen.all() {
+            break;
+        }
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
@@ -85,12 +97,10 @@ fn storm(unit: usize, may_be_zero: bool) {
         for _ in 0..4 {
             scope.spawn(|| read_all_the_time(&path, &bytes, may_be_zero, &done, &seen));
         }
-        write_all_the_time(&path, &bytes, unit);
+        write_all_the_time(&path, &bytes, unit, &seen);
         done.store(true, Ordering::Relaxed);
     });
-    for count in [seen.whole, seen.faults, seen.cuts] {
-        assert!(count.into_inner() > 0, "it was never seen");
-    }
+    assert!(seen.all(), "reads, faults and cuts are seen");
 }
 
 #[test]
