@@ -1,4 +1,4 @@
-//! Memory with no file behind it, zeroed, granted page by page as it is touched.
+//! Zeroed memory without a file. Each page takes RAM when it is first touched.
 
 use crate::atfork::{self, NotForChildren};
 use crate::buffer::Buffer;
@@ -43,11 +43,11 @@ pub struct Anonymous {
     region: Region,
     len: usize,
     huge_pages: HugePages,
-    /// What the length of the mapping is a multiple of, in bytes.
+    /// The length of the mapping is a multiple of this, in bytes.
     page_size: usize,
 }
 
-/// What is behind shared memory.
+/// The file of shared memory.
 #[derive(Debug)]
 struct Memfd {
     /// It cannot shrink (`F_SEAL_SHRINK`), so no page is ever lost under a mapping of it; and unlike
@@ -70,15 +70,15 @@ struct Memfd {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// As the system is set (`/sys/kernel/mm/transparent_hugepage/enabled`).
+    /// The setting of the system (`/sys/kernel/mm/transparent_hugepage/enabled`).
     #[default]
     System,
     /// Small pages only (`MADV_NOHUGEPAGE`).
     Never,
-    /// Huge pages where the kernel has them ready, one fault for each (`MADV_HUGEPAGE`); else small ones. For shared
-    /// memory the kernel asks `shmem_enabled` in the same folder.
+    /// Huge pages where the kernel has them available, one fault for each (`MADV_HUGEPAGE`); else small ones. For shared
+    /// memory `shmem_enabled` in the same directory decides.
     Transparent,
-    /// From the pool that was reserved (`vm.nr_hugepages`), or an error (`MAP_HUGETLB`).
+    /// Huge pages of the reserved pool (`vm.nr_hugepages`), or an error (`MAP_HUGETLB`).
     Reserved,
 }
 
@@ -143,7 +143,7 @@ impl AnonymousOptions {
         self
     }
 
-    /// An address to be near to, if there is room.
+    /// A hint for the address; the kernel chooses another if it is in use.
     ///
     /// # Examples
     /// ```
@@ -158,7 +158,8 @@ impl AnonymousOptions {
         self
     }
 
-    /// Exactly there, replacing nothing (`MAP_FIXED_NOREPLACE`, Linux 4.17). A later [`Anonymous::resize`] may move it.
+    /// The exact address; a mapping that is there is not replaced (`MAP_FIXED_NOREPLACE`, Linux 4.17). A later
+    /// [`Anonymous::resize`] may move it.
     ///
     /// # Examples
     /// ```
@@ -174,7 +175,7 @@ impl AnonymousOptions {
         self
     }
 
-    /// Allocates `len` bytes: any number, 0 as well.
+    /// Allocates `len` bytes: any number, including 0.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if no address space could hold it; [`Error::AddressTaken`] and [`Error::Misaligned`] for
@@ -190,7 +191,7 @@ impl AnonymousOptions {
         let page_size = self.huge_pages.page_size()?;
         if let Address::Fixed(address) = self.address {
             if address == 0 {
-                // The null page is nobody's to have.
+                // The null page cannot be mapped.
                 return Err(Error::AddressTaken { address });
             }
             if address % page_size != 0 {
@@ -222,7 +223,7 @@ impl AnonymousOptions {
 }
 
 impl HugePages {
-    /// What lengths and addresses are multiples of, in bytes.
+    /// Lengths and addresses are multiples of this, in bytes.
     fn page_size(self) -> Result<usize> {
         match self {
             HugePages::Reserved => limits::reserved_page_size()
@@ -250,7 +251,7 @@ impl Anonymous {
     }
 
     /// `len` bytes of shared memory: a child of [`fork::scope`](crate::fork::scope) writes to the parts that are passed to
-    /// it, and the parent reads what it wrote. All else of it is not accessible in a forked child, however it was forked.
+    /// it, and the parent reads what it wrote. The rest of it is not accessible in a forked child, however it was forked.
     ///
     /// It is held by a memfd, so it takes a descriptor, and other processes of the same user can reach it through
     /// `/proc` as they can reach any memory of this process.
@@ -286,7 +287,7 @@ impl Anonymous {
         }
     }
 
-    /// Makes it longer or shorter; it may move. New bytes are zero, and RAM of lost ones goes back at once. A process
+    /// Makes it longer or shorter; it may move. New bytes are zero, and the RAM of removed bytes is freed at once. A process
     /// that shares the memory keeps its own length.
     ///
     /// # Errors
@@ -304,7 +305,7 @@ impl Anonymous {
     #[doc(alias = "mremap")]
     pub fn resize(&mut self, len: usize) -> Result<()> {
         if len < self.len {
-            // What is cut off must read as zero when it comes back.
+            // Bytes that are cut off must read as zero if the memory grows again.
             self.discard(len..self.len)?;
         }
         self.check_process()?;
@@ -316,7 +317,7 @@ impl Anonymous {
         resized
     }
 
-    /// Keeps shared memory from forked children, but for the parts that `fork::scope` passes to them.
+    /// Denies forked children access to shared memory, except to the parts that `fork::scope` passes to them.
     fn register(&self) {
         if let Some(memfd) = &self.shared {
             let addresses = self.region.addresses();
@@ -390,7 +391,7 @@ impl Anonymous {
         self.check_process()?;
         let pages = self.pages_inside(&range);
         let shared = self.shared.is_some();
-        // A page that went back to the pool may be somebody else's when it is touched again: a SIGBUS.
+        // Another process may take a page that went back to the pool; touching it again would be a SIGBUS.
         let reserved = self.huge_pages == HugePages::Reserved;
         if reserved || pages.is_empty() || self.region.discard(pages.clone(), shared).is_err() {
             self[range].fill(0);
@@ -447,7 +448,7 @@ impl Anonymous {
         }
     }
 
-    /// The pages that hold bytes of the range and no others; the rest of the last page counts as nobody's.
+    /// The pages that hold bytes of the range only. The unused end of the last page counts as part of it.
     fn pages_inside(&self, range: &Range<usize>) -> Range<usize> {
         let page_size = self.page_size;
         let start = range.start.next_multiple_of(page_size);
@@ -458,7 +459,7 @@ impl Anonymous {
         start..end.max(start)
     }
 
-    /// A mapping of `len` bytes in the way of this value.
+    /// A mapping of `len` bytes with the properties of this value.
     fn map(&self, len: usize, address: Address) -> Result<Region> {
         let pages = whole_pages(len, self.page_size)?;
         if pages == 0 {
@@ -498,7 +499,7 @@ impl Anonymous {
         Ok(region)
     }
 
-    /// Makes the memfd, if there is one, at least so many bytes long.
+    /// Extends the memfd, if there is one, to at least this many bytes.
     fn grow_memfd(&self, pages: usize) -> Result<()> {
         let Some(memfd) = &self.shared else {
             return Ok(());
@@ -545,7 +546,7 @@ impl Anonymous {
         pages.with_locks(self.region.locked_pages())
     }
 
-    /// Read-only from here on. Private memory is kept and only changes its protection; shared memory is copied,
+    /// Makes the memory read-only. Private memory stays in place and only changes its protection; shared memory is copied,
     /// since a forked child may still hold it writable.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ static TABLE: Table<ForkEntry> = Table::new();
 /// What the number of a registered descriptor leads to in a child. Set once the handler is installed.
 static EMPTY_FILE: OnceLock<OwnedFd> = OnceLock::new();
 
-/// How many forks lie between the process that loaded this crate and the present one.
+/// Number of forks between the process that loaded this crate and this one.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// What one value keeps from children. It lies in one page: fork(2) copies page by page while other threads store.
@@ -69,7 +69,7 @@ impl Default for ForkEntry {
     }
 }
 
-/// A process, as far as fork(3) tells processes apart.
+/// Identifies a process. A child made by fork(3) has another value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u64);
 

@@ -1,17 +1,17 @@
-//! How much of what the program shares with this crate may be used: memory, descriptors, mappings, addresses.
+//! Limits on the memory, descriptors, mappings and addresses that this crate uses; the rest is for the program.
 
 use crate::reason::Reason;
 use crate::sys::limits;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicIsize, Ordering};
 
-/// A copy of at most so many bytes is made without looking up the available memory.
+/// A copy of at most this size, in bytes, is made without looking up the available memory.
 const ALWAYS_FITS: u64 = 1 << 20;
 
 /// A descriptor below this number is never among the last ones: there is no process with so low a limit.
 const NEVER_SCARCE_BELOW: i32 = 64;
 
-/// So many mappings are made before they are counted for the first time, and refused before they are counted again:
+/// This many mappings are made before they are counted for the first time, and refused before they are counted again:
 /// counting 65,000 of them takes about 30 ms.
 const UNCOUNTED_MAPPINGS: isize = 256;
 
@@ -35,8 +35,8 @@ pub(crate) fn fits_available(len: u64) -> bool {
     len <= available - available / 8
 }
 
-/// Why no further mapping of `len` bytes may be held for long, if so: the last quarter of the addresses and the last
-/// eighth of the mappings are for the program.
+/// Returns why no further mapping of `len` bytes may be kept, if there is a reason: the last quarter of the addresses
+/// and the last eighth of the mappings are for the program.
 pub(crate) fn refuse_mapping(len: u64) -> Option<Reason> {
     if is_address_space_scarce(len) {
         return Some(Reason::AddressSpace);
@@ -65,7 +65,7 @@ fn is_address_space_scarce(len: u64) -> bool {
 /// True if few mappings are left below `vm.max_map_count`. They are counted again when an eighth of what was left has
 /// been made since.
 fn are_mappings_scarce() -> bool {
-    /// Above 0: so many may be made before the next count. Below 0: so many are refused before it.
+    /// Positive: this many may be made before the next count. Negative: this many are refused before it.
     static LEFT: AtomicIsize = AtomicIsize::new(UNCOUNTED_MAPPINGS);
 
     // Two threads that count at once store about the same number, so no order is needed.

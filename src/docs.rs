@@ -8,7 +8,7 @@ pub mod safety {}
 #[doc = include_str!("../docs/leases.md")]
 pub mod leases {}
 
-/// What `flush`, `commit` and the like promise when the power fails, in exact words, and what they do not.
+/// What `flush`, `commit` and the like promise when the power fails, and what they do not.
 #[doc = include_str!("../docs/durability.md")]
 pub mod durability {}
 

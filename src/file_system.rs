@@ -1,11 +1,11 @@
-//! Which file system a file is on, and what that proves. To support another file system, add it here.
+//! Which file system a file is on, and what follows from that. To support another file system, add it here.
 
 use crate::sys::file::{self, Stat};
 use crate::sys::statfs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The file systems of which something is known, by the magic number of fstatfs(2).
+/// The file systems that this crate knows, by the magic number of fstatfs(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileSystem {
     /// ext2, ext3, ext4.
@@ -13,7 +13,7 @@ pub(crate) enum FileSystem {
     Xfs,
     Btrfs,
     F2fs,
-    /// Memfds are here, too.
+    /// Also memfds.
     Tmpfs,
     Hugetlbfs,
     Overlayfs,
@@ -61,7 +61,7 @@ impl FileSystem {
     ///
     /// 9p shows the magic number of its server's file system, and grants leases that hold back no process of the
     /// server. It has no block device, so the major number of `st_dev` is 0, which it never is for ext, xfs and f2fs.
-    /// It is 0 for btrfs, too, which answers an ioctl(2) of its own.
+    /// It is also 0 for btrfs, which is recognised by an ioctl(2) of its own.
     pub(crate) fn from_stat(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
         use FileSystem::*;
         let found = match statfs::magic(fd)? {

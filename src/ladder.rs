@@ -1,4 +1,4 @@
-//! The strategies by which the bytes of an input are had, best first: sealed, leased, cloned, copied, read.
+//! The strategies for the bytes of an input, best first: sealed, leased, cloned, copied, read.
 //!
 //! `Snapshot` and `Private` make a [`Request`] and get [`Opened`] bytes. Each strategy is sound; they differ in cost.
 
@@ -17,8 +17,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-/// A file of at most so many bytes is copied rather than cloned if it is in the page cache: 64 MiB are copied in 10 to
-/// 30 ms, and read by way of a clone, which starts without pages, in 100 ms.
+/// A file of at most this size, in bytes, is copied rather than cloned if it is in the page cache: 64 MiB are copied in
+/// 10 to 30 ms, and read by way of a clone, which starts without pages, in 100 ms.
 const COPY_RATHER_THAN_CLONE_MAX: u64 = 64 << 20;
 
 /// The bytes of an input.
@@ -238,7 +238,7 @@ fn leased(
     }))
 }
 
-/// True if copying the range is faster than faulting in the pages of a clone. Three pages stand for all.
+/// True if copying the range is faster than faulting in the pages of a clone. Three pages are sampled.
 fn is_copy_faster(fd: BorrowedFd<'_>, range: &Range<u64>, request: &Request) -> bool {
     let len = range.end - range.start;
     let is_small = len <= COPY_RATHER_THAN_CLONE_MAX && request.may_copy(len);
@@ -328,7 +328,7 @@ fn addressable(source: &Source<'_>, range: &Range<u64>) -> Result<usize> {
         .ok_or_else(|| Error::too_large_to_address(source.name().as_deref()))
 }
 
-/// The last strategy.
+/// The last strategy: copies the bytes.
 fn copy(
     source: &Source<'_>,
     request: &Request,

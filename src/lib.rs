@@ -40,21 +40,23 @@
 //!
 //! # How it can be safe
 //!
-//! `&[u8]` promises that the bytes do not change, and any process may write to a file. So a mapping of a file is `unsafe` in other crates,
-//! or safe with a warning. stillmap returns the reference only where something keeps the promise, and [`Snapshot::backing`] says what:
-//! the bytes were read into memory, the kernel refuses every change (a seal), the kernel blocks writers until stillmap has copied the
-//! bytes (a file lease), or the bytes are in an unnamed file that only this process has.
+//! `&[u8]` promises that the bytes do not change, and any process may write to a file. So a mapping of a file is
+//! `unsafe` in other crates, or safe with a warning. stillmap returns the reference only where something keeps the
+//! promise. [`Snapshot::backing`] returns what: the bytes were read into memory, the kernel refuses every change (a
+//! seal), the kernel blocks writers until stillmap has copied the bytes (a file lease), or the bytes are in an unnamed
+//! file that only this process has.
 //!
-//! `&mut [u8]` further promises that no other code sees the bytes. [`Anonymous`] memory belongs to this process; a [`Draft`] has no name
-//! before it is committed; a [`Private`] is a copy; and the kernel blocks every other open of the file of an [`Exclusive`].
+//! `&mut [u8]` further promises that no other code sees the bytes. [`Anonymous`] memory belongs to this process; a
+//! [`Draft`] has no name before it is committed; a [`Private`] is a copy; and the kernel blocks every other open of the
+//! file of an [`Exclusive`].
 //!
 #![doc = include_str!("../docs/promises.md")]
 //!
 //! # Ranges
 //!
-//! A range counts bytes from the start of the value, may be any [`RangeBounds<usize>`](std::ops::RangeBounds), and must lie inside
-//! `0..len`; an empty one inside `0..=len`. Anything else fails with [`Error::OutOfBounds`]. Nothing is cut to fit, and nothing needs to
-//! be aligned. Sizes, offsets and limits are bytes; a length of 0 is allowed everywhere.
+//! A range counts bytes from the start of the value, may be any [`RangeBounds<usize>`](std::ops::RangeBounds), and must
+//! lie inside `0..len`; an empty one inside `0..=len`. Anything else fails with [`Error::OutOfBounds`]. Nothing is cut
+//! to fit, and nothing needs to be aligned. Sizes, offsets and limits are bytes; a length of 0 is allowed everywhere.
 #![deny(
     unsafe_code,
     missing_docs,
@@ -81,7 +83,7 @@ mod range;
 mod reason;
 mod shareable;
 
-// Of the platform: Linux, or any other by `std`. The public types are the same.
+// Modules of the platform: Linux, or `std` alone elsewhere. The public types are the same.
 #[cfg(target_os = "linux")]
 mod anonymous;
 #[cfg(target_os = "linux")]

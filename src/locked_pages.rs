@@ -205,7 +205,7 @@ impl Table {
         }
     }
 
-    /// Adjacent pages of this range whose counts satisfy `wanted`, as long as they can be.
+    /// Runs of adjacent pages of this range whose counts satisfy `wanted`, each as long as possible.
     fn runs(
         &self,
         numbers: Range<usize>,

@@ -33,7 +33,7 @@ const BYTES_AHEAD: usize = 64 << 20;
 /// Most threads. They are more than the processors of a small machine, so that a disk has several reads to do at a time.
 const THREADS: usize = 8;
 
-/// How many bytes of a mapped file are read ahead when it is opened. The kernel goes on by itself when it is read.
+/// Bytes of a mapped file that are read ahead when it is opened. Further readahead is the kernel's.
 const READ_AHEAD: usize = 1 << 20;
 
 /// Iterator over the snapshots of many files, see [`open_all`].
@@ -290,7 +290,7 @@ impl Queue {
                 batch.bytes += snapshot.len();
                 self.bytes.fetch_add(snapshot.len(), Ordering::Relaxed);
                 let start = ..snapshot.len().min(READ_AHEAD);
-                // Only an advice, and nothing for bytes that are in memory.
+                // Only a hint; it does nothing for bytes that are in memory.
                 let _ = snapshot.pages().advise(start, Advice::WillNeed);
             }
             opened.push(snapshot);

@@ -1,4 +1,4 @@
-//! The bytes of a file, to be changed in memory; the file is not changed.
+//! The bytes of a file as private memory that the program can change.
 //!
 //! A copy-on-write mapping of a file that others write to is unsound: pages that were not stored to yet show what they
 //! write, and truncation removes even the others. So what is mapped is sealed, or an unnamed file of this process.
@@ -273,9 +273,8 @@ impl PrivateOptions {
         self
     }
 
-    /// The most bytes to copy into memory, as
-    /// [`SnapshotOptions::memory_limit`](crate::SnapshotOptions::memory_limit). What is stored to a mapping comes in
-    /// addition.
+    /// The most bytes to copy into memory, as [`SnapshotOptions::memory_limit`](crate::SnapshotOptions::memory_limit).
+    /// Pages of a mapping that are stored to take memory in addition.
     ///
     /// # Examples
     /// ```

@@ -19,9 +19,9 @@ use std::fmt;
 pub enum Reason {
     /// The file is so small that reading it is faster than mapping it.
     Small,
-    /// A pipe, socket, terminal or character device, or a file that says it has 0 bytes: it has no pages.
+    /// A pipe, socket, terminal or character device, or a file whose size is reported as 0: it has no pages.
     Stream,
-    /// A FIFO that no process has open for writing; it was not waited for because of `limit`, `len`, `copy_limit` or
+    /// A FIFO that no process has open for writing; it was not waited for because of `size_limit`, `len`, `copy_limit` or
     /// `require_mapping`.
     NoWriter,
     /// A block device: nothing keeps other processes from writing to it.
@@ -66,7 +66,7 @@ impl Reason {
             Reason::Stream => "it has no size and can only be read to its end",
             Reason::NoWriter => "it is a FIFO that no process has open for writing",
             Reason::BlockDevice => {
-                "it is a block device, which any process with the right may write to"
+                "it is a block device, and nothing keeps other processes from writing to it"
             }
             Reason::OtherOwner => {
                 "the file belongs to another user; CAP_LEASE or fs-verity would help"

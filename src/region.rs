@@ -5,7 +5,7 @@
 //!   |<----------------- whole pages --------------->|
 //!   |   delta   |<------ bytes of a window ----->|  |
 //! ```
-//! A `Region` counts whole pages; what of them may be seen is the business of the type that holds it.
+//! A `Region` counts whole pages; the type that holds it decides which bytes are visible.
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ fn spans_several_vmas(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EFAULT)
 }
 
-/// What to call a failed mmap(2).
+/// The name of a failed mmap(2) in errors.
 fn mmap(pages: PageKind) -> &'static str {
     match pages {
         PageKind::Reserved => "mmap (huge pages)",
@@ -42,7 +42,7 @@ pub(crate) struct Region {
     len: usize,
     /// The owner if memmap2 made it and it was never moved; else this type unmaps.
     raw: Option<MmapRaw>,
-    /// Made when it is first asked for.
+    /// Created at first use.
     locked: OnceLock<Arc<LockedPages>>,
 }
 
@@ -76,7 +76,7 @@ impl Region {
         Ok(Region::owned_by_memmap2(MmapRaw::from(map), 0, len))
     }
 
-    /// The same at a place of the caller's choice, or from the pool of huge pages (`len` is a multiple of theirs).
+    /// The same at an address of the caller's choice, or from the pool of huge pages (`len` is a multiple of theirs).
     pub(crate) fn anonymous_at(len: usize, address: Address, pages: PageKind) -> Result<Self> {
         let start = memory::map_anonymous(len, address, pages);
         Ok(Region::from_raw_parts(
@@ -85,7 +85,7 @@ impl Region {
         ))
     }
 
-    /// The front of a memfd, shared and writable.
+    /// The first bytes of a memfd, shared and writable.
     pub(crate) fn shared(
         fd: BorrowedFd<'_>,
         len: usize,
@@ -165,7 +165,7 @@ impl Region {
         (part(start, at), part(middle, len - at))
     }
 
-    /// Read-only pages of a file that hold `offset..offset+len`, shared with everybody who has it open;
+    /// Read-only pages of a file that hold `offset..offset+len`, shared with every process that has it open;
     /// second, where in them `offset` is. `len` is not 0.
     pub(crate) fn file(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<(Self, usize)> {
         #[expect(clippy::disallowed_types, reason = "this is the place")]
@@ -177,7 +177,7 @@ impl Region {
         Ok(Region::around(raw, offset, len))
     }
 
-    /// The same pages copy-on-write: what is stored there is ours alone (`MAP_PRIVATE`).
+    /// The same pages copy-on-write: stores stay in this process (`MAP_PRIVATE`).
     pub(crate) fn copy_on_write(
         fd: BorrowedFd<'_>,
         offset: u64,
@@ -187,7 +187,7 @@ impl Region {
         let mut options = memmap2::MmapOptions::new();
         // Stores may come to more than the memory that is free now: the kernel need not promise it (`MAP_NORESERVE`).
         options.offset(offset).len(len).no_reserve_swap();
-        // SAFETY: no reference is made here; whoever makes one answers for the file.
+        // SAFETY: no reference is made here; the code that makes one is responsible for the file.
         let map = unsafe { options.map_copy(fd.as_raw_fd()) }?;
         Ok(Region::around(MmapRaw::from(map), offset, len))
     }
@@ -276,7 +276,7 @@ impl Region {
         let target = Region::aligned_like(len, self.start, PageKind::None)?;
         // SAFETY:
         // - The source is one mapping owned by this value, and `&mut self` proves that no reference is left.
-        // - The target was mapped just now, without access: nobody can have a reference into it.
+        // - The target was mapped just now, without access: no reference into it can exist.
         let moved = unsafe { memory::remap_onto(self.start, self.len, target.start, target.len) };
         match moved {
             Ok(()) => {
@@ -326,14 +326,14 @@ impl Region {
             let to = unsafe { target.start.add(at) };
             // SAFETY:
             // - The source is an area of this mapping, and `&mut self` proves that no reference is left.
-            // - The target is without access: nobody can have a reference into it.
+            // - The target is without access: no reference into it can exist.
             match unsafe { memory::remap_onto(from, vma.len(), to, len) } {
                 Ok(()) => {}
                 Err(e) if moved == 0 => {
                     target.give_up_target();
                     return Err(Error::os("mremap", None, e));
                 }
-                // Half of the bytes are here and half are there, and where they were others may be by now.
+                // Some bytes have moved and some have not, and other mappings may be at the old addresses by now.
                 Err(e) => {
                     let why = e.to_string();
                     abort(&[
@@ -349,17 +349,17 @@ impl Region {
         Ok(())
     }
 
-    /// The mapping goes on without this value.
+    /// Gives up ownership; the mapping stays.
     fn into_start(self) -> NonNull<u8> {
         let start = self.start;
         mem::forget(self);
         start
     }
 
-    /// The mapping is somewhere else now: its old owner must not unmap what is no longer there.
+    /// The mapping has moved: its old owner must not unmap the old addresses.
     fn moved_to(&mut self, start: NonNull<u8>, len: usize) {
         mem::forget(self.raw.take());
-        // Of guards, only a leaked one can be left.
+        // Only a leaked guard can be left.
         self.locked = OnceLock::new();
         self.start = start;
         self.len = len;
@@ -370,7 +370,7 @@ impl Region {
         if self.len == 0 {
             return Ok(());
         }
-        // SAFETY: the range is owned by this value, and `&mut self` proves that nobody writes to it.
+        // SAFETY: the range is owned by this value, and `&mut self` proves that nothing writes to it.
         let done = unsafe { memory::protect_read_only(self.start, self.len) };
         done.map_err(|e| Error::os("mprotect", None, e))
     }
@@ -396,7 +396,8 @@ impl Region {
 
     /// Gives pages back to the kernel; they read as zero afterwards. For memory made by this type only.
     pub(crate) fn discard(&mut self, pages: Range<usize>, shared: bool) -> io::Result<()> {
-        // MADV_REMOVE punches a hole into shared memory, for every process; MADV_DONTNEED would only forget our view.
+        // MADV_REMOVE punches a hole into shared memory, for every process; MADV_DONTNEED would only drop the pages of
+        // this mapping.
         let advice = match shared {
             true => libc::MADV_REMOVE,
             false => libc::MADV_DONTNEED,
@@ -422,10 +423,10 @@ impl Region {
         unsafe { memory::advise(start, pages.len(), advice) }
     }
 
-    /// Room to write to.
+    /// Uninitialised memory to write to.
     ///
     /// # Safety
-    /// The pages are writable memory of our own, shared with nobody.
+    /// The pages are writable memory that no other process shares.
     pub(crate) unsafe fn uninit_slice_mut(
         &mut self,
         range: Range<usize>,

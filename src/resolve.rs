@@ -1,4 +1,4 @@
-//! What a path stands for, for calls that create a file: open(2) with `O_CREAT`, one step at a time.
+//! Resolves a path for calls that create a file, one step at a time: open(2) with `O_CREAT`.
 //!
 //! Following a symbolic link by its text would bypass what the kernel checks when it follows one: in a sticky directory
 //! that all can write to, a link may have been put there by another user. So each step opens what is there with
@@ -143,7 +143,7 @@ fn split(path: &Path) -> (PathBuf, &OsStr) {
     (folder, OsStr::from_bytes(name))
 }
 
-/// The number of a descriptor of this process, if that is what a name stands for: `/dev/stdout`, `/dev/fd/1` and
+/// The number of a descriptor of this process, if a name refers to one: `/dev/stdout`, `/dev/fd/1` and
 /// `/proc/self/fd/1` all lead there.
 fn own_descriptor(name: &Name, dir_stat: &DirEntry) -> Option<i32> {
     let number = name.name.to_str().ok()?.parse().ok()?;

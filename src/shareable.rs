@@ -1,4 +1,4 @@
-//! Which types may lie in memory that others write to.
+//! Types for memory that other processes write to.
 
 use std::sync::atomic::{
     AtomicI8, AtomicI16, AtomicI32, AtomicIsize, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
@@ -6,7 +6,7 @@ use std::sync::atomic::{
 #[cfg(target_has_atomic = "64")]
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-/// Types that may lie in memory that other threads and processes change at any moment.
+/// Types for memory that other threads and processes change at any moment.
 ///
 /// Implemented for the integer atomics, arrays and slices of them, and structs made by
 /// [`shareable!`](crate::shareable!).
@@ -24,13 +24,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 /// shareable::<std::sync::atomic::AtomicU64>();
 /// shareable::<[[std::sync::atomic::AtomicU8; 16]]>();
 /// ```
-/// What has bit patterns that mean nothing is refused:
+/// A type with invalid bit patterns is refused:
 /// ```compile_fail,E0277
 /// fn shareable<T: stillmap::Shareable + ?Sized>() {}
 /// shareable::<std::sync::atomic::AtomicBool>();
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` may not lie in shared memory",
+    message = "`{Self}` cannot be placed in shared memory",
     label = "made of integer atomics only: `AtomicU8` to `AtomicU64`, `AtomicI8` to `AtomicI64`, arrays of them",
     note = "structs of such fields are made by `stillmap::shareable!`"
 )]
@@ -66,7 +66,7 @@ unsafe impl<A: Shareable, const N: usize> Shareable for [A; N] {}
 #[allow(unsafe_code)]
 unsafe impl<A: Shareable> Shareable for [A] {}
 
-/// Declares structs that may lie in [`Shared`](crate::Shared) memory.
+/// Declares structs for [`Shared`](crate::Shared) memory.
 ///
 /// Every field has to be [`Shareable`](trait@crate::Shareable); the compiler checks it. The struct gets `repr(C)`, so
 /// that programs compiled apart agree on where its fields are; documentation, derives and other attributes are passed
@@ -115,14 +115,14 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 /// ```
 ///
 /// ## What is refused
-/// A `bool`, which has only two valid bit patterns; an `AtomicU8` takes its place:
+/// A `bool`, which has only two valid bit patterns; use an `AtomicU8`:
 /// ```compile_fail,E0277
 /// stillmap::shareable! { pub struct Flags { pub ready: bool } }
 /// ```
 /// ```
 /// stillmap::shareable! { pub struct Flags { pub ready: std::sync::atomic::AtomicU8 } }
 /// ```
-/// A pointer, which means nothing in another process; an offset takes its place:
+/// A pointer, which means nothing in another process; use an offset:
 /// ```compile_fail,E0277
 /// stillmap::shareable! { pub struct Node { pub next: std::sync::atomic::AtomicPtr<u8> } }
 /// ```
@@ -133,7 +133,7 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 /// ```compile_fail,E0277
 /// stillmap::shareable! { pub struct Count { pub n: u64 } }
 /// ```
-/// A field with a destructor, which nobody would run:
+/// A field with a destructor, which would never run:
 /// ```compile_fail,E0277
 /// stillmap::shareable! { pub struct Log { pub lines: Vec<u8> } }
 /// ```
@@ -151,7 +151,7 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 /// # stillmap::Shared::<Count>::new()?.reset();
 /// # Ok::<(), stillmap::Error>(())
 /// ```
-/// Padding, of which nobody says what it holds:
+/// Padding, whose bytes have no defined value:
 /// ```compile_fail,E0080
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
 /// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub n: AtomicU64 } }

@@ -25,7 +25,7 @@ const ZEROS_CHUNK: usize = 256 << 10;
 const LOOKS_AGAIN: u32 = 10;
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
-/// `ENOSPC` if the file system of `fd` has plainly no room for so many more bytes.
+/// `ENOSPC` if the file system of `fd` reports less free space than that.
 pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     let system = FileSystem::from_fd(fd).ok();
     let has_room = || {

@@ -7,7 +7,7 @@
 //! No lock is held across a system call that waits for another process or for a page that a thread of this crate
 //! supplies (open(2) for writing, mlock(2), a copy). The threads of the lease monitor take no lock of this table.
 
-/// What the state machines are made of that `tests/loom.rs` compiles with the atomics of loom.
+/// The types of the state machines that `tests/loom.rs` compiles with the atomics of loom.
 pub(crate) use std::sync::atomic;
 
 use std::ops::{Deref, DerefMut};

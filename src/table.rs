@@ -90,7 +90,7 @@ impl<T: Default> EntryBlock<T> {
 }
 
 impl<T> Claimed<T> {
-    /// The same entry for other threads, for as long as they like.
+    /// The same entry for other threads, for any length of time.
     pub(crate) fn get(&self) -> &'static T {
         &self.block.entries[self.index].value
     }

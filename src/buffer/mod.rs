@@ -58,10 +58,10 @@ pub(crate) fn release_unused() {
     slab::release_warm();
 }
 
-/// More bytes than this get a mapping of their own.
+/// A larger buffer gets a mapping of its own.
 const BLOCK_MAX: usize = 1 << 20;
 
-/// Least room for one read of a stream, in bytes. Message-oriented sockets discard what does not fit.
+/// Minimum space for one read of a stream, in bytes. Message-oriented sockets discard what does not fit.
 const DATAGRAM_MAX: usize = 64 << 10;
 
 /// First size of the buffer for a stream of unknown length: what a pipe holds by default, and a datagram after that.
@@ -71,7 +71,7 @@ const STREAM_BLOCK: usize = 2 * DATAGRAM_MAX;
 /// when it is used.
 const READ_CHUNK: usize = 512 << 10;
 
-/// Bytes that were read, and room for more.
+/// Bytes that were read, and capacity for more.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     storage: Storage,
@@ -85,7 +85,7 @@ enum Storage {
 }
 
 impl Buffer {
-    /// Room for `len` bytes.
+    /// Capacity for `len` bytes.
     pub(crate) fn with_capacity(len: usize) -> Result<Self> {
         let storage = if len <= BLOCK_MAX {
             Storage::Block(Block::with_capacity(len)?)
@@ -95,7 +95,7 @@ impl Buffer {
         Ok(Buffer { storage, len: 0 })
     }
 
-    /// Room for the start of a stream of unknown length.
+    /// Capacity for the start of a stream of unknown length.
     pub(crate) fn for_stream() -> Result<Self> {
         Buffer::with_capacity(STREAM_BLOCK)
     }
@@ -131,7 +131,7 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 
-    /// Forgets the bytes and keeps the room.
+    /// Discards the bytes and keeps the capacity.
     pub(crate) fn clear(&mut self) {
         self.len = 0;
     }
@@ -252,7 +252,7 @@ impl Buffer {
         }
     }
 
-    /// Gives back the room that was not used.
+    /// Frees the capacity that was not used.
     pub(crate) fn shrink_to_fit(mut self) -> Result<Self> {
         let len = self.len;
         match &mut self.storage {

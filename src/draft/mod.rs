@@ -1,4 +1,4 @@
-//! A new file, written in memory: all of it or nothing.
+//! A new file, which appears complete or not at all.
 
 mod commit_error;
 mod in_place;
@@ -32,7 +32,7 @@ use store::Store;
 use stream::Stream;
 use target::Target;
 
-/// A new file for a path, which becomes visible only once it is complete.
+/// A new file for a path. It becomes visible only when it is complete.
 ///
 /// ```text
 ///   create        an unnamed file beside the target, its space reserved; the target is as it was
@@ -82,7 +82,7 @@ pub struct Draft {
     /// At least `len` bytes; those behind `len` are zero.
     store: Store,
     len: usize,
-    /// Where io::Write writes.
+    /// The position of io::Write.
     position: u64,
     output: Output,
     options: DraftOptions,
@@ -315,7 +315,7 @@ impl Draft {
         moved
     }
 
-    /// Gives up the room that io::Write has made.
+    /// Releases the spare space that io::Write has reserved.
     fn trim(&mut self) -> Result<()> {
         if self.store.len() == self.len {
             return Ok(());

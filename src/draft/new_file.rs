@@ -30,7 +30,7 @@ pub(super) struct NewFile {
     /// It cannot be written to any more, or what is on the disk is not known.
     is_spent: bool,
     rights: CopiedRights,
-    /// What the caller got of it, and its times before that.
+    /// The descriptor that the caller got, and the times of the file before that.
     read_only: OnceLock<(File, Times)>,
 }
 
@@ -82,7 +82,7 @@ impl NewFile {
         Ok(file)
     }
 
-    /// Copies at creation what can be copied then: so it is known early what cannot be.
+    /// Copies at creation what can be copied then, so that a failure is reported early.
     fn prepare_rights(&mut self, options: &DraftOptions) -> Result<()> {
         if self.rights.has_access {
             return Ok(());
@@ -226,7 +226,7 @@ impl NewFile {
         Ok(())
     }
 
-    /// Puts a new file in the place of one that a failed commit has left in an unknown state.
+    /// Replaces a file that a failed commit has left in an unknown state by a new one.
     pub(super) fn renew_if_spent(
         &mut self,
         store: &mut Store,

@@ -1,4 +1,4 @@
-//! Where the bytes of a draft go in the end.
+//! The destination of a draft's bytes.
 
 use super::in_place::InPlaceFile;
 use super::new_file::NewFile;
@@ -48,7 +48,7 @@ impl Output {
         }
     }
 
-    /// A mapping has no path; the draft has.
+    /// Adds the path: errors of a mapping have none.
     pub(super) fn add_path(&self, error: Error) -> Error {
         error.with_path(|| Some(self.path().to_path_buf()))
     }

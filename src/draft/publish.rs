@@ -76,7 +76,7 @@ pub(super) fn link_into_place(
     }
 }
 
-/// By way of /proc; without it, by the descriptor.
+/// Through /proc; without it, through the descriptor.
 fn link(path: &CStr, fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     match dir::link(path, dir, name) {
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => dir::link_fd(fd, dir, name),
@@ -105,7 +105,7 @@ enum PublishProgress {
     Failed(PublishStep, i32),
 }
 
-/// Puts an unnamed file in the place of `target`, by way of the name `temp`. It makes system calls and nothing else: it
+/// Replaces `target` by an unnamed file, through the name `temp`. It makes system calls and nothing else: it
 /// runs in a child that has our memory.
 struct Replacement<'a> {
     fd: BorrowedFd<'a>,

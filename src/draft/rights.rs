@@ -182,7 +182,7 @@ impl Rights {
         let (has_owner, has_group) = (own.uid == self.uid, own.gid == self.gid);
         let (mut mode, mut loss) = (self.mode, None);
         if !(has_owner && has_group) {
-            // A program must not run with our rights because it had those of another user.
+            // A set-user-ID program of another user must not become one of this user.
             mode &= 0o1777;
         }
         match &self.acl {
@@ -214,7 +214,7 @@ impl Rights {
     }
 }
 
-/// Why something could not be copied, the last reason of several.
+/// Why an attribute could not be copied; of several reasons the last.
 pub(super) type Loss = Option<io::Error>;
 
 /// What File::create passes to open(2).

@@ -3,7 +3,7 @@
 use super::Draft;
 use std::io::{self, Seek, SeekFrom, Write};
 
-/// Room for more bytes is made at least in this size, in bytes.
+/// Minimum growth by io::Write, in bytes.
 const GROWTH_MIN: usize = 64 << 10;
 
 /// Writes at the position of the draft, which is 0 at first, and makes the draft longer where that is behind its end.

@@ -25,7 +25,7 @@ const COMPARE_CHUNK: usize = 64 << 10;
 
 pub(super) enum Store {
     Memory(Anonymous),
-    /// A memfd; `SEEK_DATA` tells which parts were written.
+    /// A memfd; `SEEK_DATA` reports which parts were written.
     Sparse(Anonymous),
     /// The unnamed file itself, with blocks for all its bytes.
     Mapped {
@@ -69,7 +69,7 @@ impl Store {
             Store::Memory(memory) | Store::Sparse(memory) => memory.resize(new),
             Store::Mapped { region, len } | Store::Detached { region, len } => {
                 match region.resize(new.max(1), page::size()) {
-                    // What is behind the end of the file stays mapped, and is never touched.
+                    // Pages beyond the end of the file stay mapped, and are never touched.
                     Err(_) if new < *len => {}
                     resized => resized?,
                 }
@@ -79,7 +79,7 @@ impl Store {
         }
     }
 
-    /// From wherever the bytes are to the file, which has `len` bytes and blocks for them.
+    /// Moves the bytes to the file, which has `len` bytes and blocks for them.
     pub(super) fn spill(&mut self, file: &File, len: usize) -> Result<()> {
         let mut mapped = Store::mapped(file, len)?;
         let same = self.len().min(len);
@@ -88,7 +88,7 @@ impl Store {
         Ok(())
     }
 
-    /// The mapping of a file becomes one of `reader`, the same file opened for reading only.
+    /// Replaces the mapping of a file by one of `reader`, the same file opened for reading only.
     pub(super) fn detach(&mut self, reader: &File) -> Result<()> {
         if let Store::Mapped { len, .. } = *self {
             let mapped = Region::copy_on_write(reader.as_fd(), 0, len.max(1));
@@ -176,14 +176,14 @@ fn copy_out(
         let chunk = &bytes[start..range.end.min(start + WRITE_CHUNK)];
         write::write_all_at(file, chunk, start as u64)?;
         if start_writeback {
-            // It only makes the fsync shorter; what fails here fails there.
+            // It only makes the fsync shorter; an error here appears there again.
             let _ = sync::start_writeback(file.as_fd(), start as u64, chunk.len() as u64);
         }
     }
     Ok(())
 }
 
-/// Writes where the file has other bytes.
+/// Writes only where the file has other bytes.
 fn copy_changes(bytes: &[u8], file: &File) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
     let mut there = vec![0; COMPARE_CHUNK];

@@ -1,4 +1,4 @@
-//! A draft for what is not a regular file: the bytes are written out by `commit`.
+//! A draft for a pipe, terminal or device: `commit` writes the bytes out.
 
 use crate::error::{Error, Result};
 use crate::sys::{descriptor, write};

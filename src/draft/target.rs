@@ -1,4 +1,4 @@
-//! What a path stands for, and whether what is there can be replaced.
+//! The file that a path names, and whether it can be replaced.
 
 use super::stream::Stream;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ pub(super) enum Target {
     Stream(Stream),
 }
 
-/// A name in a directory, and what the caller calls it.
+/// A name in a directory, and the path that the caller gave.
 #[derive(Debug)]
 pub(super) struct TargetName {
     pub(super) name: Name,

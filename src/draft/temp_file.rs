@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// In every name that may be seen beside a target.
+/// Part of every name that may appear beside a target.
 const SUFFIX: &str = ".stillmap-draft.";
 
 /// The most bytes of the target's name in a temporary name. Some file systems take names of 143 bytes only (eCryptfs).
@@ -81,7 +81,7 @@ impl TempFile {
         self.reopen(libc::O_RDONLY).ok()
     }
 
-    /// Puts a description in the place of the present one, which is closed.
+    /// Replaces the present description, which is closed.
     pub(super) fn set_file(&mut self, file: File) {
         self.file = file;
     }

@@ -1,4 +1,4 @@
-//! Every way to fail, in one enum.
+//! The error type.
 
 mod new;
 mod text;
@@ -28,13 +28,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The kernel refused what was tried.
+    /// A system call failed.
     #[non_exhaustive]
     #[error("{operation} failed{}{}", On(path), hint(operation, source))]
     Os {
-        /// What was tried: a system call by the name of its man page, or what several of them were to do.
+        /// The operation: the name of a system call, or the purpose of several.
         operation: &'static str,
-        /// What it was tried on.
+        /// The file of the operation.
         path: Option<PathBuf>,
         /// The cause, with its errno.
         source: io::Error,
@@ -47,10 +47,10 @@ pub enum Error {
         path: Option<PathBuf>,
         /// What it is, or what it lacks.
         what: &'static str,
-        /// The same as a value, where a file was to be mapped for reading.
+        /// The reason as a value, for a file that was to be mapped for reading.
         reason: Option<Reason>,
     },
-    /// A copy was needed, and fits neither into memory nor on any disk that was tried.
+    /// A copy fits neither into memory nor on any disk that was tried.
     #[non_exhaustive]
     #[error("no room for a copy of {len} bytes{}: {tried}", Colon(path))]
     NoRoom {
@@ -61,7 +61,7 @@ pub enum Error {
         /// Where an unnamed file was tried.
         tried: Tried,
     },
-    /// A directory has no bytes.
+    /// The path is a directory.
     #[non_exhaustive]
     #[error("is a directory{}", Colon(path))]
     IsDirectory {
@@ -93,14 +93,14 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// Another process, or another part of this one, has the file open or mapped.
+    /// Another process, or this one, has the file open or mapped.
     #[non_exhaustive]
     #[error("is open or mapped elsewhere{}", Colon(path))]
     Busy {
         /// The file.
         path: Option<PathBuf>,
     },
-    /// Nothing can keep other writers away from the file.
+    /// Other writers cannot be kept away from the file.
     #[non_exhaustive]
     #[error("cannot be protected from other writers{}: {why}", Colon(path))]
     Unprotectable {
@@ -169,7 +169,7 @@ pub enum Error {
     /// The bytes are not in shared memory that this process may pass to a forked child.
     #[error("not in an Anonymous::shared that this process may pass to a child")]
     NotShared,
-    /// The value belongs to the process that made it; a forked child has a copy that is of no use.
+    /// The value belongs to the process that made it; a forked child cannot use its copy.
     #[non_exhaustive]
     #[error(
         "belongs to the process that made it, not to its forked child{}",
@@ -200,7 +200,7 @@ pub enum Error {
         /// The requested address.
         address: usize,
     },
-    /// The platform or the kernel has nothing of the kind.
+    /// The platform or the kernel lacks the feature.
     #[non_exhaustive]
     #[error("{what} is not supported here{}", Colon(path))]
     Unsupported {
@@ -240,7 +240,7 @@ macro_rules! path_field {
 }
 
 impl Error {
-    /// The same with a path, where the variant has room for one and none is known yet.
+    /// Adds a path, if the variant has the field and it is empty.
     pub(crate) fn with_path(mut self, name: impl FnOnce() -> Option<PathBuf>) -> Self {
         if let Some(path @ None) = path_field!(&mut self) {
             *path = name();
@@ -308,7 +308,7 @@ impl Error {
         path_field!(self)?.as_deref()
     }
 
-    /// The error of this crate that an [`io::Error`] was made of, with its fields and its errno.
+    /// The error that an [`io::Error`] was converted from, with its fields and errno.
     ///
     /// # Examples
     /// ```
@@ -327,7 +327,7 @@ impl Error {
 #[derive(Debug, Default)]
 pub struct Tried {
     dirs: Vec<(PathBuf, io::Error)>,
-    /// The last failure was not a lack of room.
+    /// The last failure was not a lack of space.
     is_stopped: bool,
 }
 
@@ -336,7 +336,7 @@ impl Tried {
         self.dirs.push((dir, error));
     }
 
-    /// A failure that would come again elsewhere.
+    /// A failure that would repeat in every directory.
     pub(crate) fn stopped(dir: PathBuf, error: io::Error) -> Self {
         Tried {
             dirs: vec![(dir, error)],
@@ -377,7 +377,7 @@ impl From<Tried> for io::Error {
     }
 }
 
-/// Keeps the kind; the text names the operation, the path and the cause. [`Error::downcast_ref`] gives back the rest.
+/// Keeps the kind; the text names the operation, the path and the cause. [`Error::downcast_ref`] returns the original.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         io::Error::new(error.kind(), InIoError(error))

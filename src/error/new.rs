@@ -61,7 +61,7 @@ impl Error {
         }
     }
 
-    /// More bytes than a pointer can reach.
+    /// More bytes than the address space has.
     pub(crate) fn too_large_to_address(path: Option<&Path>) -> Self {
         Error::too_large(path, isize::MAX.unsigned_abs() as u64)
     }

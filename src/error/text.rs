@@ -1,4 +1,4 @@
-//! How errors read: paths, and hints.
+//! The text of errors: paths and hints.
 
 use std::fmt;
 use std::io;
@@ -37,13 +37,13 @@ impl fmt::Display for Colon<'_> {
     }
 }
 
-/// What the user can do about it, where that is known.
+/// What the user can do about the error, where that is known.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn hint(_operation: &str, _source: &io::Error) -> &'static str {
     ""
 }
 
-/// What the user can do about it, where that is known.
+/// What the user can do about the error, where that is known.
 #[cfg(target_os = "linux")]
 pub(super) fn hint(operation: &str, source: &io::Error) -> &'static str {
     match (operation, source.raw_os_error()) {
@@ -54,10 +54,10 @@ pub(super) fn hint(operation: &str, source: &io::Error) -> &'static str {
         ("mlock", Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM)) => {
             "; raise RLIMIT_MEMLOCK (ulimit -l)"
         }
-        ("replace by rename", _) => "; DraftOptions::replace has a way to write over the file",
+        ("replace by rename", _) => "; Replace::InPlace can write over the file",
         (_, Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
         (_, Some(libc::EFBIG)) => "; see RLIMIT_FSIZE (ulimit -f)",
-        ("read" | "pread", Some(libc::EBADF)) => "; it is not open for reading",
+        ("read" | "pread", Some(libc::EBADF)) => "; the descriptor is not open for reading",
         _ => "",
     }
 }

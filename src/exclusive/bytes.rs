@@ -1,4 +1,4 @@
-//! What is mapped: a leased file, or one on the caller's word.
+//! The mapping: of a leased file, or of one that the caller guards.
 
 use crate::atfork::NotForChildren;
 use crate::error::{Error, Result};
@@ -69,7 +69,7 @@ impl Bytes {
     }
 }
 
-/// A shared mapping that nothing guards.
+/// A shared mapping without a lease.
 pub(super) struct Unguarded {
     /// First: it is dropped before the bytes are unmapped.
     not_for_children: NotForChildren,
@@ -106,7 +106,7 @@ impl Unguarded {
                 truncated.map_err(|e| Error::os("ftruncate", None, e))?;
                 return Err(error);
             }
-            // What is behind the end of the file stays mapped, and is never touched.
+            // Pages beyond the end of the file stay mapped, and are never touched.
             _ => self.len = len,
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A file that no other process has open, to be edited in place.
+//! An existing file, edited in place while no other process has it open.
 
 mod bytes;
 mod open;
@@ -25,7 +25,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-/// An existing file, edited in place: stores go to the file, and the kernel keeps every other open out meanwhile.
+/// An existing file, edited in place. Stores go to the file, and the kernel blocks every other open meanwhile.
 ///
 /// It holds a write lease (fcntl(2), "Leases"): no other descriptor has the file open, and every open, in this process or
 /// another, blocks until the `Exclusive` is closed or dropped; a non-blocking open fails with `EAGAIN`.
@@ -89,8 +89,8 @@ unsafe impl Send for Exclusive {}
 unsafe impl Sync for Exclusive {}
 
 impl Exclusive {
-    /// Opens an existing file for reading and writing, and keeps all others out. A process that holds a lease on it (by
-    /// an `Exclusive` or a `Snapshot`) is asked for it, as every open does, and this blocks until it is released.
+    /// Opens an existing file for reading and writing, and blocks every other open. A process that holds a lease on it (by
+    /// an `Exclusive` or a `Snapshot`) is asked to release it, as by every open, and this call blocks until then.
     ///
     /// # Errors
     /// [`Error::Busy`] if the file is open elsewhere, also in this process, for longer than some milliseconds, and at
@@ -163,8 +163,8 @@ impl Exclusive {
     ///
     /// # Safety
     /// As long as the value lives:
-    /// - No process writes to the file or shortens it, by whatever way, but through this value.
-    /// - The disk has room for the holes that are stored to: a store that finds none is SIGBUS.
+    /// - No process writes to the file or shortens it in any way, except through this value.
+    /// - The disk has room for the holes that are stored to: a store without space raises SIGBUS.
     ///
     /// # Examples
     /// ```
@@ -247,12 +247,12 @@ impl Exclusive {
         Ok(())
     }
 
-    /// Blocks until every store made so far is on the disk, and the file's length too. Only pages that were stored to
+    /// Blocks until every store made so far and the length of the file are on the disk. Only pages that were stored to
     /// since the last flush are written, and what the page cache keeps in one piece with them
     /// ([`docs::durability`](crate::docs::durability)).
     ///
     /// # Errors
-    /// [`Error::Os`] if the disk failed: what is on it is not known then, and another flush may succeed all the same.
+    /// [`Error::Os`] if the disk failed: its contents are unknown then, even if another flush succeeds.
     /// [`Error::LeaseLost`].
     ///
     /// # Examples
@@ -336,10 +336,10 @@ impl Exclusive {
         self.bytes.has_waiter()
     }
 
-    /// Flushes, releases the file, and returns whether anything was lost. Dropping releases it, too, without a flush.
+    /// Flushes and releases the file, and returns whether anything was lost. Dropping releases it without a flush.
     ///
     /// # Errors
-    /// As [`flush`](Exclusive::flush). The file is closed all the same.
+    /// As [`flush`](Exclusive::flush). The file is closed also after an error.
     ///
     /// # Examples
     /// ```no_run

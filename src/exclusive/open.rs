@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 /// and that has not executed its program yet has it open for a moment.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 
-/// What is opened, and for how long it is tried.
+/// A file to be opened, and until when to retry.
 struct Attempt<'a> {
     path: &'a CStr,
-    /// For messages.
+    /// For error messages.
     name: Option<&'a Path>,
     until: Option<Instant>,
 }
@@ -70,7 +70,7 @@ pub(super) fn file(file: File, wait: Option<Duration>) -> Result<Exclusive> {
     attempt.run()
 }
 
-/// Maps an open file on the caller's word.
+/// Maps an open file without a lease, as the caller asked in `unsafe`.
 pub(super) fn unguarded(fd: BorrowedFd<'_>) -> Result<Exclusive> {
     let name = file::name(fd);
     let error = |operation| {
@@ -200,7 +200,8 @@ fn lease_error(why: WriteLeaseError, path: Option<&Path>) -> Error {
 /// Without blocks for every byte, a store could find the disk full.
 pub(super) fn allocation_error(error: io::Error, path: Option<&Path>) -> Error {
     if space::is_unsupported(&error) {
-        let why = "its file system cannot fill holes (fallocate), so a full disk would be a signal";
+        let why =
+            "its file system cannot fill holes (fallocate), so a full disk would raise a signal";
         return Error::unprotectable(path, why);
     }
     Error::os("fallocate", path, error)

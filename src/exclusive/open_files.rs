@@ -1,4 +1,4 @@
-//! Which files this process edits: it would wait for itself if it opened one of them again.
+//! The files that this process edits. It would block on its own lease if it opened one of them again.
 
 use crate::atfork::Process;
 use crate::sync::{Lock, Rank};

@@ -1,4 +1,4 @@
-//! Which other threads the process has.
+//! The other threads of the process.
 
 use crate::error::{Error, Result};
 use crate::sys::{process, thread};

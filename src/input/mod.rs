@@ -1,4 +1,4 @@
-//! Where bytes come from: an open descriptor, its window, and copies of what it gives.
+//! Inputs: an open descriptor, its window, and copies of its bytes.
 
 mod copy;
 mod request;

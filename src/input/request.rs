@@ -1,22 +1,22 @@
-//! What a caller wants of an input, as plain values: the window, the limits, and which strategies are allowed.
+//! The options of an open as plain values: the window, the limits, and which strategies are allowed.
 
 use crate::buffer;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
-/// A file of at most so many bytes is copied rather than cloned for `Private`: that is faster.
+/// For `Private` a file of at most this size, in bytes, is copied rather than cloned: that is faster.
 const PRIVATE_READ_MAX: u64 = 256 << 10;
 
-/// What a caller wants of an input.
+/// The options of an open.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// Bytes to leave out at the start.
+    /// Bytes to skip at the start.
     pub(crate) offset: u64,
     /// `None`: up to the end.
     pub(crate) len: Option<usize>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
-    /// Whether a lease may hold the bytes.
+    /// Whether a lease may be used.
     pub(crate) lease: bool,
     /// Whether nothing but small files may be copied.
     pub(crate) require_mapping: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Limits {
     pub(crate) copy: Option<u64>,
 }
 
-/// What the bytes are mapped for.
+/// The access to the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
@@ -67,7 +67,7 @@ impl Request {
         self.require_mapping || self.len.is_some() || limits.size.or(limits.copy).is_some()
     }
 
-    /// True if reading so many bytes costs less than mapping them.
+    /// True if reading this many bytes costs less than mapping them.
     pub(crate) fn is_read_faster(&self, len: u64) -> bool {
         match self.access {
             Access::CopyOnWrite => len <= PRIVATE_READ_MAX,

@@ -36,7 +36,7 @@ impl<'a> Source<'a> {
     /// Opens a path, and never blocks on a FIFO.
     pub(crate) fn open_nonblocking(path: &'a Path) -> Result<Self> {
         match file::open_nonblocking(path) {
-            // Another process has a write lease on the file: it has to be waited for.
+            // Another process has a write lease on the file: block until it is released.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Source::open(path),
             Err(e) => Err(Error::os("open", Some(path), e)),
             Ok(fd) => {
@@ -58,7 +58,7 @@ impl<'a> Source<'a> {
         self.is_nonblocking_fifo
     }
 
-    /// What a descriptor of the caller gives from its offset on.
+    /// The bytes of a caller's descriptor from its offset on.
     pub(crate) fn from_fd(fd: BorrowedFd<'_>, path: Option<&'a Path>) -> Result<Self> {
         Source::duplicate(fd, path, Description::CallersFromOffset)
     }

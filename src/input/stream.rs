@@ -1,4 +1,4 @@
-//! Input without a size, read to its end: pipes, FIFOs, sockets, terminals, devices, and files that say they are empty.
+//! Input without a size, read to its end: pipes, FIFOs, sockets, terminals, devices, and files of reported size 0.
 
 use super::unnamed::{SPACE_CHUNK, with_unnamed_file};
 use super::{Copied, Progress, Request, Source};
@@ -10,10 +10,10 @@ use crate::sys::{file, write};
 use std::fs::File;
 use std::os::fd::AsFd;
 
-/// What a pipe is widened to, in bytes: the most that an unprivileged process may ask for (pipe(7), `pipe-max-size`).
+/// The capacity that a pipe is set to, in bytes: the most that an unprivileged process may set (pipe(7), `pipe-max-size`).
 const PIPE_CAPACITY: i32 = 1 << 20;
 
-/// Up to so many bytes the available memory is not read from /proc, which takes as long as reading 100 KiB.
+/// Up to this many bytes the available memory is not looked up in /proc, which takes as long as reading 100 KiB.
 const ALWAYS_FITS: u64 = 64 << 20;
 
 /// Reads to the end, or for as long as `request.len` says. `position` is the offset, if it can be set.
@@ -89,7 +89,7 @@ fn skip(
     Ok(())
 }
 
-/// Goes on in an unnamed file: what is in memory, then the rest.
+/// Continues in an unnamed file: first the bytes in memory, then the rest.
 fn spill(
     source: &Source<'_>,
     request: &Request,
@@ -107,7 +107,7 @@ fn spill(
     loop {
         progress(done, request.window_len());
         if done >= checked {
-            // So that the disk is never full, not even until this fails.
+            // So that the disk is never filled, not even until this fails.
             space::check_free(file.as_fd(), SPACE_CHUNK).map_err(failed)?;
             checked = done + SPACE_CHUNK;
         }
@@ -149,7 +149,7 @@ impl<'a> Limits<'a> {
         }
     }
 
-    /// Endless input is not skipped for ever: without a limit, as many bytes as would be read.
+    /// Endless input must not be skipped for ever: the default is the limit for reading.
     fn check_skipped(&mut self) -> Result<()> {
         if self.total.is_none() && self.skipped >= ALWAYS_FITS {
             self.total = Some(ALWAYS_FITS.saturating_add(budget::default_memory_limit()));

@@ -1,4 +1,4 @@
-//! Files without a name: only this process can reach them, and they go with their last mapping.
+//! Files without a name: only this process can reach them, and they disappear with their last mapping.
 
 use crate::error::Tried;
 use crate::file_system::FileSystem;
@@ -73,7 +73,7 @@ pub(crate) fn with_unnamed_file<T>(
     Err(tried)
 }
 
-/// `None` if there is no room, and another disk may have some. Any other error would come again there.
+/// `None` if there is no room, and another disk may have some. Any other error would repeat there.
 fn attempt<T>(
     dir: PathBuf,
     file: File,
@@ -160,7 +160,7 @@ fn unnamed_file(dir: &Path) -> io::Result<(File, FileSystem)> {
 }
 
 /// Where an unnamed file may be put, best first: beside the source, where files of that size are; then the directories
-/// for temporary files, beginning with the one that outlives a reboot, and so is on a disk; then the current directory.
+/// for temporary files, beginning with the one that is kept over a reboot, and so is on a disk; then the current directory.
 fn candidate_dirs(beside: Option<BorrowedFd<'_>>) -> Vec<PathBuf> {
     let name = beside.and_then(file::name);
     let parent = name.and_then(|name| name.parent().map(Path::to_path_buf));

@@ -1,11 +1,11 @@
-//! Which bytes of an input are wanted.
+//! The part of an input that is opened.
 
 use super::Source;
 use crate::error::{Error, Result};
 use crate::range::check_window;
 use std::ops::Range;
 
-/// A part of an input, as the caller asked for it.
+/// A part of an input, as the caller specified it.
 pub(crate) struct Window {
     /// Where the input starts in the file: 0, or the offset of the caller's descriptor.
     base: u64,

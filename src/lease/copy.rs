@@ -1,4 +1,4 @@
-//! What the answerer does when a read lease is broken: the bytes are copied, and the copy takes the place of the
+//! Handles a broken read lease: the bytes are copied, and the copy replaces the
 //! mapping, at the same addresses and in one step; then the lease is released. Nothing here allocates or takes a lock.
 #![allow(unsafe_code)]
 
@@ -24,10 +24,10 @@ use std::sync::atomic::Ordering;
 /// A mapping of at most this many bytes is copied into memory even where the file could be cloned: that needs no disk.
 const COPY_RATHER_THAN_CLONE_MAX: u64 = 4 << 20;
 
-/// Bytes that are copied between two looks at whether the copy is still wanted.
+/// Bytes that are copied between two checks whether the copy is still needed.
 const COPY_CHUNK: usize = 4 << 20;
 
-/// `TMPDIR`, or where it would be.
+/// `TMPDIR`, or its default.
 static TEMP_DIR: OnceLock<CString> = OnceLock::new();
 
 /// To be called before the answerer starts.
@@ -129,7 +129,7 @@ fn map_file(data: &Data, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
     let target = pointer(data.start);
     // SAFETY:
     // - The owner of the entry owns the mapping and keeps it until the answer is over.
-    // - Those who read it find the same bytes: the file has not changed since the lease was set.
+    // - Readers find the same bytes: the file has not changed since the lease was set.
     let map = || unsafe { memory::map_fixed_file(target, data.len, file, offset) };
     replace(target, data.len, map)?;
     data.relock();
@@ -229,7 +229,7 @@ fn with_unnamed_file<T>(
     Err(last)
 }
 
-/// Ends the process: better than letting the bytes change.
+/// Ends the process, since otherwise the bytes would change.
 pub(super) fn abort(entry: &LeaseEntry) -> ! {
     let why: &[u8] = match entry.lease() {
         lease::Lease::Read => {

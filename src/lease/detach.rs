@@ -1,9 +1,9 @@
-//! What the answerer does when a write lease is broken and three quarters of the break time have passed: memory takes
+//! Handles a broken write lease after three quarters of the break time: memory takes
 //! the place of the mapping while other threads go on storing to it. Nothing here allocates or takes a lock.
 //!
 //! 1. Memory without pages, registered with userfaultfd(2), is moved over the mapping in one step. A store before that
 //!    is in the file; a later access to a page blocks.
-//! 2. The file's bytes are copied in, page by page, and blocked threads go on.
+//! 2. The file's bytes are copied in, page by page, and blocked threads continue.
 //! 3. The lease is released, and the file closed.
 //!
 //! A private mapping of the same file is not enough: when the file is truncated it loses its pages, those included that

@@ -1,4 +1,4 @@
-//! The two threads that look after the leases of the process, started with the first lease.
+//! The two threads that serve the leases of the process, started with the first lease.
 //!
 //! - `stillmap-lease` waits for the kernel's signals, finds the leases that were broken, and watches the deadlines.
 //! - `stillmap-copy` answers: it copies bytes and releases leases, one after the other.
@@ -34,10 +34,10 @@ const POLL_MAX: u64 = 11_250;
 static WATCHER: AtomicU32 = AtomicU32::new(0);
 static ANSWERER: AtomicU32 = AtomicU32::new(0);
 
-/// Changes when there is something to answer.
+/// Changes when there is work for the copying thread.
 static WORK: AtomicU32 = AtomicU32::new(0);
 
-/// How many signals have come.
+/// Number of signals received.
 static EVENTS: AtomicU64 = AtomicU64::new(0);
 
 /// The watcher blocks without a timeout, since there was no lease for a while.
@@ -46,13 +46,13 @@ static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
 /// A userfaultfd whose memory is being moved, or -1.
 static MOVING: AtomicI32 = AtomicI32::new(-1);
 
-/// Stays open: the file may be out of reach later (chroot(2), no descriptors).
+/// Stays open, because opening it later may fail (chroot(2), no descriptors).
 static BREAK_TIME_FILE: OnceLock<OwnedFd> = OnceLock::new();
 
 /// `fs.lease-break-time` in ms when it was last read.
 static BREAK_TIME: AtomicU64 = AtomicU64::new(0);
 
-/// Starts what does not run. Called by one thread at a time.
+/// Starts the threads that do not run. Called by one thread at a time.
 pub(super) fn start() -> io::Result<()> {
     if is_running() {
         return Ok(());
@@ -169,7 +169,7 @@ extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         timeout = match advance(now) {
             Leases::Broken => Some(RETRY_INTERVAL),
             Leases::Unbroken => Some((polled + interval).saturating_sub(now).max(1)),
-            // A quiet while: the next lease wakes this thread.
+            // No lease for a while: the next one wakes this thread.
             Leases::None if is_time => sleep(),
             Leases::None => Some(interval),
         };
@@ -208,7 +208,7 @@ enum Leases {
     Broken,
 }
 
-/// Has breaks answered, and ends the process when one cannot be answered in time.
+/// Wakes the copying thread for breaks, and ends the process when one cannot be handled in time.
 fn advance(now: u64) -> Leases {
     let mut found = Leases::None;
     let mut is_due = false;
@@ -246,7 +246,7 @@ fn deadline(broken_at: u64) -> Deadline {
     }
 }
 
-/// A reader is answered at once. An editor keeps the file for as long as possible.
+/// A read lease is answered at once. A write lease is kept for as long as possible.
 fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
     entry.lease() == Lease::Read || deadline.has_waited_long(now)
 }

@@ -32,7 +32,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Weak};
 
-/// Bytes that are faulted in between two looks at whether the lease was broken; a copy has all its pages.
+/// Bytes that are faulted in between two checks of the lease; a copy has all its pages.
 const POPULATE_CHUNK: usize = 2 << 20;
 
 /// The leased files of this process. Leaked, and made anew in a child that is forked while another thread uses it.
@@ -126,7 +126,7 @@ impl<F: AsFd> LeaseHolder<F> {
 
     /// Releases the lease of an entry that was ended. True if it was held until now.
     pub(super) fn release(&self) -> bool {
-        // Not left to the closing of the descriptor: the caller may have it open still.
+        // Closing the descriptor is not enough: the caller may still have it open.
         let was_held = lease::release(self.file.as_fd().as_raw_fd());
         self.entry.forget_descriptor();
         was_held
@@ -301,7 +301,7 @@ impl LeasedMapping {
         self.0.region.locked_pages()
     }
 
-    /// What holds the bytes now.
+    /// The backing of the bytes now.
     pub(crate) fn backing(&self) -> Backing {
         self.0.holder.entry.backing()
     }

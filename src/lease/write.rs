@@ -28,7 +28,7 @@ use std::sync::Arc;
 pub(crate) enum WriteLeaseError {
     /// The file is open elsewhere, or was opened just now.
     Busy,
-    /// There can be none.
+    /// No lease is possible.
     Unsupported(&'static str),
     Failed(Error),
 }
@@ -121,7 +121,7 @@ fn refusal(error: io::Error) -> WriteLeaseError {
     }
 }
 
-/// At least one page, though it may be behind the end of the file: what is mapped can grow.
+/// At least one page, even beyond the end of the file, so that the mapping can grow.
 fn map(file: &File, len: usize) -> Result<Region> {
     let pages = whole_pages(len.max(1), page::size())?;
     let anywhere = mapping::Address::Anywhere;
@@ -264,7 +264,7 @@ fn resize(
             let _ = file.set_len(old as u64);
             Err(error)
         }
-        // What is behind the end of the file stays mapped, and is never touched.
+        // Pages beyond the end of the file stay mapped, and are never touched.
         _ => {
             *current = len;
             Ok(())

@@ -12,11 +12,11 @@ use std::sync::atomic::{Ordering, fence};
 /// is written at 500 MB/s needs a new mapping every two seconds at first, and half as often each time.
 const RESERVE_MIN: usize = 1 << 30;
 
-/// A mapping that answers lost pages. There is no reference into it.
+/// A mapping whose lost pages the SIGBUS handler replaces. No reference into it exists.
 pub(super) struct LiveMapping(FaultTolerantMapping);
 
 impl LiveMapping {
-    /// Maps the first `len` bytes of a file, and what the file may grow into where there is room.
+    /// Maps the first `len` bytes of a file, and address space for its growth where that is available.
     pub(super) fn new(fd: BorrowedFd<'_>, len: usize) -> Result<Self> {
         let error = |e| Error::os("mmap", None, e);
         let reserved = len.saturating_add(len.max(RESERVE_MIN));

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// read, a file of another user.
 ///
 /// It is mapped shared and read-only, and bytes are copied out of it: no `&[u8]` of it exists, so nothing is promised
-/// that a writer could break. Opening it takes no lease, makes no writer wait and copies nothing, on any file system that
+/// that a writer could break. Opening it takes no lease, blocks no writer and copies nothing, on any file system that
 /// can map files.
 ///
 /// The length is that of the last [`refresh`](Live::refresh). Address space beyond the end is reserved, so that a file
@@ -55,7 +55,7 @@ use std::path::{Path, PathBuf};
 /// assert_eq!(&added, b"two\n");
 /// # Ok::<(), std::io::Error>(())
 /// ```
-/// A memfd that its owner goes on writing, sealed so that nobody else can (`F_SEAL_FUTURE_WRITE`), is attached by its
+/// A memfd that its owner goes on writing, sealed so that no other process can (`F_SEAL_FUTURE_WRITE`), is opened by its
 /// descriptor:
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,8 +90,8 @@ pub enum Change {
     Grown(Range<usize>),
     /// These bytes are gone.
     Cut(Range<usize>),
-    /// The file was truncated, or its device failed, while it was read. It may have been written anew since: nothing that
-    /// was read before needs to be there still.
+    /// The file was truncated, or its device failed, while it was read. It may have been rewritten since: no byte that
+    /// was read before needs to be the same.
     PagesLost,
 }
 
@@ -191,8 +191,8 @@ impl Live {
         self.len == 0
     }
 
-    /// Looks at the file again: what was added can be read from here on, and what was cut cannot. After
-    /// [`Error::PagesLost`] it maps the file anew.
+    /// Reads the length of the file again. Bytes that were added can be read from here on; bytes that were cut off
+    /// cannot. After [`Error::PagesLost`] it maps the file anew.
     ///
     /// One fstat(2) where the length is the same.
     ///
@@ -244,7 +244,7 @@ impl Live {
         self.check_read(self.len)
     }
 
-    /// Copies a range as it is at one moment.
+    /// Copies a range at one moment.
     ///
     /// [`Snapshot::is_consistent`] is false if the file changed while it was copied, as far as that can be seen: its length,
     /// its times, or a byte that was looked at twice. A writer that stores through a mapping of its own leaves no other

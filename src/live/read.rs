@@ -24,7 +24,7 @@ impl Live {
     ///
     /// # Errors
     /// [`Error::PagesLost`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds
-    /// anything, and [`refresh`](Live::refresh) tells how long the file is.
+    /// anything, and [`refresh`](Live::refresh) returns how long the file is.
     ///
     /// # Examples
     /// ```

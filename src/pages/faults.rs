@@ -1,10 +1,10 @@
-//! Page faults: how often a thread had to wait for the kernel to give it a page.
+//! Page faults: how often a thread waited for the kernel to map a page.
 
 use crate::sys;
 use std::fmt;
 use std::ops::Sub;
 
-/// How many page faults there were.
+/// Numbers of page faults.
 ///
 /// # Examples
 /// ```
@@ -40,7 +40,7 @@ pub fn of_thread() -> Faults {
     Faults { minor, major }
 }
 
-/// What came between two counts; 0 where the second is from a thread that has had fewer.
+/// The difference of two counts; 0 where the second is from a thread with fewer faults.
 impl Sub for Faults {
     type Output = Faults;
 

@@ -1,4 +1,4 @@
-//! How much is mapped by huge pages.
+//! How many bytes are mapped by huge pages.
 
 use crate::error::{Error, Result};
 use crate::sys;

@@ -27,7 +27,7 @@ use std::io;
 use std::ops::RangeBounds;
 use std::path::Path;
 
-/// The pages behind a value, to ask about and to control; made by the `pages` method of every type.
+/// The pages behind a value, to query and to control; returned by the `pages` method of every type.
 ///
 /// Ranges count bytes of the value from its first (bytes, not elements, also for a [`Shared`](crate::Shared) slice) and
 /// may be any [`RangeBounds`]. An empty one does nothing. A range is widened to whole pages, except where [`Advice`]
@@ -69,7 +69,7 @@ pub struct Pages<'a> {
     path: Option<&'a Path>,
 }
 
-/// What is behind the pages.
+/// The memory behind the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// A block of the heap: its pages may hold other blocks.
@@ -174,11 +174,11 @@ impl<'a> Pages<'a> {
         done.map_err(|e| self.error(e))
     }
 
-    /// Reads a range in while the caller does something else, so that it waits less when it touches the pages.
+    /// Reads a range into memory in the background, so that the caller waits less when it touches the pages.
     ///
     /// For 2 MiB and more of a file on a disk (in a [`Snapshot`](crate::Snapshot), [`Private`](crate::Private) or
     /// [`Exclusive`](crate::Exclusive)) this returns at once: the guard has a thread (`stillmap-prefetch`) that faults the
-    /// pages in, until the guard is dropped. Of a range that is longer than half of the available memory it takes as much
+    /// pages in, until the guard is dropped. Of a range that is longer than half of the available memory it reads that much
     /// from the front. While the thread runs, [`fork::scope`](crate::fork::scope) fails with
     /// [`Error::MultiThreaded`].
     ///
@@ -228,7 +228,7 @@ impl<'a> Pages<'a> {
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::PagesLost`] where the device failed or the file was truncated, so that touching
-    /// the page would have been a signal; [`Error::Os`] for what else the kernel refused. A part of the range may be
+    /// the page would have been a signal; [`Error::Os`] for other failures. A part of the range may be
     /// faulted in then.
     ///
     /// # Examples
@@ -299,7 +299,7 @@ impl<'a> Pages<'a> {
         let bytes = crate::range::check(range, self.len)?;
         let pages = self.small_pages(&bytes);
         let residency = Residency::query(pages.clone(), self.start, bytes);
-        // Where mincore(2) does not tell the truth, it reports every page.
+        // Where mincore(2) is not reliable, it reports every page as resident.
         if residency.is_full() && !self.is_truthful(pages.start, residency.pages()) {
             return Ok(residency.into_unknown());
         }
@@ -352,7 +352,7 @@ impl<'a> Pages<'a> {
         huge::bytes(pages)
     }
 
-    /// Whether mincore(2) tells the truth about `count` pages, all of which it reports as resident.
+    /// Whether mincore(2) is reliable for `count` pages, all of which it reports as resident.
     fn is_truthful(&self, start: usize, count: usize) -> bool {
         let is_suspect = self.origin == Origin::File && count > 0;
         !is_suspect || sys::pages::mincore_is_truthful(start) == Some(true)

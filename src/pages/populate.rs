@@ -1,4 +1,4 @@
-//! Bringing pages into RAM.
+//! Faults pages in.
 
 use super::range::chunks;
 use super::{Advice, Origin, Pages};

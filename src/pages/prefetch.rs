@@ -1,4 +1,4 @@
-//! Pages faulted in by a thread while the program does something else.
+//! Faults pages in on a thread while the program works.
 //!
 //! `MADV_WILLNEED` enters a file page by page while its caller waits: for a large range that takes longer than to scan
 //! it. Faults read ahead in large folios instead, so a thread takes them (`MADV_POPULATE_READ`). A 256 MiB file, cold,
@@ -66,7 +66,7 @@ impl Prefetch<'_> {
         self.worker.as_ref().is_none_or(is_done)
     }
 
-    /// One that has nothing to do.
+    /// A guard without a thread.
     pub(super) fn finished() -> Self {
         Prefetch {
             worker: None,

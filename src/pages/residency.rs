@@ -17,7 +17,7 @@ const DEFAULT_WIDTH: usize = 64;
 
 /// Which pages of a range were in RAM when it was asked; made by [`Pages::residency`](crate::Pages::residency).
 ///
-/// By the time it is looked at, pages may have come and gone.
+/// Pages may have been read in or evicted since.
 ///
 /// Its [`Display`](fmt::Display) draws one line, as wide as the format asks (`{:100}`; 64 by default): each character
 /// is an equal part of the range, `·` where nothing of it is in RAM, `░▒▓` for some, `█` for all, `?` where it is not
@@ -76,7 +76,7 @@ impl Residency {
         residency
     }
 
-    /// The same where the kernel did not answer, or not truthfully.
+    /// The same where the kernel did not answer, or not reliably.
     pub(super) fn into_unknown(self) -> Self {
         Residency {
             bits: vec![0; self.pages.div_ceil(64)],

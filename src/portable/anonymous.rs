@@ -10,7 +10,7 @@ use std::ops::RangeBounds;
 use std::ptr::NonNull;
 use std::slice::ChunksMut;
 
-/// Zeroed memory of any length, at the start of a page. How lazily its pages take RAM is for the allocator to decide.
+/// Zeroed memory of any length, at the start of a page. The allocator decides when its pages take RAM.
 ///
 /// # Examples
 /// ```
@@ -30,14 +30,14 @@ pub struct Anonymous {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// As the system is set.
+    /// The setting of the system.
     #[default]
     System,
     /// Small pages only.
     Never,
     /// Huge pages where there are any; here the same as `System`.
     Transparent,
-    /// From a pool that was reserved; here [`Error::Unsupported`].
+    /// Huge pages of a reserved pool; here [`Error::Unsupported`].
     Reserved,
 }
 
@@ -73,13 +73,13 @@ impl AnonymousOptions {
         self
     }
 
-    /// Exactly there; here that is [`Error::Unsupported`].
+    /// The exact address; here that is [`Error::Unsupported`].
     pub fn fixed_address(mut self, address: usize) -> Self {
         self.at = Some(address);
         self
     }
 
-    /// Allocates `len` bytes: any number, 0 as well.
+    /// Allocates `len` bytes: any number, including 0.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if no address space could hold it; [`Error::Unsupported`] for an option that the platform does
@@ -103,7 +103,7 @@ impl AnonymousOptions {
 }
 
 impl Anonymous {
-    /// Allocates `len` bytes: any number, 0 as well.
+    /// Allocates `len` bytes: any number, including 0.
     ///
     /// # Errors
     /// As [`AnonymousOptions::allocate`].

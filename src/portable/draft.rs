@@ -57,7 +57,7 @@ enum Target {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Replace {
-    /// By a rename: the path stands for the old file or the new one.
+    /// By a rename: the path names the old file or the new one.
     #[default]
     Rename,
     /// By writing over it: the file keeps its identity, and a crash may leave a part of both.
@@ -152,7 +152,7 @@ impl DraftOptions {
 }
 
 impl Target {
-    /// A symbolic link stands for the file that it names.
+    /// Follows symbolic links.
     fn of(path: &Path) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::is_directory(Some(path)));
@@ -185,7 +185,7 @@ impl Draft {
         Draft::options().edit(path)
     }
 
-    /// A draft of what goes to standard output.
+    /// A draft for standard output.
     ///
     /// # Errors
     /// [`Error::Os`] if the allocator has no more memory.

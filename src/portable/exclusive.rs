@@ -12,7 +12,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-/// The bytes of a file, to edit in place while others are kept away. There is none on this platform: [`Exclusive::open`]
+/// A file that is edited in place while no other process has it open. Not available on this platform: [`Exclusive::open`]
 /// fails with [`Error::Unsupported`].
 pub struct Exclusive(Infallible);
 

@@ -8,16 +8,16 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// So many bytes are read at a time.
+/// Bytes per read.
 const READ_CHUNK: usize = 1 << 20;
 
-/// A file of at most so many bytes counts as small, as on Linux.
+/// A file of at most this size, in bytes, counts as small, as on Linux.
 const SMALL_MAX: u64 = 1 << 20;
 
-/// A stream may have so many bytes by default, as the platform does not tell how much memory is available.
+/// Default limit for a stream, in bytes: `std` does not report the available memory.
 const STREAM_DEFAULT_MAX: u64 = 1 << 30;
 
-/// What a caller wants of an input.
+/// The options of an open.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Request {
     pub(super) offset: u64,
@@ -46,7 +46,7 @@ pub(super) enum From {
     Offset,
 }
 
-/// What a [`File`] can be had of: on Unix anything with a descriptor, elsewhere a [`File`].
+/// Types that give access to a [`File`]: on Unix anything with a descriptor, elsewhere a [`File`].
 #[allow(unreachable_pub, reason = "a bound of public functions")]
 pub trait AsFile {
     /// Calls `f` with the file.
@@ -83,7 +83,7 @@ pub(super) fn open_path(
     read_file(&file, From::Offset, request, progress).map_err(|e| e.with_path(|| Some(path.into())))
 }
 
-/// The bytes of what `file` is.
+/// The bytes of `file`.
 pub(super) fn open_file<F: AsFile>(
     file: &F,
     from: From,
@@ -94,7 +94,7 @@ pub(super) fn open_file<F: AsFile>(
     opened.map_err(|e| Error::os("dup", None, e))?
 }
 
-/// What is left of standard input.
+/// The rest of standard input.
 pub(super) fn open_stdin(request: &Request, progress: &mut Progress<'_>) -> Result<Opened> {
     #[cfg(unix)]
     return open_file(&io::stdin(), From::Offset, request, progress);

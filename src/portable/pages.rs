@@ -226,7 +226,7 @@ pub mod faults {
     use std::fmt;
     use std::ops::Sub;
 
-    /// How many page faults there were.
+    /// Numbers of page faults.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     #[non_exhaustive]
     pub struct Faults {
@@ -241,7 +241,7 @@ pub mod faults {
         Faults::default()
     }
 
-    /// What came between two counts.
+    /// The difference of two counts.
     impl Sub for Faults {
         type Output = Faults;
 

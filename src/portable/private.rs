@@ -1,4 +1,4 @@
-//! The bytes of a file, to be changed in memory; the file is not changed.
+//! The bytes of a file as private memory that the program can change.
 
 use super::input::{self, AsFile, From, Opened, Request};
 use super::memory::Buffer;

@@ -1,4 +1,4 @@
-//! What the platform tells of its pages.
+//! Page sizes of the platform.
 
 /// `sysconf(_SC_PAGESIZE)`, sysconf(3).
 #[cfg(unix)]

@@ -46,7 +46,7 @@ pub(super) fn open_or_create(path: &Path, len: u64) -> Result<OwnedFd> {
     Err(Error::os("open", Some(path), source))
 }
 
-/// Opens the file of that name, if it is no symbolic link; `None` if it was removed meanwhile.
+/// Opens the file of that name, unless it is a symbolic link; `None` if it was removed meanwhile.
 fn open_existing(name: &Name, path: &Path) -> Result<Option<File>> {
     let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NOCTTY;
     let fd = match dir::open_at(name.dir.as_fd(), &name.name, flags, 0) {
@@ -129,7 +129,7 @@ mod tests {
         let Resolved::Name(name) = resolve::resolve(&path, false).unwrap() else {
             panic!("no name");
         };
-        // What cannot be allocated leaves nothing.
+        // After a failure no file is left.
         assert!(create_named(&name, &path, u64::MAX / 4).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(create_named(&name, &path, 10_000).unwrap().is_some());

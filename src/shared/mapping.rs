@@ -59,7 +59,7 @@ impl SharedWindow {
     }
 }
 
-/// Bytes of so many elements.
+/// The size of `len` elements, in bytes.
 pub(super) fn bytes_of<A>(len: usize) -> Result<usize> {
     let bytes = len.checked_mul(size_of::<A>());
     bytes

@@ -74,7 +74,7 @@ impl<T: Shareable> Shared<T> {
     /// is shorter; it is never shortened.
     ///
     /// Disk space for all of it is allocated before this returns (fallocate(2)), so a full disk is an error here and
-    /// not a fault later. A new file appears under its name whole, and several processes may create it at once: they
+    /// not a fault later. A new file appears complete under its name, and several processes may create it at once: they
     /// all get the same one. Its mode is 0666 less the umask.
     ///
     /// # Errors
@@ -98,11 +98,11 @@ impl<T: Shareable> Shared<T> {
         Ok(MappedBytes::file(fd, Some(path), &SharedWindow::of_value::<T>(0))?.into_value())
     }
 
-    /// The first `size_of::<T>()` bytes of what a received or inherited descriptor stands for, a memfd or a file.
+    /// The first `size_of::<T>()` bytes of a memfd or file, by a received or inherited descriptor.
     ///
     /// The descriptor is duplicated; [`TryFrom<OwnedFd>`](Shared#impl-TryFrom<OwnedFd>-for-Shared<T>) takes it.
     ///
-    /// The sender is not trusted: unless the memfd is sealed against shrinking, a fault is answered as for a file.
+    /// The sender is not trusted: unless the memfd is sealed against shrinking, a fault is handled as for a file.
     ///
     /// # Errors
     /// As [`open`](Shared::open); [`Error::NotMappable`] also if the descriptor is not open for reading and writing, or

@@ -1,4 +1,4 @@
-//! From shared memory to bytes that no process can change.
+//! Seals shared memory, so that no process can change its bytes.
 
 use super::Shared;
 use crate::backing::Backing;

@@ -44,7 +44,7 @@ impl FaultTolerantMapping {
         &self.region
     }
 
-    /// True once pages were lost. Set before the replacement can be read, so asking after a copy is enough.
+    /// True once pages were lost. Set before the replacement can be read, so a check after a copy is enough.
     #[inline]
     pub(crate) fn is_faulted(&self) -> bool {
         self.entry.is_faulted()

@@ -44,8 +44,9 @@ use std::ptr::NonNull;
 /// 5. Where the file system can clone files (xfs, btrfs), a clone is mapped.
 /// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///
-/// What was read into memory starts at a multiple of 64; a mapping, at the file's offset modulo the page size.
-/// Dropping it gives everything back at once. A forked child has the same bytes. Sources: fcntl(2) on leases, ioctl_ficlone(2), memfd_create(2).
+/// What was read into memory starts at a multiple of 64; a mapping, at the file's offset modulo the page size. Dropping
+/// it frees everything at once. A forked child has the same bytes. Sources: fcntl(2) on leases, ioctl_ficlone(2),
+/// memfd_create(2).
 ///
 /// # Examples
 /// ```
@@ -61,7 +62,7 @@ pub struct Snapshot {
     reason: Option<Reason>,
 }
 
-/// What holds the bytes.
+/// The owner of the bytes.
 enum Store {
     Memory(Buffer),
     Mapped(Region, Backing),
@@ -80,7 +81,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::TooLarge`](crate::Error::TooLarge) for an input
-    /// that goes on beyond half of the available memory; [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    /// of more bytes than half of the available memory; [`Error::Os`](crate::Error::Os) for what the kernel refused.
     ///
     /// # Examples
     /// ```
@@ -180,7 +181,7 @@ impl Snapshot {
         SnapshotOptions::default()
     }
 
-    /// What keeps the bytes as they are, now.
+    /// What keeps the bytes from changing now.
     ///
     /// # Examples
     /// ```
@@ -231,8 +232,8 @@ impl Snapshot {
         }
     }
 
-    /// Maps a whole file, wherever the descriptor's offset is, with nothing that keeps its bytes from changing: for files
-    /// that the caller knows to stay as they are, where they would be copied otherwise. A window can be mapped with
+    /// Maps a whole file, wherever the descriptor's offset is, without protection against changes: for files
+    /// that the caller knows not to change, where they would be copied otherwise. A window can be mapped with
     /// [`SnapshotOptions::map_unguarded`].
     ///
     /// # Errors
@@ -278,7 +279,7 @@ impl Snapshot {
         }
     }
 
-    /// A copy of what others may have written to meanwhile.
+    /// A copy of bytes that other processes may have written to meanwhile.
     pub(crate) fn from_copy(copy: Buffer, is_consistent: bool) -> Self {
         Snapshot {
             is_consistent,

@@ -155,8 +155,9 @@ impl SnapshotOptions {
         self
     }
 
-    /// Whether to fault all pages in before returning; default false. What was read or copied is there anyway. A page that
-    /// the device cannot read is [`Error::PagesLost`](crate::Error::PagesLost) then, and not a signal later.
+    /// Whether to fault all pages in before returning; default false. Bytes that were read or copied are in memory
+    /// anyway. A page that the device cannot read is [`Error::PagesLost`](crate::Error::PagesLost) then, and not a
+    /// signal later.
     ///
     /// # Examples
     /// ```
@@ -250,7 +251,7 @@ impl SnapshotOptions {
         self.open_source(Source::from_file(file.as_fd())?, &mut |_, _| ())
     }
 
-    /// Maps a window of an open file with nothing that keeps its bytes from changing, as [`Snapshot::map_unguarded`]
+    /// Maps a window of an open file without protection against changes, as [`Snapshot::map_unguarded`]
     /// does: for a program that can promise it, where [`open`](SnapshotOptions::open) would copy.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub(crate) fn register(
     }
 }
 
-/// dup3(2): the number `fd` becomes another descriptor for what is behind `by`, close-on-exec.
+/// dup3(2): makes the number `fd` a duplicate of `by`, close-on-exec.
 pub(crate) fn replace(fd: RawFd, by: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: dup3(2) takes integers. The caller decides about `fd`, which stays open.
     retry_eintr(|| unsafe { libc::dup3(by.as_raw_fd(), fd, libc::O_CLOEXEC) }).map(drop)

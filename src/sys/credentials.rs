@@ -1,4 +1,4 @@
-//! What this process is and may do: geteuid, capget, umask; and what it alone knows: getrandom.
+//! Credentials of this process and random numbers: geteuid, capget, umask, getrandom.
 
 use super::retry_eintr;
 use std::fs;

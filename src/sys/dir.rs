@@ -152,7 +152,7 @@ pub(crate) fn read_link(link: BorrowedFd<'_>) -> io::Result<OsString> {
     Ok(OsString::from_vec(target))
 }
 
-/// A path that names what a descriptor has open, through /proc.
+/// The path of a descriptor's file in /proc.
 pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
 }

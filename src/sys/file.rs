@@ -49,7 +49,7 @@ pub(crate) fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
     options.open(path).map(OwnedFd::from)
 }
 
-/// Opens what a descriptor stands for again, with a description (offset, lease, flags) of its own.
+/// Opens the file of a descriptor again, with a description (offset, lease, flags) of its own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open(&proc_path(fd))
 }
@@ -65,7 +65,7 @@ fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// What the kernel calls the thing behind a descriptor: a path, or `pipe:[7]`.
+/// The kernel's name for the file behind a descriptor: a path, or `pipe:[7]`.
 pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     std::fs::read_link(proc_path(fd)).ok()
 }
@@ -81,7 +81,7 @@ pub(crate) enum FileType {
     Other,
 }
 
-/// What tells two versions of a file apart.
+/// Distinguishes two versions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,
@@ -378,7 +378,7 @@ pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags)?,
         other => other?,
     };
-    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    // SAFETY: the kernel just gave us this descriptor, and no other code has it.
     Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 

@@ -1,4 +1,4 @@
-//! Limits of this process and machine, as the kernel states them: memory, descriptors, mappings, addresses, file sizes.
+//! Limits of this process and machine, as the kernel reports them: memory, descriptors, mappings, addresses, file sizes.
 
 use std::fs;
 use std::io::{self, Read};
@@ -22,7 +22,7 @@ pub(crate) fn available_memory() -> u64 {
     available
 }
 
-/// The most that is read of a file of /proc or of a control group, in bytes.
+/// Maximum bytes read of a file of /proc or of a control group.
 const TEXT_MAX: usize = 8 << 10;
 
 /// The longest path that `std` passes to the kernel without an allocation, in bytes, with a zero byte.

@@ -14,7 +14,7 @@ pub(crate) enum Address {
     Anywhere,
     /// A hint.
     Hint(usize),
-    /// There or nowhere, replacing nothing (`MAP_FIXED_NOREPLACE`, Linux 4.17).
+    /// The exact address, without replacing a mapping (`MAP_FIXED_NOREPLACE`, Linux 4.17).
     Fixed(usize),
 }
 
@@ -86,7 +86,7 @@ fn checked(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {
 /// # Safety
 /// `start..start+len` is mapped, owned by the caller, and no reference into it is left.
 pub(crate) unsafe fn unmap(start: NonNull<u8>, len: usize) -> io::Result<()> {
-    // SAFETY: the caller owns the range and lets it go.
+    // SAFETY: the caller owns the range and gives it up.
     retry_eintr(|| unsafe { libc::munmap(start.as_ptr().cast(), len) }).map(drop)
 }
 
@@ -103,7 +103,7 @@ pub(crate) unsafe fn remap(start: NonNull<u8>, old: usize, new: usize) -> io::Re
 ///
 /// # Safety
 /// - `start..start+old` is one mapping, owned by the caller, and no reference into it is left.
-/// - `target..target+new` is owned by the caller, and whoever reads it meanwhile finds the same
+/// - `target..target+new` is owned by the caller, and a thread that reads it meanwhile finds the same
 ///   bytes there afterwards, or no reference into it is left.
 pub(crate) unsafe fn remap_onto(
     start: NonNull<u8>,
@@ -198,13 +198,13 @@ pub(crate) fn vma(line: &str) -> Option<Range<usize>> {
 /// mprotect(2) to read-only.
 ///
 /// # Safety
-/// The range is mapped, owned by the caller, and nobody writes to it any more.
+/// The range is mapped, owned by the caller, and no code writes to it any more.
 pub(crate) unsafe fn protect_read_only(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: taking write access away cannot change a byte.
     retry_eintr(|| unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_READ) }).map(drop)
 }
 
-/// mprotect(2): no access. No byte changes; whoever touches one ends, by SIGSEGV.
+/// mprotect(2): no access. No byte changes; touching one raises SIGSEGV.
 pub(crate) fn protect_none(range: Range<usize>) -> io::Result<()> {
     let start = ptr::without_provenance_mut(range.start);
     // SAFETY: taking access away cannot change a byte.

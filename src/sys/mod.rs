@@ -1,9 +1,9 @@
-//! The only door to the kernel.
+//! System calls.
 //!
 //! Contract of every function below this module:
-//! - `io::Result` in and out (or a plain value): no type of another room, no policy, no message.
+//! - `io::Result` in and out (or a plain value): no type of another module, no policy, no message.
 //! - Interrupted system calls (`EINTR`) are tried again here and nowhere else.
-//! - A function is `unsafe` exactly if it can change memory that somebody may hold a reference to.
+//! - A function is `unsafe` exactly if it can change memory that other code may hold a reference to.
 //!
 //! Linux only: a port writes these functions again, and nothing above this module changes.
 #![allow(unsafe_code, clippy::disallowed_methods)]

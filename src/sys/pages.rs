@@ -1,6 +1,6 @@
 //! System calls on the pages of any address range that change no byte: mincore, madvise's populate, pagemap, getrusage.
 //!
-//! They take addresses, not references: a range that is not mapped is an error and harms nobody.
+//! They take addresses, not references: a range that is not mapped is an error and does no harm.
 
 use super::{page_size, retry_eintr};
 use std::fs::File;
@@ -27,9 +27,9 @@ pub(crate) fn mincore(start: usize, pages: &mut [u8]) -> io::Result<()> {
     retry_eintr(|| unsafe { libc::mincore(start, len, pages.as_mut_ptr().cast()) }).map(drop)
 }
 
-/// Whether mincore(2) answers truly for the shared file mapping at `start`: since Linux 5.2 it says "in RAM" of every
-/// page of a file that the caller neither owns nor may write to. So it is asked about a page far behind the end of the
-/// file, which can be nowhere. `None` if that is no shared mapping, or no address space is left to try.
+/// Whether mincore(2) is reliable for the shared file mapping at `start`: since Linux 5.2 it reports as resident every
+/// page of a file that the caller neither owns nor may write to. So this asks about a page far beyond the end of the
+/// file, which cannot be resident. `None` if that is no shared mapping, or no address space is left to try.
 pub(crate) fn mincore_is_truthful(start: usize) -> Option<bool> {
     // Less where address space is limited (RLIMIT_AS). Should that be inside the file, it claims too little, not too much.
     [40, 30]
@@ -38,7 +38,7 @@ pub(crate) fn mincore_is_truthful(start: usize) -> Option<bool> {
         .find_map(|far| is_missing(start, far))
 }
 
-/// Whether mincore(2) admits that the last page is not in RAM, of `far` bytes from the start of the mapping on.
+/// Whether mincore(2) reports that the last page is not in RAM, of `far` bytes from the start of the mapping on.
 fn is_missing(start: usize, far: usize) -> Option<bool> {
     let flags = libc::MREMAP_MAYMOVE;
     let start = ptr::without_provenance_mut(start);
@@ -49,7 +49,7 @@ fn is_missing(start: usize, far: usize) -> Option<bool> {
     }
     let mut last = [0];
     let asked = mincore(second.addr() + far - page_size(), &mut last);
-    // SAFETY: mapped above, and nobody refers to it.
+    // SAFETY: mapped above, and no reference to it exists.
     unsafe { libc::munmap(second, far) };
     asked.ok().map(|()| last[0] & 1 == 0)
 }
@@ -150,7 +150,7 @@ pub(crate) fn huge_bytes(range: Range<usize>) -> io::Result<usize> {
             let entry = unsafe { entry.assume_init() };
             bytes += (entry.end - entry.start) as usize;
         }
-        // The walk always gets on; without that there is nothing to wait for.
+        // The kernel always advances; the comparison only guards against an endless loop.
         next = scan.walk_end.max(next + page_size() as u64);
     }
     Ok(bytes)

@@ -85,7 +85,7 @@ pub(crate) fn thread_count() -> io::Result<usize> {
     stat_field("/proc/self/stat", 20)?.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// True once a thread will never come back to user space, and when it is gone.
+/// True if a thread will never return to user space, or is gone.
 pub(crate) fn is_exiting(thread: i32) -> io::Result<bool> {
     const PF_EXITING: usize = 4;
     match stat_field(&format!("/proc/self/task/{thread}/stat"), 9) {

@@ -1,4 +1,4 @@
-//! Memory that others change while we look: bulk copies, and zeros in its place.
+//! Memory that other threads and processes change: bulk copies, and replacing it by zeros.
 
 use std::io;
 use std::ptr::NonNull;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 ///
 /// # Safety
 /// - The range is mapped and owned by the caller.
-/// - Whoever has a reference into it counts on any byte to change at any time: it is made of atomics.
+/// - Every reference into it expects any byte to change at any time: it is made of atomics.
 pub(crate) unsafe fn replace_by_zeros(start: NonNull<u8>, len: usize) -> io::Result<()> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -59,7 +59,7 @@ pub(crate) unsafe fn load_out(from: *const u8, to: *mut u8, len: usize) {
 ///
 /// # Safety
 /// - `to..to+len` is mapped; all who use it while this runs do so through `AtomicU8`, or from other processes.
-/// - `from..from+len` is initialised, not written to by anybody, and apart from the other range.
+/// - `from..from+len` is initialised, not written to meanwhile, and apart from the other range.
 #[inline]
 pub(crate) unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: passed on.
@@ -91,7 +91,7 @@ mod machine {
     }
 
     /// # Safety
-    /// Both ranges are mapped and apart from each other; nobody but atomics touches them, or nobody at all.
+    /// Both ranges are mapped and apart from each other; only atomic accesses race with this one.
     #[inline]
     unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         type Memcpy = unsafe extern "C" fn(
@@ -158,7 +158,7 @@ mod machine {
             let to = unsafe { AtomicU8::from_ptr(to) };
             // SAFETY: in the range that the caller promised.
             let from = unsafe { from.add(i) };
-            // SAFETY: initialised, and nobody writes to it.
+            // SAFETY: initialised, and no code writes to it.
             to.store(unsafe { from.read() }, Ordering::Relaxed);
         }
     }

@@ -3,8 +3,8 @@
 //! ```text
 //!   fault --> our layer 1 --not ours--> the program's later handler --chains--> our layer 0 --> the first handler
 //! ```
-//! A layer knows the one handler it was put in front of, and never any other, so a program that chains to us cannot
-//! send a signal round in circles.
+//! A layer knows the one handler it was put in front of, and never any other, so a program that chains to this handler
+//! cannot cause an endless loop.
 
 use super::retry_eintr;
 use std::io;
@@ -13,16 +13,16 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Says whether the fault at an address was answered, so that the access can be tried again.
+/// Returns whether the fault at an address was handled, so that the access can be tried again.
 /// Runs in a signal handler, with all signals blocked: it may not allocate, lock or panic.
 pub(crate) type FaultHandler = fn(address: usize, cause: FaultCause) -> bool;
 
 /// What went wrong with the memory, sigaction(2) on `si_code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultCause {
-    /// There is nothing behind the address: the file was truncated, its device failed, or its disk is full.
+    /// No page is available at the address: the file was truncated, its device failed, or its disk is full.
     MissingPage,
-    /// The machine found the RAM itself to be broken.
+    /// The machine reported a memory error.
     HardwareError,
 }
 
@@ -59,7 +59,7 @@ const HANDLERS: [Handler; 8] = [
     handle::<7>,
 ];
 
-/// Puts the handler in front, unless it is there already. A program that keeps replacing it wins after eight times.
+/// Puts the handler in front, unless it is there already. After eight installations the program's handler stays.
 pub(crate) fn install_sigbus_handler(handler: FaultHandler) -> io::Result<()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +137,7 @@ extern "C" fn handle<const LAYER: usize>(
     unsafe { errno.write(saved) };
 }
 
-/// Does what would have happened without us.
+/// Does what would have happened without this handler.
 ///
 /// # Safety
 /// Called from the handler, with its arguments.
@@ -205,7 +205,7 @@ unsafe fn apply_mask_of(before: &libc::sigaction, context: *mut libc::c_void) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, ptr::null_mut()) };
 }
 
-/// sched_yield(2): lets others go first.
+/// sched_yield(2).
 pub(crate) fn yield_now() {
     // SAFETY: touches no memory.
     unsafe { libc::sched_yield() };
