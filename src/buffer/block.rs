@@ -73,17 +73,13 @@ impl Block {
         }
     }
 
-    /// True if the bytes behind the first `len` were given back, but for the cache line that `len` is in. The heap would
-    /// have to copy.
-    pub(super) fn truncate(&mut self, len: usize) -> bool {
+    /// Gives back the bytes behind the first `len`; in a slab, but for the cache line that `len` is in.
+    pub(super) fn truncate(&mut self, len: usize) {
         match &mut self.memory {
-            BlockMemory::Heap(_) => false,
-            BlockMemory::Slab(block) => {
-                block.truncate(len);
-                self.held = HeldBytes::new(block.capacity());
-                true
-            }
+            BlockMemory::Heap(block) => block.truncate(len),
+            BlockMemory::Slab(block) => block.truncate(len),
         }
+        self.held = HeldBytes::new(self.capacity());
     }
 
     /// Bytes in all blocks of the process that have more than [`super::READ_ALWAYS_MAX`].

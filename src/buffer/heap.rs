@@ -3,43 +3,85 @@
 
 use crate::error::{Error, Result};
 use std::mem::MaybeUninit;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
-/// Makes the allocator align to 64 bytes.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct CacheLine(#[allow(dead_code, reason = "memory")] [MaybeUninit<u8>; 64]);
+/// Blocks start at multiples of this, a cache line.
+pub(super) const ALIGN: usize = 64;
 
-/// At least `capacity` bytes. The vector stays empty: only its capacity is used.
+/// Larger blocks are not made smaller, but copied, in bytes: from 128 KiB on, allocators make a mapping for each (glibc,
+/// musl), which would stay one.
+const SHRUNK_MAX: usize = 64 << 10;
+
+/// Memory that is not initialised. The vector stays empty: only its capacity is used. It is larger than the block, since
+/// an allocator that is asked to align takes twice as long (glibc: 500 instructions more).
 #[derive(Debug)]
-pub(super) struct HeapBlock(Vec<CacheLine>);
+pub(super) struct HeapBlock {
+    memory: Vec<u8>,
+    capacity: usize,
+}
 
 impl HeapBlock {
-    /// Memory that is not initialised.
     pub(super) fn with_capacity(capacity: usize) -> Result<Self> {
-        let mut lines = Vec::new();
-        let reserved = lines.try_reserve_exact(capacity.div_ceil(size_of::<CacheLine>()));
+        let mut memory = Vec::new();
+        let reserved = memory.try_reserve_exact(with_padding(capacity));
         reserved.map_err(|_| {
             let source = std::io::Error::from_raw_os_error(libc::ENOMEM);
             Error::os("allocate memory", None, source)
         })?;
-        Ok(HeapBlock(lines))
+        Ok(HeapBlock { memory, capacity })
+    }
+
+    /// Bytes between the start of the vector and the block.
+    fn padding(&self) -> usize {
+        let start = self.memory.as_ptr().addr();
+        start.next_multiple_of(ALIGN) - start
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
-        NonNull::new(self.0.as_ptr().cast_mut().cast()).unwrap_or(NonNull::dangling())
+        let padding = self.padding();
+        // SAFETY: the vector has room for `ALIGN - 1` bytes and the block.
+        let start = unsafe { self.memory.as_ptr().add(padding) };
+        NonNull::new(start.cast_mut()).unwrap_or(NonNull::dangling())
     }
 
     pub(super) fn capacity(&self) -> usize {
-        self.0.capacity() * size_of::<CacheLine>()
+        self.capacity
     }
 
     pub(super) fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
-        let lines = self.0.spare_capacity_mut();
-        let len = std::mem::size_of_val(lines);
-        // SAFETY: the same memory, borrowed as long. MaybeUninit<u8> is valid for any byte at any address.
-        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
+        let block = self.padding()..self.padding() + self.capacity;
+        &mut self.memory.spare_capacity_mut()[block]
     }
+
+    /// Gives back all but the first `len` bytes, unless there is no memory for a copy.
+    pub(super) fn truncate(&mut self, len: usize) {
+        if self.capacity <= SHRUNK_MAX {
+            self.shrink(len);
+        } else if let Ok(mut copy) = HeapBlock::with_capacity(len) {
+            copy.uninit_slice_mut()
+                .copy_from_slice(&self.uninit_slice_mut()[..len]);
+            *self = copy;
+        }
+    }
+
+    fn shrink(&mut self, len: usize) {
+        let before = self.padding();
+        self.memory.shrink_to(with_padding(len));
+        self.capacity = len;
+        let after = self.padding();
+        // An allocator may move what it makes smaller.
+        if after != before {
+            let start = self.memory.as_mut_ptr();
+            // SAFETY: both are less than `ALIGN`, and the vector has room for `ALIGN - 1` bytes and the block.
+            let (from, to) = unsafe { (start.add(before), start.add(after)) };
+            // SAFETY: as above: `len` bytes from either on are in the vector.
+            unsafe { ptr::copy(from, to, len) };
+        }
+    }
+}
+
+fn with_padding(capacity: usize) -> usize {
+    capacity.saturating_add(ALIGN - 1)
 }
 
 #[cfg(test)]
@@ -51,8 +93,30 @@ mod tests {
         for capacity in [0, 1, 63, 64, 65, 4096] {
             let mut block = HeapBlock::with_capacity(capacity).unwrap();
             assert!(block.uninit_slice_mut().len() >= capacity);
-            assert_eq!(block.start().as_ptr().addr() % 64, 0);
+            assert_eq!(block.start().as_ptr().addr() % ALIGN, 0);
             block.uninit_slice_mut().fill(MaybeUninit::new(7));
+        }
+    }
+
+    #[test]
+    fn a_truncated_block_keeps_its_bytes_and_is_aligned() {
+        let mut others = Vec::new();
+        let lens = [0, 1, 63, 64, 4096, SHRUNK_MAX];
+        for (len, capacity) in lens
+            .into_iter()
+            .flat_map(|len| [(len, SHRUNK_MAX), (len, 3 * SHRUNK_MAX)])
+        {
+            let mut block = HeapBlock::with_capacity(capacity).unwrap();
+            for (byte, value) in block.uninit_slice_mut().iter_mut().zip((0..251).cycle()) {
+                byte.write(value);
+            }
+            block.truncate(len);
+            assert_eq!(block.start().as_ptr().addr() % ALIGN, 0);
+            let bytes = block.uninit_slice_mut().iter();
+            // SAFETY: written above.
+            let bytes = bytes.map(|byte| unsafe { byte.assume_init() });
+            assert!(bytes.eq((0..251).cycle().take(len)));
+            others.push(block);
         }
     }
 

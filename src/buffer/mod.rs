@@ -95,9 +95,11 @@ impl Buffer {
         Ok(Buffer { storage, len: 0 })
     }
 
-    /// Capacity for the start of a stream of unknown length.
-    pub(crate) fn for_stream() -> Result<Self> {
-        Buffer::with_capacity(STREAM_BLOCK)
+    /// Capacity for the next bytes of a stream of unknown length, after a copy of those that were read.
+    pub(crate) fn for_stream(read: &[u8]) -> Result<Self> {
+        let mut buffer = Buffer::with_capacity(STREAM_BLOCK.max(read.len()))?;
+        buffer.push(read);
+        Ok(buffer)
     }
 
     /// The first `len` bytes of an anonymous mapping, which are not changed from here on.
@@ -110,23 +112,27 @@ impl Buffer {
     /// A copy of `bytes`.
     pub(crate) fn copy_of(bytes: &[u8]) -> Result<Self> {
         let mut copy = Buffer::with_capacity(bytes.len())?;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let room = copy.spare_capacity_mut(rest.len());
-            let n = room.len().min(rest.len());
-            // SAFETY: u8 and MaybeUninit<u8> have the same layout, and initialised bytes are valid for both.
-            let from = unsafe { &*(std::ptr::from_ref(&rest[..n]) as *const [MaybeUninit<u8>]) };
-            room[..n].copy_from_slice(from);
-            copy.len += n;
-            rest = &rest[n..];
-        }
+        copy.push(bytes);
         Ok(copy)
+    }
+
+    /// Appends `bytes`, for which there is room.
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = self.spare_capacity_mut(bytes.len());
+            let (now, rest) = bytes.split_at(room.len());
+            // SAFETY: u8 and MaybeUninit<u8> have the same layout, and initialised bytes are valid for both.
+            let from = unsafe { &*(std::ptr::from_ref(now) as *const [MaybeUninit<u8>]) };
+            room.copy_from_slice(from);
+            self.len += now.len();
+            bytes = rest;
+        }
     }
 
     /// The bytes read so far.
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY:
-        // - `read_from`, `read_file`, `copy_of` and `from_region` count initialised bytes, which `storage` owns.
+        // - `read_from`, `read_file`, `push` and `from_region` count initialised bytes, which `storage` owns.
         // - Only `&mut self` gives access for writing.
         unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
@@ -253,22 +259,21 @@ impl Buffer {
     }
 
     /// Frees the capacity that was not used.
-    pub(crate) fn shrink_to_fit(mut self) -> Result<Self> {
+    pub(crate) fn shrink_to_fit(mut self) -> Self {
         let len = self.len;
         match &mut self.storage {
             Storage::Block(block) => {
-                if len >= block.capacity() / 2 || block.truncate(len) {
-                    return Ok(self);
+                if len < block.capacity() {
+                    block.truncate(len);
                 }
-                Buffer::copy_of(self.bytes())
             }
             Storage::Region(region) => {
                 // Whole huge pages only: cutting through one would split it and free nothing. If it fails
                 // (vm.max_map_count), the rest stays mapped, without memory.
                 let _ = region.resize(whole_huge_pages(len).min(region.len()), page::size());
-                Ok(self)
             }
         }
+        self
     }
 }
 
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn bytes_stay_while_a_block_becomes_a_mapping() {
-        let mut memory = Buffer::for_stream().unwrap();
+        let mut memory = Buffer::for_stream(&[]).unwrap();
         let mut model = Vec::new();
         let mut next = 0_u8;
         while model.len() < 9 << 20 {
@@ -299,7 +304,7 @@ mod tests {
             });
             assert!(n.unwrap() > 0);
         }
-        let memory = memory.shrink_to_fit().unwrap();
+        let memory = memory.shrink_to_fit();
         assert!(memory.bytes() == model);
     }
 

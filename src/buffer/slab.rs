@@ -15,6 +15,7 @@
 //! After fork(2) the child has private copies. The slabs of threads that it does not have are never retired there.
 #![allow(unsafe_code)]
 
+use super::heap::ALIGN;
 use crate::page;
 use crate::region::Region;
 use crate::sys::{self, memory};
@@ -27,9 +28,6 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicUsize, Ordering};
 
 /// The size of a slab in bytes: two huge pages of 2 MiB, so that the end that a block does not fit into is short.
 pub(super) const SLAB: usize = 4 << 20;
-
-/// Blocks start and end at multiples of this, a cache line.
-pub(super) const ALIGN: usize = 64;
 
 /// Pages are returned to the kernel in units of this many bytes. A block keeps the units that it lies in, so one byte
 /// keeps 16 KiB at most.

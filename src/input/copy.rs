@@ -99,7 +99,7 @@ fn into_memory(
     };
     let filled = buffer.read_file(fd, range.start, len, &mut step);
     filled.map_err(|e| source.error("pread", e))?;
-    buffer.shrink_to_fit()
+    Ok(buffer.shrink_to_fit())
 }
 
 fn to_disk(

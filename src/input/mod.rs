@@ -2,6 +2,7 @@
 
 mod copy;
 mod request;
+pub(crate) mod settled;
 mod source;
 mod stream;
 mod unnamed;

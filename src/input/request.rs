@@ -61,6 +61,11 @@ impl Default for Request {
 }
 
 impl Request {
+    /// True if all bytes are wanted, wherever they go.
+    pub(crate) fn is_unlimited(&self) -> bool {
+        self.offset == 0 && !self.is_bounded() && self.limits.memory.is_none()
+    }
+
     /// True if the caller set a bound that waiting for a FIFO's writer would break.
     pub(crate) fn is_bounded(&self) -> bool {
         let limits = &self.limits;

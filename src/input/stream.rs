@@ -16,11 +16,13 @@ const PIPE_CAPACITY: i32 = 1 << 20;
 /// Up to this many bytes the available memory is not looked up in /proc, which takes as long as reading 100 KiB.
 const ALWAYS_FITS: u64 = 64 << 20;
 
-/// Reads to the end, or for as long as `request.len` says. `position` is the offset, if it can be set.
+/// Reads to the end, or for as long as `request.len` says. `position` is the offset, if it can be set; `start`, what was
+/// read already.
 pub(crate) fn read_to_end(
     source: &Source<'_>,
     request: &Request,
     position: Option<u64>,
+    start: &[u8],
     progress: &mut Progress<'_>,
 ) -> Result<Copied> {
     // Fails if it is not a pipe, or is not allowed: then its capacity stays as it is.
@@ -28,7 +30,7 @@ pub(crate) fn read_to_end(
     let mut limits = Limits::new(source, request);
     skip(source, request, position, &mut limits, progress)?;
 
-    let mut buffer = Buffer::for_stream()?;
+    let mut buffer = Buffer::for_stream(start)?;
     loop {
         // A read is never cut at the limit: of a datagram, the bytes that do not fit are lost.
         let most = request.len.map_or(usize::MAX, |len| len - buffer.len());
@@ -47,7 +49,7 @@ pub(crate) fn read_to_end(
         progress(done, request.window_len());
     }
     request.check_complete(buffer.len() as u64)?;
-    buffer.shrink_to_fit().map(Copied::Memory)
+    Ok(Copied::Memory(buffer.shrink_to_fit()))
 }
 
 fn read_some(source: &Source<'_>, buffer: &mut Buffer, most: usize) -> Result<usize> {
@@ -73,7 +75,7 @@ fn skip(
             return Ok(());
         }
     }
-    let mut scratch = Buffer::for_stream()?;
+    let mut scratch = Buffer::for_stream(&[])?;
     while limits.skipped < offset {
         let left = usize::try_from(offset - limits.skipped).unwrap_or(usize::MAX);
         scratch.clear();
@@ -102,7 +104,7 @@ fn spill(
     let file = with_unnamed_file(None, done, start)
         .map_err(|tried| Error::no_room(source.name().as_deref(), done, tried))?;
     let failed = |e| source.error("copy to an unnamed file", e);
-    let mut chunk = Buffer::for_stream()?;
+    let mut chunk = Buffer::for_stream(&[])?;
     let mut checked = done;
     loop {
         progress(done, request.window_len());

@@ -129,6 +129,11 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
+    /// The number of the device that holds the file.
+    pub(crate) fn device(&self) -> u64 {
+        self.stamp.device
+    }
+
     /// The major number of the device that holds the file; 0 if there is no device.
     pub(crate) fn device_major(&self) -> u32 {
         libc::major(self.stamp.device)

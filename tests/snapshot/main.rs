@@ -16,6 +16,7 @@ mod options;
 mod paths;
 mod properties;
 mod sealed;
+mod settled;
 mod sizes;
 mod stdin;
 mod streams;

@@ -2,12 +2,15 @@
 //!
 //! `Snapshot` and `Private` make a [`Request`] and get [`Opened`] bytes. Each strategy is sound; they differ in cost.
 
+mod read;
+
 use crate::backing::Backing;
 use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
-use crate::input::{self, Access, Copied, Progress, Request, Source, Window};
+use crate::input::settled;
+use crate::input::{self, Access, Progress, Request, Source, Window};
 use crate::lease::read::{LeasedMapping, ReadLease};
 use crate::reason::Reason;
 use crate::region::Region;
@@ -65,7 +68,10 @@ pub(crate) fn open_path(
     } else {
         Source::open(path)?
     };
-    open(source, request, progress)
+    match read::at_once(&source, request, progress)? {
+        Some(opened) => Ok(opened),
+        None => open(source, request, progress),
+    }
 }
 
 /// The bytes of an input, by the first strategy that fits.
@@ -78,6 +84,7 @@ pub(crate) fn open(
     if stat.kind == FileType::Directory {
         return Err(Error::is_directory(source.name().as_deref()));
     }
+    settled::note(&source, &stat);
     // A mapping does not know its path, the source does.
     let opened = open_kind(&source, request, stat, progress);
     opened.map_err(|e| e.with_path(|| source.name()))
@@ -98,11 +105,11 @@ fn open_kind(
             open_file(source, request, stat, position, progress)
         }
         (Some(position), FileType::Block) => {
-            open_device(source, request, source.start(position), progress)
+            read::device(source, request, source.start(position), progress)
         }
         (position, kind) => {
             let position = position.filter(|_| kind == FileType::Other);
-            open_stream(source, request, position, progress)
+            read::stream(source, request, position, &[], progress)
         }
     }
 }
@@ -123,7 +130,7 @@ fn open_file(
             if !request.may_copy(range.end - range.start) {
                 return Err(Error::not_mapped(source.name().as_deref(), reason));
             }
-            copy(source, request, &window, stat, reason, progress)?
+            read::copy(source, request, &window, stat, reason, progress)?
         }
     };
     window.advance(source, opened.len())?;
@@ -326,100 +333,6 @@ fn addressable(source: &Source<'_>, range: &Range<u64>) -> Result<usize> {
     let len = usize::try_from(range.end - range.start).ok();
     len.filter(|&len| len <= isize::MAX.unsigned_abs())
         .ok_or_else(|| Error::too_large_to_address(source.name().as_deref()))
-}
-
-/// The last strategy: copies the bytes.
-fn copy(
-    source: &Source<'_>,
-    request: &Request,
-    window: &Window,
-    stat: Stat,
-    reason: Reason,
-    progress: &mut Progress<'_>,
-) -> Result<Opened> {
-    let limit = request.limits.memory;
-    let (copy, is_consistent) = input::copy(source, window, stat, limit, progress)?;
-    Ok(Opened {
-        bytes: held(source, request, copy)?,
-        is_consistent,
-        reason: Some(reason),
-    })
-}
-
-/// A copy in an unnamed file is mapped.
-fn held(source: &Source<'_>, request: &Request, copy: Copied) -> Result<Held> {
-    let (file, len) = match copy {
-        Copied::Memory(buffer) => return Ok(Held::Buffer(buffer)),
-        Copied::Disk { file, len } => (file, len),
-    };
-    let len = addressable(source, &(0..len))?;
-    let mapped = map_window(file.as_fd(), 0, len, request.access);
-    let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
-    Ok(Held::Mapped {
-        region,
-        delta,
-        len,
-        backing: Backing::Disk,
-    })
-}
-
-/// A block device is copied, whatever its size: nothing keeps processes from writing to it.
-fn open_device(
-    source: &Source<'_>,
-    request: &Request,
-    base: u64,
-    progress: &mut Progress<'_>,
-) -> Result<Opened> {
-    let name = || source.name();
-    let window = Window::new(base, request.offset, request.len);
-    let stat = input::stat_with_size(source, FileType::Block)?;
-    let range = window.in_file(stat.size)?;
-    request.check_size(&range)?;
-    let len = range.end - range.start;
-    if request.require_mapping || !request.may_copy(len) {
-        return Err(Error::not_mapped(name().as_deref(), Reason::BlockDevice));
-    }
-    let is_limited = request.limits.size.or(request.limits.memory).is_some();
-    if !is_limited && !request.spill && !budget::fits_memory(len, None) {
-        let limit = budget::default_memory_limit();
-        return Err(Error::too_large(name().as_deref(), limit));
-    }
-    let reason = Reason::BlockDevice;
-    let opened = copy(source, request, &window, stat, reason, progress)?;
-    window.advance(source, opened.len())?;
-    Ok(opened)
-}
-
-fn open_stream(
-    source: &Source<'_>,
-    request: &Request,
-    position: Option<u64>,
-    progress: &mut Progress<'_>,
-) -> Result<Opened> {
-    let not_mapped = || Error::not_mapped(source.name().as_deref(), Reason::Stream);
-    if request.require_mapping {
-        return Err(not_mapped());
-    }
-    let copy = match input::read_to_end(source, request, position, progress) {
-        Err(Error::TooLarge { limit, .. }) if Some(limit) == request.limits.copy => {
-            return Err(not_mapped());
-        }
-        Err(Error::OutOfBounds { .. }) | Ok(_) if is_unopened_fifo(source) => {
-            let name = source.name();
-            return Err(Error::not_mapped(name.as_deref(), Reason::NoWriter));
-        }
-        read => read?,
-    };
-    Ok(Opened {
-        bytes: held(source, request, copy)?,
-        is_consistent: true,
-        reason: Some(Reason::Stream),
-    })
-}
-
-/// True for a FIFO that was opened without waiting for a writer, and had none: it seemed to end at once.
-fn is_unopened_fifo(source: &Source<'_>) -> bool {
-    source.is_nonblocking_fifo() && !file::had_writer(source.fd())
 }
 
 /// Maps the window of a regular file with nothing that keeps its bytes from changing.

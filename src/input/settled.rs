@@ -1,0 +1,90 @@
+//! A small file that has not changed lately, read in four system calls: open, read, fstat, close.
+
+use super::Source;
+use crate::buffer::Buffer;
+use crate::error::Result;
+use crate::file_system::FileSystem;
+use crate::sys::clock;
+use crate::sys::file::{self, FileType, Stat};
+use std::cell::Cell;
+
+/// Largest file that is read before its size is known, in bytes. For a larger one these bytes are read in vain, which
+/// takes 4 µs; so it is tried after another small file only.
+const SMALL_MAX: usize = 64 << 10;
+
+/// A file that was changed within so many nanoseconds before the read may have been changed during the read, too: the
+/// clock of the timestamps moves in steps of up to 10 ms.
+const UNSETTLED: i64 = 100_000_000;
+
+const SECOND: i64 = 1_000_000_000;
+
+thread_local! {
+    /// The device of the file that this thread has opened last, if the next one is probably small and on it, too.
+    static EXPECTED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// The last device whose timestamps were found to be those of this kernel's clock.
+    static LOCAL: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// What a descriptor led to that was read once, without a look at what it is.
+pub(crate) enum Attempt {
+    /// All bytes of a file that did not change meanwhile.
+    Whole(Buffer),
+    /// A stream has begun with these bytes; it has ended if there are none.
+    Stream(Buffer),
+    /// Nothing that counts: it has to be opened in the usual way.
+    Failed,
+}
+
+/// Reads what was opened just now, if it is probably a small file.
+pub(crate) fn attempt(source: &Source<'_>) -> Result<Attempt> {
+    let Some(expected) = EXPECTED.get() else {
+        return Ok(Attempt::Failed);
+    };
+    let before = clock::timestamp_ns();
+    let mut buffer = Buffer::with_capacity(SMALL_MAX)?;
+    // By read(2), which takes nothing from a stream that the next read needs.
+    let read = buffer.read_from(SMALL_MAX, |into| file::read(source.fd(), into));
+    let Ok(len) = read else {
+        return Ok(Attempt::Failed);
+    };
+    let stat = source.stat()?;
+    let buffer = buffer.shrink_to_fit();
+    Ok(match stat.kind {
+        FileType::Regular if stat.size > 0 => {
+            let is_whole = stat.size == len as u64 && stat.device() == expected;
+            if is_whole && is_settled(&stat, before) {
+                Attempt::Whole(buffer)
+            } else {
+                Attempt::Failed
+            }
+        }
+        FileType::Directory | FileType::Block => Attempt::Failed,
+        _ => Attempt::Stream(buffer),
+    })
+}
+
+/// True if the file was changed last clearly before `before`: neither since then, nor by a write that was going on.
+fn is_settled(stat: &Stat, before: i64) -> bool {
+    let changed = stat.stamp.changed_ns();
+    // ext2, and ext4 with small inodes, store whole seconds.
+    let is_rounded = changed % SECOND == 0;
+    // A clock that was set back would make a change look old.
+    let is_clock_set_back = clock::timestamp_ns() < before;
+    changed < before - UNSETTLED && !is_rounded && !is_clock_set_back
+}
+
+/// Notes what was opened, for the next attempt.
+pub(crate) fn note(source: &Source<'_>, stat: &Stat) {
+    let is_small = stat.kind == FileType::Regular && (1..=SMALL_MAX as u64).contains(&stat.size);
+    let device = stat.device();
+    // A major number of 0 is not of a disk, and is given to the next mount at once, of whatever kind.
+    let is_on_disk = stat.device_major() != 0;
+    if is_small && is_on_disk && LOCAL.get() != Some(device) {
+        // Elsewhere the timestamps may come from another clock: of a server, or of another machine of a cluster.
+        let system = FileSystem::from_stat(source.fd(), stat);
+        if system.is_ok_and(FileSystem::keeps_leases) {
+            LOCAL.set(Some(device));
+        }
+    }
+    EXPECTED.set(Some(device).filter(|_| is_small && LOCAL.get() == Some(device)));
+}

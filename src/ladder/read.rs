@@ -1,0 +1,135 @@
+//! What is not mapped: small files, streams, block devices, and files that nothing keeps from changing.
+
+use super::{Held, Opened, addressable, map_window};
+use crate::backing::Backing;
+use crate::budget;
+use crate::error::{Error, Result};
+use crate::input::settled::{self, Attempt};
+use crate::input::{self, Copied, Progress, Request, Source, Window};
+use crate::reason::Reason;
+use crate::sys::file::{self, FileType, Stat};
+use std::os::fd::AsFd;
+
+/// What was opened just now, if it is small and has not changed lately, or is a stream.
+pub(super) fn at_once(
+    source: &Source<'_>,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Option<Opened>> {
+    if !request.is_unlimited() {
+        return Ok(None);
+    }
+    let (buffer, reason) = match settled::attempt(source)? {
+        Attempt::Whole(buffer) => (buffer, Reason::Small),
+        Attempt::Stream(start) if start.len() == 0 => (start, Reason::Stream),
+        Attempt::Stream(start) => {
+            let opened = stream(source, request, None, start.bytes(), progress);
+            return opened.map(Some).map_err(|e| e.with_path(|| source.name()));
+        }
+        Attempt::Failed => return Ok(None),
+    };
+    let len = buffer.len() as u64;
+    if len > 0 {
+        progress(len, Some(len));
+    }
+    Ok(Some(Opened {
+        bytes: Held::Buffer(buffer),
+        is_consistent: true,
+        reason: Some(reason),
+    }))
+}
+
+/// The last strategy: copies the bytes.
+pub(super) fn copy(
+    source: &Source<'_>,
+    request: &Request,
+    window: &Window,
+    stat: Stat,
+    reason: Reason,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let limit = request.limits.memory;
+    let (copy, is_consistent) = input::copy(source, window, stat, limit, progress)?;
+    Ok(Opened {
+        bytes: held(source, request, copy)?,
+        is_consistent,
+        reason: Some(reason),
+    })
+}
+
+/// A copy in an unnamed file is mapped.
+fn held(source: &Source<'_>, request: &Request, copy: Copied) -> Result<Held> {
+    let (file, len) = match copy {
+        Copied::Memory(buffer) => return Ok(Held::Buffer(buffer)),
+        Copied::Disk { file, len } => (file, len),
+    };
+    let len = addressable(source, &(0..len))?;
+    let mapped = map_window(file.as_fd(), 0, len, request.access);
+    let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
+    Ok(Held::Mapped {
+        region,
+        delta,
+        len,
+        backing: Backing::Disk,
+    })
+}
+
+/// A block device is copied, whatever its size: nothing keeps processes from writing to it.
+pub(super) fn device(
+    source: &Source<'_>,
+    request: &Request,
+    base: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let name = || source.name();
+    let window = Window::new(base, request.offset, request.len);
+    let stat = input::stat_with_size(source, FileType::Block)?;
+    let range = window.in_file(stat.size)?;
+    request.check_size(&range)?;
+    let len = range.end - range.start;
+    if request.require_mapping || !request.may_copy(len) {
+        return Err(Error::not_mapped(name().as_deref(), Reason::BlockDevice));
+    }
+    let is_limited = request.limits.size.or(request.limits.memory).is_some();
+    if !is_limited && !request.spill && !budget::fits_memory(len, None) {
+        let limit = budget::default_memory_limit();
+        return Err(Error::too_large(name().as_deref(), limit));
+    }
+    let reason = Reason::BlockDevice;
+    let opened = copy(source, request, &window, stat, reason, progress)?;
+    window.advance(source, opened.len())?;
+    Ok(opened)
+}
+
+pub(super) fn stream(
+    source: &Source<'_>,
+    request: &Request,
+    position: Option<u64>,
+    start: &[u8],
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let not_mapped = || Error::not_mapped(source.name().as_deref(), Reason::Stream);
+    if request.require_mapping {
+        return Err(not_mapped());
+    }
+    let copy = match input::read_to_end(source, request, position, start, progress) {
+        Err(Error::TooLarge { limit, .. }) if Some(limit) == request.limits.copy => {
+            return Err(not_mapped());
+        }
+        Err(Error::OutOfBounds { .. }) | Ok(_) if is_unopened_fifo(source) => {
+            let name = source.name();
+            return Err(Error::not_mapped(name.as_deref(), Reason::NoWriter));
+        }
+        read => read?,
+    };
+    Ok(Opened {
+        bytes: held(source, request, copy)?,
+        is_consistent: true,
+        reason: Some(Reason::Stream),
+    })
+}
+
+/// True for a FIFO that was opened without waiting for a writer, and had none: it seemed to end at once.
+fn is_unopened_fifo(source: &Source<'_>) -> bool {
+    source.is_nonblocking_fifo() && !file::had_writer(source.fd())
+}
