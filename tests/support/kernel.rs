@@ -133,13 +133,13 @@ fn kilobytes(value: &str) -> usize {
 /// How many pages of `bytes` hold memory, by mincore: for private memory those granted to us, for shared memory those
 /// that exist at all.
 pub fn resident_pages(bytes: &[u8]) -> usize {
+    if bytes.is_empty() {
+        return 0;
+    }
     let page = page_size();
     let start = bytes.as_ptr() as usize / page * page;
     let end = (bytes.as_ptr() as usize + bytes.len()).next_multiple_of(page);
     let mut pages = vec![0u8; (end - start) / page];
-    if pages.is_empty() {
-        return 0;
-    }
     // SAFETY: one answer byte for every page of the range.
     let result = unsafe { libc::mincore(start as *mut _, end - start, pages.as_mut_ptr()) };
     assert_eq!(
@@ -155,6 +155,9 @@ pub fn resident_pages(bytes: &[u8]) -> usize {
 /// How many pages of `bytes` are in this process's page tables, by /proc/self/pagemap: touching those cannot fault.
 pub fn present_pages(bytes: &[u8]) -> usize {
     use std::os::unix::fs::FileExt;
+    if bytes.is_empty() {
+        return 0;
+    }
     let page = page_size();
     let first = bytes.as_ptr() as usize / page;
     let last = (bytes.as_ptr() as usize + bytes.len()).div_ceil(page);
