@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use stillmap::{Backing, Error, Reason};
+use stillmap::{Backing, Error, Reason, Snapshot};
 
 const LEN: usize = 20_000;
 
@@ -28,7 +28,7 @@ fn with_settled(name: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = temp_dir();
     let path = file_with(dir.path(), name, &pattern(1, LEN));
     settle(&path);
-    drop(stillmap::open(&path).unwrap());
+    drop(Snapshot::open(&path).unwrap());
     (dir, path)
 }
 
@@ -38,9 +38,9 @@ fn calls(path: &Path, before_look: impl FnOnce()) -> Vec<libc::c_long> {
     let looks = [libc::SYS_fstat, libc::SYS_newfstatat];
     let child = fork(|| {
         stop_here();
-        let snapshot = stillmap::open(path).unwrap();
+        let snapshot = Snapshot::open(path).unwrap();
         assert_eq!(snapshot.len(), LEN);
-        assert!(snapshot.is_intact());
+        assert!(snapshot.is_consistent());
     });
     let mut traced = Traced::new(child.id());
     let (mut calls, mut before_look) = (Vec::new(), Some(before_look));
@@ -115,7 +115,7 @@ fn a_stream_after_a_small_file_loses_nothing() {
     let fifo = dir.path().join("fifo");
     make_fifo(&fifo);
     for len in [0, 1, 70_000, 300_000] {
-        drop(stillmap::open(dir.path().join("file")).unwrap());
+        drop(Snapshot::open(dir.path().join("file")).unwrap());
         let bytes = pattern(3, len);
         std::thread::scope(|threads| {
             threads.spawn(|| {
@@ -124,7 +124,7 @@ fn a_stream_after_a_small_file_loses_nothing() {
                     .chunks(50_000)
                     .for_each(|part| writer.write_all(part).unwrap());
             });
-            let snapshot = stillmap::open(&fifo).unwrap();
+            let snapshot = Snapshot::open(&fifo).unwrap();
             assert!(snapshot[..] == bytes, "{len}");
             assert_eq!(snapshot.reason(), Some(Reason::Stream));
         });
@@ -142,9 +142,9 @@ fn a_terminal_after_a_small_file_ends_at_one_key() {
         let path = format!("/proc/self/fd/{}", slave.as_raw_fd());
         let mut keys = File::from(master);
         for (typed, read) in [("\x04", ""), ("one\n\x04", "one\n"), ("\x04", "")] {
-            drop(stillmap::open(&file).unwrap());
+            drop(Snapshot::open(&file).unwrap());
             keys.write_all(typed.as_bytes()).unwrap();
-            assert_eq!(stillmap::open(&path).unwrap()[..], *read.as_bytes());
+            assert_eq!(Snapshot::open(&path).unwrap()[..], *read.as_bytes());
         }
     })
     .succeed();
@@ -157,10 +157,10 @@ fn anything_may_follow_a_small_file() {
     let empty = file_with(dir.path(), "empty", b"");
     let fresh = file_with(dir.path(), "fresh", b"just now");
     let open = |path: &Path| {
-        let before = stillmap::open(&file).unwrap();
+        let before = Snapshot::open(&file).unwrap();
         assert!(before[..] == pattern(1, LEN) && before.reason() == Some(Reason::Small));
         assert_eq!(before.backing(), Backing::Memory);
-        stillmap::open(path)
+        Snapshot::open(path)
     };
     assert!(matches!(open(dir.path()), Err(Error::IsDirectory { .. })));
     assert!(open(&dir.path().join("none")).is_err());
