@@ -20,7 +20,7 @@ struct Args {
     /// What to read; `-`, or nothing at all, is standard input
     #[arg(value_name = "FILE")]
     files: Vec<OsString>,
-    /// Show what holds the bytes of each file, and why nothing better does
+    /// Show the backing of each file's bytes, and why it is not a better one
     #[arg(long)]
     how: bool,
 }
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// All that is used of the library: bytes of any input, as one slice.
+/// The only use of the library: bytes of any input, as one slice.
 fn count(file: &OsString) -> stillmap::Result<(Counts, Backing, Option<Reason>)> {
     let is_stdin = file == "-";
     let bar = Bar::new(is_stdin);
@@ -148,7 +148,7 @@ struct Bar {
 
 impl Bar {
     fn new(is_stdin: bool) -> Self {
-        // It would overwrite what is being typed.
+        // It would overwrite the input line.
         let typed = is_stdin && io::stdin().is_terminal();
         let bar = if typed {
             ProgressBar::hidden()
@@ -222,7 +222,7 @@ fn table(rows: &[(Counts, String, Vec<u8>)], how: bool) -> Vec<u8> {
     text
 }
 
-/// One line for an error and its causes. If standard error is closed as well, there is no place for it.
+/// One line for an error and its causes. If standard error is closed as well, it is dropped.
 fn complain(error: &dyn Error) {
     let mut line = format!("count: {error}");
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! Unrelated processes count in one file, and lose nothing: run it twice at the same time.
+//! Unrelated processes count in one file, and lose no update: run it twice at the same time.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -11,23 +11,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser;
 use stillmap::Shared;
 
-/// Add to a counter in FILE, which is made if it is not there, and print what it was and is.
+/// Add to a counter in FILE, which is created if necessary, and print the old and the new number.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Where the counter is
+    /// The file of the counter
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// What to add, one by one
+    /// How much to add, in steps of one
     #[arg(long, value_name = "N", default_value_t = 1)]
     add: u64,
 }
 
 stillmap::shareable! {
-    /// What is in the file.
+    /// The content of the file.
     struct Counter {
         count: AtomicU64,
-        /// How many processes have come.
+        /// Number of processes that have opened it.
         visits: AtomicU64,
     }
 }
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    // What is longer or shorter is somebody's, and no counter.
+    // A file of another length is not a counter.
     match fs::metadata(&args.file) {
         Ok(there) if there.is_file() && there.len() != size_of::<Counter>() as u64 => {
             return Err(format!("no counter: {}", args.file.display()).into());
@@ -62,7 +62,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         counter.count.fetch_add(1, Ordering::Relaxed);
     }
     let after = counter.count.load(Ordering::Relaxed);
-    // On the disk, and not lost to somebody who truncated the file meanwhile.
+    // On the disk, and not lost by a truncation of the file meanwhile.
     counter.flush()?;
     writeln!(io::stdout(), "visit {visit}: from {before} to {after}")?;
     Ok(())

@@ -18,7 +18,7 @@ struct Args {
 enum How {
     /// Make ASCII letters upper case, in the whole file
     Upper { file: PathBuf },
-    /// Put a text over the bytes at an offset; the file grows if it ends before
+    /// Write a text over the bytes at an offset; the file grows if it ends before
     Patch {
         file: PathBuf,
         offset: usize,
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 fn run(how: &How) -> io::Result<()> {
     let (How::Upper { file: path } | How::Patch { file: path, .. }) = how;
     let mut file = Exclusive::open(path)?;
-    // What other programs stored before does not count.
+    // Stores of other programs before this do not count.
     file.flush()?;
     let before = written();
     let changed = match how {

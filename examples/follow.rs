@@ -23,7 +23,7 @@ struct Args {
     /// A file that other processes write to
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Print what is there already, too
+    /// Also print the present content
     #[arg(long)]
     all: bool,
 }
@@ -60,7 +60,7 @@ fn follow(path: &Path, all: bool) -> io::Result<std::convert::Infallible> {
     }
 }
 
-/// Prints from an offset to the end, and gives how many bytes that were.
+/// Prints from an offset to the end, and returns the number of bytes.
 fn print(live: &Live, from: usize) -> io::Result<usize> {
     let mut out = io::stdout().lock();
     let (mut buffer, mut at) = (vec![0; 1 << 20], from);
@@ -79,7 +79,7 @@ fn print(live: &Live, from: usize) -> io::Result<usize> {
     }
 }
 
-/// Whether the path names another file now. While it names none, the old one goes on.
+/// Whether the path names another file now. While it names none, the old file is followed.
 fn is_replaced(live: &Live, path: &Path) -> io::Result<bool> {
     let id = |of: &Metadata| (of.dev(), of.ino());
     let ours = File::from(live.as_fd().try_clone_to_owned()?).metadata()?;

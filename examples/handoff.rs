@@ -1,4 +1,4 @@
-//! Hands memory to another process for good: built in a memfd, sealed, sent over a Unix socket, opened as a snapshot.
+//! Sends memory to another process: written to a memfd, sealed, sent over a Unix socket, opened as a snapshot.
 #![allow(clippy::disallowed_methods)]
 
 use std::error::Error;
@@ -16,7 +16,7 @@ use stillmap::{Shared, Snapshot};
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Be the other process: standard input is the socket
+    /// Run as the other process: standard input is the socket
     #[arg(long, hide = true)]
     receive: bool,
 }
@@ -71,7 +71,7 @@ fn give() -> Outcome {
 
 fn receive() -> Outcome {
     let fd = take(io::stdin().as_fd())?;
-    // Nothing has to be believed: the seals are asked of the kernel, and without them this would be an error.
+    // The sender is not trusted: the kernel reports the seals, and without them this is an error.
     let bytes = Snapshot::options().require_mapping(true).from_fd(&fd)?;
     let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
     writeln!(
@@ -89,7 +89,7 @@ fn receive() -> Outcome {
     Ok(())
 }
 
-/// Room for one descriptor, aligned as `struct cmsghdr` has to be.
+/// Space for one descriptor, aligned as `struct cmsghdr` requires.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
@@ -146,7 +146,7 @@ fn take(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
             || (*header).cmsg_type != libc::SCM_RIGHTS
             || (*header).cmsg_len as usize != whole
         {
-            return Err(io::Error::other("no descriptor came"));
+            return Err(io::Error::other("no descriptor received"));
         }
         let fd = libc::CMSG_DATA(header).cast::<i32>().read_unaligned();
         Ok(OwnedFd::from_raw_fd(fd))

@@ -27,10 +27,10 @@ fn main() -> io::Result<()> {
             content_at_touch,
         ),
         (
-            "one fault can bring a huge page instead of 512 small ones",
+            "one fault can map a huge page instead of 512 small ones",
             huge_faults,
         ),
-        ("munmap gives RAM back at once", munmap_gives_back),
+        ("munmap frees RAM at once", munmap_gives_back),
         (
             "free may keep RAM: one block keeps a heap of freed ones",
             free_keeps,

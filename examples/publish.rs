@@ -14,7 +14,7 @@ use stillmap::Draft;
 struct Args {
     /// The text; `-` is standard input
     text: PathBuf,
-    /// The index to write or to replace; `/dev/stdout` to look at it
+    /// The index to write or to replace; `/dev/stdout` to print it
     index: PathBuf,
     /// Fail if there is an index already
     #[arg(long)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use stillmap::{Advice, Snapshot};
 
-/// Show which pages of each FILE are in RAM. Nothing is read to find out.
+/// Show which pages of each FILE are in RAM, without reading it.
 #[derive(Parser)]
 #[command(version)]
 struct Args {

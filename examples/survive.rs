@@ -1,5 +1,5 @@
-//! Maps a file while another process truncates and rewrites it in a loop: the bytes stay, and the writer gets through.
-//! Then the same with memmap2, in a child, which does not survive it.
+//! Maps a file while another process truncates and rewrites it in a loop: the bytes stay, and the writer continues.
+//! Then the same with memmap2, in a child, which is killed by SIGBUS.
 //!
 //! `cargo run --release --example survive -- --rounds 200 --mib 8`
 
@@ -78,7 +78,7 @@ fn survive(args: &Args) -> Outcome<()> {
         waited.push(writer.wait()?);
         check(&bytes, byte)?;
         if !bytes.is_consistent() || fs::read(&path)? != NEW {
-            return Err("the snapshot is not intact, or the writer's bytes are lost".into());
+            return Err("the snapshot is not consistent, or the writer's bytes are lost".into());
         }
         backing.1 = bytes.backing();
         bar.inc(1);

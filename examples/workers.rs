@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser;
 use stillmap::{Anonymous, Shared, fork};
 
-/// Count the Collatz steps of all numbers below N, by forked workers, and print which number takes most.
+/// Count the Collatz steps of all numbers below N, by forked workers, and print the number with the most steps.
 #[derive(Parser)]
 #[command(version)]
 struct Args {

@@ -1,16 +1,18 @@
 //! Memory-mapped I/O in safe Rust: any file, pipe or device as bytes that never change.
 //!
+//! Find your line, and follow the link to the type:
+//!
 //! | you have | you want | use | you get |
 //! |---|---|---|---|
 //! | a path, stdin, a pipe, a descriptor | its bytes, read-only | [`Snapshot`] | `&[u8]` |
 //! | a file | a private copy that you can modify | [`Private`] | `&mut [u8]` |
 //! | a new file to write | the old file or the new one, complete | [`Draft`] | `&mut [u8]` |
 //! | an existing file | to edit it in place, alone | [`Exclusive`] | `&mut [u8]` |
+//! | a file that others go on writing | to read it meanwhile | [`Live`] | copies and atomic loads |
 //! | memory that other processes also write | counters, tables, messages | [`Shared`], [`shareable!`] | `&T` of atomics |
-//! | a file that others go on writing | to read it as it grows, without a copy | [`Live`] | copies of parts |
 //! | no data yet | large zeroed memory that takes RAM when touched | [`Anonymous`] | `&mut [u8]` |
 //! | work for forked children | children that fill parts of an [`Anonymous`] | [`fork::scope`] | `&mut` parts in children |
-//! | any of these | to control and inspect its pages | `pages()` | advice, prefetch, locks, residency |
+//! | any of these | to control and inspect its pages | [`pages()`](Pages) | advice, prefetch, locks, residency |
 //!
 //! # An example
 //!
@@ -55,8 +57,8 @@
 //! # Ranges
 //!
 //! A range counts bytes from the start of the value, may be any [`RangeBounds<usize>`](std::ops::RangeBounds), and must
-//! lie inside `0..len`; an empty one inside `0..=len`. Anything else fails with [`Error::OutOfBounds`]. Nothing is cut
-//! to fit, and nothing needs to be aligned. Sizes, offsets and limits are bytes; a length of 0 is allowed everywhere.
+//! lie inside `0..len`; an empty one inside `0..=len`. Anything else fails with [`Error::OutOfBounds`]. Ranges are
+//! never clamped, and need not be aligned. Sizes, offsets and limits are bytes; a length of 0 is allowed everywhere.
 #![deny(
     unsafe_code,
     missing_docs,

@@ -41,7 +41,7 @@ impl<T: Default> Table<T> {
         Table { first }
     }
 
-    /// All entries, those included that nobody has claimed. Takes no lock and allocates nothing.
+    /// All entries, including those that are not claimed. Takes no lock and allocates nothing.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'static T> {
         // Reading a OnceLock is one atomic load.
         let first = self.first.get().copied();

@@ -1,4 +1,4 @@
-//! The examples do what they say: run as programs, on files, pipes and terminals, against a naive count.
+//! The examples as programs, on files, pipes and terminals, compared with a naive count.
 #![allow(clippy::disallowed_methods)]
 
 mod support;
@@ -196,7 +196,7 @@ fn count_reads_standard_input_from_a_pipe() {
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("run");
         let mut pipe = child.stdin.take().expect("a pipe");
-        // In pieces that agree with nothing.
+        // In pieces of odd sizes.
         for piece in bytes.chunks(9973) {
             pipe.write_all(piece).expect("write");
         }
@@ -391,7 +391,7 @@ fn count_shows_progress_of_slow_input_on_a_terminal_only() {
     let mut pipe = child.stdin.take().expect("a pipe");
     let mut shown = Vec::new();
     let mut sent = 0;
-    // Slow until the bar is there; 1,000 pauses are more patience than it needs.
+    // Slow until the bar appears; 1,000 pauses are more than it needs.
     while !String::from_utf8_lossy(&shown).contains("read") {
         pipe.write_all(b"word ").expect("write");
         sent += 1;
@@ -450,7 +450,7 @@ fn survive_survives_and_memmap2_does_not() {
     assert!(text.contains("memmap2: killed by signal 7"), "{text}");
 }
 
-/// A memfd that nobody can change any more.
+/// A memfd that no process can change any more.
 fn sealed_memfd(bytes: &[u8]) -> File {
     // SAFETY: the name is a C string.
     let fd = unsafe {
@@ -460,7 +460,7 @@ fn sealed_memfd(bytes: &[u8]) -> File {
         )
     };
     assert!(fd >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: new, and nobody else's.
+    // SAFETY: new, and no other code has it.
     let mut file = unsafe { File::from_raw_fd(fd) };
     file.write_all(bytes).expect("write");
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -470,7 +470,7 @@ fn sealed_memfd(bytes: &[u8]) -> File {
     file
 }
 
-/// A new pseudoterminal: what is shown on it, and the side for programs.
+/// A new pseudoterminal: the side of the screen, and the side for programs.
 fn terminal() -> io::Result<(File, File)> {
     let screen = OpenOptions::new()
         .read(true)

@@ -1,4 +1,4 @@
-//! Forking with a global allocator that knows no fork: a lock that another thread holds at the fork stays locked in the
+//! Forking with a global allocator without fork handlers: a lock that another thread holds at the fork stays locked in the
 //! child. No thread of the crate allocates while the process forks.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
@@ -23,7 +23,7 @@ impl SpinLocked {
         while self.0.swap(true, Ordering::Acquire) {
             std::thread::yield_now();
         }
-        // So long that a fork beside it would often find it locked.
+        // Long enough that a fork often finds it locked.
         let value = f();
         (0..200).for_each(|turn| _ = std::hint::black_box(turn));
         self.0.store(false, Ordering::Release);

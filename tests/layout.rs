@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The most lines of code in one file, comments, blank lines and unit tests aside.
 const CODE_LINES_MAX: usize = 400;
 
-/// File names that say nothing about what is inside.
+/// File names that do not describe the content.
 const VAGUE: [&str; 7] = [
     "util", "utils", "helper", "helpers", "common", "manager", "misc",
 ];
@@ -102,9 +102,15 @@ fn files_are_short_and_named_after_what_they_hold() {
         let lines = code(&text).count();
         assert!(lines <= CODE_LINES_MAX, "{file}: {lines} lines of code");
         for part in file.trim_end_matches(".rs").split('/') {
-            assert!(!VAGUE.contains(&part), "{file}: {part} says nothing");
+            assert!(
+                !VAGUE.contains(&part),
+                "{file}: {part} does not describe the content"
+            );
         }
-        assert!(text.starts_with("//! "), "{file}: says not what it is for");
+        assert!(
+            text.starts_with("//! "),
+            "{file}: the first line does not say what it is for"
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use support::kernel::Holdings;
 use support::pipe::pipe;
 use support::{file_with, temp_dir};
 
-/// Once before the count, for what is made once and kept; then so many times.
+/// Once before the count, for what is made once and kept; then `times` times.
 #[track_caller]
 fn assert_leaves_nothing(times: usize, what: &str, mut act: impl FnMut()) {
     for _ in 0..10 {
@@ -28,7 +28,7 @@ fn assert_leaves_nothing(times: usize, what: &str, mut act: impl FnMut()) {
 
 fn sealed_memfd(len: usize) -> File {
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
-    // SAFETY: a C string; the descriptor is new and nobody else's.
+    // SAFETY: a C string; the descriptor is new, and no other code has it.
     let mut file = unsafe {
         let fd = libc::memfd_create(c"leaks".as_ptr(), libc::MFD_ALLOW_SEALING);
         assert!(fd >= 0);
@@ -108,7 +108,7 @@ fn every_other_way_to_a_snapshot() {
         });
         assert_leaves_nothing(10_000, "an unguarded mapping", || {
             let file = File::open(&large).unwrap();
-            // SAFETY: nobody changes the file in this test.
+            // SAFETY: no process changes the file in this test.
             let snapshot = unsafe { Snapshot::map_unguarded(file) }.unwrap();
             assert_eq!(snapshot.len(), 3 << 20);
         });

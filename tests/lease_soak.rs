@@ -1,4 +1,4 @@
-//! The storm of `tests/lease` for as long as it is told to:
+//! The storm of `tests/lease` for a given time:
 //! `STILLMAP_SOAK_SECONDS=600 cargo test --release --test lease_soak -- --ignored --nocapture`.
 #![allow(clippy::disallowed_methods)]
 #![allow(dead_code)] // a part of what it shares with tests/lease is used

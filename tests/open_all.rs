@@ -107,7 +107,7 @@ fn threads_and_descriptors_end_with_it() {
     .succeed();
 }
 
-/// Case: the caller takes nothing for a while. No more than the bound is opened.
+/// Case: the caller takes no item for a while. No more than the bound is opened.
 #[test]
 fn it_opens_a_bounded_number_of_bytes_ahead() {
     scenario!(|| {

@@ -1,4 +1,4 @@
-//! A loss of power right after `commit` or `flush` returned: what was promised is there.
+//! A loss of power right after `commit` or `flush` returned: the promised bytes are there.
 //!
 //! The image under a mounted file system is copied and the copy mounted: the kernel replays its journal as after a
 //! crash. What was in the page cache alone is not in the copy.

@@ -409,7 +409,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
         let full = Shared::<[AtomicU8]>::create_slice(&path, 400 << 20).unwrap_err();
         assert_eq!(full.raw_os_error(), Some(libc::ENOSPC), "{kind}: {full}");
         assert_eq!(std::fs::read(&path).unwrap(), [7; 1000], "{kind}");
-        // What there is room for can be made, and written to its end.
+        // A file for which there is space can be created, and written to its end.
         let small = disk.path().join("small");
         let shared = Shared::<[AtomicU8]>::create_slice(&small, 16 << 10).unwrap();
         shared.write_at(0, &[1; 16 << 10]).unwrap();
@@ -418,7 +418,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     }
 }
 
-/// Of a tmpfs that is as large as the memory, the first attempt would take all memory.
+/// On a tmpfs as large as the memory, the first attempt would take all memory.
 #[test]
 fn what_there_is_no_room_for_is_not_begun() {
     scenario!(|| {
@@ -470,7 +470,7 @@ fn where_nothing_can_be_allocated_new_files_are_written() {
     let shared = Shared::<[AtomicU8]>::create_slice(&path, 100_000).unwrap();
     assert_eq!(bytes(&shared), vec![0; 100_000]);
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 100_000);
-    // One that is long enough is as good as opened; one that is too short could not be guarded from a full disk.
+    // A file that is long enough is opened; one that is too short could not be protected from a full disk.
     drop(Shared::<[AtomicU8]>::create_slice(&path, 1000).unwrap());
     let refused = Shared::<[AtomicU8]>::create_slice(&path, 100_001).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP), "{refused}");
@@ -623,7 +623,7 @@ fn what_others_have_mapped_is_not_sealed() {
         let shared = Shared::<[AtomicU8]>::from_fd_slice(fd).unwrap();
         let fd = duplicate(&shared);
         fork::scope(|s| {
-            // A child holds it, though it does nothing with it.
+            // A child has it mapped, although it does not use it.
             s.spawn(|| {
                 File::from(say).write_all(b"!").unwrap();
                 File::from(end).read_exact(&mut [0]).unwrap();
@@ -699,7 +699,7 @@ fn children_lose_no_count_wherever_it_is() {
     .succeed();
 }
 
-/// A process that has nothing in common with this one but a path.
+/// A process that shares only a path with this one.
 fn stranger(test: &str, path: &Path, task: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])

@@ -1,4 +1,4 @@
-//! A file that loses pages under a `Shared`: an error on every thread, and no signal that kills anybody.
+//! A file that loses pages under a `Shared`: an error on every thread, and no signal that kills the process.
 #![allow(clippy::disallowed_methods)]
 
 mod support;
@@ -49,7 +49,7 @@ impl Other {
         let other = Other { say, hear };
         // It ends when the pipe is closed.
         let _ = support::child::fork(|| {
-            // SAFETY: the copy of our end, which nobody uses there.
+            // SAFETY: the copy of our end, which no code uses there.
             unsafe { libc::close(other.say.as_raw_fd()) };
             for line in BufReader::new(File::from(commands)).lines() {
                 let line = line.unwrap();
@@ -67,7 +67,7 @@ impl Other {
     }
 }
 
-/// A mapping that this test made by itself, of a file without bytes: touching it is a fault that is none of stillmap's.
+/// A mapping that this test made by itself, of a file without bytes: touching it is a fault outside of stillmap's mappings.
 struct Foreign {
     start: *mut u8,
     _file: File,
@@ -105,7 +105,7 @@ impl Foreign {
     }
 
     fn touch(&self) -> u8 {
-        // SAFETY: mapped; the fault is what is wanted.
+        // SAFETY: mapped; the fault is intended.
         unsafe { self.start.read_volatile() }
     }
 }
@@ -113,7 +113,7 @@ impl Foreign {
 static OWN_FAULTS: AtomicU32 = AtomicU32::new(0);
 static CHAIN: AtomicUsize = AtomicUsize::new(0);
 
-/// A program's own handler: repairs its own mapping; passes the rest on, if it knows to whom, and else dies.
+/// A program's own handler: repairs its own mapping, passes other faults to the previous handler, and dies if there is none.
 extern "C" fn own(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel gives one siginfo_t, with an address.
     let address = unsafe { (*info).si_addr() } as usize;
@@ -166,7 +166,7 @@ fn own_handler() -> usize {
     own as *const () as usize
 }
 
-/// Opens a file and has it lose its pages: no signal gets through, and all say so.
+/// Opens a file and makes it lose its pages: no signal is delivered, and every call reports it.
 fn lose_a_file(path: &Path) {
     let shared = created(path, 2);
     set_len(path, 0);
@@ -319,7 +319,7 @@ fn unblock(mask: libc::sigset_t) {
 
 #[test]
 fn a_thread_that_blocks_sigbus_is_killed_by_the_kernel() {
-    // Nobody can help that (sigaction(2)); the documentation says so.
+    // This cannot be prevented (sigaction(2)); the documentation says so.
     let outcome = scenario!(|| {
         let dir = temp_dir();
         let path = dir.path().join("file");
@@ -542,7 +542,7 @@ fn faults_beside_mappings_that_come_and_go_touch_nobody_else() {
         let files: Vec<PathBuf> = (0..3).map(|n| dir.path().join(n.to_string())).collect();
         let stop = AtomicBool::new(false);
         std::thread::scope(|s| {
-            // Memory of others that comes to lie where a mapping just was: it must never be replaced.
+            // Other memory at the address of a former mapping: it must never be replaced.
             s.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let mut theirs = memmap2::MmapMut::map_anon(2 * PAGE).unwrap();

@@ -1,4 +1,4 @@
-//! The examples that write do what they say: `publish`, `edit`, `scratch`.
+//! The examples that write: `publish`, `edit`, `scratch`.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
 mod support;

@@ -1,4 +1,4 @@
-//! What the inputs hold.
+//! The bytes of the inputs.
 
 /// 1 MiB without a pattern (xorshift64).
 pub fn noise() -> Vec<u8> {

@@ -76,7 +76,7 @@ fn write(mut left: u64, block: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the pipe hold up to `bytes`.
+/// Sets the capacity of the pipe.
 pub fn widen(pipe: &impl AsFd, bytes: i32) -> io::Result<()> {
     // SAFETY: no pointer is involved.
     match unsafe { libc::fcntl(pipe.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, bytes) } {

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-/// Writes a byte to each page, and says to how many.
+/// Writes a byte to each page, and returns the number of pages.
 #[inline(never)]
 pub fn touch(bytes: &mut [u8]) -> u64 {
     let mut pages = 0;

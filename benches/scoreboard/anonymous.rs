@@ -20,7 +20,7 @@ pub fn measure(
     let size = 256 << 20;
     for (huge, kind) in [(true, "huge pages"), (false, "plain pages")] {
         let name = format!("first touch of {}, {kind}", size::name(size as u64));
-        // No input to be made.
+        // No input is needed.
         if board.wants(ROOM, &name, 0) {
             board.measure(more(first_touch(name, size, huge), size, huge));
         }
@@ -62,7 +62,7 @@ fn first_touch(name: String, size: usize, huge: bool) -> Workload<'static> {
     }
 }
 
-/// What one can have from memmap2 if one knows that it pays.
+/// memmap2 with the advice that makes it fastest.
 fn advised(size: usize) -> io::Result<memmap2::MmapMut> {
     let memory = memmap2::MmapMut::map_anon(size)?;
     memory.advise(memmap2::Advice::HugePage)?;

@@ -1,4 +1,4 @@
-//! Pages at will: which are in RAM, faulting them in, and reading a cold file ahead.
+//! Page control: residency, faulting pages in, and reading a cold file ahead.
 
 use std::fs::File;
 use std::io;
@@ -59,7 +59,7 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
             let workload = cold_scan(name, size, &files.paths()[0], work);
             board.measure(match work {
                 0 => workload,
-                // What the disk does meanwhile need not be waited for.
+                // The disk reads meanwhile.
                 _ => workload.claim(1.3, ALONE),
             });
         }

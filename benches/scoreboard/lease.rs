@@ -82,7 +82,7 @@ fn wait(name: String, size: u64, path: &Path) -> Workload<'_> {
         });
     match size < 64 * MIB {
         true => workload,
-        // The writer waits no more than 1.2 times as long, wakeups of the keeper and all.
+        // The writer waits no more than 1.2 times as long, wakeups of the lease threads included.
         false => workload.claim(1.0 / 1.2, PREAD),
     }
 }
@@ -116,12 +116,12 @@ fn scan_cold(name: String, size: u64, path: &Path) -> Workload<'_> {
     }
 }
 
-/// Takes a file out of the page cache, and sees that it is out.
+/// Drops a file from the page cache, and checks that no page is left.
 fn become_cold(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     file.sync_all()?;
     let mut warm = 0;
-    // What is just being read stays, so ask again.
+    // Pages that are being read stay, so it is tried again.
     for _ in 0..100 {
         // SAFETY: no pointer is involved.
         let error =

@@ -126,10 +126,10 @@ pub fn give_back_free_memory() {
     }
 }
 
-/// Touches `bytes` of memory and frees them, so that the next who asks gets memory that is really there.
+/// Touches `bytes` of memory and frees them, so that the next allocation gets memory that the host has provided.
 ///
 /// A virtual machine may report free memory to its host, which takes it away; touching it again then costs a fault
-/// in the host for each page, ten times and more of what is to be measured, and whom it hits is luck.
+/// in the host for each page, ten times and more of what is to be measured, and the contender that pays it is random.
 pub fn touch_free_memory(bytes: usize) {
     let (protection, flags) = (
         libc::PROT_READ | libc::PROT_WRITE,

@@ -1,4 +1,4 @@
-//! Runs the contenders of a workload in turn and keeps what they took.
+//! Runs the contenders of a workload in turn and records their times.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use crate::machine;
 
 const MIB: usize = 1 << 20;
 
-/// What a contender is.
+/// The kind of a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// This crate.
     Stillmap,
-    /// What one would use instead.
+    /// An alternative to stillmap.
     Peer,
-    /// What the kernel or the memory allows at best, measured in the same run.
+    /// The least work that the kernel or the memory allows, measured in the same run.
     Limit,
 }
 
@@ -65,7 +65,7 @@ struct Contender<'a> {
     run: Box<dyn FnMut() -> Sample + 'a>,
 }
 
-/// One question, and those who answer it.
+/// One workload and its contenders.
 pub struct Workload<'a> {
     room: &'static str,
     name: String,
@@ -88,7 +88,7 @@ impl<'a> Workload<'a> {
         }
     }
 
-    /// Each turn writes so many bytes to a new file.
+    /// Each turn writes this many bytes to a new file.
     pub fn writes(self, bytes: usize) -> Self {
         Self {
             page_cache: bytes,
@@ -130,7 +130,7 @@ impl<'a> Workload<'a> {
     }
 }
 
-/// What one contender took.
+/// The measurements of one contender.
 #[derive(Debug)]
 pub struct Standing {
     pub name: &'static str,
@@ -223,7 +223,7 @@ impl Outcome {
     }
 }
 
-/// How long to measure, and what.
+/// The time and the selection of workloads.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Time for one workload, all contenders together.

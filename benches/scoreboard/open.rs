@@ -22,7 +22,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const CHUNK: u64 = 256 * KIB;
 
-/// How files are gone through.
+/// The order of opening and closing files.
 #[derive(Clone, Copy)]
 pub struct Pattern<'a> {
     paths: &'a [PathBuf],
@@ -119,7 +119,7 @@ fn scan_files(name: String, size: u64, pattern: Pattern<'_>) -> Workload<'_> {
         })
     } else {
         let workload = workload.limit("pread into a warm buffer", pread_each(pattern, size));
-        // Which of the two the processor likes better depends on the size.
+        // The faster of the two depends on the size.
         match size <= CHUNK {
             true => workload,
             false => workload.limit("pread in steps of 256 KiB", pread_each(pattern, CHUNK)),
@@ -160,7 +160,7 @@ fn pread_each(pattern: Pattern<'_>, step: u64) -> impl FnMut() -> Sample {
     }
 }
 
-/// What opening costs where nothing is read.
+/// The cost of opening without reading.
 fn open_and_drop(name: String, path: &Path, claim: f64) -> Workload<'_> {
     /// As often as fits in a millisecond, for a clock that is not the measurement.
     fn run<B>(open: impl Fn() -> B) -> Sample {

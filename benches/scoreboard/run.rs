@@ -29,7 +29,7 @@ pub struct Args {
     pub bench: bool,
 }
 
-/// What ran, for those who read the numbers elsewhere.
+/// The machine and the plan, for the CSV.
 const NAME: &str = concat!(
     env!("CARGO_PKG_NAME"),
     " ",
@@ -39,7 +39,7 @@ const NAME: &str = concat!(
     " --"
 );
 
-/// Lets the rooms measure, then prints.
+/// Runs the workloads, then prints.
 pub fn run(args: Args, rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::Result<()> {
     let (least_rounds, most_rounds, budget, largest) = match args {
         Args { bench: false, .. } => (1, 1, Duration::ZERO, 16 << 20),

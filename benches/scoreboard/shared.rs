@@ -1,4 +1,4 @@
-//! Shared memory: bulk bytes beside memcpy, counters beside plain atomics, forked workers, and a fault that is answered.
+//! Shared memory: bulk bytes beside memcpy, counters beside plain atomics, forked workers, and a fault that is handled.
 
 use std::fs::OpenOptions;
 use std::hint::black_box;
@@ -33,7 +33,7 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
     if board.wants(ROOM, name, 0) {
         board.measure(workers(name));
     }
-    let name = "a lost page answered";
+    let name = "a lost page replaced";
     if board.wants(ROOM, name, 0) {
         board.measure(fault(name)?);
     }

@@ -1,4 +1,4 @@
-//! The outcomes as a table to read and as CSV to draw from.
+//! The outcomes as a table and as CSV.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -165,7 +165,7 @@ fn in_unit(nanos: f64, unit: Unit) -> String {
     }
 }
 
-/// Rounded to a power of two's multiple that fits in four digits.
+/// Rounded to a multiple of a power of two that fits in four digits.
 fn memory(bytes: u64) -> String {
     let shift = match bytes {
         0..0x100_0000 => 10,

@@ -58,7 +58,7 @@ pub(super) fn reserve(len: usize) -> io::Result<()> {
 /// Puts another range into the slot, or none.
 fn swap(next: *mut Span) -> Option<Span> {
     let old = SLOT.swap(next, Ordering::AcqRel);
-    // SAFETY: null, or the header of a range that nobody else has since it was in the slot.
+    // SAFETY: null, or the header of a range that no other thread has, since it was in the slot.
     unsafe { old.as_ref() }.copied()
 }
 

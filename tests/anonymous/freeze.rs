@@ -1,4 +1,4 @@
-//! `freeze`: from writable memory to bytes that nobody changes.
+//! `freeze`: from writable memory to bytes that do not change.
 
 use crate::both_kinds;
 use crate::support::bytes::{assert_same, pattern};
@@ -78,7 +78,7 @@ fn a_child_of_frozen_private_memory_changes_nothing() {
         let address = memory.as_mut_ptr() as usize;
         let child = fork(move || {
             File::from(go).read_exact(&mut [0]).unwrap();
-            // SAFETY: this process has its own mapping there, and nobody refers to it any more.
+            // SAFETY: this process has its own mapping there, and no reference to it is left.
             unsafe { std::ptr::write_bytes(address as *mut u8, 8, 1 << 20) };
         });
         let frozen = memory.freeze().unwrap();

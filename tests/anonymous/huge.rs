@@ -1,4 +1,4 @@
-//! Huge pages: as the system says, never, transparent, and from the reserved pool.
+//! Huge pages: the system's setting, never, transparent, and from the reserved pool.
 
 use crate::both_kinds;
 use crate::support::bytes::{assert_same, pattern};
@@ -75,7 +75,7 @@ fn system_takes_what_the_system_says() {
     let mut memory = Anonymous::new(16 << 20).unwrap();
     memory.fill(1);
     match setting("enabled").as_str() {
-        "always" => skip("cannot tell: huge pages for everybody, if they are ready"),
+        "always" => skip("the system gives huge pages to every mapping"),
         _ => assert_eq!(huge_bytes(&memory), 0),
     }
 }
@@ -165,7 +165,7 @@ fn resizing_beyond_the_pool_is_an_error_and_loses_nothing() {
     child.succeed();
 }
 
-/// Whatever became of the pages that were discarded: touching them again must not kill the process.
+/// Discarded pages may be in use elsewhere: touching them again must not kill the process.
 #[test]
 fn reserved_pages_that_were_discarded_are_still_ours() {
     let mut child = scenario!(|| {
@@ -179,7 +179,7 @@ fn reserved_pages_that_were_discarded_are_still_ours() {
             assert_same(&memory[huge + 1..], &vec![7; huge - 1], "kept");
             memory.fill(7);
             memory.discard(..).unwrap();
-            // Somebody takes whatever can be had.
+            // Another mapping takes all free pages.
             let mut others = Vec::new();
             while let Ok(mut other) = options.allocate(huge) {
                 other.fill(9);

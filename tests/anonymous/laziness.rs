@@ -1,4 +1,4 @@
-//! RAM comes with the first touch and goes at once; all of it is read from the kernel.
+//! RAM is allocated at the first touch and freed at once; all numbers come from the kernel.
 
 use crate::both_kinds;
 use crate::support::bytes::assert_same;
@@ -116,7 +116,7 @@ fn discarding_gives_ram_back_at_once() {
     }
 }
 
-/// The end of a length that is no multiple of a page: its last page goes, too.
+/// The end of a length that is not a multiple of a page: its last page is freed as well.
 #[test]
 fn discarding_to_the_end_gives_the_last_page_back() {
     let page = page_size();
@@ -173,7 +173,7 @@ fn growing_and_moving_copies_no_page() {
     }
 }
 
-/// In a child, whose numbers nobody else changes.
+/// In a child, whose numbers no other test changes.
 #[test]
 fn dropping_gives_everything_back_at_once() {
     scenario!(|| {
@@ -188,7 +188,7 @@ fn dropping_gives_everything_back_at_once() {
                 assert!(status("VmRSS") >= before.resident + (60 << 20));
                 drop(memory);
                 assert!(status("VmRSS") < before.resident + (2 << 20));
-                // The first of them stands exactly where the memory was.
+                // The first of them is exactly where the memory was.
                 let left = mappings()
                     .into_iter()
                     .find(|area| area.range.start < range.end && range.start < area.range.end);

@@ -1,4 +1,4 @@
-//! Any length is allowed that fits into an address space, 0 as well.
+//! Any length is allowed that fits into an address space, including 0.
 
 use crate::both_kinds;
 use crate::support::bytes::{assert_same, pattern};
@@ -6,7 +6,7 @@ use crate::support::child::scenario;
 use crate::support::kernel::may_write;
 use stillmap::{Anonymous, Error, HugePages};
 
-/// What no address space holds.
+/// Lengths beyond any address space.
 const IMPOSSIBLE: [usize; 8] = [
     usize::MAX,
     usize::MAX - 1,

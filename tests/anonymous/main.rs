@@ -1,4 +1,4 @@
-//! `Anonymous`: zeroed memory that is granted when touched and given back at once.
+//! `Anonymous`: zeroed memory that is allocated when touched and freed at once.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
 #[path = "../support/mod.rs"]

@@ -5,7 +5,7 @@ use crate::support::bytes::assert_same;
 use crate::support::kernel::{mapping_at, page_size};
 use stillmap::{Anonymous, Error, HugePages};
 
-/// A hole of so many bytes where nothing else is likely to be mapped meanwhile.
+/// A hole of `len` bytes where no other mapping is likely to appear.
 fn hole(len: usize) -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     // Far from everything that the kernel places by itself; every call gets a part of its own.
@@ -29,7 +29,7 @@ fn at_is_exactly_there() {
             memory.fill(7);
             assert_same(&memory, &[7; 10_000], "there");
             drop(memory);
-            // Free again, so it can be had again.
+            // Free again, so it can be used again.
             let memory = options.allocate(1).unwrap();
             assert_eq!((memory.as_ptr() as usize, memory[0]), (address, 0));
         }

@@ -1,4 +1,4 @@
-//! A process that is stopped for longer than the kernel waits for it: what it is told afterwards.
+//! A process that is stopped for longer than the lease-break time: what it finds afterwards.
 
 use crate::support::break_time::BreakTime;
 use crate::support::leased::{Folder, leased};
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 const SERVE: &str = "STILLMAP_TEST_STOPPED";
 
-/// The process that is stopped: holds a snapshot, and says what became of it when it is asked.
+/// The process that is stopped: it has a snapshot, and reports its state on request.
 #[test]
 fn the_stopped_process() {
     let Some(path) = std::env::var_os(SERVE) else {
@@ -44,7 +44,7 @@ fn is_intact_after(folder: &Folder, write: impl FnOnce(&Path)) -> String {
     let id = process.id() as libc::pid_t;
     // SAFETY: our own child, not waited for yet.
     assert_eq!(unsafe { libc::kill(id, libc::SIGSTOP) }, 0);
-    // Waits until the kernel loses its patience.
+    // Waits until the lease-break time is over.
     write(&path);
     // SAFETY: as above.
     assert_eq!(unsafe { libc::kill(id, libc::SIGCONT) }, 0);

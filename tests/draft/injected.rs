@@ -41,7 +41,7 @@ fn outcome(done: Result<()>, path: &Path, errno: i32) -> i32 {
             ..
         } if is_this && *call == "fsync" && path.parent() == Some(on) => DIRECTORY_NOT_SYNCED,
         Error::Os { path: Some(on), .. } if is_this && on == path => NAMED,
-        // The folder could not be opened at all.
+        // The directory could not be opened.
         Error::Os { path: Some(on), .. } if is_this && path.parent() == Some(on) => NAMED,
         // What could not be done for this call was done in another way, which had a limit of its own.
         Error::TooLarge { path: Some(on), .. } if on == path => NAMED,

@@ -19,7 +19,7 @@ use stillmap::Draft;
 /// Helpers of those that were killed count as processes until init has reaped them.
 pub const MANY: u64 = 200;
 
-/// Bytes that say which version they are, of a length that depends on it.
+/// Bytes that depend on the version, as does their number.
 fn version(number: u64) -> Vec<u8> {
     let mut bytes = pattern(number, 8 + (number as usize * 1237) % 9000);
     bytes[..8].copy_from_slice(&number.to_le_bytes());
@@ -42,7 +42,7 @@ fn version_in(path: &Path) -> u64 {
     number
 }
 
-/// Returns when the child and the processes that it started have ended: none has the other end open any more.
+/// Returns when the child and the processes that it started have ended: no process has the other end open any more.
 fn wait_for_all(end: OwnedFd) {
     let mut rest = Vec::new();
     File::from(end).read_to_end(&mut rest).expect("read a pipe");
@@ -60,7 +60,7 @@ fn write_version(path: &Path, number: u64) {
     draft.commit().unwrap();
 }
 
-/// Kills a child that replaces `path` again and again, so many times.
+/// Kills children that replace `path` again and again.
 fn kill_at_random(path: &Path, rounds: u32) {
     let mut random = seed();
     let mut last = 0;

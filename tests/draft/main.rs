@@ -1,4 +1,4 @@
-//! `Draft`: the old file or the new one, whole, whatever happens.
+//! `Draft`: the old file or the new one, complete, in every case.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
 #[path = "../support/mod.rs"]
@@ -39,7 +39,7 @@ fn draft_of(
     Ok(draft)
 }
 
-/// True where a file needs no name (`O_TMPFILE`), so that a draft leaves none behind; says so if it does.
+/// True where a file needs no name (`O_TMPFILE`), so that a draft leaves none behind; prints `skipped:` elsewhere.
 fn has_unnamed(dir: &Path) -> bool {
     let mut options = std::fs::File::options();
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_TMPFILE);
@@ -60,7 +60,7 @@ fn stores(dir: &Path) -> Vec<stillmap::DraftOptions> {
     in_memory.into_iter().chain(in_file).collect()
 }
 
-/// True where drafts over their memory limit are mapped files; says so if they are not.
+/// True where drafts over their memory limit are mapped files; prints `skipped:` elsewhere.
 fn can_map(dir: &Path) -> bool {
     let can = [
         libc::EXT4_SUPER_MAGIC,

@@ -1,4 +1,4 @@
-//! What a path may be, and whose file comes out.
+//! Kinds of paths, and the owner of the new file.
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
@@ -123,7 +123,7 @@ fn what_cannot_become_a_file_is_an_error_of_create() {
     let path = |name: &str| dir.path().join(name);
     for name in ["", ".", "..", "new/", "new/.", "file/..", "no/such/.."] {
         let error = Draft::create(path(name), 1).unwrap_err();
-        // The same that File::create has to say.
+        // The same error as File::create.
         let std = fs::File::create(path(name)).unwrap_err();
         assert_eq!(error.kind(), std.kind(), "{name}: {error}, {std}");
     }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use stillmap::{Draft, DraftOptions, Result};
 
-/// Everything a draft can do, in one go.
+/// Every operation of a draft, in one run.
 fn all_of_it(options: DraftOptions, path: &Path) -> Result<()> {
     let mut draft = draft_of(options, path, &[7; 10_000])?;
     draft.resize(20_000)?;
@@ -133,7 +133,7 @@ fn a_hidden_file_takes_the_place_of_an_unnamed_one() {
         // SAFETY: plain numbers; this process has one thread.
         unsafe { libc::umask(0o027) };
         without_unnamed_files();
-        // Somebody could open a hidden file that is mapped, and cut it.
+        // Another process could open a hidden file that is mapped, and truncate it.
         let mapped = Draft::options().memory_limit(0);
         let error = mapped.create(&path, 1).unwrap_err();
         assert!(

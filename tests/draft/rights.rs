@@ -36,7 +36,7 @@ fn access(path: &Path) -> Vec<(bool, bool)> {
         .collect()
 }
 
-/// Everything that the file is, but for its bytes.
+/// All metadata of the file.
 fn rights(path: &Path) -> (u32, u32, u32, [Option<Vec<u8>>; 3]) {
     let stat = fs::metadata(path).unwrap();
     let values = [ACCESS, "user.note", "trusted.label"].map(|name| get_xattr(path, name));
@@ -307,7 +307,7 @@ fn what_the_caller_sets_before_the_commit_stays() {
         file.set_modified(std::time::UNIX_EPOCH).unwrap();
         let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
         let noted = set_xattr(name.as_ref(), "user.note", b"mine").is_ok();
-        // It is no way to change the bytes.
+        // It cannot be used to change the bytes.
         assert!(file.set_len(0).is_err());
         draft.commit().unwrap();
         let stat = fs::metadata(&path).unwrap();

@@ -1,4 +1,4 @@
-//! `Exclusive`: an existing file edited in place, with everybody else kept out.
+//! `Exclusive`: an existing file edited in place, with every other open blocked.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! Files that are open already, that this process edits, and that nothing guards.
+//! Files that are open already, that this process edits, and that no lease protects.
 
 use crate::support::child::{fork, scenario};
 use crate::support::disk::{LoopFs, free};
@@ -13,7 +13,7 @@ fn read_write(path: &std::path::Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
-/// It was 34 seconds of waiting for itself, and a lost lease.
+/// Case: the process blocked on its own lease for 34 seconds, and lost it.
 #[test]
 fn a_second_one_in_the_same_process_is_busy_at_once() {
     for (kind, system) in systems() {

@@ -1,4 +1,4 @@
-//! Where an `Exclusive` cannot be had, and why.
+//! Where an `Exclusive` is refused, and why.
 
 use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
@@ -42,7 +42,7 @@ fn mapping_of(file: &File) -> impl Drop + use<> {
     struct Map(*mut libc::c_void);
     impl Drop for Map {
         fn drop(&mut self) {
-            // SAFETY: mapped below, and nothing refers to it.
+            // SAFETY: mapped below, and no reference to it exists.
             unsafe { libc::munmap(self.0, 4096) };
         }
     }
@@ -149,7 +149,7 @@ fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
     for (call, name) in CALLS {
         let mut child = scenario!(|| {
             let path = std::path::PathBuf::from(argument("PATH"));
-            // The keeper's thread is there before the filter, and not filtered.
+            // The lease threads start before the filter, and are not filtered.
             drop(open(&path));
             let call = argument("CALL").to_str().unwrap().parse().unwrap();
             refuse(call, libc::EIO);

@@ -1,4 +1,4 @@
-//! `fork::scope`: what children share, how they end, and that none is ever left behind.
+//! `fork::scope`: what children share, how they end, and that none is left behind.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
 #[path = "../support/mod.rs"]

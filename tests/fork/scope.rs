@@ -1,4 +1,4 @@
-//! The scope itself: what it returns, whom it waits for, and how children end.
+//! The scope itself: what it returns, which processes it waits for, and how children end.
 
 use super::{is_childless, one, send, status, wait_for};
 use crate::support;
@@ -126,7 +126,7 @@ fn it_waits_also_while_it_unwinds() {
     .succeed();
 }
 
-/// Checks all ends of a child, while somebody else gets their statuses.
+/// Checks all ends of a child while other code reaps the children.
 fn every_end_is_known() {
     one(|| ()).unwrap();
     assert_eq!(status(one(|| panic!("on purpose"))).code(), Some(101));
@@ -139,7 +139,7 @@ fn every_end_is_known() {
         })
         .unwrap();
     }
-    // What the child cannot say itself, Linux 6.15 remembers.
+    // What the child cannot report itself, Linux 6.15 remembers.
     for result in [
         (one(|| std::process::exit(3)), Some(3), None),
         (
@@ -332,7 +332,7 @@ fn what_a_closure_owns_is_dropped_here_at_once() {
             s.spawn(move || File::from(hold).write_all(b"from the child").unwrap())
                 .unwrap();
             let mut text = String::new();
-            // Ends, though the child was not waited for: nobody else holds the other end.
+            // Ends, though the child was not waited for: no other process holds the other end.
             File::from(end).read_to_string(&mut text).unwrap();
             assert_eq!(text, "from the child");
         })

@@ -1,4 +1,4 @@
-//! When there is no memory for the copy it goes to disk; when there are no mappings to be had, it is made all the same.
+//! When there is no memory for the copy it goes to disk; when no further mapping is possible, it is made all the same.
 
 use super::Folder;
 use super::support::child::scenario;
@@ -91,7 +91,7 @@ fn more_snapshots_than_descriptors() {
         assert_ne!(snapshots[199].backing(), Backing::Leased);
         assert!(snapshots.iter().all(|snapshot| snapshot[..] == bytes));
         let path = folder.path().join("0");
-        // The program has some left, and so has whoever copies.
+        // The program has some left, and so has the copying thread.
         let left: Vec<_> = (0..10).map(|_| fs::File::open(&path).unwrap()).collect();
         fs::write(&path, b"new").unwrap();
         assert!(snapshots.iter().all(|snapshot| snapshot[..] == bytes));

@@ -17,9 +17,9 @@ fn file(folder: &Folder) -> PathBuf {
     path
 }
 
-/// Forks although the keeper runs: the child is not to touch what the C library cannot give it whole.
+/// Forks beside the lease threads: the child must not use what the C library cannot copy consistently.
 fn fork(body: impl FnOnce()) -> ExitStatus {
-    // SAFETY: the other thread is the keeper, which holds no lock that the child takes.
+    // SAFETY: the other threads are the monitor's, which hold no lock that the child takes.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
         0 => {
@@ -29,7 +29,7 @@ fn fork(body: impl FnOnce()) -> ExitStatus {
         }
         id => {
             let mut status = 0;
-            // SAFETY: `status` is a valid place for the answer.
+            // SAFETY: `status` is valid for the result.
             assert_eq!(unsafe { libc::waitpid(id, &mut status, 0) }, id);
             ExitStatus::from_raw(status)
         }
@@ -105,7 +105,7 @@ fn nothing_of_a_lease_outlives_its_process() {
         std::io::Read::read_exact(&mut { told }, &mut id).unwrap();
         parent.kill();
         let _ = parent.wait();
-        // It returns once nobody holds a lease: that of the child is answered by the child.
+        // It returns once no process holds a lease: the child answers for its own.
         fs::write(&path, b"new").unwrap();
         // SAFETY: takes plain numbers; the process was forked above.
         unsafe { libc::kill(i32::from_ne_bytes(id), libc::SIGKILL) };
@@ -178,7 +178,7 @@ fn dropping_in_the_parent_gives_the_lease_back() {
         writer.write_all(b"new").unwrap();
         drop(release);
         let mut status = 0;
-        // SAFETY: `status` is a valid place for the answer.
+        // SAFETY: `status` is valid for the result.
         assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
     })
     .succeed();

@@ -1,4 +1,4 @@
-//! Leased snapshots: their bytes stay, whatever anybody does to the file, and whoever does it gets through.
+//! Leased snapshots: their bytes stay while other processes change the file, and those processes continue.
 #![allow(clippy::disallowed_methods)]
 
 #[path = "../support/mod.rs"]

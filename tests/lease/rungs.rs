@@ -1,4 +1,4 @@
-//! The right rung for each file, and the right bytes on each.
+//! The strategy for each kind of file, and the right bytes from each.
 
 use super::support::child::scenario;
 use super::support::disk::LoopFs;
@@ -193,7 +193,7 @@ fn a_copy_on_disk_goes_with_its_snapshot() {
 #[test]
 fn holes_stay_holes_in_a_copy_on_disk() {
     use std::os::unix::fs::FileExt;
-    // More than any disk here has room for, and more than anybody waits for.
+    // More than any disk here has space for, and more than a test could wait for.
     let len = 8_u64 << 40;
     if !may_write(len) || !may_map(len as usize) {
         return;

@@ -1,4 +1,4 @@
-//! Readers that check every byte without pause, and a competing process that does to the files what it can.
+//! Readers that check every byte without pause, and a competing process that changes the files in every way.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -82,7 +82,7 @@ impl Blow {
             }
             Blow::MapShared => {
                 let file = OpenOptions::new().read(true).write(true).open(path)?;
-                // SAFETY: nobody else has the file open for writing, and nothing refers into the mapping afterwards.
+                // SAFETY: no other process has the file open for writing, and nothing refers into the mapping afterwards.
                 let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }?;
                 map[PAGE..PAGE + 10].fill(0xAA);
                 map.flush()
@@ -190,7 +190,7 @@ impl Competitor {
 
 impl Drop for Competitor {
     fn drop(&mut self) {
-        // It ends with its orders; killing it is not for every user that we may have become.
+        // It ends when its input ends; this user may not be allowed to kill it.
         drop(self.commands.take());
         let _ = self.process.wait();
     }
@@ -212,10 +212,10 @@ pub fn serve() {
     std::process::exit(0);
 }
 
-/// What the readers look at: a snapshot, and the bytes that it was made of.
+/// What the readers check: a snapshot, and the bytes that it was made from.
 type Watched = Arc<Mutex<Vec<(Arc<Snapshot>, Arc<Vec<u8>>)>>>;
 
-/// What came of a storm.
+/// The result of a storm.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Survived {
     pub blows: u64,

@@ -1,4 +1,4 @@
-//! What can be attached read-only, and what refresh, snapshot and check say.
+//! What can be opened read-only, and what refresh, snapshot and check_fault return.
 
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, scenario};
@@ -189,7 +189,7 @@ fn what_is_no_file_of_bytes_is_refused() {
     if fd < 0 {
         return skip("no reserved huge pages");
     }
-    // SAFETY: new, and nobody else's.
+    // SAFETY: new, and no other code has it.
     let huge = unsafe { File::from_raw_fd(fd) };
     assert!(matches!(
         Live::from_fd(&huge),

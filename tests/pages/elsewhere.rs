@@ -1,4 +1,4 @@
-//! What every type is tried with, on other ground: a file system with clones, and reserved huge pages.
+//! The checks for every type, on a file system with clones and on reserved huge pages.
 
 use crate::harmless::AdviseAll;
 use crate::kinds::{self, Deed};

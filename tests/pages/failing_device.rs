@@ -14,7 +14,7 @@ use stillmap::{Backing, Error, Shared, Snapshot};
 
 const LEN: usize = 4 << 20;
 
-/// A file that nobody can read any more, on a device that has failed since it was made.
+/// A file that cannot be read any more, on a device that has failed since it was created.
 fn unreadable() -> Option<(LoopFs, PathBuf)> {
     let disk = LoopFs::new("ext4", 16 << 20)?;
     let path = file_with(disk.path(), "file", &pattern(1, LEN));

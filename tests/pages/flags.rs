@@ -1,4 +1,4 @@
-//! `VmFlags` of /proc/self/smaps, page by page: what advice has really done, and to whom.
+//! `VmFlags` of /proc/self/smaps, page by page: the effect of advice, and on which pages.
 
 use crate::support::kernel::page_size;
 use std::collections::{BTreeMap, BTreeSet};

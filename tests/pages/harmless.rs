@@ -67,7 +67,7 @@ impl Deed for AdviseAll {
     }
 }
 
-/// A child sees the same bytes, or none: touching what is its parent's business ends it by SIGSEGV.
+/// A child sees the same bytes, or none: touching memory that only its parent may use ends it by SIGSEGV.
 fn child_sees(bytes: &[u8], expected: &[u8]) -> bool {
     // SAFETY: the child compares memory and ends; it takes no lock.
     match unsafe { libc::fork() } {
@@ -75,7 +75,7 @@ fn child_sees(bytes: &[u8], expected: &[u8]) -> bool {
         0 => unsafe { libc::_exit(i32::from(bytes != expected)) },
         child => {
             let mut status = 0;
-            // SAFETY: our own child; `status` is a valid place for the answer.
+            // SAFETY: our own child; `status` is valid for the result.
             assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
             status == 0 || libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV
         }

@@ -66,7 +66,7 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
             of.is("a file that was written to", Ok(overwritten), false);
         }
     }
-    // SAFETY: nobody else knows the file.
+    // SAFETY: no other code knows the file.
     let unguarded = unsafe { Snapshot::map_unguarded(open(large)) };
     of.mapped("an unguarded map", Backing::Unguarded, unguarded);
     of.mapped(
@@ -183,7 +183,7 @@ impl<D: Deed> Each<'_, D> {
             .iter()
             .step_by(3 * page_size())
             .for_each(|byte| byte.store(7, Ordering::Relaxed));
-        // SAFETY: the same layout; nobody stores to it from here on.
+        // SAFETY: the same layout; no code stores to it from here on.
         let bytes = unsafe { std::slice::from_raw_parts(value.as_ptr().cast(), value.len()) };
         self.0.on(name, value.pages(), bytes, false);
     }
@@ -205,7 +205,7 @@ pub fn granule(bytes: &[u8]) -> usize {
     }
 }
 
-/// Was under a lease until a writer came: the keeper has put other pages there.
+/// Was leased until a writer came: the copying thread has replaced the pages.
 fn overwritten(path: &Path, bytes: &[u8]) -> Snapshot {
     std::fs::write(path, bytes).expect("write the file");
     let snapshot = leased(|| stillmap::Snapshot::open(path));
@@ -234,12 +234,12 @@ fn sealed_memfd(bytes: &[u8]) -> File {
     file
 }
 
-/// Anybody who has it may shorten it.
+/// Any process that has it open may shorten it.
 fn memfd(bytes: &[u8]) -> File {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"memfd".as_ptr(), libc::MFD_ALLOW_SEALING) };
     assert!(fd >= 0, "memfd_create: {}", std::io::Error::last_os_error());
-    // SAFETY: new, and nobody else's.
+    // SAFETY: new, and no other code has it.
     let mut file = unsafe { File::from_raw_fd(fd) };
     file.write_all(bytes).expect("fill the memfd");
     file.rewind().expect("rewind the memfd");

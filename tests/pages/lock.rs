@@ -1,4 +1,4 @@
-//! Locked pages, counted by the kernel: `VmLck` of /proc/self/status, in a process where nobody else locks.
+//! Locked pages, counted by the kernel: `VmLck` of /proc/self/status, in a process where no other code locks.
 
 use crate::flags::areas;
 use crate::kinds::{self, Deed};
@@ -34,7 +34,7 @@ impl Deed for Lock {
         let len = bytes.len();
         assert_eq!(locked(), 0, "{name}: before");
         if is_heap && len > 0 {
-            // Its pages hold blocks of others, who may lock and unlock them.
+            // Its pages hold other blocks, whose owners may lock and unlock them.
             let refused = pages.lock(..).expect_err("a block of the heap");
             assert!(matches!(refused, Error::Unsupported { .. }), "{name}");
             return assert_eq!(locked(), 0, "{name}");

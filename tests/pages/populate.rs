@@ -1,4 +1,4 @@
-//! Bringing pages in: all of the range, and an error instead of a signal where that cannot be.
+//! Faulting pages in: all of the range, or an error instead of a signal.
 
 use crate::kinds::{self, Deed};
 use crate::residency::{cached, evict};
@@ -89,7 +89,7 @@ fn prefetch_brings_all_of_a_cold_range_in() {
     let dir = temp_dir();
     let path = file_with(dir.path(), "file", &pattern(2, pages * page_size()));
     let file = File::open(&path).expect("open");
-    // SAFETY: nobody else knows the file.
+    // SAFETY: no other code knows the file.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
     let in_ram = || cached(&file, pages);
     let to_start = 10;
@@ -97,7 +97,7 @@ fn prefetch_brings_all_of_a_cold_range_in() {
     for advise in [false, true] {
         evict(&file);
         if in_ram().is_none_or(|cached| cached.iter().all(|&page| page)) {
-            return skip("nothing can be evicted here, or nobody can tell");
+            return skip("no page can be evicted here, or its residency is not known");
         }
         let range = to_start * page_size() + 1..to_end * page_size() - 1;
         let pages = snapshot.pages();

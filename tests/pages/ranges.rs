@@ -1,4 +1,5 @@
-//! One range rule for all, against an oracle that looks at one byte at a time; and the neighbours, who must not notice.
+//! One range rule for all operations, compared with an oracle for one byte at a time; neighbouring mappings stay as
+//! they are.
 
 use crate::flags::pages_with;
 use crate::kinds::{self, Deed};
@@ -131,7 +132,7 @@ fn advice_reaches_the_pages_of_its_range_on_every_type_and_no_others() {
     .succeed();
 }
 
-/// Some times, in a process where nobody else advises.
+/// Some times, in a process where no other code advises.
 pub fn random_advice(times: u32, advise: impl Fn(&mut Advise)) {
     let number = || any::<usize>();
     let case = (number(), number(), number());
@@ -280,7 +281,7 @@ fn refused_advice_is_an_error() {
     let dir = crate::support::temp_dir();
     let path = crate::support::file_with(dir.path(), "file", &[1; 4096]);
     let file = std::fs::File::open(path).expect("open");
-    // SAFETY: nobody else knows the file.
+    // SAFETY: no other code knows the file.
     let snapshot = unsafe { stillmap::Snapshot::map_unguarded(&file) }.expect("map");
     let error = snapshot
         .pages()

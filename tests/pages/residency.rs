@@ -93,7 +93,7 @@ fn it_is_what_the_kernel_says_of_the_file() {
     if cached(&file, 1).is_none() {
         return skip("cachestat(2) is not there");
     }
-    // SAFETY: nobody else knows the file.
+    // SAFETY: no other code knows the file.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
     assert_eq!(snapshot.backing(), Backing::Unguarded);
     let partial = Cell::new(0);
@@ -305,7 +305,7 @@ fn page_out_empties_a_file() {
     let path = file_with(dir.path(), "file", &pattern(4, PAGES * page_size()));
     let file = File::open(&path).expect("open");
     file.sync_all().expect("write it back");
-    // SAFETY: nobody else knows the file.
+    // SAFETY: no other code knows the file.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
     snapshot.pages().populate(..).expect("populate");
     snapshot
@@ -332,7 +332,7 @@ fn a_file_of_others_is_not_told() {
         let path = argument("FILE");
         let path = Path::new(&path);
         let file = File::open(path).expect("open");
-        // SAFETY: nobody changes the file.
+        // SAFETY: no process changes the file.
         let map = || unsafe { Snapshot::map_unguarded(&file) }.expect("map");
         evict(&file);
         let ours = map().pages().residency(..).expect("residency");
@@ -366,7 +366,7 @@ fn a_full_file_of_our_own_is_told() {
     let dir = temp_dir();
     let path = file_with(dir.path(), "ours", &pattern(6, PAGES * page_size()));
     let file = File::open(path).expect("open");
-    // SAFETY: nobody else knows the file.
+    // SAFETY: no other code knows the file.
     let snapshot = unsafe { Snapshot::map_unguarded(&file) }.expect("map");
     snapshot.pages().populate(..).expect("populate");
     let residency = snapshot.pages().residency(..).expect("residency");

@@ -1,4 +1,4 @@
-//! A writer comes while everything is asked of a leased snapshot: the keeper puts other pages under it in the middle.
+//! A writer comes during every page operation on a leased snapshot: its pages are replaced meanwhile.
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;

@@ -1,4 +1,4 @@
-//! `Private`: bytes to change, over a file that never does, and that others may change as they like.
+//! `Private`: bytes that the program changes; the file stays, and changes of the file are not seen.
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
 
 #[path = "../support/mod.rs"]
@@ -26,7 +26,7 @@ const LENGTHS: [usize; 9] = [
     5 << 20,
 ];
 
-/// Changes everything that is seen here, and everything in the file; each keeps to itself.
+/// Changes every byte here and in the file; neither sees the other.
 fn keeps_to_itself(path: &std::path::Path, bytes: &[u8], backing: Backing) {
     let mut private = Private::open(path).unwrap();
     assert_same(&private, bytes, "as opened");
@@ -81,7 +81,7 @@ fn changes_here_and_changes_there_never_meet() {
 
 #[test]
 fn a_sealed_memfd_is_mapped_and_stays_as_it_is() {
-    // SAFETY: a C string; the descriptor is new and nobody else's.
+    // SAFETY: a C string; the descriptor is new, and no other code has it.
     let mut file = unsafe {
         File::from_raw_fd(libc::memfd_create(
             c"private".as_ptr(),

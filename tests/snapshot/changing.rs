@@ -1,4 +1,4 @@
-//! Files that somebody shrinks, grows and overwrites while they are read.
+//! Files that another process shrinks, grows and overwrites while they are read.
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::temp_dir;
@@ -165,7 +165,7 @@ fn a_copy_that_never_finds_the_file_still_is_not_intact() {
     drop(snapshot);
     assert!(
         stillmap::Snapshot::open(&path).unwrap().is_consistent(),
-        "nobody writes now"
+        "no writer now"
     );
 }
 

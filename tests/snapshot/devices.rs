@@ -63,7 +63,7 @@ fn proc_files_that_cannot_be_read_through_are_errors() {
     let error = stillmap::Snapshot::open("/proc/self/mem").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error:?}");
     assert!(error.to_string().contains("/mem"), "{error}");
-    // Says 128 TiB.
+    // Reports a size of 128 TiB.
     if Path::new("/proc/kcore").exists() {
         let error = Snapshot::options()
             .memory_limit(1 << 20)
@@ -76,7 +76,7 @@ fn proc_files_that_cannot_be_read_through_are_errors() {
             assert!(head.as_deref().is_ok_and(|head| head == b"\x7fELF") || head.is_err());
         }
     }
-    // Says 0 and has more than anybody wants.
+    // Its size is reported as 0, and it has more bytes than the limit.
     let error = Snapshot::options()
         .size_limit(1 << 20)
         .open("/proc/self/pagemap")
@@ -138,7 +138,11 @@ fn a_block_device() {
         .open(path)
         .unwrap();
     assert_same(&window, &bytes[77..77 + (2 << 20)], "window");
-    assert_eq!(window.backing(), Backing::Memory, "nobody guards a device");
+    assert_eq!(
+        window.backing(),
+        Backing::Memory,
+        "nothing protects a device"
+    );
     let past = Snapshot::options()
         .offset(bytes.len() as u64 - 1)
         .len(2)

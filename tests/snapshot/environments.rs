@@ -1,4 +1,4 @@
-//! Kernels, containers and limits in which a snapshot is had in another way, or is an error that says why.
+//! Kernels, containers and limits under which a snapshot uses another strategy, or fails with the reason.
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{argument, scenario};

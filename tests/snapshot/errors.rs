@@ -1,4 +1,4 @@
-//! What an error says, and what it becomes.
+//! The messages of errors, and their conversion.
 
 use crate::support::pipe::pipe;
 use crate::support::{file_with, temp_dir};

@@ -1,4 +1,4 @@
-//! `SnapshotOptions`: windows, progress, populate, and which rungs may be taken.
+//! `SnapshotOptions`: windows, progress, populate, and which strategies are allowed.
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
@@ -85,7 +85,7 @@ fn progress_rises_to_the_whole() {
         assert!(calls.is_sorted(), "{calls:?}");
         assert!(
             calls.iter().all(|call| call.1.is_none()),
-            "nobody knows the total: {calls:?}"
+            "the total is unknown: {calls:?}"
         );
         if size > 0 {
             assert_eq!(

@@ -1,4 +1,4 @@
-//! Bytes that the kernel lets nobody change are mapped; the caller's word is taken for others.
+//! Bytes that the kernel protects from every change are mapped; others only in `unsafe`.
 
 use crate::sizes::assert_snapshot;
 use crate::support::bytes::{assert_same, pattern};
@@ -14,7 +14,7 @@ use stillmap::{Backing, Error, Snapshot};
 const LARGE: usize = (3 << 20) + 99;
 
 pub fn memfd(bytes: &[u8], flags: libc::c_uint) -> File {
-    // SAFETY: a C string; the descriptor is new and nobody else's.
+    // SAFETY: a C string; the descriptor is new, and no other code has it.
     let mut file = unsafe {
         let fd = libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC | flags);
         assert!(fd >= 0, "memfd_create: {}", std::io::Error::last_os_error());
@@ -89,7 +89,7 @@ fn windows_of_a_sealed_memfd() {
     }
 }
 
-/// Any seal less, and somebody could still change the bytes.
+/// Without one of the seals a process could still change the bytes.
 #[test]
 fn a_memfd_that_is_not_sealed_enough_is_copied() {
     let bytes = pattern(3, LARGE);
@@ -154,7 +154,7 @@ fn a_sealed_memfd_of_huge_pages() {
         return;
     };
     let huge = crate::support::pool::huge_page_size();
-    // SAFETY: a C string; the descriptor is new and nobody else's.
+    // SAFETY: a C string; the descriptor is new, and no other code has it.
     let file = unsafe {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
         let fd = libc::memfd_create(c"huge".as_ptr(), flags);
@@ -220,7 +220,7 @@ fn unguarded_maps_the_whole_file_on_the_callers_word() {
         let path = file_with(dir.path(), "file", &bytes);
         let mut file = File::open(&path).unwrap();
         file.seek(SeekFrom::End(0)).unwrap();
-        // SAFETY: nobody changes the file in this test.
+        // SAFETY: no process changes the file in this test.
         let snapshot = unsafe { Snapshot::map_unguarded(&file) }.unwrap();
         assert_same(&snapshot, &bytes, size);
         if size > 0 {

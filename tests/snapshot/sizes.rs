@@ -1,4 +1,4 @@
-//! Regular files of every size at which something changes, on every file system that can be had.
+//! Regular files of every size at which something changes, on every file system that can be mounted.
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::disk::LoopFs;

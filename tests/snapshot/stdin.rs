@@ -86,7 +86,7 @@ fn a_file_named_dash_is_opened_by_open() {
 #[test]
 fn closed() {
     scenario!(|| {
-        // SAFETY: nobody reads from it in this process.
+        // SAFETY: no code reads from it in this process.
         unsafe { libc::close(0) };
         let error = Snapshot::stdin().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error:?}");

@@ -1,4 +1,4 @@
-//! What has no offsets: pipes, FIFOs, sockets, terminals.
+//! Inputs without offsets: pipes, FIFOs, sockets, terminals.
 
 use crate::sizes::{assert_snapshot, interesting_sizes};
 use crate::support::bytes::{assert_same, pattern};

@@ -1,4 +1,4 @@
-//! Test bytes that are never the same at two places, and comparisons that say where two inputs differ.
+//! Test bytes that are never the same at two places, and comparisons that report where two inputs differ.
 
 use std::io::Read;
 

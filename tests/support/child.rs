@@ -71,7 +71,7 @@ impl Scenario {
         self
     }
 
-    /// Runs the child to its end, however that is.
+    /// Runs the child to its end.
     pub fn run(&mut self) -> Outcome {
         let child = self.command.spawn().expect("start the test binary again");
         let id = child.id() as libc::pid_t;
@@ -115,7 +115,7 @@ impl Scenario {
 }
 
 impl Outcome {
-    /// What the child said with [`report`], in order.
+    /// The lines that the child reported with [`report`], in order.
     pub fn reports(&self) -> Vec<&str> {
         self.stdout
             .lines()
@@ -133,7 +133,7 @@ pub fn argument(name: &str) -> OsString {
     std::env::var_os(format!("STILLMAP_TEST_{name}")).expect("the parent sets every argument")
 }
 
-/// In a child: tells the parent one line.
+/// In a child: reports one line to the parent.
 pub fn report(line: impl std::fmt::Display) {
     // libtest has begun a line of its own.
     println!("\nreport: {line}");
@@ -211,7 +211,7 @@ impl Forked {
 
     pub fn wait(self) -> ExitStatus {
         let mut status = 0;
-        // SAFETY: `status` is a valid place for the answer.
+        // SAFETY: `status` is valid for the result.
         while unsafe { libc::waitpid(self.id, &mut status, 0) } == -1 {
             let error = std::io::Error::last_os_error();
             assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "{error}");

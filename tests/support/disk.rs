@@ -19,7 +19,7 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// `None`, after saying why, where loop devices cannot be had.
+    /// `None`, after saying why, where there are no loop devices.
     pub fn new(image: &Path) -> Option<Self> {
         if !is_root() {
             skip("a loop device needs root");
@@ -79,7 +79,7 @@ pub struct LoopFs {
 
 impl LoopFs {
     /// A new, empty file system of at least `size` bytes: "ext4", "xfs", "btrfs", "tmpfs" or "overlay" (which has the
-    /// size of what lies below). `None`, after saying why, where it cannot be had.
+    /// size of the layer below). `None`, after saying why, where it cannot be mounted.
     pub fn new(kind: &str, size: u64) -> Option<Self> {
         Self::with_options(kind, size, &[])
     }
@@ -169,7 +169,7 @@ impl LoopFs {
         &self.mount
     }
 
-    /// From here on the device fails to read what is not in RAM: there is nothing behind it any more.
+    /// From here on the device fails to read what is not in RAM: no storage is behind it any more.
     pub fn fail(&self) {
         let image = OpenOptions::new()
             .write(true)

@@ -1,4 +1,4 @@
-//! Where `Exclusive` is tried, and how it is opened there.
+//! Places to test `Exclusive`, and how to open one there.
 
 use super::disk::LoopFs;
 use super::skip;
@@ -40,17 +40,17 @@ pub fn has_userfaultfd() -> bool {
     has
 }
 
-/// A file system to test on where which one does not matter.
+/// Any file system to test on.
 pub fn any_system() -> Option<LoopFs> {
     system("ext4", 64 << 20)
 }
 
-/// Opens until nobody else has it: the other tests start processes, which have every file open for a moment.
+/// Retries until no other process has it open: other tests start processes, which have every file open for a moment.
 pub fn open(path: impl AsRef<Path>) -> Exclusive {
     open_counting(path.as_ref(), &mut 0)
 }
 
-/// Opens until nobody else has it.
+/// Retries until no other process has it open.
 pub fn open_counting(path: &Path, busy: &mut u64) -> Exclusive {
     loop {
         match Exclusive::open(path) {

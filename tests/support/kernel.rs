@@ -1,4 +1,4 @@
-//! What the kernel says about this process: descriptors, mappings, threads, resident pages, faults.
+//! What the kernel reports about this process: descriptors, mappings, threads, resident pages, faults.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
@@ -182,7 +182,7 @@ pub fn minor_faults() -> u64 {
     usage.ru_minflt as u64
 }
 
-/// The magic number of the file system that holds an open file or folder, fstatfs(2).
+/// The magic number of the file system that holds an open file or directory, fstatfs(2).
 pub fn file_system(fd: impl AsFd) -> i64 {
     // SAFETY: zero bits are a valid struct.
     let mut system: libc::statfs = unsafe { std::mem::zeroed() };
@@ -220,7 +220,7 @@ pub fn fill_mappings() -> impl FnMut() {
     let pages = most_mappings() + 2;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let (none, len) = (libc::PROT_NONE, pages * page);
-    // SAFETY: new address space, that nobody touches.
+    // SAFETY: new address space that no code touches.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), len, none, flags, -1, 0) };
     assert_ne!(start, libc::MAP_FAILED);
     let start = start.addr();
@@ -249,11 +249,11 @@ fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     limit
 }
 
-/// True if a process like this one may lock 4 MiB, which is half of what the kernel allows everybody (since Linux 5.16);
+/// True if a process like this one may lock 4 MiB, which is half of the kernel's default limit (since Linux 5.16);
 /// says so if it may not.
 pub fn may_lock() -> bool {
     const LEN: usize = 4 << 20;
-    // SAFETY: memory of our own, that nobody else knows.
+    // SAFETY: memory of our own that no other code knows.
     let locked = unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let start = libc::mmap(std::ptr::null_mut(), LEN, libc::PROT_READ, flags, -1, 0);
@@ -294,7 +294,7 @@ pub fn may_start(count: u64) -> bool {
     may
 }
 
-/// True if a file may become so long by this process; says so if it may not. SIGXFSZ kills whoever does not ask.
+/// True if a file may become so long by this process; says so if it may not. SIGXFSZ would kill the process.
 pub fn may_write(bytes: u64) -> bool {
     let limit = limit_of(libc::RLIMIT_FSIZE).rlim_cur;
     if limit < bytes {
@@ -306,7 +306,7 @@ pub fn may_write(bytes: u64) -> bool {
 /// True if there are so many addresses for this process; says so if there are not.
 pub fn may_map(bytes: usize) -> bool {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: addresses that nobody else knows, and nothing behind them.
+    // SAFETY: addresses without memory that no other code knows.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         let limit = limit_of(libc::RLIMIT_AS).rlim_cur;

@@ -1,4 +1,4 @@
-//! Where leases are tried: the file systems that can be had here.
+//! Places to test leases: the file systems that can be mounted here.
 
 use super::disk::LoopFs;
 use super::kernel::file_system;
@@ -27,7 +27,7 @@ pub fn leased(open: impl Fn() -> stillmap::Result<stillmap::Snapshot>) -> stillm
     }
 }
 
-/// Why no lease can be had on files that are made in `folder`, by a question of our own to the kernel.
+/// Why no lease is granted on files in `folder`, tested by a system call of our own.
 pub fn refusal(folder: &Path) -> Option<String> {
     const TRUSTED: [i64; 4] = [
         libc::EXT4_SUPER_MAGIC,
@@ -58,7 +58,7 @@ pub fn refusal(folder: &Path) -> Option<String> {
     probe().err().map(|error| error.to_string())
 }
 
-/// True if files can be cloned in `folder`, by a question of our own to the kernel.
+/// True if files can be cloned in `folder`, tested by a system call of our own.
 pub fn has_clones(folder: &Path) -> bool {
     let inside = temp_dir_in(folder);
     let from = super::file_with(inside.path(), "from", &[1; 5000]);
@@ -68,7 +68,7 @@ pub fn has_clones(folder: &Path) -> bool {
     unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) == 0 }
 }
 
-/// An empty folder where leases can be had.
+/// An empty directory where leases are granted.
 pub struct Folder {
     folder: tempfile::TempDir,
     _disk: Disk,
@@ -94,7 +94,7 @@ impl Folder {
     }
 }
 
-/// A file system to try something on, and the folder to do it in.
+/// A file system to test on, and a directory there.
 pub struct Disk {
     pub name: &'static str,
     _mounted: Option<LoopFs>,
@@ -102,14 +102,14 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Those that leases can be had on: the one of the build, and each of the others that can be mounted here.
+    /// The file systems that grant leases: the one of the build, and each of the others that can be mounted here.
     pub fn all() -> Vec<Disk> {
         let mounted = ["ext4", "xfs", "btrfs"].map(Disk::mounted);
         let all = std::iter::once(Some(Disk::of_the_build())).chain(mounted);
         all.flatten().filter(Disk::has_leases).collect()
     }
 
-    /// False, after saying why, where no lease can be had.
+    /// False, after saying why, where no lease is granted.
     pub fn has_leases(&self) -> bool {
         let refusal = refusal(&self.path);
         if let Some(why) = &refusal {

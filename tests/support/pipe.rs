@@ -18,7 +18,7 @@ pub fn pipe_with(flags: i32) -> (OwnedFd, OwnedFd) {
     // SAFETY: room for two numbers.
     let result = unsafe { libc::pipe2(ends.as_mut_ptr(), flags) };
     assert_eq!(result, 0, "pipe2: {}", std::io::Error::last_os_error());
-    // SAFETY: both are new and nobody else's.
+    // SAFETY: both are new, and no other code has them.
     ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) }).into()
 }
 
@@ -31,7 +31,7 @@ pub fn terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
     if result != 0 {
         return Err(std::io::Error::last_os_error());
     }
-    // SAFETY: both are new and nobody else's.
+    // SAFETY: both are new, and no other code has them.
     Ok([master, slave]
         .map(|end| unsafe { OwnedFd::from_raw_fd(end) })
         .into())
@@ -44,7 +44,7 @@ pub fn messages_socket() -> (OwnedFd, OwnedFd) {
     // SAFETY: room for two numbers.
     let result = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) };
     assert_eq!(result, 0, "socketpair: {}", std::io::Error::last_os_error());
-    // SAFETY: both are new and nobody else's.
+    // SAFETY: both are new, and no other code has them.
     ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) }).into()
 }
 

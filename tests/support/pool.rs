@@ -5,11 +5,11 @@ use super::{is_root, skip};
 use std::fs;
 use std::io;
 
-/// A pool with so many free pages; as it was before, when dropped.
+/// A pool with `pages` free pages; restored when dropped.
 pub struct HugePagePool(Setting);
 
 impl HugePagePool {
-    /// `None`, after saying why, where it cannot be had.
+    /// `None`, after saying why, where it cannot be raised.
     pub fn of(free: u64) -> Option<Self> {
         if !is_root() {
             skip("huge pages: vm.nr_hugepages needs root");

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-/// Somebody else's value again when dropped. One test at a time has it, also of several processes.
+/// Restores the value when dropped. One test at a time has it, also of several processes.
 pub struct Setting {
     file: &'static str,
     before: String,
@@ -30,7 +30,7 @@ impl Setting {
         // To know first whether it can be put back.
         fs::write(file, &before)?;
         // It writes by the descriptor that is locked, so nobody has the file until it has: the next one would take our
-        // value for somebody else's.
+        // value for the original.
         let put_back = format!("trap '' INT TERM HUP; read line; echo {before}");
         let after_all = Command::new("sh")
             .args(["-c", &put_back])
@@ -55,7 +55,7 @@ impl Drop for Setting {
         let _ = fs::write(self.file, &self.before);
         let _ = self.after_all.kill();
         let _ = self.after_all.wait();
-        // SAFETY: takes plain numbers. Said, since a forked process has the descriptor, too.
+        // SAFETY: takes plain numbers. Explicit, since a forked process also has the descriptor.
         unsafe { libc::flock(self.alone.as_raw_fd(), libc::LOCK_UN) };
     }
 }

@@ -1,14 +1,14 @@
-//! Temporary folders: gone with their value, or with the next run if this one is killed.
+//! Temporary directories: removed with their value, or by the next run if this one is killed.
 
 use super::disk::unmount;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// The folder inside, where a file system may be mounted.
+/// The directory inside, where a file system may be mounted.
 pub const MOUNT: &str = "mount";
 
-/// A new folder where the system has such; every user may search it.
+/// A new directory below the system's temporary directory; every user may search it.
 pub fn temp_dir() -> TempDir {
     temp_dir_in(&std::env::temp_dir())
 }
@@ -32,7 +32,7 @@ fn prefix() -> String {
     format!("stillmap-test-{number}-")
 }
 
-/// Takes down what processes left there that are no more.
+/// Removes what processes that have ended left there.
 pub fn remove_leftovers(parent: &Path) {
     let prefix = prefix();
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {

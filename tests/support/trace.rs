@@ -8,9 +8,9 @@ use std::ptr;
 /// A child that calls [`stop_here`] first, stopped there.
 pub struct Traced {
     main: libc::pid_t,
-    /// Whoever else it started, stopped or running.
+    /// The other processes that it started, stopped or running.
     others: Vec<libc::pid_t>,
-    /// Who made the last stop.
+    /// The process of the last stop.
     at: libc::pid_t,
     /// Whether that was at a system call, and not at something else that happens in one.
     in_call: bool,
@@ -55,7 +55,7 @@ impl Traced {
         }
     }
 
-    /// Lets whoever is stopped go on to the next stop of anybody; false when the child has ended.
+    /// Continues the stopped process to the next stop of any of them; false when the child has ended.
     pub fn step(&mut self) -> bool {
         resume(self.at, libc::PTRACE_SYSCALL);
         loop {
@@ -78,11 +78,11 @@ impl Traced {
         }
     }
 
-    /// The number of the system call that whoever is stopped is about to make; `None` at any other stop.
+    /// The number of the system call that the stopped process is about to make; `None` at any other stop.
     #[cfg(target_arch = "x86_64")]
     pub fn entering(&self) -> Option<libc::c_long> {
         let registers = self.registers();
-        // What a call has given when it is not made yet, asm/unistd.h.
+        // The result register before the call is made, asm/unistd.h.
         let unmade = registers.rax == (-libc::ENOSYS as i64) as u64;
         let call = registers.orig_rax as libc::c_long;
         (self.in_call && unmade && call >= 0).then_some(call)
@@ -137,13 +137,13 @@ impl Traced {
         self.at != self.main
     }
 
-    /// Kills the child and nobody else; who else it started goes on, untraced.
+    /// Kills the child only; the processes that it started continue, untraced.
     pub fn kill_main(self) {
         kill(self.main);
         for &other in &self.others {
             resume(other, libc::PTRACE_DETACH);
         }
-        // Some were not stopped just now, or are so new that nobody knows them yet.
+        // Some are not stopped, or are so new that they are not known yet.
         while let Some((id, status)) = wait(-1) {
             if libc::WIFSTOPPED(status) && id != self.main {
                 resume(id, libc::PTRACE_DETACH);
@@ -185,7 +185,7 @@ fn resume(id: libc::pid_t, how: libc::c_uint) {
 
 fn wait(id: libc::pid_t) -> Option<(libc::pid_t, i32)> {
     let mut status = 0;
-    // SAFETY: `status` is a valid place for the answer.
+    // SAFETY: `status` is valid for the result.
     let id = unsafe { libc::waitpid(id, &mut status, libc::__WALL) };
     (id > 0).then_some((id, status))
 }

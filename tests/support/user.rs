@@ -5,7 +5,8 @@ use std::fs;
 
 const NOBODY: u32 = 65534;
 
-/// True if this process may become anybody, and give files to anybody. Says so if it may not, root in a container too.
+/// True if this process may become any user, and give files to any user. Prints `skipped:` if not, also for root in a
+/// container.
 pub fn may_be_others() -> bool {
     // CAP_CHOWN, CAP_SETGID, CAP_SETUID: capabilities(7).
     const WANTED: u64 = 1 | 1 << 6 | 1 << 7;
@@ -38,7 +39,7 @@ pub fn may_be_nobody() -> bool {
     !is_root() || may_be_others()
 }
 
-/// For good: this process goes on without privileges, as another user if it is root's.
+/// For good: this process continues without privileges, as another user if it is root's.
 pub fn become_nobody() {
     if !is_root() {
         return;

@@ -31,7 +31,7 @@ pub struct Mmap {
 enum ReadOnly {
     Snapshot(Arc<Snapshot>),
     Private(Arc<Private>),
-    /// A file mapped by `map_mut`, whose caller answers for it.
+    /// A file mapped by `map_mut`, whose caller is responsible for it.
     Shared(Arc<SharedFile>),
 }
 
@@ -257,7 +257,7 @@ impl MmapMut {
         let page = stillmap::page::size();
         let inside = start.addr() % page;
         let start = start.wrapping_sub(inside).cast();
-        // SAFETY: whole pages of this mapping, see above; the caller answers for the bytes.
+        // SAFETY: whole pages of this mapping, see above; the caller is responsible for the bytes.
         #[expect(clippy::disallowed_methods, reason = "stillmap gives no such advice")]
         let returned = unsafe { libc::madvise(start, len + inside, advice.code()) };
         checked(returned)

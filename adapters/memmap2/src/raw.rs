@@ -1,4 +1,4 @@
-//! Files mapped shared and writable, on the caller's word; `MmapRaw`.
+//! Files mapped shared and writable, guarded only by the caller's promise; `MmapRaw`.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use stillmap::{Pages, Shared};
 use crate::advice::Advice;
 use crate::map::{Mmap, MmapMut, range};
 
-/// A file mapped shared and writable. Whoever made it answers for what other processes do to the bytes.
+/// A file mapped shared and writable. Its creator has promised that no other process changes the bytes.
 #[derive(Debug)]
 pub struct SharedFile {
     memory: Shared<[AtomicU8]>,
@@ -103,7 +103,8 @@ enum Owner {
     File(Shared<[AtomicU8]>),
 }
 
-// SAFETY: it is an address and an owner that may be sent; whoever reads or writes through the address answers for it.
+// SAFETY: it is an address and an owner that may be sent; code that reads or writes through the address is responsible
+// for it.
 unsafe impl Send for MmapRaw {}
 // SAFETY: as above.
 unsafe impl Sync for MmapRaw {}

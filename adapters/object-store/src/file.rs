@@ -25,7 +25,7 @@ const REQUEST: usize = 128 << 10;
 /// Bytes of each range that are requested before the first of them is waited for.
 const REQUESTED_AHEAD: usize = 8 << 20;
 
-/// What tells a version of a file from all others on this machine. The ctime shows a change whose writer set the mtime back.
+/// Identifies a version of a file on this machine. The ctime shows a change whose writer set the mtime back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileVersion {
     device: u64,
@@ -156,7 +156,7 @@ impl MappedFile {
     /// Whether all pages of a range are in RAM, so that touching them does not read from the disk.
     pub(crate) fn is_resident(&self, range: &Range<u64>) -> bool {
         let range = in_memory(range);
-        // The kernel tells the owner of a file the truth about its pages.
+        // mincore(2) is reliable for the owner of a file.
         let user = geteuid();
         if user.is_root() || user.as_raw() == self.metadata.uid() {
             return are_resident(&self.bytes[range]);

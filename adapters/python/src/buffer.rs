@@ -52,7 +52,7 @@ pub unsafe fn fill(
     let len = isize::try_from(len)
         .map_err(|e| pyo3::exceptions::PyOverflowError::new_err(e.to_string()))?;
     let (owner_ptr, start) = (owner.as_ptr(), start.cast());
-    // SAFETY: PyBuffer_FillInfo fills `view` and takes a reference to `owner`; the caller answers for the bytes.
+    // SAFETY: PyBuffer_FillInfo fills `view` and takes a reference to `owner`; the caller is responsible for the bytes.
     let filled =
         unsafe { ffi::PyBuffer_FillInfo(view, owner_ptr, start, len, i32::from(read_only), flags) };
     if filled == 0 {

@@ -183,7 +183,7 @@ impl Draft {
     fn commit(&mut self, py: Python<'_>, path: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let other = path.map(self::path).transpose()?;
         let draft = self.take()?;
-        // Without the lock of the interpreter: it waits for the disk.
+        // Without the interpreter lock, because it waits for the disk.
         let done = py.detach(|| match other {
             None => draft.commit().map_err(Box::new),
             Some(path) => draft.commit_to(path).map_err(Box::new),
