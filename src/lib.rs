@@ -113,6 +113,8 @@ mod live;
 #[cfg(target_os = "linux")]
 mod locked_pages;
 #[cfg(target_os = "linux")]
+mod mapped_file;
+#[cfg(target_os = "linux")]
 mod open_all;
 #[cfg(target_os = "linux")]
 mod pages;

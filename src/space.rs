@@ -27,18 +27,23 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// `ENOSPC` if the file system of `fd` reports less free space than that.
 pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
-    let system = FileSystem::from_fd(fd).ok();
-    let has_room = || {
+    let has_room = |most: u64| {
         // If the free space cannot be determined, go ahead.
         let Ok(space) = space::space(fd) else {
             return true;
         };
-        let left = if system == Some(FileSystem::Tmpfs) {
-            0
-        } else {
-            LEFT_FREE_MAX.min(space.total / LEFT_FREE_PART)
-        };
-        bytes == 0 || space.total == 0 || bytes.saturating_add(left) <= space.free
+        let left = most.min(space.total / LEFT_FREE_PART);
+        space.total == 0 || bytes.saturating_add(left) <= space.free
+    };
+    // Most disks have room; only the others are asked what they are.
+    if bytes == 0 || has_room(LEFT_FREE_MAX) {
+        return Ok(());
+    }
+    let system = FileSystem::from_fd(fd).ok();
+    let left = if system == Some(FileSystem::Tmpfs) {
+        0
+    } else {
+        LEFT_FREE_MAX
     };
     let looks_again = if system == Some(FileSystem::Xfs) {
         LOOKS_AGAIN
@@ -46,12 +51,12 @@ pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
         0
     };
     for _ in 0..looks_again {
-        if has_room() {
+        if has_room(left) {
             return Ok(());
         }
         thread::sleep(LOOK_PAUSE);
     }
-    if has_room() {
+    if has_room(left) {
         return Ok(());
     }
     Err(io::Error::from_raw_os_error(libc::ENOSPC))
@@ -68,6 +73,9 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
 /// Makes a file of `old` bytes `new` bytes long, with blocks for the new bytes. The file is as it was after an error.
 pub(crate) fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
     let added = new.saturating_sub(old);
+    if added == 0 {
+        return Ok(());
+    }
     check_size(new)?;
     check_free(file.as_fd(), added)?;
     let extended = space::fallocate(file.as_fd(), Fallocate::Extend, old, new);
@@ -114,16 +122,19 @@ pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Re
     }
 }
 
-/// Gives blocks of their own to all of the first `size` bytes of a file that nothing else changes, wherever a store
-/// would need a new block: in holes, in bytes that are in the inode, in blocks shared with a clone. Bytes stay; a file
-/// that lacks nothing is not touched, and after an error holes are holes again.
-pub(crate) fn unshare_and_allocate(file: &File, size: u64) -> io::Result<()> {
-    let missing = match space::extents(file.as_fd(), size) {
-        Ok(extents) => Missing::between(&extents, size),
+/// Gives blocks of their own to a range of a file of `size` bytes that nothing else changes, wherever a store would need
+/// a new block: in holes, in bytes that are in the inode, in blocks shared with a clone. Bytes stay; a range that lacks
+/// nothing is not touched, and after an error holes are holes again.
+pub(crate) fn unshare_and_allocate(file: &File, range: Range<u64>, size: u64) -> io::Result<()> {
+    // Whole blocks: only those can be given back.
+    let blocks = start_of_block(range.start)..end_of_block(range.end);
+    let missing = match space::extents(file.as_fd(), blocks.clone()) {
+        _ if range.is_empty() => return Ok(()),
+        Ok(extents) => Missing::between(&extents, &blocks, &range),
         // Unknown: ask for everything.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => Missing {
             holes: Vec::new(),
-            shared: size,
+            shared: range.end - range.start,
             is_inline: true,
         },
         Err(e) => return Err(e),
@@ -132,8 +143,8 @@ pub(crate) fn unshare_and_allocate(file: &File, size: u64) -> io::Result<()> {
         return Ok(());
     }
     check_free(file.as_fd(), missing.bytes())?;
-    let filled = missing.allocate_or_zero(file, size);
-    filled.inspect_err(|_| missing.give_back(file, size))
+    let filled = missing.allocate_or_zero(file, range, size);
+    filled.inspect_err(|_| missing.give_back(file))
 }
 
 /// What stores into a file would need new blocks for.
@@ -146,21 +157,25 @@ struct Missing {
 }
 
 impl Missing {
-    fn between(extents: &[space::Extent], size: u64) -> Self {
-        let (mut missing, mut at) = (Missing::default(), 0);
+    /// `extents` are those of `blocks`, the whole blocks around `range`.
+    fn between(extents: &[space::Extent], blocks: &Range<u64>, range: &Range<u64>) -> Self {
+        let (mut missing, mut at) = (Missing::default(), blocks.start);
         for extent in extents {
             if extent.logical > at {
                 missing.holes.push(at..extent.logical);
             }
             if extent.is_shared() {
-                missing.shared += extent.len;
+                let end = extent.end().min(blocks.end);
+                missing.shared += end.saturating_sub(extent.logical.max(blocks.start));
             }
             missing.is_inline |= extent.is_inline();
             at = at.max(extent.end());
         }
-        if at < size {
-            missing.holes.push(at..size);
+        if at < blocks.end {
+            missing.holes.push(at..blocks.end);
         }
+        let is_in_range = |hole: &Range<u64>| hole.start < range.end && range.start < hole.end;
+        missing.holes.retain(is_in_range);
         missing
     }
 
@@ -173,31 +188,27 @@ impl Missing {
         holes.sum::<u64>() + self.shared
     }
 
-    fn allocate_or_zero(&self, file: &File, size: u64) -> io::Result<()> {
+    fn allocate_or_zero(&self, file: &File, range: Range<u64>, size: u64) -> io::Result<()> {
+        let (start, end) = (range.start, range.end);
         if self.shared > 0 {
-            match space::fallocate(file.as_fd(), Fallocate::Unshare, 0, size) {
+            match space::fallocate(file.as_fd(), Fallocate::Unshare, start, end) {
                 // A file system without clones.
                 Err(e) if is_unsupported(&e) || e.raw_os_error() == Some(libc::EINVAL) => {}
                 other => other?,
             }
         }
-        match space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, size) {
+        match space::fallocate(file.as_fd(), Fallocate::KeepSize, start, end) {
             Err(e) if is_unsupported(&e) && self.shared == 0 && !self.is_inline => {
                 let mut holes = self.holes.iter();
-                holes.try_for_each(|hole| write_zeros(file, hole.clone()))
+                holes.try_for_each(|hole| write_zeros(file, hole.start..hole.end.min(size)))
             }
             other => other,
         }
     }
 
-    fn give_back(&self, file: &File, size: u64) {
+    fn give_back(&self, file: &File) {
         for hole in &self.holes {
-            let end = if hole.end == size {
-                end_of_block(size)
-            } else {
-                hole.end
-            };
-            let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, hole.start, end);
+            let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, hole.start, hole.end);
         }
     }
 }
@@ -220,7 +231,12 @@ fn check_size(len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The end of the last block, as large as any file system has them (64 KiB).
+/// The start of the first block, as large as any file system has them (64 KiB).
+fn start_of_block(offset: u64) -> u64 {
+    offset & !0xffff
+}
+
+/// The end of the last one.
 fn end_of_block(size: u64) -> u64 {
-    size.saturating_add(0xffff) & !0xffff
+    start_of_block(size.saturating_add(0xffff))
 }

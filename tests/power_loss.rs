@@ -16,6 +16,7 @@ use support::disk::unmount;
 use support::exclusive::has_userfaultfd;
 use support::kernel::may_write;
 use support::temporary::MOUNT;
+use support::xattr::{get_xattr, set_xattr};
 use support::{is_root, skip, temp_dir};
 
 /// A file system in an image, mounted through the tools of the system; unmounted when dropped.
@@ -104,6 +105,8 @@ fn a_committed_draft_is_there_and_whole() {
     after_power_loss(
         |dir| {
             fs::write(dir.join("replaced"), &old).unwrap();
+            fs::set_permissions(dir.join("replaced"), PermissionsExt::from_mode(0o604)).unwrap();
+            set_xattr(&dir.join("replaced"), "user.note", b"of the owner").unwrap();
             for (name, limit) in [("replaced", u64::MAX), ("new", 0)] {
                 let options = Draft::options().memory_limit(limit);
                 let mut draft = options.create(dir.join(name), new.len()).unwrap();
@@ -117,6 +120,11 @@ fn a_committed_draft_is_there_and_whole() {
                     fs::read(dir.join(name)).unwrap_or_else(|e| panic!("{kind}, {name}: {e}"));
                 assert_same(&bytes, &new, format_args!("{kind}, {name}"));
             }
+            let replaced = dir.join("replaced");
+            let mode = fs::metadata(&replaced).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o604, "{kind}");
+            let note = get_xattr(&replaced, "user.note");
+            assert_eq!(note.as_deref(), Some(&b"of the owner"[..]), "{kind}");
             let others = fs::read_dir(dir)
                 .unwrap()
                 .map(|entry| entry.unwrap().file_name());

@@ -52,8 +52,8 @@ type Times = (Option<SystemTime>, Option<SystemTime>);
 
 impl NewFile {
     pub(super) fn create(target: TargetName, options: &DraftOptions) -> Result<Self> {
-        target.check_writable()?;
-        target.check_replaceable()?;
+        let attributes = target.check_writable()?;
+        target.check_replaceable(attributes)?;
         let is_new = target.name.found.is_none() && options.mode.is_none();
         let temp = TempFile::create(&target, is_new.then_some(0o666)).map_err(|e| {
             let is_there = target.name.found.is_some();
@@ -92,7 +92,7 @@ impl NewFile {
             let rights = Rights::read(found, &self.target).with_mode(options.mode);
             self.check_loss(options, rights.unknown())?;
             self.check_loss(options, rights.copy_attributes(None, file))?;
-            let owner = rights.copy_owner(file);
+            let owner = rights.copy_owner(file, &mut self.rights.copied);
             self.check_loss(options, owner.map_err(|e| self.target.error("fchown", e))?)?;
             self.rights.from = Some(rights);
         }
@@ -103,13 +103,11 @@ impl NewFile {
                 self.rights.from = Some(rights);
             }
             if let Some(rights) = &self.rights.from {
-                let loss = rights.copy_access(file);
+                let loss = rights.copy_access(file, &mut self.rights.copied);
                 self.check_loss(options, loss.map_err(|e| self.target.error("fchmod", e))?)?;
             }
             self.rights.has_access = true;
         }
-        let stat = dir::stat(file.as_fd());
-        self.rights.copied = stat.map_err(|e| self.target.error("fstat", e))?;
         Ok(())
     }
 
@@ -208,8 +206,8 @@ impl NewFile {
     }
 
     pub(super) fn set_target(&mut self, target: TargetName) -> Result<()> {
-        target.check_writable()?;
-        target.check_replaceable()?;
+        let attributes = target.check_writable()?;
+        target.check_replaceable(attributes)?;
         self.target = target;
         Ok(())
     }
@@ -247,9 +245,9 @@ impl NewFile {
         let written = store.write_to(self.file(), self.is_clone, options.durable);
         written.map_err(|(operation, e)| self.target.error(operation, e))?;
         let found = self.target.look()?;
-        self.finish_rights(found.as_ref(), options)?;
+        let own = self.finish_rights(found.as_ref(), options)?;
         let file = self.file();
-        rights::clear_set_id(file).map_err(|e| self.target.error("ftruncate", e))?;
+        rights::clear_set_id(file, &own).map_err(|e| self.target.error("ftruncate", e))?;
         if let Some(times) = times {
             let set = file.set_times(times);
             set.map_err(|e| self.target.error("futimens", e))?;
@@ -261,7 +259,7 @@ impl NewFile {
                 return Err(self.target.error("fsync", e));
             }
         }
-        self.close_writer(store)?;
+        self.close_writer(store, own.mode & 0o111 != 0)?;
         if let Err(NotNamed { error, was_linked }) = self.give_name(options) {
             self.regain_writer(store);
             self.is_spent |= was_linked;
@@ -306,18 +304,19 @@ impl NewFile {
         Ok(())
     }
 
-    /// Copies what has changed since the draft was created: what the caller has set meanwhile stays.
-    fn finish_rights(&mut self, found: Option<&Found>, options: &DraftOptions) -> Result<()> {
+    /// Copies what has changed since the draft was created: what the caller has set meanwhile stays. Returns what the file
+    /// has then.
+    fn finish_rights(&mut self, found: Option<&Found>, options: &DraftOptions) -> Result<DirEntry> {
         let file = self.temp.file();
         let target = &self.target;
         let error = |operation| move |e: io::Error| target.error(operation, e);
-        let own = dir::stat(file.as_fd()).map_err(error("fstat"))?;
+        let mut own = dir::stat(file.as_fd()).map_err(error("fstat"))?;
         let (created, copied) = (&self.rights.created, &self.rights.copied);
         let owner_is_ours = (own.uid, own.gid) == (copied.uid, copied.gid);
         let access_is_ours = own.permissions() == copied.permissions();
         let rights = match found {
             Some(found) => Rights::read(found, &self.target),
-            None if self.rights.from.is_none() && self.rights.has_access => return Ok(()),
+            None if self.rights.from.is_none() && self.rights.has_access => return Ok(own),
             None => Rights::of_new_file(&self.target, created).map_err(error("getxattr"))?,
         };
         let rights = rights.with_mode(options.mode);
@@ -326,23 +325,24 @@ impl NewFile {
         self.check_loss(options, rights.copy_attributes(from, file))?;
         let mut is_done = from.is_some_and(|from| from.has_same_owner(&rights));
         if !is_done && owner_is_ours {
-            let loss = rights.copy_owner(file).map_err(error("fchown"))?;
+            let loss = rights.copy_owner(file, &mut own);
+            let loss = loss.map_err(error("fchown"))?;
             self.check_loss(options, loss)?;
         }
         is_done = self.rights.has_access && from.is_some_and(|from| from.has_same_access(&rights));
         if !is_done && access_is_ours {
-            let loss = rights.copy_access(file).map_err(error("fchmod"))?;
+            let loss = rights.copy_access(file, &mut own);
+            let loss = loss.map_err(error("fchmod"))?;
             self.check_loss(options, loss)?;
         }
-        let now = dir::stat(file.as_fd()).map_err(error("fstat"))?;
         self.rights.has_access = true;
         self.rights.from = Some(rights);
-        self.rights.copied = now;
-        Ok(())
+        self.rights.copied = own;
+        Ok(own)
     }
 
     /// Leaves the file open for reading only, so that no program fails to start from it once it has its name.
-    fn close_writer(&mut self, store: &mut Store) -> Result<()> {
+    fn close_writer(&mut self, store: &mut Store, is_executable: bool) -> Result<()> {
         let given = self.read_only.take().map(|(reader, _)| reader);
         let Some(reader) = given.or_else(|| self.temp.reopen_read_only()) else {
             return Ok(());
@@ -351,8 +351,7 @@ impl NewFile {
             .detach(&reader)
             .map_err(|e| e.with_path(|| Some(self.target.path.clone())))?;
         self.temp.set_file(reader);
-        let stat = dir::stat(self.file().as_fd());
-        if stat.is_ok_and(|stat| stat.mode & 0o111 != 0) {
+        if is_executable {
             publish::wait_for_writers(self.file().as_fd());
         }
         Ok(())

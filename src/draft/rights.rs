@@ -49,25 +49,29 @@ impl Rights {
         };
         // A descriptor opened as O_PATH has no attributes, but its path in /proc does.
         let path = dir::proc_path(found.fd.as_fd());
-        match xattr::list(Target::Path(&path)) {
+        let by_path = Target::Path(&path);
+        match xattr::list(by_path) {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                 let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
                 match dir::open_at(target.dir(), &target.name.name, flags, 0) {
-                    Ok(file) => rights.read_attributes(Target::Fd(file.as_fd())),
+                    Ok(file) => {
+                        let by_fd = Target::Fd(file.as_fd());
+                        rights.read_attributes(by_fd, xattr::list(by_fd));
+                    }
                     Err(e) => rights.without_acl(&e),
                 }
             }
-            _ => rights.read_attributes(Target::Path(&path)),
+            names => rights.read_attributes(by_path, names),
         }
         rights
     }
 
-    fn read_attributes(&mut self, from: Target<'_>) {
+    fn read_attributes(&mut self, from: Target<'_>, names: io::Result<Vec<CString>>) {
         match xattr::get(from, ACL) {
             Ok(acl) => self.acl = acl,
             Err(e) => self.without_acl(&e),
         }
-        let names = match xattr::list(from) {
+        let names = match names {
             Ok(names) => names,
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
             Err(e) => return self.miss(&e),
@@ -159,26 +163,34 @@ impl Rights {
         self.has_same_owner(other) && (self.mode, &self.acl) == (other.mode, &other.acl)
     }
 
-    /// Gives the file the owner and the group, as far as this process may.
-    pub(super) fn copy_owner(&self, file: &File) -> io::Result<Loss> {
-        let own = dir::stat(file.as_fd())?;
+    /// Gives the file the owner and the group, as far as this process may. `own` is what the file has, and then what it
+    /// has got.
+    pub(super) fn copy_owner(&self, file: &File, own: &mut DirEntry) -> io::Result<Loss> {
         let mut loss = None;
-        if own.uid != self.uid {
+        let before = *own;
+        if before.uid != self.uid {
             if let Err(e) = fchown(file, Some(self.uid), None) {
                 loss = Some(e);
             }
         }
-        if own.gid != self.gid {
+        if before.gid != self.gid {
             if let Err(e) = fchown(file, None, Some(self.gid)) {
                 loss = Some(e);
             }
         }
+        if !self.is_owner(&before) {
+            *own = dir::stat(file.as_fd())?;
+        }
         Ok(loss)
     }
 
-    /// Gives the file the ACL and the mode. To be called last: from here on others may have access.
-    pub(super) fn copy_access(&self, file: &File) -> io::Result<Loss> {
-        let own = dir::stat(file.as_fd())?;
+    fn is_owner(&self, of: &DirEntry) -> bool {
+        (of.uid, of.gid) == (self.uid, self.gid)
+    }
+
+    /// Gives the file the ACL and the mode. To be called last: from here on others may have access. `own` is as for
+    /// [`copy_owner`](Rights::copy_owner).
+    pub(super) fn copy_access(&self, file: &File, own: &mut DirEntry) -> io::Result<Loss> {
         let (has_owner, has_group) = (own.uid == self.uid, own.gid == self.gid);
         let (mut mode, mut loss) = (self.mode, None);
         if !(has_owner && has_group) {
@@ -207,8 +219,11 @@ impl Rights {
                 }
             }
         }
-        if dir::stat(file.as_fd())?.permissions() != mode {
+        // The mode follows the ACL.
+        *own = dir::stat(file.as_fd())?;
+        if own.permissions() != mode {
             file.set_permissions(Permissions::from_mode(mode))?;
+            *own = dir::stat(file.as_fd())?;
         }
         Ok(loss)
     }
@@ -222,8 +237,7 @@ const NEW_FILE_MODE: u32 = 0o666;
 
 /// Writing to a set-user-ID file clears the bit without CAP_FSETID, and so does truncating it: truncates it to the size
 /// that it has, for the same effect on a file whose bytes were stored through a mapping.
-pub(super) fn clear_set_id(file: &File) -> io::Result<()> {
-    let own = dir::stat(file.as_fd())?;
+pub(super) fn clear_set_id(file: &File, own: &DirEntry) -> io::Result<()> {
     if own.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
         return Ok(());
     }

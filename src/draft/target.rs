@@ -123,27 +123,29 @@ impl TargetName {
         dir::stat(self.dir()).map_err(|e| self.error("stat", e))
     }
 
-    /// Checks what File::create would check: that the file, if there is one, may be written to.
-    pub(super) fn check_writable(&self) -> Result<()> {
+    /// Checks what File::create would check: that the file, if there is one, may be written to. Returns its
+    /// `STATX_ATTR_*`.
+    pub(super) fn check_writable(&self) -> Result<u64> {
         let Some(found) = &self.name.found else {
-            return Ok(());
+            return Ok(0);
         };
         let writable = dir::check_writable(self.dir(), &self.name.name);
         writable.map_err(|e| self.error("open", e))?;
-        self.check_changeable(found.fd.as_fd())
+        let attributes = dir::attributes(found.fd.as_fd());
+        self.check_changeable(attributes).map(|()| attributes)
     }
 
     /// `EPERM` for what is immutable or append-only: chattr(1).
-    fn check_changeable(&self, fd: BorrowedFd<'_>) -> Result<()> {
+    fn check_changeable(&self, attributes: u64) -> Result<()> {
         let fixed = libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND;
-        if dir::attributes(fd) & fixed as u64 == 0 {
+        if attributes & fixed as u64 == 0 {
             return Ok(());
         }
         Err(self.error("open", io::Error::from_raw_os_error(libc::EPERM)))
     }
 
-    /// Checks whether rename(2) could replace what is there.
-    pub(super) fn check_replaceable(&self) -> Result<()> {
+    /// Checks whether rename(2) could replace what is there, which has these attributes.
+    pub(super) fn check_replaceable(&self, attributes: u64) -> Result<()> {
         let Some(found) = &self.name.found else {
             return Ok(());
         };
@@ -151,10 +153,10 @@ impl TargetName {
             let source = io::Error::from_raw_os_error(errno);
             Err(self.error(REPLACE, source))
         };
-        if dir::attributes(found.fd.as_fd()) & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0 {
+        if attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0 {
             return error(libc::EBUSY);
         }
-        self.check_changeable(self.dir())?;
+        self.check_changeable(dir::attributes(self.dir()))?;
         let (me, directory) = (credentials::effective_user(), self.directory()?);
         let is_owner = found.stat.uid == me || directory.uid == me;
         let is_sticky = directory.mode & libc::S_ISVTX != 0;

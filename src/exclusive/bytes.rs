@@ -1,13 +1,11 @@
 //! The mapping: of a leased file, or of one that the caller guards.
 
 use crate::atfork::NotForChildren;
-use crate::error::{Error, Result};
+use crate::backing::Backing;
+use crate::error::Result;
 use crate::lease::write::WriteLeasedMapping;
 use crate::locked_pages::LockedPages;
-use crate::page;
-use crate::range::whole_pages;
-use crate::region::Region;
-use crate::sys::memory::{Address, PageKind};
+use crate::mapped_file::{FileWindow, MappedFile};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
@@ -22,7 +20,7 @@ impl Bytes {
     pub(super) fn start(&self) -> NonNull<u8> {
         match self {
             Bytes::Leased(mapping) => mapping.start(),
-            Bytes::Unguarded(mapping) => mapping.region.start(),
+            Bytes::Unguarded(mapping) => mapping.mapped.start(),
         }
     }
 
@@ -31,6 +29,13 @@ impl Bytes {
         match self {
             Bytes::Leased(mapping) => mapping.file(),
             Bytes::Unguarded(mapping) => Some(Arc::clone(&mapping.file)),
+        }
+    }
+
+    pub(super) fn backing(&self) -> Backing {
+        match self {
+            Bytes::Leased(mapping) => mapping.backing(),
+            Bytes::Unguarded(_) => Backing::Unguarded,
         }
     }
 
@@ -44,7 +49,7 @@ impl Bytes {
     pub(super) fn locked_pages(&self) -> Option<&LockedPages> {
         match self {
             Bytes::Leased(mapping) => mapping.locked_pages(),
-            Bytes::Unguarded(mapping) => mapping.region.locked_pages(),
+            Bytes::Unguarded(mapping) => mapping.mapped.locked_pages(),
         }
     }
 
@@ -73,42 +78,27 @@ impl Bytes {
 pub(super) struct Unguarded {
     /// First: it is dropped before the bytes are unmapped.
     not_for_children: NotForChildren,
-    region: Region,
-    /// Bytes of the file.
-    len: usize,
+    mapped: MappedFile,
     file: Arc<File>,
 }
 
 impl Unguarded {
-    pub(super) fn map(file: File, len: usize) -> Result<Self> {
+    pub(super) fn map(file: File, window: FileWindow) -> Result<Self> {
         let not_for_children = NotForChildren::new()?;
-        // At least one page, though it may be behind the end of the file: what is mapped can grow.
-        let pages = whole_pages(len.max(1), page::size())?;
-        let region = Region::shared(file.as_fd(), pages, Address::Anywhere, PageKind::Zeroed)?;
-        not_for_children.set_range(region.addresses());
+        let mapped = MappedFile::new(file.as_fd(), window)?;
+        not_for_children.set_range(mapped.region().addresses());
         Ok(Unguarded {
             not_for_children,
-            region,
-            len,
+            mapped,
             file: Arc::new(file),
         })
     }
 
     fn resize(&mut self, len: usize, set_size: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-        whole_pages(len.max(1), page::size())?;
-        set_size(&self.file)?;
         self.not_for_children.clear_range();
-        let resized = self.region.resize(len.max(1), page::size());
-        self.not_for_children.set_range(self.region.addresses());
-        match resized {
-            Err(error) if len > self.len => {
-                let truncated = self.file.set_len(self.len as u64);
-                truncated.map_err(|e| Error::os("ftruncate", None, e))?;
-                return Err(error);
-            }
-            // Pages beyond the end of the file stay mapped, and are never touched.
-            _ => self.len = len,
-        }
-        Ok(())
+        let resized = self.mapped.resize(len, || set_size(&self.file));
+        let addresses = self.mapped.region().addresses();
+        self.not_for_children.set_range(addresses);
+        resized
     }
 }

@@ -11,11 +11,12 @@ use crate::atfork::Process;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
+use crate::mapped_file::FileWindow;
 use crate::page;
 use crate::pages::Pages;
 use crate::range;
 use crate::space;
-use crate::sys::{memory, sync, write};
+use crate::sys::{file, memory, sync, write};
 use bytes::Bytes;
 use open_files::Claim;
 use std::fs::File;
@@ -33,10 +34,12 @@ use std::ptr::NonNull;
 ///
 /// The kernel blocks an open for a limited time (`fs.lease-break-time`, 45 seconds). At three quarters of that time the
 /// bytes become memory, in place: the file keeps all stores made until then, the waiting process gets the file, and later
-/// stores stay in this process; `flush`, `resize` and `close` fail with [`LeaseLost`](Error::LeaseLost) from then on. If
-/// there is no memory for that, the process is aborted with a message, since other processes would write under a
-/// `&mut [u8]`. (While it happens, threads that touch the bytes wait, up to some milliseconds per megabyte; a system call
-/// that is given them may fail with `EFAULT`, unless the process has `CAP_SYS_PTRACE`.)
+/// stores stay in this process; `flush`, `resize` and `close` fail with [`LeaseLost`](Error::LeaseLost) from then on.
+/// Where memory is short (also that of the control group), they become an unnamed file instead, beside the file or in a
+/// directory for temporary files. If there is no room for that either, the process is aborted with a message, since other
+/// processes would write under a `&mut [u8]`. (While it happens, threads that touch the bytes wait, up to some
+/// milliseconds per megabyte; a system call that is given them may fail with `EFAULT`, unless the process has
+/// `CAP_SYS_PTRACE`.)
 ///
 /// - Holes of the file get blocks when it is opened, so that a full disk is an error there, and no signal later. After an
 ///   error the disk is as it was.
@@ -73,6 +76,8 @@ use std::ptr::NonNull;
 pub struct Exclusive {
     start: NonNull<u8>,
     len: usize,
+    /// Where in the file the bytes start.
+    offset: u64,
     bytes: Bytes,
     /// While it is leased, this process does not open the file again.
     claim: Option<Claim>,
@@ -143,7 +148,7 @@ impl Exclusive {
         Exclusive::options().from_file(file)
     }
 
-    /// How long to wait.
+    /// A window of the file, room to grow, and how long to wait.
     ///
     /// # Examples
     /// ```no_run
@@ -182,11 +187,12 @@ impl Exclusive {
     #[doc(alias("map_mut", "MmapMut"))]
     #[allow(unsafe_code)]
     pub unsafe fn map_unguarded<F: AsFd>(file: F) -> Result<Self> {
-        open::unguarded(file.as_fd())
+        // SAFETY: the caller's promise.
+        unsafe { Exclusive::options().map_unguarded(file) }
     }
 
-    /// What keeps other processes away: [`Backing::Leased`]; [`Backing::Memory`] after the lease was lost;
-    /// [`Backing::Unguarded`].
+    /// What keeps other processes away: [`Backing::Leased`]; [`Backing::Memory`] or [`Backing::Disk`] after the lease was
+    /// lost; [`Backing::Unguarded`].
     ///
     /// # Examples
     /// ```no_run
@@ -195,17 +201,14 @@ impl Exclusive {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn backing(&self) -> Backing {
-        match &self.bytes {
-            Bytes::Unguarded(_) => Backing::Unguarded,
-            Bytes::Leased(_) if self.bytes.file().is_some() => Backing::Leased,
-            Bytes::Leased(_) => Backing::Memory,
-        }
+        self.bytes.backing()
     }
 
-    fn new(bytes: Bytes, len: usize, claim: Option<Claim>, path: Option<PathBuf>) -> Self {
+    fn new(bytes: Bytes, window: FileWindow, claim: Option<Claim>, path: Option<PathBuf>) -> Self {
         Exclusive {
             start: bytes.start(),
-            len,
+            len: window.len,
+            offset: window.offset,
             bytes,
             claim,
             process: Process::current(),
@@ -213,10 +216,12 @@ impl Exclusive {
         }
     }
 
-    /// Makes the file longer or shorter; the bytes may move. New bytes are zero, and have blocks on the disk.
+    /// Makes the file longer or shorter; the bytes may move, unless there is room for them
+    /// ([`reserve`](ExclusiveOptions::reserve)). New bytes are zero, and have blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Os`], [`Error::TooLarge`], [`Error::LeaseLost`]; the file is then as it was.
+    /// [`Error::Os`], [`Error::TooLarge`], [`Error::LeaseLost`]; [`Error::Unsupported`] for a window that ends before the
+    /// file does. The file is then as it was.
     ///
     /// # Examples
     /// ```no_run
@@ -230,19 +235,27 @@ impl Exclusive {
     #[doc(alias("ftruncate", "mremap"))]
     pub fn resize(&mut self, len: usize) -> Result<()> {
         self.check_process()?;
-        let (old, path) = (self.len, self.path.clone());
+        let (offset, path) = (self.offset, self.path.clone());
+        let (old, new) = (offset + self.len as u64, offset.saturating_add(len as u64));
         let set_size = |file: &File| {
-            if len > old {
-                let extended = space::extend_or_write_zeros(file, old as u64, len as u64);
-                return extended.map_err(|e| open::allocation_error(e, path.as_deref()));
+            let path = path.as_deref();
+            let size = file::stat(file.as_fd()).map_err(|e| Error::os("fstat", path, e))?;
+            if size.size != old {
+                let what = "resizing a window that ends before its file does";
+                return Err(Error::unsupported(path, what));
             }
-            let truncated = write::set_len(file, len as u64);
-            truncated.map_err(|e| Error::os("ftruncate", path.as_deref(), e))
+            if new > old {
+                let extended = space::extend_or_write_zeros(file, old, new);
+                return extended.map_err(|e| open::allocation_error(e, path));
+            }
+            let cut = write::set_len(file, new);
+            cut.map_err(|e| Error::os("ftruncate", path, e))
         };
         let resized = self.bytes.resize(len, set_size);
+        // Also after an error they may have moved.
+        self.start = self.bytes.start();
         let resized = resized.ok_or_else(|| self.lease_lost())?;
         resized.map_err(|e| e.with_path(|| self.path.clone()))?;
-        self.start = self.bytes.start();
         self.len = len;
         Ok(())
     }
@@ -286,10 +299,10 @@ impl Exclusive {
             return self.while_leased("fdatasync", File::sync_data);
         }
         self.while_leased("msync", |_| {
-            let first = page::align_down(range.start);
-            let start = self.start.as_ptr().wrapping_add(first);
-            let start = NonNull::new(start).unwrap_or(self.start);
-            memory::sync(start, range.end - first)
+            let first = self.start.as_ptr().wrapping_add(range.start);
+            let delta = first.addr() - page::align_down(first.addr());
+            let start = NonNull::new(first.wrapping_sub(delta)).unwrap_or(self.start);
+            memory::sync(start, delta + range.len())
         })
     }
 
@@ -313,7 +326,9 @@ impl Exclusive {
         let range = range::check(range, self.len)?;
         self.while_leased("sync_file_range", |file| match range.len() {
             0 => Ok(()),
-            len => sync::start_writeback(file.as_fd(), range.start as u64, len as u64),
+            len => {
+                sync::start_writeback(file.as_fd(), self.offset + range.start as u64, len as u64)
+            }
         })
     }
 

@@ -6,6 +6,8 @@ use super::open_files::{Claim, FileId};
 use crate::atfork;
 use crate::error::{Error, Result};
 use crate::lease::write::{WriteLease, WriteLeaseError};
+use crate::mapped_file::FileWindow;
+use crate::range;
 use crate::space;
 use crate::sys::file::{self, FileType};
 use crate::sys::{credentials, descriptor, dir};
@@ -22,29 +24,55 @@ use std::time::{Duration, Instant};
 /// and that has not executed its program yet has it open for a moment.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 
+/// Which bytes are opened, and for how long it is tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Request {
+    pub(super) wait: Option<Duration>,
+    pub(super) offset: u64,
+    pub(super) len: Option<usize>,
+    /// The length that the mapping can have without moving, in bytes.
+    pub(super) reserved: usize,
+}
+
+impl Request {
+    /// The window in a file of `size` bytes.
+    fn window(&self, size: u64, name: Option<&Path>) -> Result<FileWindow> {
+        let len = self.len.map(|len| len as u64);
+        let range = range::check_window(self.offset, len, size)?;
+        let len = usize::try_from(range.end - range.start);
+        Ok(FileWindow {
+            offset: range.start,
+            len: len.map_err(|_| Error::too_large_to_address(name))?,
+            reserved: self.reserved,
+        })
+    }
+}
+
 /// A file to be opened, and until when to retry.
 struct Attempt<'a> {
     path: &'a CStr,
     /// For error messages.
     name: Option<&'a Path>,
+    request: Request,
     until: Option<Instant>,
 }
 
 /// Opens a path.
-pub(super) fn path(path: &Path, wait: Option<Duration>) -> Result<Exclusive> {
+pub(super) fn path(path: &Path, request: Request) -> Result<Exclusive> {
     let error = |e| Error::os("open", Some(path), e);
     let text = dir::c_string(path.as_os_str()).map_err(error)?;
     let attempt = Attempt {
         path: &text,
         name: Some(path),
-        until: wait.map(|wait| Instant::now() + wait),
+        request,
+        until: request.wait.map(|wait| Instant::now() + wait),
     };
     attempt.run()
 }
 
 /// Opens the file that a descriptor has open. Duplicates of the descriptor share its description, so it is opened again
 /// and closed: the lease is granted only if no duplicate is left.
-pub(super) fn file(file: File, wait: Option<Duration>) -> Result<Exclusive> {
+pub(super) fn file(file: File, request: Request) -> Result<Exclusive> {
     let name = file::name(file.as_fd());
     let name = name.as_deref();
     let writable = descriptor::is_read_write(file.as_fd());
@@ -65,13 +93,14 @@ pub(super) fn file(file: File, wait: Option<Duration>) -> Result<Exclusive> {
     let attempt = Attempt {
         path: &path,
         name,
-        until: wait.map(|wait| Instant::now() + wait),
+        request,
+        until: request.wait.map(|wait| Instant::now() + wait),
     };
     attempt.run()
 }
 
 /// Maps an open file without a lease, as the caller asked in `unsafe`.
-pub(super) fn unguarded(fd: BorrowedFd<'_>) -> Result<Exclusive> {
+pub(super) fn unguarded(fd: BorrowedFd<'_>, request: Request) -> Result<Exclusive> {
     let name = file::name(fd);
     let error = |operation| {
         let name = name.as_deref();
@@ -79,12 +108,12 @@ pub(super) fn unguarded(fd: BorrowedFd<'_>) -> Result<Exclusive> {
     };
     let stat = file::stat(fd).map_err(error("fstat"))?;
     check_kind(stat.kind, name.as_deref())?;
-    let len = usize::try_from(stat.size);
-    let len = len.map_err(|_| Error::too_large_to_address(name.as_deref()))?;
+    let window = request.window(stat.size, name.as_deref())?;
     let file = fd.try_clone_to_owned().map_err(error("dup"))?;
-    let mapped = Unguarded::map(File::from(file), len);
+    let mapped = Unguarded::map(File::from(file), window);
     let mapped = mapped.map_err(|e| e.with_path(|| name.clone()))?;
-    Ok(Exclusive::new(Bytes::Unguarded(mapped), len, None, name))
+    let bytes = Bytes::Unguarded(mapped);
+    Ok(Exclusive::new(bytes, window, None, name))
 }
 
 impl Attempt<'_> {
@@ -155,12 +184,12 @@ impl Attempt<'_> {
 
     fn map(&self, lease: WriteLease, claim: Claim) -> Result<Option<Exclusive>> {
         // From here on no other process can change the file.
-        let size = file::stat(lease.file().as_fd()).map_err(self.error("fstat"))?;
-        let len = usize::try_from(size.size);
-        let len = len.map_err(|_| Error::too_large_to_address(self.name))?;
-        let owned = space::unshare_and_allocate(lease.file(), size.size);
+        let stat = file::stat(lease.file().as_fd()).map_err(self.error("fstat"))?;
+        let window = self.request.window(stat.size, self.name)?;
+        let range = window.offset..window.offset + window.len as u64;
+        let owned = space::unshare_and_allocate(lease.file(), range, stat.size);
         owned.map_err(|e| allocation_error(e, self.name))?;
-        let mapping = match lease.map(len) {
+        let mapping = match lease.map(window) {
             Err(WriteLeaseError::Busy) => return Ok(None),
             other => other.map_err(|e| lease_error(e, self.name))?,
         };
@@ -169,7 +198,7 @@ impl Attempt<'_> {
         }
         let path = self.name.map(PathBuf::from);
         let bytes = Bytes::Leased(mapping);
-        Ok(Some(Exclusive::new(bytes, len, Some(claim), path)))
+        Ok(Some(Exclusive::new(bytes, window, Some(claim), path)))
     }
 }
 

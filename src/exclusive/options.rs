@@ -1,8 +1,10 @@
 //! How an `Exclusive` is opened.
 
-use super::{Exclusive, open};
+use super::Exclusive;
+use super::open::{self, Request};
 use crate::error::Result;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,10 +21,57 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ExclusiveOptions {
-    wait: Option<Duration>,
+    request: Request,
 }
 
 impl ExclusiveOptions {
+    /// Skips the first `offset` bytes of the file; they need not be whole pages. The lease is for the whole file. Only
+    /// the window gets blocks for its holes, and only it is copied if the lease is lost.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// // The last pages of a large file.
+    /// let mut index = stillmap::Exclusive::options().offset(1 << 32).open("database")?;
+    /// index[0] = 1;
+    /// index.close()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.request.offset = offset;
+        self
+    }
+
+    /// Takes `len` bytes, no more and no less; the default is all up to the end.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let mut header = stillmap::Exclusive::options().len(512).open("database")?;
+    /// header[0] = 1;
+    /// header.close()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn len(mut self, len: usize) -> Self {
+        self.request.len = Some(len);
+        self
+    }
+
+    /// Reserves address space for `len` bytes, though the file is shorter: up to that length,
+    /// [`resize`](Exclusive::resize) does not move the bytes. It takes neither memory nor disk space. Default 0.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let mut log = stillmap::Exclusive::options().reserve(1 << 30).open("log")?;
+    /// let (start, end) = (log.as_ptr(), log.len());
+    /// log.resize(end + (1 << 20))?;
+    /// assert_eq!(log.as_ptr(), start);
+    /// log.close()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn reserve(mut self, len: usize) -> Self {
+        self.request.reserved = len;
+        self
+    }
+
     /// How long to wait until no other descriptor has the file open, and until a lease of another process is released;
     /// then it is [`Busy`](crate::Error::Busy). Default: about 30 milliseconds for an open file, as a child that was
     /// forked and has not executed its program yet has it open; for a lease, as long as open(2) blocks.
@@ -34,7 +83,7 @@ impl ExclusiveOptions {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn wait(mut self, time: Duration) -> Self {
-        self.wait = Some(time);
+        self.request.wait = Some(time);
         self
     }
 
@@ -49,7 +98,7 @@ impl ExclusiveOptions {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Exclusive> {
-        open::path(path.as_ref(), self.wait)
+        open::path(path.as_ref(), self.request)
     }
 
     /// A file that is open already: [`Exclusive::from_file`].
@@ -64,6 +113,35 @@ impl ExclusiveOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_file(&self, file: File) -> Result<Exclusive> {
-        open::file(file, self.wait)
+        open::file(file, self.request)
+    }
+
+    /// Maps a file that nothing guards: [`Exclusive::map_unguarded`]. Nothing is waited for.
+    ///
+    /// # Errors
+    /// As [`Exclusive::map_unguarded`], and [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not
+    /// lie inside the file.
+    ///
+    /// # Safety
+    /// As [`Exclusive::map_unguarded`], for the window. With [`reserve`](ExclusiveOptions::reserve), too, no process makes
+    /// the file longer but this value.
+    ///
+    /// # Examples
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("table");
+    /// std::fs::write(&path, [0; 8])?;
+    /// let file = std::fs::File::options().read(true).write(true).open(&path)?;
+    /// let options = stillmap::Exclusive::options().offset(6).reserve(1 << 20);
+    /// // SAFETY: the file is in a directory of our own.
+    /// let mut table = unsafe { options.map_unguarded(&file) }?;
+    /// table[1] = 1;
+    /// table.close()?;
+    /// assert_eq!(std::fs::read(&path)?[7], 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFd>(&self, file: F) -> Result<Exclusive> {
+        open::unguarded(file.as_fd(), self.request)
     }
 }

@@ -68,11 +68,18 @@ extern "C" fn in_child() {
 /// True if the entry needs a lease of the child's own; it is BUSY then.
 fn detach_from_parent(entry: &LeaseEntry) -> bool {
     let fd = entry.fd.load(Ordering::Acquire);
-    if fd < 0 || entry.state() == DONE {
+    if fd < 0 {
         return false;
     }
     // SAFETY: no other thread exists, and the number is open: the parent's.
     let data = *unsafe { entry.data() };
+    if entry.state() == DONE {
+        if let LeaseData::Write(_) = data.kind {
+            // The copy may be an unnamed file, which both processes would store to.
+            deny_access(&data);
+        }
+        return false;
+    }
     // SAFETY: as above.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
     match (entry.state(), data.kind) {

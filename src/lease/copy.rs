@@ -196,7 +196,7 @@ fn read_range(
 
 /// Calls `write` with a new unnamed file: beside the file, then in the directories for temporary files, until it
 /// succeeds.
-fn with_unnamed_file<T>(
+pub(super) fn with_unnamed_file<T>(
     beside: BorrowedFd<'_>,
     mut write: impl FnMut(File) -> io::Result<T>,
 ) -> io::Result<T> {
@@ -237,8 +237,8 @@ pub(super) fn abort(entry: &LeaseEntry) -> ! {
               time, to memory or to disk (see fs.lease-break-time)\n"
         }
         lease::Lease::Write => {
-            b" is about to be opened by another process while it is edited, and there was no memory to go on without it \
-              (see fs.lease-break-time)\n"
+            b" is about to be opened by another process while it is edited, and its bytes could not be copied in time, \
+              to memory or to disk (see fs.lease-break-time)\n"
         }
     };
     let mut path = [0; PATH_MAX];

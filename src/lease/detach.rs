@@ -3,47 +3,55 @@
 //!
 //! 1. Memory without pages, registered with userfaultfd(2), is moved over the mapping in one step. A store before that
 //!    is in the file; a later access to a page blocks.
-//! 2. The file's bytes are copied in, page by page, and blocked threads continue.
+//! 2. The file's bytes are copied in, page by page, and blocked threads continue. If memory is short, they are copied to an
+//!    unnamed file, and that is mapped in place of the memory, in one step.
 //! 3. The lease is released, and the file closed.
 //!
 //! A private mapping of the same file is not enough: when the file is truncated it loses its pages, those included that
 //! were stored to. Sources: ioctl_userfaultfd(2), mremap(2).
 #![allow(unsafe_code)]
 
+use super::copy::with_unnamed_file;
 use super::monitor;
 use super::space::{ReservedMemory, pointer, replace};
 use super::table::{DONE, LIVE, LeaseData, LeaseEntry, WriteData};
-use crate::atfork;
 use crate::backing::Backing;
-use crate::page;
+use crate::file_system::FileSystem;
+use crate::sys::write::write_all_at;
 use crate::sys::{file, lease, memory, mlock, userfault};
+use crate::{atfork, budget, page, space};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Bytes that are copied into the memory at a time.
-const UFFD_CHUNK: usize = 1 << 20;
+/// Bytes that are copied at a time.
+const COPY_CHUNK: usize = 1 << 20;
 
-/// `UFFD_CHUNK` bytes for the answerer alone; mapped before it starts.
+/// `COPY_CHUNK` bytes for the answerer alone; mapped before it starts.
 static BUFFER: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
 /// To be called before the answerer starts.
 pub(super) fn prepare() -> io::Result<()> {
     if BUFFER.load(Ordering::Relaxed).is_null() {
         let (address, pages) = (memory::Address::Anywhere, memory::PageKind::Zeroed);
-        let buffer = memory::map_anonymous(UFFD_CHUNK, address, pages)?;
+        let buffer = memory::map_anonymous(COPY_CHUNK, address, pages)?;
         BUFFER.store(buffer.as_ptr(), Ordering::Release);
     }
     Ok(())
 }
 
-/// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if there was no memory.
+/// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
 pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
     // SAFETY: in WORKING the answerer alone uses it.
     let data = unsafe { entry.data() };
-    let (start, mapped) = (data.start, data.len);
+    let mapping = Mapping {
+        start: data.start,
+        len: data.len,
+        copied: data.copied(),
+    };
     let LeaseData::Write(write) = &mut data.kind else {
         return entry.set(LIVE);
     };
@@ -51,47 +59,142 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
     // SAFETY: as above.
     let pages = unsafe { BorrowedFd::borrow_raw(write.userfaultfd) };
-    match detach((start, mapped), write, file, pages) {
-        Ok(()) => {
-            // Closing the userfaultfd makes the memory ordinary.
+    match mapping.detach(write, file, pages) {
+        Ok(backing) => {
+            // Closing the userfaultfd makes the memory ordinary, and wakes the threads that wait for a page.
             atfork::close_behind(pages);
             data.relock();
             lease::release(fd);
             atfork::close_behind(file);
-            entry.set_backing(Backing::Memory);
+            entry.set_backing(backing);
             entry.set(DONE);
         }
         Err(_) => entry.set(LIVE),
     }
 }
 
-fn detach(
-    (start, mapped): (usize, usize),
-    write: &mut WriteData,
-    file: BorrowedFd<'_>,
-    pages: BorrowedFd<'_>,
-) -> io::Result<()> {
-    if !write.is_moved {
-        replace_with_userfault_memory((start, mapped), pages)?;
-        write.is_moved = true;
+/// What is mapped, in bytes.
+struct Mapping {
+    start: usize,
+    len: usize,
+    /// Whole pages from the start on; the rest is address space only.
+    copied: usize,
+}
+
+impl Mapping {
+    fn detach(
+        &self,
+        write: &mut WriteData,
+        file: BorrowedFd<'_>,
+        pages: BorrowedFd<'_>,
+    ) -> io::Result<Backing> {
+        // Looked up first: who takes more memory than the control group has left is killed.
+        let is_in_memory = write.copied > 0 || budget::fits_available(self.copied as u64);
+        let disk = if is_in_memory {
+            None
+        } else {
+            Some(self.disk(file)?)
+        };
+        if !write.is_moved {
+            self.move_memory_over(pages)?;
+            write.is_moved = true;
+        }
+        // Again after a failure, which does no harm.
+        self.drop_reserved()?;
+        let window = (write.offset, write.used);
+        match disk {
+            None => {
+                let from = write.copied;
+                let mut put = |at, chunk: &[u8]| {
+                    let to = pointer(self.start + at);
+                    // SAFETY: the pages are missing still, and the bytes are those that the mapping had: the lease
+                    // holds until all of them are there.
+                    unsafe { userfault::copy_in(pages, to, chunk) }?;
+                    write.copied = at + chunk.len();
+                    Ok(())
+                };
+                self.copy(window, file, from, &mut put)?;
+                Ok(Backing::Memory)
+            }
+            Some(disk) => {
+                let mut put = |at, chunk: &[u8]| write_all_at(&disk, chunk, at as u64);
+                self.copy(window, file, 0, &mut put)?;
+                let target = pointer(self.start);
+                replace(target, self.copied, || {
+                    // SAFETY: the owner of the entry owns the target; those who use it block until its bytes are there.
+                    unsafe { memory::map_fixed_shared(target, self.copied, disk.as_fd()) }
+                })?;
+                Ok(Backing::Disk)
+            }
+        }
     }
-    let end = page::align_up(write.len).map_or(mapped, |end| end.min(mapped));
-    let buffer = BUFFER.load(Ordering::Acquire).cast::<MaybeUninit<u8>>();
-    while write.populated < end {
-        let len = UFFD_CHUNK.min(end - write.populated);
-        // SAFETY: `prepare` has mapped UFFD_CHUNK bytes for this thread alone.
-        let chunk = unsafe { std::slice::from_raw_parts_mut(buffer, len) };
-        let bytes = len.min(write.len - write.populated);
-        read_exact(file, &mut chunk[..bytes], write.populated as u64)?;
-        chunk[bytes..].fill(MaybeUninit::new(0));
-        // SAFETY: every byte of the chunk was written.
-        let chunk = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), len) };
-        // SAFETY: the pages are missing still, and the bytes are those that the mapping had: the lease holds until all
-        // of them are there.
-        unsafe { userfault::copy_in(pages, pointer(start + write.populated), chunk) }?;
-        write.populated += len;
+
+    /// An unnamed file with blocks for the copy, where a store to a block that is there cannot fail.
+    fn disk(&self, beside: BorrowedFd<'_>) -> io::Result<File> {
+        with_unnamed_file(beside, |to| {
+            if !FileSystem::from_fd(to.as_fd())?.writes_in_place() {
+                return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            }
+            space::extend(&to, 0, self.copied as u64)?;
+            Ok(to)
+        })
     }
-    Ok(())
+
+    /// Passes the bytes of the file from `from` on to `put`, whole pages at a time, with where they are in the mapping.
+    fn copy(
+        &self,
+        (offset, used): (u64, usize),
+        file: BorrowedFd<'_>,
+        from: usize,
+        put: &mut dyn FnMut(usize, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let end = page::align_up(used).map_or(self.copied, |end| end.min(self.copied));
+        let buffer = BUFFER.load(Ordering::Acquire).cast::<MaybeUninit<u8>>();
+        for at in (from..end).step_by(COPY_CHUNK) {
+            let len = COPY_CHUNK.min(end - at);
+            // SAFETY: `prepare` has mapped COPY_CHUNK bytes for this thread alone.
+            let chunk = unsafe { std::slice::from_raw_parts_mut(buffer, len) };
+            let bytes = len.min(used - at);
+            read_exact(file, &mut chunk[..bytes], offset + at as u64)?;
+            chunk[bytes..].fill(MaybeUninit::new(0));
+            // SAFETY: every byte of the chunk was written.
+            let chunk = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), len) };
+            put(at, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Puts memory without pages in place of what is copied.
+    fn move_memory_over(&self, pages: BorrowedFd<'_>) -> io::Result<()> {
+        let memory = ReservedMemory::new(self.start, self.copied)?;
+        let (from, len) = (memory.start(), self.copied);
+        let moved = make_missing(from, len)
+            .and_then(|()| userfault::register(pages, from, len))
+            .and_then(|()| {
+                let _noted = monitor::acknowledge_remaps(pages);
+                let target = pointer(self.start);
+                replace(target, len, || {
+                    // SAFETY:
+                    // - The memory is one mapping of ours, and no reference leads into it.
+                    // - The owner of the entry owns the target; those who use it block until its bytes are there again.
+                    unsafe { memory::remap_onto(from, len, target, len) }
+                })
+            });
+        match moved {
+            Ok(_) => memory.reserve_again(),
+            Err(_) => memory.put_back(),
+        }
+        moved
+    }
+
+    /// Unmaps the file from the addresses that are only reserved: a mapping keeps it open.
+    fn drop_reserved(&self) -> io::Result<()> {
+        if self.copied == self.len {
+            return Ok(());
+        }
+        // SAFETY: the owner of the entry owns the range, and makes no reference into what it has reserved.
+        unsafe { memory::map_fixed_none(self.start + self.copied..self.start + self.len) }
+    }
 }
 
 fn read_exact(
@@ -108,32 +211,6 @@ fn read_exact(
         offset += n as u64;
     }
     Ok(())
-}
-
-/// Puts memory without pages in place of the mapping.
-fn replace_with_userfault_memory(
-    (start, len): (usize, usize),
-    pages: BorrowedFd<'_>,
-) -> io::Result<()> {
-    let memory = ReservedMemory::new(start, len)?;
-    let from = memory.start();
-    let moved = make_missing(from, len)
-        .and_then(|()| userfault::register(pages, from, len))
-        .and_then(|()| {
-            let _noted = monitor::acknowledge_remaps(pages);
-            let target = pointer(start);
-            replace(target, len, || {
-                // SAFETY:
-                // - The memory is one mapping of ours, and no reference leads into it.
-                // - The owner of the entry owns the target; those who use it block until its bytes are there again.
-                unsafe { memory::remap_onto(from, len, target, len) }
-            })
-        });
-    match moved {
-        Ok(_) => memory.reserve_again(),
-        Err(_) => memory.put_back(),
-    }
-    moved
 }
 
 /// Under mlockall(2) with MCL_FUTURE, new memory has all its pages.

@@ -118,7 +118,7 @@ impl<F: AsFd> LeaseHolder<F> {
     /// # Safety
     /// `data` is a mapping of the file, which the caller owns and unmaps after [`LeaseEntry::end`] only.
     pub(super) unsafe fn publish(&self, data: Data) -> io::Result<bool> {
-        reserve_space(data.len)?;
+        reserve_space(data.copied())?;
         // SAFETY: prepared by `new`; the caller's promise.
         unsafe { self.entry.publish(data) };
         Ok(monitor::look_after(&self.entry, self.events))

@@ -92,6 +92,14 @@ impl Data {
         }
     }
 
+    /// How many bytes are copied in an answer: whole pages. Addresses that are only reserved are not.
+    pub(super) fn copied(&self) -> usize {
+        match self.kind {
+            LeaseData::Write(write) => write.pages,
+            LeaseData::Read(_) | LeaseData::None => self.len,
+        }
+    }
+
     /// Locks the pages that were locked before others took their place.
     pub(super) fn relock(&self) {
         if let Some(locked) = self.locked {
@@ -121,13 +129,17 @@ pub(super) struct ReadData {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WriteData {
-    /// Bytes of the file.
-    pub(super) len: usize,
+    /// Where in the file the mapping starts.
+    pub(super) offset: u64,
+    /// Bytes from the start of the mapping to the last one that is in use.
+    pub(super) used: usize,
+    /// The same in whole pages, one at least.
+    pub(super) pages: usize,
     /// The userfaultfd for the memory that takes the place of the mapping.
     pub(super) userfaultfd: RawFd,
-    /// The memory is there; its pages from `populated` on are missing.
+    /// The memory is there; its pages from `copied` on are missing.
     pub(super) is_moved: bool,
-    pub(super) populated: usize,
+    pub(super) copied: usize,
 }
 
 impl Default for LeaseEntry {

@@ -9,18 +9,17 @@ use super::monitor;
 use super::read::{LeaseHolder, reserve_space};
 use super::table::{Data, LeaseData, WriteData};
 use crate::atfork::Process;
+use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::locked_pages::LockedPages;
+use crate::mapped_file::{FileWindow, MappedFile};
 use crate::page;
-use crate::range::whole_pages;
-use crate::region::Region;
 use crate::sys::lease::Lease;
-use crate::sys::memory as mapping;
 use crate::sys::{pages, userfault};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -77,28 +76,23 @@ impl WriteLease {
         &self.holder.file
     }
 
-    /// Maps the first `len` bytes, which have blocks on the disk.
-    pub(crate) fn map(self, len: usize) -> Result<WriteLeasedMapping, WriteLeaseError> {
+    /// Maps bytes of the file that have blocks on the disk.
+    pub(crate) fn map(self, window: FileWindow) -> Result<WriteLeasedMapping, WriteLeaseError> {
         let WriteLease {
             holder,
             userfaultfd,
         } = self;
-        let region = map(&holder.file, len).map_err(WriteLeaseError::Failed)?;
-        split_page_cache_folios(&region);
-        let kind = LeaseData::Write(WriteData {
-            len,
-            userfaultfd: userfaultfd.as_raw_fd(),
-            is_moved: false,
-            populated: 0,
-        });
-        let data = Data::new(&region, kind);
+        let mapped =
+            MappedFile::new(holder.file.as_fd(), window).map_err(WriteLeaseError::Failed)?;
+        split_page_cache_folios(&mapped);
+        let data = data(&mapped, userfaultfd.as_raw_fd());
         let editable = WriteLeasedMapping {
             holder,
             userfaultfd: Some(userfaultfd),
-            region,
+            mapped,
             process: Process::current(),
         };
-        // SAFETY: `WriteLeasedMapping` unmaps the region after it has ended the entry.
+        // SAFETY: `WriteLeasedMapping` unmaps the file after it has ended the entry.
         match unsafe { editable.holder.publish(data) }.map_err(failed("mmap"))? {
             true => Ok(editable),
             false => Err(WriteLeaseError::Busy),
@@ -121,14 +115,20 @@ fn refusal(error: io::Error) -> WriteLeaseError {
     }
 }
 
-/// At least one page, even beyond the end of the file, so that the mapping can grow.
-fn map(file: &File, len: usize) -> Result<Region> {
-    let pages = whole_pages(len.max(1), page::size())?;
-    let anywhere = mapping::Address::Anywhere;
-    Region::shared(file.as_fd(), pages, anywhere, mapping::PageKind::Zeroed)
+/// What the threads that look after a lease have to know of its mapping.
+fn data(mapped: &MappedFile, userfaultfd: RawFd) -> Data {
+    let kind = LeaseData::Write(WriteData {
+        offset: mapped.offset(),
+        used: mapped.used(),
+        pages: page::align_up(mapped.used().max(1)).unwrap_or(mapped.region().len()),
+        userfaultfd,
+        is_moved: false,
+        copied: 0,
+    });
+    Data::new(mapped.region(), kind)
 }
 
-/// The largest file whose page-cache folios are split, in bytes.
+/// The longest window whose page-cache folios are split, in bytes.
 const SPLIT_MAX: usize = 256 << 20;
 
 /// Page-cache folios start at multiples of their size, so every one of this size or more has a page at a multiple of it.
@@ -139,12 +139,12 @@ const SPLIT_STEP: usize = 128 << 10;
 /// as a whole, even if one byte of it was stored through a mapping. `MADV_COLD` for a part of a folio splits it into
 /// pages, so that a flush writes what was changed. Costs about 0.13 ms for each MiB that is cached, and 0.05 ms when it
 /// was done before.
-fn split_page_cache_folios(region: &Region) {
-    if region.len() > SPLIT_MAX {
+fn split_page_cache_folios(mapped: &MappedFile) {
+    if mapped.used() > SPLIT_MAX {
         return;
     }
-    let page = page::size();
-    let mut resident = vec![0; region.len() / page];
+    let (region, page) = (mapped.region(), page::size());
+    let mut resident = vec![0; mapped.used().div_ceil(page)];
     if pages::mincore(region.addresses().start, &mut resident).is_err() {
         return;
     }
@@ -168,19 +168,30 @@ fn split_page_cache_folios(region: &Region) {
 pub(crate) struct WriteLeasedMapping {
     holder: LeaseHolder<File>,
     userfaultfd: Option<OwnedFd>,
-    region: Region,
+    mapped: MappedFile,
     process: Process,
 }
 
 impl WriteLeasedMapping {
     /// Which pages of the mapping are locked.
     pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
-        self.region.locked_pages()
+        self.mapped.locked_pages()
     }
 
     /// Where the mapping starts, until it is resized.
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.region.start()
+        self.mapped.start()
+    }
+
+    /// What holds the bytes. In a forked child that is unknown.
+    pub(crate) fn backing(&self) -> Backing {
+        if self.file().is_some() {
+            return Backing::Leased;
+        }
+        match self.holder.entry.backing() {
+            Backing::Leased => Backing::Memory,
+            copy => copy,
+        }
     }
 
     /// The file, as long as stores go to it. In a forked child there is none.
@@ -203,18 +214,16 @@ impl WriteLeasedMapping {
         if !self.process.is_current() {
             return None;
         }
-        // For the longer mapping, while it can still be refused.
-        let pages = whole_pages(len.max(1), page::size());
-        let reserved =
-            pages.and_then(|len| reserve_space(len).map_err(|e| Error::os("mmap", None, e)));
-        if let Err(error) = reserved {
-            return Some(Err(error));
+        // For the copy of the longer window, while it can still be refused.
+        let copied = len.saturating_add(2 * page::size());
+        if let Err(error) = reserve_space(copied) {
+            return Some(Err(Error::os("mmap", None, error)));
         }
-        let (region, file) = (&mut self.region, &self.holder.file);
-        let resized = self.holder.entry.while_leased(|data| match &mut data.kind {
+        let (mapped, file) = (&mut self.mapped, &self.holder.file);
+        let resized = self.holder.entry.while_leased(|now| match now.kind {
             LeaseData::Write(write) if !write.is_moved => {
-                let resized = resize(region, file, &mut write.len, len, size);
-                *data = Data::new(region, data.kind);
+                let resized = mapped.resize(len, || size(file));
+                *now = data(mapped, write.userfaultfd);
                 Some(resized)
             }
             _ => None,
@@ -239,7 +248,7 @@ impl WriteLeasedMapping {
         };
         // First: a prefetch may be blocked on a page that is never supplied, and unmapping waits for it.
         drop(userfaultfd);
-        self.region = Region::empty();
+        self.mapped.unmap();
         self.holder.release() && was_leased && is_stored
     }
 }
@@ -247,27 +256,5 @@ impl WriteLeasedMapping {
 impl Drop for WriteLeasedMapping {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-fn resize(
-    region: &mut Region,
-    file: &File,
-    current: &mut usize,
-    len: usize,
-    size: impl FnOnce(&File) -> Result<()>,
-) -> Result<()> {
-    let old = *current;
-    size(file)?;
-    match region.resize(len.max(1), page::size()) {
-        Err(error) if len > old => {
-            let _ = file.set_len(old as u64);
-            Err(error)
-        }
-        // Pages beyond the end of the file stay mapped, and are never touched.
-        _ => {
-            *current = len;
-            Ok(())
-        }
     }
 }

@@ -136,6 +136,33 @@ impl ExclusiveOptions {
         self
     }
 
+    /// No effect.
+    pub fn offset(self, _offset: u64) -> Self {
+        self
+    }
+
+    /// No effect.
+    pub fn len(self, _len: usize) -> Self {
+        self
+    }
+
+    /// No effect.
+    pub fn reserve(self, _len: usize) -> Self {
+        self
+    }
+
+    /// Fails.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    ///
+    /// # Safety
+    /// It does nothing.
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFile>(&self, _file: F) -> Result<Exclusive> {
+        Err(unsupported(None))
+    }
+
     /// Fails.
     ///
     /// # Errors

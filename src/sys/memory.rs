@@ -147,12 +147,27 @@ pub(crate) unsafe fn map_fixed_file(
     }
 }
 
-/// mmap(2) with `MAP_FIXED`: zeroed private memory in place of what is mapped there.
+/// mmap(2) with `MAP_FIXED`: the front of a file, shared and writable, in place of what is mapped there, in one step.
+///
+/// # Safety
+/// As [`remap_onto`] for its target.
+pub(crate) unsafe fn map_fixed_shared(
+    target: NonNull<u8>,
+    len: usize,
+    fd: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let access = (READ_WRITE, libc::MAP_SHARED);
+    // SAFETY: the caller's promise.
+    unsafe { map_fixed(target, len, access, fd.as_raw_fd(), 0) }
+}
+
+/// mmap(2) with `MAP_FIXED`: zeroed private memory in place of what is mapped there. It may be more than there is
+/// (`MAP_NORESERVE`): the caller knows how much of it is used.
 ///
 /// # Safety
 /// `target..target+len` is mapped, owned by the caller, and no reference into it is left.
 pub(crate) unsafe fn map_fixed_zeroed(target: NonNull<u8>, len: usize) -> io::Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: the caller's promise.
     unsafe { map_fixed(target, len, (READ_WRITE, flags), -1, 0) }
 }

@@ -1,13 +1,15 @@
 //! The signal mask of a thread: pthread_sigmask(3).
 
+use super::limits;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
 /// Runs a call that may make a file longer. Exceeding `RLIMIT_FSIZE` fails with `EFBIG` and also raises SIGXFSZ; the
-/// signal is suppressed.
+/// signal is suppressed. Without a limit there is nothing to suppress.
 pub(super) fn without_sigxfsz<T>(lengthen: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let _mask = SignalMask::block(&[libc::SIGXFSZ]);
+    let may_raise = limits::file_size() != u64::MAX;
+    let _mask = may_raise.then(|| SignalMask::block(&[libc::SIGXFSZ]));
     lengthen()
 }
 

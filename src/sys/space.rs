@@ -1,14 +1,18 @@
 //! System calls for the blocks of a file: fallocate, fstatvfs, FIEMAP.
 
 use super::signal_mask::SignalMask;
-use super::{credentials, retry_eintr};
+use super::{credentials, limits, retry_eintr};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The most that one fallocate(2) reserves. An interrupted call may undo what it did (tmpfs), so signals are blocked
 /// while it runs, and it must not run for long.
 const FALLOCATE_CHUNK: u64 = 64 << 20;
+
+/// A call for at most so many bytes is over before a second signal comes: it may be interrupted, and is made again.
+const INTERRUPTIBLE_MAX: u64 = 1 << 20;
 
 /// What [`fallocate`] does to a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,9 @@ pub(crate) fn fallocate(
     let mut at = start;
     while at < end {
         let len = FALLOCATE_CHUNK.min(end - at);
-        let _mask = SignalMask::block_all(&[libc::SIGXFSZ]);
+        let may_raise = limits::file_size() != u64::MAX;
+        let _mask =
+            (len > INTERRUPTIBLE_MAX || may_raise).then(|| SignalMask::block_all(&[libc::SIGXFSZ]));
         let (offset, chunk) = (to_off_t(at)?, to_off_t(len)?);
         // SAFETY: fallocate(2) touches no memory.
         retry_eintr(|| unsafe { libc::fallocate64(fd.as_raw_fd(), mode, offset, chunk) })?;
@@ -138,13 +144,13 @@ impl Extent {
     }
 }
 
-/// The extents of the first `size` bytes of a file, in order: ioctl(2) `FS_IOC_FIEMAP`.
-pub(crate) fn extents(fd: BorrowedFd<'_>, size: u64) -> io::Result<Vec<Extent>> {
-    let (mut at, mut found) = (0, Vec::new());
-    while at < size {
+/// The extents that have bytes of a range of a file, in order: ioctl(2) `FS_IOC_FIEMAP`.
+pub(crate) fn extents(fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<Vec<Extent>> {
+    let (mut at, mut found) = (range.start, Vec::new());
+    while at < range.end {
         let mut map = Fiemap {
             start: at,
-            len: size - at,
+            len: range.end - at,
             flags: 0,
             mapped: 0,
             room: EXTENTS_PER_CALL as u32,

@@ -15,7 +15,7 @@ use stillmap::Error;
 #[test]
 fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on() {
     scenario!(|| {
-        let Some(_time) = BreakTime::of(2) else {
+        let Some(_time) = BreakTime::of(8) else {
             return;
         };
         for (kind, system) in systems() {

@@ -7,4 +7,5 @@ mod support;
 
 mod detached;
 mod given_up;
+mod short;
 mod stopped;

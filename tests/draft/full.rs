@@ -1,12 +1,13 @@
 //! A full disk is an error of `create` or `resize`: never a signal, never a trace.
 
 use crate::support::child::scenario;
-use crate::support::disk::LoopFs;
-use crate::support::limit_file_sizes;
+use crate::support::disk::{LoopFs, free};
+use crate::support::user::as_user;
+use crate::support::{limit_file_sizes, skip};
 use crate::{can_map, draft_of, names, stores};
 use std::fs;
 use std::path::Path;
-use stillmap::Draft;
+use stillmap::{Draft, Replace};
 
 /// Fills a file system until nothing goes in any more, and leaves `free` bytes.
 fn fill(dir: &Path, free: u64) {
@@ -92,6 +93,144 @@ fn of_btrfs() {
 #[test]
 fn of_tmpfs() {
     scenario!(|| full_disk("tmpfs")).succeed();
+}
+
+/// Waits until so much is free: xfs and btrfs free the blocks of a removed file a little later.
+fn wait_for_free(dir: &Path, bytes: u64, what: impl std::fmt::Display) {
+    for _ in 0..1000 {
+        // SAFETY: takes nothing.
+        unsafe { libc::sync() };
+        if free(dir) >= bytes {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("{what}: {} of {bytes} bytes are free", free(dir));
+}
+
+/// One byte more than the disk has; a file with holes that is far longer than it.
+fn too_much_by_little_or_by_far(kind: &str) {
+    let Some(disk) = LoopFs::new(kind, 64 << 20) else {
+        return;
+    };
+    let path = disk.path().join("file");
+    fs::write(&path, b"old").unwrap();
+    fs::File::open(&path).unwrap().sync_all().unwrap();
+    let before = free(disk.path());
+    for replace in [Replace::Rename, Replace::InPlace] {
+        let options = Draft::options().replace(replace);
+        let mut failures = Vec::new();
+        match options.create(&path, before as usize + 1) {
+            // In place it is reserved by `commit`, and the file has a block already.
+            Ok(_) if replace == Replace::InPlace => {
+                let draft = options.create(&path, before as usize + (128 << 10));
+                failures.push(draft.unwrap().commit().unwrap_err().error);
+            }
+            other => failures.push(other.map(drop).unwrap_err()),
+        }
+        // In place nothing is sparse. More than there is would take too long, so the disk is filled first.
+        if replace == Replace::Rename {
+            let mut giant = options.sparse(true).create(&path, 1 << 40).unwrap();
+            fill(disk.path(), 1 << 20);
+            giant[1 << 39..][..4 << 20].fill(7);
+            failures.push(giant.commit().unwrap_err().error);
+            fs::remove_file(disk.path().join("ballast")).unwrap();
+        }
+        for error in failures {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"old", "{kind}, {replace:?}");
+        wait_for_free(disk.path(), before, format_args!("{kind}, {replace:?}"));
+    }
+}
+
+#[test]
+fn afterwards_as_much_is_free_as_before() {
+    for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        let mut child = scenario!(|| {
+            too_much_by_little_or_by_far(crate::support::child::argument("KIND").to_str().unwrap())
+        });
+        child.argument("KIND", kind).succeed();
+    }
+}
+
+/// A directory with a quota of `bytes`, and the user that it is for; `None`, after saying why, where the kernel or the
+/// tools have none.
+fn with_quota(kind: &str, bytes: u64) -> Option<(LoopFs, std::path::PathBuf, u32)> {
+    let tool = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).output();
+        let done = output.is_ok_and(|output| output.status.success());
+        if !done {
+            skip(format_args!("no quota on {kind}: {program} {arguments:?}"));
+        }
+        done
+    };
+    let options: &[&str] = if kind == "ext4" {
+        &["-O", "quota"]
+    } else {
+        &[]
+    };
+    let disk = LoopFs::with_options(kind, 256 << 20, options)?;
+    let (root, dir) = (
+        disk.path().to_str()?.to_owned(),
+        disk.path().join("limited"),
+    );
+    let (name, limit) = (dir.to_str()?.to_owned(), bytes.to_string());
+    let blocks = (bytes >> 10).to_string();
+    let user = 2001;
+    let is_set = if kind == "btrfs" {
+        tool("btrfs", &["quota", "enable", &root])
+            && tool("btrfs", &["subvolume", "create", &name])
+            && tool("btrfs", &["qgroup", "limit", &limit, &name])
+    } else {
+        fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::chown(&dir, Some(user), Some(user)).unwrap();
+        tool("quotaon", &["-u", &root])
+            && tool(
+                "setquota",
+                &["-u", &user.to_string(), "0", &blocks, "0", "0", &root],
+            )
+    };
+    is_set.then_some((disk, dir, if kind == "btrfs" { 0 } else { user }))
+}
+
+#[test]
+fn of_a_quota() {
+    scenario!(|| {
+        for kind in ["btrfs", "ext4"] {
+            let Some((disk, dir, user)) = with_quota(kind, 16 << 20) else {
+                continue;
+            };
+            let path = dir.join("file");
+            let before = free(disk.path());
+            assert!(as_user(user, user, || {
+                draft_of(Draft::options(), &path, b"old")
+                    .unwrap()
+                    .commit()
+                    .unwrap();
+                for options in [Draft::options(), Draft::options().memory_limit(0)] {
+                    let error = match options.create(&path, 64 << 20) {
+                        Err(stillmap::Error::TooLarge { .. }) => continue,
+                        other => other.map(drop).unwrap_err(),
+                    };
+                    assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{kind}: {error}");
+                }
+                let mut grows = draft_of(Draft::options(), &path, &[7; 100]).unwrap();
+                let error = grows.resize(64 << 20).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{kind}: {error}");
+                assert_eq!(grows[..], [7; 100]);
+                grows.commit().unwrap();
+                let in_place = Draft::options().replace(Replace::InPlace);
+                let failed = in_place.create(&path, 64 << 20).unwrap().commit();
+                let error = failed.unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{kind}: {error}");
+                fs::read(&path).unwrap() == [7; 100]
+            }));
+            assert_eq!(names(&dir), ["file"], "{kind}");
+            wait_for_free(disk.path(), before - (1 << 20), kind);
+        }
+    })
+    .succeed();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Files that are written over, and files that cannot be replaced.
 
+use crate::others::Watch;
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
 use crate::support::user::{as_user, may_be_others};
@@ -21,7 +22,7 @@ fn inode_links_and_watches_stay() {
     fs::hard_link(&path, dir.path().join("other")).unwrap();
     symlink("file", dir.path().join("link")).unwrap();
     let inode = fs::metadata(&path).unwrap().ino();
-    let watch = watch(&path);
+    let watch = Watch::new(&path);
     let options = Draft::options().replace(Replace::InPlace);
     for bytes in [&b"new"[..], &[7; 100_000], b""] {
         let draft = draft_of(options, &dir.path().join("link"), bytes).unwrap();
@@ -29,7 +30,7 @@ fn inode_links_and_watches_stay() {
         assert_eq!(fs::read(&path).unwrap(), bytes);
         assert_eq!(fs::read(dir.path().join("other")).unwrap(), bytes);
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
-        assert!(was_modified(&watch));
+        assert!(watch.seen().0 & libc::IN_MODIFY as u32 != 0);
     }
     assert_eq!(names(dir.path()), ["file", "link", "other"]);
     // A path without a file gets a new one.
@@ -38,26 +39,6 @@ fn inode_links_and_watches_stay() {
         .commit()
         .unwrap();
     assert_eq!(fs::read(dir.path().join("new")).unwrap(), b"x");
-}
-
-/// An inotify(7) watch on a file.
-fn watch(path: &Path) -> File {
-    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-    // SAFETY: a number, and a C string.
-    let (fd, watch) = unsafe {
-        let fd = libc::inotify_init1(libc::IN_NONBLOCK);
-        (
-            fd,
-            libc::inotify_add_watch(fd, path.as_ptr(), libc::IN_MODIFY),
-        )
-    };
-    assert!(fd >= 0 && watch >= 0);
-    // SAFETY: made above.
-    unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
-}
-
-fn was_modified(mut watch: &File) -> bool {
-    std::io::Read::read(&mut watch, &mut [0; 4096]).is_ok_and(|n| n > 0)
 }
 
 /// A single file that is bind-mounted, as into a container.
@@ -136,19 +117,26 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// chattr(1).
-fn set_flags(path: &Path, flags: libc::c_int) {
+pub const IMMUTABLE: libc::c_int = 0x10;
+pub const APPEND: libc::c_int = 0x20;
+
+/// chattr(1): of these two flags the file has `flags` afterwards.
+pub fn set_flags(path: &Path, flags: libc::c_int) {
+    const GET_FLAGS: libc::Ioctl = 0x8008_6601_u32 as libc::Ioctl;
     const SET_FLAGS: libc::Ioctl = 0x4008_6602_u32 as libc::Ioctl;
     let file = File::open(path).unwrap();
+    let mut all: libc::c_int = 0;
+    // SAFETY: writes one number.
+    let read = unsafe { libc::ioctl(file.as_raw_fd(), GET_FLAGS, &raw mut all) };
+    all = all & !(IMMUTABLE | APPEND) | flags;
     // SAFETY: reads one number.
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), SET_FLAGS, &raw const flags) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), SET_FLAGS, &raw const all) };
+    let error = std::io::Error::last_os_error();
+    assert_eq!((read, done), (0, 0), "{error}");
 }
 
 #[test]
 fn immutable_and_append_only_files_are_refused_at_create() {
-    const IMMUTABLE: libc::c_int = 0x10;
-    const APPEND: libc::c_int = 0x20;
     let Some(disk) = LoopFs::new("ext4", 16 << 20) else {
         return;
     };

@@ -8,13 +8,15 @@ use crate::support::pipe::pipe;
 use crate::support::random::seed;
 use crate::support::temp_dir;
 use crate::support::trace::{Traced, stop_here};
+use crate::support::xattr::{get_xattr, set_xattr};
 use crate::{draft_of, names, stores};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use stillmap::Draft;
+use stillmap::{Draft, Replace};
 
 /// Helpers of those that were killed count as processes until init has reaped them.
 pub const MANY: u64 = 200;
@@ -129,17 +131,33 @@ fn at_three_thousand_random_moments_on_tmpfs() {
     .succeed();
 }
 
+/// Rights of the old file, which the new one has, too.
+const MODE: u32 = 0o604;
+const NOTE: &[u8] = b"of the owner";
+
+fn assert_rights(path: &Path, step: u32) {
+    let mode = fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, MODE, "step {step}");
+    let note = get_xattr(path, "user.note");
+    assert!(note.is_none_or(|note| note == NOTE), "step {step}");
+}
+
 /// What the child of an exact test does after it is traced.
-fn commit_over(path: &Path, old: Option<&str>) -> libc::pid_t {
+fn commit_over(path: &Path, old: Option<&str>, replace: Replace) -> libc::pid_t {
     match old {
-        Some(bytes) => fs::write(path, bytes).unwrap(),
+        Some(bytes) => {
+            fs::write(path, bytes).unwrap();
+            fs::set_permissions(path, PermissionsExt::from_mode(MODE)).unwrap();
+            let _ = set_xattr(path, "user.note", NOTE);
+        }
         None => {
             let _ = fs::remove_file(path);
         }
     }
     let child = fork(|| {
         stop_here();
-        let mut draft = draft_of(Draft::options(), path, b"n").unwrap();
+        let options = Draft::options().replace(replace);
+        let mut draft = draft_of(options, path, b"n").unwrap();
         draft.resize(3).unwrap();
         draft.copy_from_slice(b"new");
         draft.commit().unwrap();
@@ -162,7 +180,7 @@ fn before_and_after_each_system_call() {
             let (mut old_seen, mut new_seen) = (0, 0);
             for steps in 0.. {
                 let (theirs, ours) = pipe();
-                let mut child = Traced::new(commit_over(&path, old));
+                let mut child = Traced::new(commit_over(&path, old, Replace::Rename));
                 drop(ours);
                 let alive = (0..steps).all(|_| child.step());
                 child.kill_main();
@@ -177,6 +195,9 @@ fn before_and_after_each_system_call() {
                         assert_eq!(old, None, "step {steps}: {error}");
                         old_seen += 1;
                     }
+                }
+                if old.is_some() {
+                    assert_rights(&path, steps);
                 }
                 let left = names(dir.path());
                 assert!(
@@ -194,6 +215,39 @@ fn before_and_after_each_system_call() {
     .succeed();
 }
 
+/// In place it may be a mixture, but the file stays what it is.
+#[test]
+fn in_place_before_and_after_each_system_call() {
+    scenario!(|| {
+        if !Traced::is_possible() {
+            return;
+        }
+        let dir = temp_dir();
+        let path = dir.path().join("file");
+        let mut seen = std::collections::BTreeSet::new();
+        for steps in 0.. {
+            let mut child = Traced::new(commit_over(&path, Some("old bytes"), Replace::InPlace));
+            let inode = fs::metadata(&path).unwrap().ino();
+            let alive = (0..steps).all(|_| child.step());
+            child.kill_main();
+            let bytes = fs::read_to_string(&path).unwrap();
+            assert!(
+                ["old bytes", "new bytes", "new"].contains(&&bytes[..]),
+                "step {steps}: {bytes}"
+            );
+            seen.insert(bytes);
+            assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "step {steps}");
+            assert_rights(&path, steps);
+            assert_eq!(names(dir.path()), ["file"], "step {steps}");
+            if !alive {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 3, "{seen:?}");
+    })
+    .succeed();
+}
+
 #[test]
 fn of_the_helper_alone_before_and_after_each_of_its_system_calls() {
     if !crate::has_unnamed(&std::env::temp_dir()) || !may_start(MANY) {
@@ -207,7 +261,7 @@ fn of_the_helper_alone_before_and_after_each_of_its_system_calls() {
         let path = dir.path().join("file");
         let mut killed = 0;
         for steps in 1.. {
-            let mut child = Traced::new(commit_over(&path, Some("old bytes")));
+            let mut child = Traced::new(commit_over(&path, Some("old bytes"), Replace::Rename));
             let mut others = 0;
             let alive = loop {
                 if !child.step() {
@@ -224,6 +278,7 @@ fn of_the_helper_alone_before_and_after_each_of_its_system_calls() {
             killed += 1;
             assert_eq!(child.kill_other(), 0, "step {steps}");
             assert_eq!(fs::read(&path).unwrap(), b"new", "step {steps}");
+            assert_rights(&path, steps);
             assert_eq!(names(dir.path()), ["file"], "step {steps}");
         }
         report(format_args!("killed {killed} times"));

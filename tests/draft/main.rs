@@ -11,10 +11,12 @@ mod in_place;
 mod injected;
 mod killed;
 mod model;
+mod others;
 mod paths;
 mod refused;
 mod rights;
 mod streams;
+mod systems;
 
 use std::path::Path;
 

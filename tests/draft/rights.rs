@@ -1,7 +1,9 @@
 //! The users that could read or write a file before it is replaced can do so after, and no others, at no moment.
 
+use crate::in_place::{APPEND, IMMUTABLE, set_flags};
 use crate::support::child::scenario;
-use crate::support::disk::LoopFs;
+use crate::support::disk::{LoopFs, unmount};
+use crate::support::namespace::mount;
 use crate::support::refuse::{Refusal, refuse_if};
 use crate::support::user::{as_user, may_be_others, start_as_user};
 use crate::support::xattr::{GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl, get_xattr, set_xattr};
@@ -14,6 +16,9 @@ use stillmap::{Draft, Replace};
 
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
+
+/// The label of a security module. Without the module it is an attribute as any other.
+const LABEL: &str = "security.selinux";
 
 /// Users and their groups: one that ACLs name, one in the files' group, an owner, and one without any rights.
 const USERS: [(u32, u32); 4] = [(2001, 2001), (2002, 4321), (1234, 1234), (65534, 65534)];
@@ -37,9 +42,9 @@ fn access(path: &Path) -> Vec<(bool, bool)> {
 }
 
 /// All metadata of the file.
-fn rights(path: &Path) -> (u32, u32, u32, [Option<Vec<u8>>; 3]) {
+fn rights(path: &Path) -> (u32, u32, u32, [Option<Vec<u8>>; 4]) {
     let stat = fs::metadata(path).unwrap();
-    let values = [ACCESS, "user.note", "trusted.label"].map(|name| get_xattr(path, name));
+    let values = [ACCESS, "user.note", "trusted.label", LABEL].map(|name| get_xattr(path, name));
     (stat.uid(), stat.gid(), stat.mode(), values)
 }
 
@@ -76,7 +81,7 @@ fn default_acl(dir: &Path) {
     set_xattr(dir, DEFAULT, &acl(&entries)).unwrap();
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 16] = [
     ("private", |dir| file(dir, 0o600)),
     ("group", |dir| {
         let path = file(dir, 0o640);
@@ -108,8 +113,14 @@ const CASES: [Case; 12] = [
     ("attributes", |dir| {
         let path = file(dir, 0o644);
         set_xattr(&path, "user.note", b"of the owner").unwrap();
-        // Only privileged processes may set it, as a label of a security module.
+        // Only privileged processes may set it.
         set_xattr(&path, "trusted.label", b"secret").unwrap();
+        path
+    }),
+    ("label of a security module", |dir| {
+        let path = file(dir, 0o640);
+        // A module that is loaded takes only what its policy allows.
+        let _ = set_xattr(&path, LABEL, b"system_u:object_r:etc_t:s0\0");
         path
     }),
     ("set-group-ID directory", |dir| {
@@ -132,7 +143,34 @@ const CASES: [Case; 12] = [
         symlink("file", dir.join("link")).unwrap();
         dir.join("link")
     }),
+    (MOUNT_POINT, |dir| {
+        let (source, path) = (file_with(dir, "source", b"old"), file(dir, 0o600));
+        with_mask(&source);
+        mount(source.to_str().unwrap(), &path, None, libc::MS_BIND, "");
+        path
+    }),
+    ("immutable", |dir| {
+        let path = file(dir, 0o640);
+        set_flags(&path, IMMUTABLE);
+        path
+    }),
+    ("append-only", |dir| {
+        let path = file(dir, 0o640);
+        set_flags(&path, APPEND);
+        path
+    }),
 ];
+
+const MOUNT_POINT: &str = "mount point";
+
+/// Why a file is refused at `create`, if it is.
+fn refusal(name: &str, replace: Replace) -> Option<i32> {
+    match (name, replace) {
+        (MOUNT_POINT, Replace::Rename) => Some(libc::EBUSY),
+        ("immutable" | "append-only", _) => Some(libc::EPERM),
+        _ => None,
+    }
+}
 
 /// Users that may not read the file at first try all the time, also under every other name in the directory.
 fn watch(path: &Path, before: &[(bool, bool)]) -> Vec<crate::support::child::Forked> {
@@ -165,19 +203,28 @@ fn table(dir: &Path) {
             let path = make(&inner);
             let before = (rights(&path), access(&path));
             let watchers = watch(&path, &before.1);
+            let refusal = refusal(name, replace);
             for round in 0..10_u8 {
                 let options = Draft::options().replace(replace).durable(false);
                 let options = options.require_attributes(true);
-                let draft = draft_of(options, &path, &[round; 100]).unwrap();
-                draft.commit().unwrap();
+                match draft_of(options, &path, &[round; 100]) {
+                    Err(e) => assert_eq!(e.raw_os_error(), refusal, "{name}, {replace:?}: {e}"),
+                    Ok(draft) => draft.commit().unwrap(),
+                }
             }
-            assert_eq!(fs::read(&path).unwrap(), [9; 100], "{name}");
+            let bytes: &[u8] = if refusal.is_some() { b"old" } else { &[9; 100] };
+            assert_eq!(fs::read(&path).unwrap(), bytes, "{name}, {replace:?}");
             file_with(&inner, "stop", b"");
             for watcher in watchers {
                 assert!(watcher.wait().success(), "{name}, {replace:?}: was opened");
             }
             let after = (rights(&path), access(&path));
             assert_eq!(after, before, "{name}, {replace:?}");
+            if name == MOUNT_POINT {
+                unmount(&path);
+            } else {
+                set_flags(&path, 0);
+            }
             fs::remove_dir_all(&inner).unwrap();
         }
     }
@@ -278,6 +325,50 @@ fn a_new_file_is_as_file_create_makes_it() {
                         .unwrap();
                     let (_, _, mode, values) = rights(&dir.join("exact"));
                     assert_eq!((mode & 0o7777, &values[0]), (0o646, &None), "{kind}");
+                }
+            }
+        });
+        child.argument("UNNAMED", unnamed).succeed();
+    }
+}
+
+/// A new file that is private is never open to others, whatever the directory gives to new files.
+#[test]
+fn a_private_new_file_is_private_from_the_first_moment() {
+    if !may_be_others() {
+        return;
+    }
+    for unnamed in ["1", ""] {
+        let mut child = scenario!(|| {
+            let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+                return;
+            };
+            if crate::support::child::argument("UNNAMED").is_empty() {
+                without_unnamed_files();
+            }
+            // SAFETY: takes a number; this process has one thread.
+            unsafe { libc::umask(0) };
+            for mode in [0o777, 0o2777, 0o1777] {
+                let dir = disk.path().join(format!("{mode:o}"));
+                fs::create_dir(&dir).unwrap();
+                default_acl(&dir);
+                chown(&dir, None, Some(4321)).unwrap();
+                chmod(&dir, mode);
+                let path = dir.join("new");
+                let watchers = watch(&path, &[(false, false); USERS.len()]);
+                for _ in 0..20 {
+                    let options = Draft::options().mode(0o600).create_new(true).durable(false);
+                    draft_of(options, &path, b"secret")
+                        .unwrap()
+                        .commit()
+                        .unwrap();
+                    let (_, _, now, values) = rights(&path);
+                    assert_eq!((now & 0o7777, &values[0]), (0o600, &None), "{mode:o}");
+                    fs::remove_file(&path).unwrap();
+                }
+                file_with(&dir, "stop", b"");
+                for watcher in watchers {
+                    assert!(watcher.wait().success(), "{mode:o}: was opened");
                 }
             }
         });

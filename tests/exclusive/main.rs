@@ -11,3 +11,4 @@ mod opened;
 mod refused;
 mod turns;
 mod wanted;
+mod windows;

@@ -78,8 +78,9 @@ pub struct LoopFs {
 }
 
 impl LoopFs {
-    /// A new, empty file system of at least `size` bytes: "ext4", "xfs", "btrfs", "tmpfs" or "overlay" (which has the
-    /// size of the layer below). `None`, after saying why, where it cannot be mounted.
+    /// A new, empty file system of at least `size` bytes: "ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "exfat-fuse",
+    /// "ntfs-3g", "tmpfs" or "overlay" (which has the size of the layer below). `None`, after saying why, where it cannot
+    /// be mounted.
     pub fn new(kind: &str, size: u64) -> Option<Self> {
         Self::with_options(kind, size, &[])
     }
@@ -89,12 +90,21 @@ impl LoopFs {
         Self::made(kind, |dir| match kind {
             "tmpfs" => mount("tmpfs", "tmpfs", dir, 0, &format!("size={size},mode=0755")),
             "overlay" => Self::overlay(dir),
-            "ext4" => Self::device(
+            "ext2" | "ext3" | "ext4" => Self::device(
                 kind,
                 dir,
                 size.max(4 << 20),
                 &[&["-q", "-F"], more].concat(),
             ),
+            "vfat" => Self::device(kind, dir, size, more),
+            "exfat-fuse" => {
+                let device = Self::unmounted("exfat", dir, size, more)?;
+                run(Command::new(tool("mount.exfat-fuse")?).args([device.path(), dir]))
+            }
+            "ntfs-3g" => {
+                let device = Self::unmounted("ntfs", dir, size, &[&["-q", "-F"], more].concat())?;
+                run(Command::new(tool("ntfs-3g")?).args([device.path(), dir]))
+            }
             "xfs" => Self::device(
                 kind,
                 dir,
@@ -196,6 +206,11 @@ impl LoopFs {
     }
 
     fn device(kind: &str, dir: &Path, size: u64, options: &[&str]) -> io::Result<()> {
+        let device = Self::unmounted(kind, dir, size, options)?;
+        mount_device(kind, &device, dir, 0)
+    }
+
+    fn unmounted(kind: &str, dir: &Path, size: u64, options: &[&str]) -> io::Result<LoopDevice> {
         if !may_write(size) {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
@@ -203,8 +218,7 @@ impl LoopFs {
         let image = dir.with_file_name("image");
         File::create(&image)?.set_len(size)?;
         run(Command::new(mkfs).args(options).arg(&image))?;
-        let device = LoopDevice::attach(&image)?;
-        mount_device(kind, &device, dir, 0)
+        LoopDevice::attach(&image)
     }
 
     fn overlay(dir: &Path) -> io::Result<()> {

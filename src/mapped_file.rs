@@ -1,0 +1,99 @@
+//! A shared, writable mapping of a file, or of a window of it, whose length changes with that of the file.
+//!
+//! ```text
+//!   a page of the file                                  the last one of the window
+//!   |<--- delta --->|<----------- len ----------->|      |
+//!   |<------------------------- used ------------------->|<-- reserved, if there is room for more -->|
+//! ```
+//! What is mapped behind the end of the file is never touched.
+
+use crate::error::Result;
+use crate::locked_pages::LockedPages;
+use crate::page;
+use crate::range::whole_pages;
+use crate::region::Region;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+/// Which bytes of a file are mapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileWindow {
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+    /// The length that the mapping can have without moving, in bytes.
+    pub(crate) reserved: usize,
+}
+
+pub(crate) struct MappedFile {
+    region: Region,
+    /// Where in the first page the window starts.
+    delta: usize,
+    window: FileWindow,
+}
+
+impl MappedFile {
+    pub(crate) fn new(fd: BorrowedFd<'_>, window: FileWindow) -> Result<Self> {
+        let (region, delta) = Region::shared_window(fd, window.offset, window.mapped())?;
+        Ok(MappedFile {
+            region,
+            delta,
+            window,
+        })
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
+        self.region.locked_pages()
+    }
+
+    /// Where the window starts, until it is resized.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        let first_page = self.region.start();
+        let start = first_page.as_ptr().wrapping_add(self.delta);
+        NonNull::new(start).unwrap_or(first_page)
+    }
+
+    /// Where in the file the mapping starts: a multiple of the page size.
+    pub(crate) fn offset(&self) -> u64 {
+        self.window.offset - self.delta as u64
+    }
+
+    /// Bytes from the start of the mapping to the end of the window.
+    pub(crate) fn used(&self) -> usize {
+        self.delta + self.window.len
+    }
+
+    /// Changes the length of the window, and by `set_size` that of the file. After an error the window is as it was.
+    pub(crate) fn resize(
+        &mut self,
+        len: usize,
+        set_size: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let window = FileWindow { len, ..self.window };
+        let mapped = window.mapped().saturating_add(self.delta);
+        whole_pages(mapped, page::size())?;
+        // A mapping that is longer than the file does no harm, so it grows first, and shrinks last.
+        if mapped > self.region.len() {
+            self.region.resize(mapped, page::size())?;
+        }
+        set_size()?;
+        let _ = self.region.resize(mapped, page::size());
+        self.window = window;
+        Ok(())
+    }
+
+    /// Unmaps everything.
+    pub(crate) fn unmap(&mut self) {
+        self.region = Region::empty();
+    }
+}
+
+impl FileWindow {
+    /// At least one byte, though it may be behind the end of the file: what is mapped can grow.
+    fn mapped(&self) -> usize {
+        self.len.max(self.reserved).max(1)
+    }
+}
