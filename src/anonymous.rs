@@ -270,7 +270,7 @@ impl Anonymous {
         Anonymous::options().shared(true).allocate(len)
     }
 
-    /// Huge pages, placement, and whether it is shared.
+    /// Options: huge pages, placement, sharing.
     ///
     /// # Examples
     /// ```

@@ -92,7 +92,7 @@ impl FileSystem {
     }
 
     /// True where a lease proves that no process changes the file. Elsewhere a lease may be granted and prove nothing:
-    /// - overlayfs: a process that mapped the file writable and closed it goes on storing;
+    /// - overlayfs: a process that mapped the file writable and closed it can continue to store;
     /// - /proc and /sys: there is no file behind them;
     /// - FUSE and network file systems: the server changes the file;
     /// - tmpfs: io_uring writes to pages that were registered before (`IORING_REGISTER_BUFFERS`), and reading a hole

@@ -8,7 +8,7 @@
 //! | a file | a private copy that you can modify | [`Private`] | `&mut [u8]` |
 //! | a new file to write | the old file or the new one, complete | [`Draft`] | `&mut [u8]` |
 //! | an existing file | to edit it in place, alone | [`Exclusive`] | `&mut [u8]` |
-//! | a file that others go on writing | to read it meanwhile | [`Live`] | copies and atomic loads |
+//! | a file that other processes keep writing | to read it meanwhile | [`Live`] | copies and atomic loads |
 //! | memory that other processes also write | counters, tables, messages | [`Shared`], [`shareable!`] | `&T` of atomics |
 //! | no data yet | large zeroed memory that takes RAM when touched | [`Anonymous`] | `&mut [u8]` |
 //! | work for forked children | children that fill parts of an [`Anonymous`] | [`fork::scope`] | `&mut` parts in children |
@@ -177,7 +177,7 @@ pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
 /// Returns memory to the kernel that is kept for the next snapshots.
 ///
 /// Small files are read into slabs of 4 MiB. When the last snapshot in a slab is dropped, one such slab per process is
-/// kept, because new memory costs page faults. The kernel takes it by itself when memory is short (`MADV_FREE`,
+/// kept, because new memory costs page faults. The kernel takes it when memory is short (`MADV_FREE`,
 /// madvise(2)). A thread that has snapshots keeps its present slab; when it has dropped all that it opened, it keeps none.
 ///
 /// # Examples

@@ -124,7 +124,7 @@ impl Region {
         Ok(region)
     }
 
-    /// Kernels since 6.7 align large mappings by themselves; for the others, and for another phase, map more and cut
+    /// Linux 6.7 and later align large mappings. For older kernels, and for another offset, map more and unmap
     /// both ends off.
     fn aligned_like(len: usize, other: NonNull<u8>, pages: PageKind) -> Result<Self> {
         let len = whole_pages(len, page::size())?;

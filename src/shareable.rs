@@ -68,9 +68,9 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 
 /// Declares structs for [`Shared`](crate::Shared) memory.
 ///
-/// Every field has to be [`Shareable`](trait@crate::Shareable); the compiler checks it. The struct gets `repr(C)`, so
+/// Every field must be [`Shareable`](trait@crate::Shareable); the compiler checks it. The struct gets `repr(C)`, so
 /// that programs compiled apart agree on where its fields are; documentation, derives and other attributes are passed
-/// through. It has no generic parameters and no padding: what is between the fields has to be named. A crate that
+/// through. It has no generic parameters and no padding: bytes between the fields must be fields. A crate that
 /// forbids `unsafe_code` can use it.
 ///
 /// # Examples

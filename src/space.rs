@@ -1,4 +1,4 @@
-//! Reserves space on a file system. Every reservation looks at what is free first, leaves a little, and gives back what
+//! Reserves space on a file system. Every reservation checks the free space first, leaves a little, and frees what
 //! it took if it fails.
 
 use crate::file_system::FileSystem;
@@ -100,7 +100,7 @@ pub(crate) fn reserve_from_start(file: &File, len: u64) -> io::Result<()> {
     check_size(len)?;
     let allocated = space::allocated(file.as_fd())?;
     check_free(file.as_fd(), len.saturating_sub(allocated))?;
-    // Holes that another process fills meanwhile cannot be told from ours: nothing is given back here.
+    // Holes that another process fills meanwhile cannot be distinguished from ours, so nothing is freed here.
     space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, len)?;
     let last = len.saturating_sub(1);
     space::fallocate(file.as_fd(), Fallocate::Extend, last, len)

@@ -1,5 +1,5 @@
 //! Entries that are never freed, so that a signal handler, a fork handler or a thread that takes no lock can look at
-//! all of them at any time. An entry is used again and again; what is in it has to be atomic.
+//! all of them at any time. Entries are reused, so their fields are atomic.
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::fmt;

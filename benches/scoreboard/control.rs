@@ -89,7 +89,7 @@ fn count_in_core(bytes: &[u8]) -> u64 {
     let mut count = 0;
     for part in bytes.chunks(answers.len() * page) {
         let (start, len) = (part.as_ptr().cast_mut().cast(), part.len());
-        // SAFETY: one answer for each page of the part, and there is room for so many.
+        // SAFETY: one answer for each page of the part, and the buffer has that many.
         let done = unsafe { libc::mincore(start, len, answers.as_mut_ptr()) };
         assert_eq!(done, 0, "mincore");
         let answers = &answers[..len.div_ceil(page)];

@@ -108,7 +108,7 @@ impl<'a> Workload<'a> {
         self.with(Role::Limit, name, run)
     }
 
-    /// stillmap shall be at least `times` as fast as the contender `name`; said below the table if it is not.
+    /// stillmap should be at least `times` as fast as the contender `name`; the table reports it if not.
     pub fn claim(mut self, times: f64, name: &'static str) -> Self {
         assert!(
             self.contenders

@@ -40,7 +40,7 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies so many times that it takes some milliseconds.
+/// Copies often enough to take some milliseconds.
 fn copies(size: usize) -> usize {
     ((64 << 20) / (size + 400)).max(100)
 }

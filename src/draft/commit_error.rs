@@ -35,11 +35,29 @@ pub struct CommitError {
 
 impl CommitError {
     /// The kind of the error: [`Error::kind`].
+    ///
+    /// # Examples
+    /// ```
+    /// let directory = tempfile::tempdir()?;
+    /// let draft = stillmap::Draft::create(directory.path().join("file"), 5)?;
+    /// let failed = draft.commit_to(directory.path()).unwrap_err();
+    /// assert_eq!(failed.kind(), std::io::ErrorKind::IsADirectory);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn kind(&self) -> io::ErrorKind {
         self.error.kind()
     }
 
     /// The errno, if a system call failed: [`Error::raw_os_error`].
+    ///
+    /// # Examples
+    /// ```
+    /// let directory = tempfile::tempdir()?;
+    /// let draft = stillmap::Draft::create(directory.path().join("file"), 5)?;
+    /// let failed = draft.commit_to(directory.path().join("missing/file")).unwrap_err();
+    /// assert_eq!(failed.raw_os_error(), Some(2)); // ENOENT
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn raw_os_error(&self) -> Option<i32> {
         self.error.raw_os_error()
     }

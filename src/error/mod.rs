@@ -324,6 +324,19 @@ impl Error {
 }
 
 /// The directories in which an unnamed file was tried, and why it failed in each.
+///
+/// # Examples
+/// ```no_run
+/// match stillmap::Snapshot::open("larger than memory and every disk") {
+///     Err(stillmap::Error::NoRoom { tried, .. }) => {
+///         for directory in tried.directories() {
+///             println!("no space in {}", directory.display());
+///         }
+///     }
+///     opened => println!("{} bytes", opened?.len()),
+/// }
+/// # Ok::<(), stillmap::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Tried {
     dirs: Vec<(PathBuf, io::Error)>,
@@ -345,6 +358,12 @@ impl Tried {
     }
 
     /// The directories, in the order in which they were tried.
+    ///
+    /// # Examples
+    /// ```
+    /// let has_tried_tmp = |tried: &stillmap::Tried| tried.directories().any(|dir| dir == "/tmp");
+    /// # let _ = has_tried_tmp;
+    /// ```
     pub fn directories(&self) -> impl Iterator<Item = &Path> {
         self.dirs.iter().map(|(dir, _)| dir.as_path())
     }

@@ -295,7 +295,7 @@ impl Exclusive {
     pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
         let range = range::check(range, self.len)?;
         if range == (0..self.len) {
-            // Also where there are no pages: it writes a new length, too.
+            // Also where there are no pages: it also writes a new length.
             return self.while_leased("fdatasync", File::sync_data);
         }
         self.while_leased("msync", |_| {

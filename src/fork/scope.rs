@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs `f`, which may [`spawn`](Scope::spawn) children that borrow from here, and returns when all of them are gone.
 ///
-/// It never returns before that, also when `f` panics: then it waits, and the panic goes on. Processes that a child
+/// It never returns before that. If `f` panics, it waits, and the panic continues. Processes that a child
 /// forks are waited for too, also if the child itself was killed. A stopped child is waited for until another process
 /// continues or kills it.
 ///
@@ -143,7 +143,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     ///
     /// A part is a `&mut [u8]` of whole pages of an [`Anonymous::shared`](crate::Anonymous::shared), where the end of the
     /// value counts as the end of a page: see [`page_chunks_mut`](crate::Anonymous::page_chunks_mut). Arrays, vectors
-    /// and tuples of parts are [`Parts`], too. The child can pass on what it was given, in a scope of its own.
+    /// and tuples of parts are also [`Parts`]. The child can pass on what it was given, in a scope of its own.
     ///
     /// # Errors
     /// As [`spawn`](Scope::spawn). [`Error::NotShared`] for bytes that are not in an `Anonymous::shared` that this process
@@ -182,7 +182,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     /// # Safety
     /// As long as the child lives, no byte of shared memory is used through a `&mut` in one process and in any way in
     /// another. Parent and child have a copy of every value, so this goes for parts in a `Cell`, a lock, a static or a
-    /// thread-local, too, and for destructors of what `f` owns: they run in both processes.
+    /// thread-local, and for destructors of what `f` owns: they run in both processes.
     ///
     /// # Examples
     /// ```
@@ -217,7 +217,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     ) -> Result<Child<'scope>> {
         self.children.check_process()?;
         let (reader, writer) = process::pipe().map_err(|e| Error::os("pipe2", None, e))?;
-        // Else the child would print half a line that is still in the buffer, too.
+        // Otherwise the child would also print half a line that is still in the buffer.
         let _ = io::stdout().flush();
         ensure_single_threaded(&monitor::threads())?;
         let parent = process::id();

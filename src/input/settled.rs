@@ -12,14 +12,14 @@ use std::cell::Cell;
 /// takes 4 µs; so it is tried after another small file only.
 const SMALL_MAX: usize = 64 << 10;
 
-/// A file that was changed within so many nanoseconds before the read may have been changed during the read, too: the
+/// A file that was changed within this many nanoseconds before the read may also have been changed during the read: the
 /// clock of the timestamps moves in steps of up to 10 ms.
 const UNSETTLED: i64 = 100_000_000;
 
 const SECOND: i64 = 1_000_000_000;
 
 thread_local! {
-    /// The device of the file that this thread has opened last, if the next one is probably small and on it, too.
+    /// The device of the file that this thread has opened last, if the next one is probably small and on the same device.
     static EXPECTED: Cell<Option<u64>> = const { Cell::new(None) };
     /// The last device whose timestamps were found to be those of this kernel's clock.
     static LOCAL: Cell<Option<u64>> = const { Cell::new(None) };
@@ -31,7 +31,7 @@ pub(crate) enum Attempt {
     Whole(Buffer),
     /// A stream has begun with these bytes; it has ended if there are none.
     Stream(Buffer),
-    /// Nothing that counts: it has to be opened in the usual way.
+    /// Not usable: the file is opened in the usual way.
     Failed,
 }
 

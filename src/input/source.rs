@@ -110,7 +110,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// True if the open file description is the caller's, too.
+    /// True if the open file description is shared with the caller.
     pub(crate) fn is_shared(&self) -> bool {
         self.description != Description::Own
     }

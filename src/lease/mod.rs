@@ -3,7 +3,7 @@
 //! ```text
 //!   read     write       what a snapshot and an `Exclusive` hold
 //!      \      /
-//!      monitor           two threads: one watches, one answers      child    what a forked child goes on with
+//!      monitor           two threads: one watches, one copies      child    leases in a forked child
 //!      /      \
 //!   copy     detach      the answers
 //!      \      /

@@ -27,7 +27,7 @@ static SLOT: AtomicPtr<Span> = AtomicPtr::new(ptr::null_mut());
 /// The longest mapping for which there is a range, in the slot or in use.
 static FITS: AtomicUsize = AtomicUsize::new(0);
 
-/// A reserved range. A copy of this is in its header, so that nothing has to be allocated for it.
+/// A reserved range. A copy of this is in its header, so that no allocation is needed for it.
 #[derive(Clone, Copy)]
 struct Span {
     start: usize,

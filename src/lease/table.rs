@@ -176,7 +176,8 @@ impl LeaseEntry {
     /// From here on the monitor looks after the lease.
     ///
     /// # Safety
-    /// The caller has prepared the entry. `data` is a mapping under the lease that the caller owns until [`LeaseEntry::end`].
+    /// The caller has prepared the entry. `data` is a mapping under the lease that the caller owns until
+    /// [`LeaseEntry::end`].
     pub(super) unsafe fn publish(&self, data: Data) {
         // SAFETY: in PREPARING only the owner uses it.
         unsafe { *self.data.get() = data };
@@ -214,7 +215,7 @@ impl LeaseEntry {
         self.change(LIVE, WORKING)
     }
 
-    /// Asks the answerer to release the lease, which then has to be woken.
+    /// Asks the answerer to release the lease; the caller wakes it.
     pub(super) fn ask_release(&self) {
         let order = (Ordering::SeqCst, Ordering::SeqCst);
         let _ = self

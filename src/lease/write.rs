@@ -39,7 +39,7 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> WriteLeaseError {
 /// A file that is open nowhere else; it is mapped once its size is known to stay. Dropping it lets other processes in.
 pub(crate) struct WriteLease {
     holder: LeaseHolder<File>,
-    /// The userfaultfd that is needed when another process has to be let in.
+    /// The userfaultfd for letting another process in.
     userfaultfd: OwnedFd,
 }
 
@@ -200,7 +200,7 @@ impl WriteLeasedMapping {
         is_leased.then(|| Arc::clone(&self.holder.file))
     }
 
-    /// True if another process waits to open the file, or was let in already.
+    /// True if another process is blocked in open(2), or was let in already.
     pub(crate) fn has_waiter(&self) -> bool {
         self.file().is_none() || !self.holder.entry.is_held()
     }

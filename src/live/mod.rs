@@ -1,4 +1,4 @@
-//! A file that other processes go on writing, mapped read-only.
+//! A file that other processes keep writing, mapped read-only.
 //!
 //! No reference into the mapping is ever given out: bytes are copied out of it by moves that may race with writers. So
 //! there is nothing that a writer could break, and the mapping can move when the file outgrows its address space.
@@ -20,7 +20,7 @@ use std::ops::{Range, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// A regular file that others go on writing: a log that is appended to, a shared segment that this process may only
+/// A regular file that other processes keep writing: a log that is appended to, a shared segment that this process may only
 /// read, a file of another user.
 ///
 /// It is mapped shared and read-only, and bytes are copied out of it: no `&[u8]` of it exists, so nothing is promised
@@ -55,7 +55,7 @@ use std::path::{Path, PathBuf};
 /// assert_eq!(&added, b"two\n");
 /// # Ok::<(), std::io::Error>(())
 /// ```
-/// A memfd that its owner goes on writing, sealed so that no other process can (`F_SEAL_FUTURE_WRITE`), is opened by its
+/// A memfd that its owner keeps writing, sealed so that no other process can (`F_SEAL_FUTURE_WRITE`), is opened by its
 /// descriptor:
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,6 +81,22 @@ pub struct Live {
 }
 
 /// What [`Live::refresh`] found, in bytes of the file.
+///
+/// # Examples
+/// ```
+/// use stillmap::{Change, Live};
+/// use std::io::Write;
+///
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("log");
+/// let mut log = std::fs::File::create(&path)?;
+/// log.write_all(b"one\n")?;
+/// let mut live = Live::open(&path)?;
+/// assert_eq!(live.refresh()?, Change::Same);
+/// log.write_all(b"two\n")?;
+/// assert_eq!(live.refresh()?, Change::Grown(4..8));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Change {

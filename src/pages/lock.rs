@@ -72,7 +72,7 @@ impl<'a> LockGuard<'a> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_held(&self) -> bool {
-        // The kernel keeps the flag for an area, and tells whether any area of a range has it.
+        // The kernel keeps the flag for an area, and reports whether any area of a range has it.
         match memory::vmas(self.pages.clone()) {
             Ok(areas) => areas.iter().all(is_any_locked),
             Err(_) => chunks(self.pages.clone(), page::size()).all(|page| is_any_locked(&page)),

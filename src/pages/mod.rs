@@ -268,7 +268,7 @@ impl<'a> Pages<'a> {
         }
         let mut locked = LockGuard::empty(self.locked, pages.start);
         for chunk in range::chunks(pages, populate::POPULATE_CHUNK) {
-            // Read here, where no other lock waits for it, and where a lost page is told from a limit.
+            // Faulted in here, where no other lock waits for it, and where a lost page differs from a limit.
             self.populate_chunk(chunk.clone())?;
             locked
                 .extend(chunk.end)

@@ -19,10 +19,10 @@ const PREFETCH_CHUNK: usize = 128 << 10;
 /// Reads pages in while it lives; made by [`Pages::prefetch`](crate::Pages::prefetch).
 ///
 /// Dropping it stops its thread, and waits for the read that is under way (128 KiB, or the readahead of the device). The
-/// thread ends by itself when all pages are there, and where the device fails: touching the page reports it. It takes
+/// thread ends when all pages are there, and where the device fails: touching the page reports it. It takes
 /// no lock and allocates nothing.
 ///
-/// A guard that is leaked (`std::mem::forget`) goes on to its end; if the mapping is dropped before, it can fault in pages
+/// A guard that is leaked (`std::mem::forget`) continues to its end; if the mapping is dropped before, it can fault in pages
 /// of what comes to the same addresses, and changes no byte.
 ///
 /// # Examples

@@ -1,4 +1,4 @@
-//! A file that other processes go on writing, by reads.
+//! A file that other processes keep writing, by reads.
 
 use super::input::{self, AsFile, From, Request};
 use super::memory::{Buffer, CACHE_LINE};
@@ -13,7 +13,7 @@ use std::fs::File;
 use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
 
-/// A file that other processes go on writing. Here each call reads from the file.
+/// A file that other processes keep writing. Here each call reads from the file.
 ///
 /// # Examples
 /// ```

@@ -51,7 +51,7 @@ use std::ptr::NonNull;
 /// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers are installed (sigaction(2)).
 /// - Memory of this type without a name, and memfds that cannot shrink (`F_SEAL_SHRINK`), lose no pages and need no
 ///   handler. The exception is a machine with `vm.overcommit_memory` 2, see
-///   [`docs::safety`](crate::docs::safety#something-fails).
+///   [`docs::safety`](crate::docs::safety#anonymous).
 /// - Compiling with `--cfg stillmap_no_sigbus` omits the handler; truncating the file then kills the process.
 ///
 /// # Examples

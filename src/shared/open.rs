@@ -48,7 +48,7 @@ impl<T: Shareable> Shared<T> {
     ///
     /// # Errors
     /// [`Error::TooSmall`] if the file is shorter; [`Error::IsDirectory`]; [`Error::NotMappable`] for what is not a
-    /// regular file; [`Error::Os`] for what the kernel refused: the file has to be readable and writable.
+    /// regular file; [`Error::Os`] for what the kernel refused: the file must be readable and writable.
     ///
     /// # Examples
     /// ```

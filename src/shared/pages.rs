@@ -17,7 +17,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     pub fn pages(&self) -> Pages<'_> {
         let pages = match &self.memory {
             SharedMapping::Unshrinkable(_) => Pages::memory(&**self, page::size()),
-            // Open for writing, so mincore(2) tells the truth about it.
+            // Open for writing, so mincore(2) is reliable for it.
             SharedMapping::FaultTolerant(_) => Pages::own(&**self),
         };
         let pages = pages.with_locks(self.memory.region().locked_pages());

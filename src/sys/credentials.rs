@@ -44,7 +44,7 @@ pub(crate) fn umask() -> u32 {
 pub(crate) fn random() -> io::Result<u64> {
     let mut number = [0_u8; 8];
     let start = number.as_mut_ptr();
-    // SAFETY: getrandom(2) writes at most eight bytes to `number`, and so few are written in one go.
+    // SAFETY: getrandom(2) writes at most eight bytes to `number`, and returns so few in one call.
     retry_eintr(|| unsafe { libc::syscall(libc::SYS_getrandom, start, number.len(), 0) })?;
     Ok(u64::from_ne_bytes(number))
 }

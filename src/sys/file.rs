@@ -42,7 +42,7 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     descriptor::dup_cloexec(fd.as_raw_fd())
 }
 
-/// open(2) for reading and writing, close-on-exec; the file has to be there.
+/// open(2) for reading and writing, close-on-exec; the file must exist.
 pub(crate) fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NOCTTY);
@@ -190,7 +190,7 @@ pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
     attributes & libc::STATX_ATTR_VERITY as u64 != 0
 }
 
-/// read(2) at the descriptor's offset: what was read, the front of `into`; nothing is the end. Waits for bytes also where
+/// read(2) at the descriptor's offset: returns the filled start of `into`; empty at the end. Waits for bytes also where
 /// the descriptor is in non-blocking mode.
 pub(crate) fn read<'m>(
     fd: BorrowedFd<'_>,
@@ -299,7 +299,7 @@ pub(crate) fn had_writer(fd: BorrowedFd<'_>) -> bool {
     done.is_ok() && poll.revents != 0
 }
 
-/// True if the page at `offset` is in the page cache, as far as preadv2(2) with `RWF_NOWAIT` tells (Linux 4.14).
+/// True if the page at `offset` is in the page cache, as far as preadv2(2) with `RWF_NOWAIT` reports it (Linux 4.14).
 pub(crate) fn is_cached(fd: BorrowedFd<'_>, offset: u64) -> bool {
     let Ok(offset) = file_offset(offset) else {
         return false;

@@ -23,7 +23,7 @@ pub(crate) fn is_advice_supported(advice: i32) -> bool {
 pub(crate) fn mincore(start: usize, pages: &mut [u8]) -> io::Result<()> {
     let len = pages.len() * page_size();
     let start = ptr::without_provenance_mut(start);
-    // SAFETY: mincore(2) writes one byte for each page of the range, and there is room for so many.
+    // SAFETY: mincore(2) writes one byte for each page of the range, and the buffer has that many.
     retry_eintr(|| unsafe { libc::mincore(start, len, pages.as_mut_ptr().cast()) }).map(drop)
 }
 

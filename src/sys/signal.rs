@@ -172,7 +172,7 @@ unsafe fn chain(
     }
 }
 
-/// The default action. A fault comes again when the handler returns; a signal that was sent has to be sent again.
+/// The default action. A fault repeats when the handler returns; a signal that was sent must be sent again.
 fn default_action(fault: bool) {
     let _ = action(Some(&default()));
     if !fault {

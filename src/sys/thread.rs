@@ -20,8 +20,8 @@ pub(crate) struct Thread {
 // SAFETY: any thread may join or detach another; where its id is a pointer, only the C library follows it.
 unsafe impl Send for Thread {}
 
-/// Starts one, or returns an error if no thread can be created: `std::thread` maps a stack for signal handlers in the new thread,
-/// and ends the process where there is no room for that (`RLIMIT_AS`, vm.max_map_count).
+/// Starts one, or returns an error if no thread can be created: `std::thread` maps a stack for signal handlers in the
+/// new thread, and ends the process where there is no room for that (`RLIMIT_AS`, vm.max_map_count).
 pub(crate) fn start(
     name: &'static CStr,
     run: impl FnOnce() + Send + 'static,
@@ -198,7 +198,7 @@ pub(crate) fn run_alongside<T, R: Send>(
     (value, returned)
 }
 
-/// Runs `f` with every signal blocked in the calling thread; a thread that it starts begins like that, too.
+/// Runs `f` with every signal blocked in the calling thread; a thread that it starts inherits that.
 pub(crate) fn without_signals<T>(f: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset(3) initialises the set.

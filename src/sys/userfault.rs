@@ -93,7 +93,7 @@ pub(crate) fn acknowledge_event(fd: i32) {
         // `struct uffd_msg`.
         let mut message = [0_u8; 32];
         let (to, len) = (message.as_mut_ptr().cast(), message.len());
-        // SAFETY: read(2) writes at most so many bytes; the descriptor is in non-blocking mode.
+        // SAFETY: read(2) writes at most as many bytes as the buffer has; the descriptor is in non-blocking mode.
         let _ = retry_eintr(|| unsafe { libc::read(fd, to, len) });
     }
 }

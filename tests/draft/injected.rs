@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use stillmap::{DraftOptions, Error, Result};
 
-/// No system call of Linux has this number: it tells the tracer that the draft is done.
+/// No system call of Linux has this number: it marks the end of the draft for the tracer.
 const DONE: libc::c_long = 9999;
 
 const CANNOT_FAIL: [libc::c_long; 3] = [libc::SYS_getpid, libc::SYS_exit, libc::SYS_exit_group];

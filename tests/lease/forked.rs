@@ -59,7 +59,7 @@ fn a_snapshot_goes_on_in_a_daemon() {
             assert_eq!(snapshot.backing(), Backing::Leased);
             assert!(snapshot.is_consistent());
             std::io::Write::write_all(&mut ready, &[0]).unwrap();
-            // Until the parent says that the file is another.
+            // Until the parent reports that the file was replaced.
             std::io::Read::read_exact(&mut { wait }, &mut [0]).unwrap();
             assert!(snapshot.iter().chain(window.iter()).all(|&byte| byte == 5));
             assert!(snapshot.is_consistent() && window.is_consistent());

@@ -140,7 +140,7 @@ fn check(result: i32) -> std::io::Result<()> {
 
 const SERVE: &str = "STILLMAP_TEST_COMPETITOR";
 
-/// A process that strikes when it is told to.
+/// A process that changes the files on command.
 pub struct Competitor {
     process: Child,
     commands: Option<ChildStdin>,
@@ -166,7 +166,7 @@ impl Competitor {
         }
     }
 
-    /// Tells it to strike, and does not wait.
+    /// Sends the command, and does not wait.
     pub fn tell(&mut self, blow: Blow, path: &Path) {
         let number = BLOWS.iter().position(|&b| b == blow).expect("a known blow");
         let commands = self.commands.as_mut().expect("its stdin");

@@ -147,7 +147,7 @@ fn a_snapshot_of_it_is_a_copy_of_one_moment() {
     memory.write_at(1 << 20, b"after!").expect("write");
     assert!(copy.starts_with(b"before"));
     assert!(live.snapshot(..(4 << 20) + 1).is_err());
-    // Stored to all the time: it says so.
+    // Stored to all the time: `is_consistent` is false.
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

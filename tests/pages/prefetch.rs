@@ -86,7 +86,7 @@ fn it_stops_when_the_guard_is_dropped() {
     .succeed();
 }
 
-/// A scope says that a guard is in the way; a forked child finds a guard without a thread.
+/// A scope fails while a guard has a thread; in a forked child a guard has none.
 #[test]
 fn a_guard_and_a_fork() {
     scenario!(|| {

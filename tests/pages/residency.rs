@@ -64,7 +64,7 @@ fn touch(file: &File, page: usize) {
     file.read_exact_at(&mut byte, offset).expect("read a byte");
 }
 
-/// The pages that it says are in RAM, through each way of asking.
+/// The pages that are reported as resident, by each method.
 fn said(of: Pages<'_>, pages: usize) -> Vec<bool> {
     let page = page_size();
     let residency = of.residency(..).expect("residency");
@@ -346,7 +346,7 @@ fn a_file_of_others_is_not_told() {
         assert_eq!(theirs.resident_pages(), 0, "{theirs}");
         assert!(!map().pages().is_resident(..).expect("in bounds"));
         assert_eq!(format!("{theirs:10}"), "??????????");
-        // What is our own is told as before.
+        // For our own memory the answer is as before.
         let memory = Anonymous::new(page_size()).expect("memory");
         memory.pages().populate(..).expect("populate");
         assert!(

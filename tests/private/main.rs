@@ -67,7 +67,7 @@ fn changes_here_and_changes_there_never_meet() {
     for len in LENGTHS {
         let bytes = pattern(len as u64, len);
         let path = file_with(here.path(), "file", &bytes);
-        // The file system of the temporary directory may be any; what it lies over is told by the others.
+        // The file system of the temporary directory may be any; other tests check the backing.
         let backing = Private::open(&path).unwrap().backing();
         keeps_to_itself(&path, &bytes, backing);
         for (system, backing) in &systems {

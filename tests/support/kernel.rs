@@ -197,7 +197,8 @@ pub fn page_size() -> usize {
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
 }
 
-/// True if the kernel can fault pages in on demand (MADV_POPULATE_READ and _WRITE, Linux 5.14); says so if it cannot.
+/// True if the kernel can fault pages in on demand (MADV_POPULATE_READ and _WRITE, Linux 5.14); prints `skipped:` if it
+/// cannot.
 pub fn can_populate() -> bool {
     // SAFETY: an empty range, of which nothing is asked.
     let can = unsafe { libc::madvise(std::ptr::null_mut(), 0, libc::MADV_POPULATE_READ) } == 0;
@@ -250,7 +251,7 @@ fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
 }
 
 /// True if a process like this one may lock 4 MiB, which is half of the kernel's default limit (since Linux 5.16);
-/// says so if it may not.
+/// prints `skipped:` if it may not.
 pub fn may_lock() -> bool {
     const LEN: usize = 4 << 20;
     // SAFETY: memory of our own that no other code knows.
@@ -269,7 +270,7 @@ pub fn may_lock() -> bool {
     locked
 }
 
-/// True if this process may have so many descriptors, from here on; says so if it may not.
+/// Raises the limit to this many descriptors; prints `skipped:` if it may not.
 pub fn may_open(count: u64) -> bool {
     let mut limit = limit_of(libc::RLIMIT_NOFILE);
     if limit.rlim_cur < count {
@@ -284,7 +285,7 @@ pub fn may_open(count: u64) -> bool {
     limit.rlim_cur >= count
 }
 
-/// True if the user of this process may have so many; says so if not. There is no limit for root.
+/// True if the user of this process may have this many; prints `skipped:` if not. There is no limit for root.
 pub fn may_start(count: u64) -> bool {
     let limit = limit_of(libc::RLIMIT_NPROC).rlim_cur;
     let may = super::is_root() || limit >= count;
@@ -294,7 +295,7 @@ pub fn may_start(count: u64) -> bool {
     may
 }
 
-/// True if a file may become so long by this process; says so if it may not. SIGXFSZ would kill the process.
+/// True if this process may make a file of this length; prints `skipped:` if it may not. SIGXFSZ would kill the process.
 pub fn may_write(bytes: u64) -> bool {
     let limit = limit_of(libc::RLIMIT_FSIZE).rlim_cur;
     if limit < bytes {
@@ -303,7 +304,7 @@ pub fn may_write(bytes: u64) -> bool {
     limit >= bytes
 }
 
-/// True if there are so many addresses for this process; says so if there are not.
+/// True if this process has this many addresses; prints `skipped:` if not.
 pub fn may_map(bytes: usize) -> bool {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: addresses without memory that no other code knows.

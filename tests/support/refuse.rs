@@ -21,7 +21,7 @@ pub fn refuse(call: libc::c_long, errno: i32) {
     });
 }
 
-/// Refuses a system call if its argument says so.
+/// Refuses a system call with a given argument.
 pub fn refuse_if(refusal: Refusal) {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
@@ -47,7 +47,7 @@ pub fn refuse_if(refusal: Refusal) {
     let first = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(first, 0, "{}", io::Error::last_os_error());
     let mode = libc::SECCOMP_MODE_FILTER;
-    // SAFETY: a program of the length it says; the kernel copies it.
+    // SAFETY: a program of the given length; the kernel copies it.
     let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &filter) };
     assert_eq!(done, 0, "{}", io::Error::last_os_error());
 }

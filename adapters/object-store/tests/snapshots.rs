@@ -48,7 +48,7 @@ impl Fixture {
         assert!(shell.status().expect("a shell").success(), "{command}");
     }
 
-    /// False, with a line that says so, where files cannot be leased.
+    /// False, after printing `skipped:`, where files cannot be leased.
     fn has_leases(&self) -> bool {
         self.write("probe", &[1; 100]);
         let probe = self.directory.path().join("probe");

@@ -28,7 +28,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const PARTS: i64 = 4;
 const ROWS: i64 = 200_000;
-/// Queries continue until there are so many, and so many rewrites.
+/// Queries continue until both numbers are reached: queries and rewrites.
 const QUERIES: usize = 5;
 const REWRITES: i64 = 3;
 const SQL: &str =
