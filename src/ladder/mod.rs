@@ -158,14 +158,11 @@ fn map(
     }
     let fd = source.fd();
     let system = FileSystem::from_stat(fd, &stat).map_err(|e| source.error("fstatfs", e))?;
-    if let Some(backing) = unchanging(fd, system) {
-        // The size is read after the check: before it was sealed, the file may have been truncated.
-        let stat = source.stat()?;
-        let range = window.in_file(stat.size)?;
-        if is_too_sparse(system, &stat, request) {
-            return Ok(Outcome::MustCopy(Reason::Sparse));
-        }
-        return map_range(source, request, fd, range, backing, None);
+    if system == FileSystem::NeverWritten {
+        return map_unchanging(source, request, window, system, Backing::ReadOnly);
+    }
+    if system.is_sealed(fd) {
+        return map_unchanging(source, request, window, system, Backing::Sealed);
     }
     let scarce = || budget::refuse_mapping(len);
     let reason = match request.lease.then(scarce).flatten() {
@@ -175,18 +172,31 @@ fn map(
             leased => return Ok(leased),
         },
     };
+    // Not looked up before the lease, which finds out by the way.
+    if system.is_verity(fd) {
+        return map_unchanging(source, request, window, system, Backing::Sealed);
+    }
     if request.access == Access::Read && is_copy_faster(fd, range, request) {
         return Ok(Outcome::MustCopy(reason));
     }
     clone(source, request, window, system, reason)
 }
 
-/// What keeps a file from changing for ever, if anything does.
-fn unchanging(fd: BorrowedFd<'_>, system: FileSystem) -> Option<Backing> {
-    if system == FileSystem::NeverWritten {
-        return Some(Backing::ReadOnly);
+/// A mapping of a file that never changes.
+fn map_unchanging(
+    source: &Source<'_>,
+    request: &Request,
+    window: &Window,
+    system: FileSystem,
+    backing: Backing,
+) -> Result<Outcome> {
+    // The size is read after the check: before it was sealed, the file may have been truncated.
+    let stat = source.stat()?;
+    let range = window.in_file(stat.size)?;
+    if is_too_sparse(system, &stat, request) {
+        return Ok(Outcome::MustCopy(Reason::Sparse));
     }
-    (system.is_sealed(fd) || system.is_verity(fd)).then_some(Backing::Sealed)
+    map_range(source, request, source.fd(), range, backing, None)
 }
 
 /// True if reading all holes of a file in memory would take more memory than the limit: a page each.
@@ -195,7 +205,7 @@ fn is_too_sparse(system: FileSystem, stat: &Stat, request: &Request) -> bool {
     system == FileSystem::Tmpfs && holes > 0 && !budget::fits_memory(holes, request.limits.memory)
 }
 
-/// A mapping under a read lease.
+/// A mapping under a read lease, unless the file is under fs-verity.
 fn lease(
     source: &Source<'_>,
     request: &Request,
@@ -209,6 +219,9 @@ fn lease(
         Ok(lease) => lease,
         Err(reason) => return Ok(Outcome::MustCopy(reason)),
     };
+    if lease.is_verity() {
+        return Ok(Outcome::MustCopy(Reason::NotAsked));
+    }
     // The size cannot change from here on.
     let range = window.in_file(lease.stat().size)?;
     if range.is_empty() {

@@ -146,6 +146,7 @@ impl<F: AsFd> Drop for LeaseHolder<F> {
 pub(crate) struct ReadLease {
     holder: LeaseHolder<OwnedFd>,
     stat: Stat,
+    is_verity: bool,
     system: FileSystem,
 }
 
@@ -169,12 +170,19 @@ impl ReadLease {
             Ok(holder) => holder,
             Err(error) => return Ok(Err(refusal(&error))),
         };
-        let stat = file::stat(holder.file.as_fd()).map_err(|e| source.error("fstat", e))?;
+        let stat = file::stat_and_verity(holder.file.as_fd());
+        let (stat, is_verity) = stat.map_err(|e| source.error("fstat", e))?;
         Ok(Ok(ReadLease {
             holder,
             stat,
+            is_verity,
             system,
         }))
+    }
+
+    /// True if the file needs no lease, since it is under fs-verity.
+    pub(crate) fn is_verity(&self) -> bool {
+        self.is_verity
     }
 
     /// The file, as it is while the lease holds.
@@ -194,6 +202,7 @@ impl ReadLease {
             holder,
             stat,
             system,
+            ..
         } = self;
         // Other snapshots can share a mapping of the whole file. A small window is not worth the copy of all of it.
         let size = usize::try_from(stat.size).unwrap_or(usize::MAX);

@@ -81,6 +81,19 @@ pub(crate) enum FileType {
     Other,
 }
 
+impl FileType {
+    /// By `st_mode`.
+    fn of(mode: libc::mode_t) -> Self {
+        match mode & libc::S_IFMT {
+            libc::S_IFREG => FileType::Regular,
+            libc::S_IFDIR => FileType::Directory,
+            libc::S_IFBLK => FileType::Block,
+            libc::S_IFIFO => FileType::Fifo,
+            _ => FileType::Other,
+        }
+    }
+}
+
 /// Distinguishes two versions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -155,13 +168,7 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let stat = unsafe { stat.assume_init() };
     let size = stat.st_size.unsigned_abs();
     Ok(Stat {
-        kind: match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => FileType::Regular,
-            libc::S_IFDIR => FileType::Directory,
-            libc::S_IFBLK => FileType::Block,
-            libc::S_IFIFO => FileType::Fifo,
-            _ => FileType::Other,
-        },
+        kind: FileType::of(stat.st_mode),
         size,
         allocated: stat.st_blocks.unsigned_abs() * 512,
         stamp: Stamp {
@@ -174,20 +181,41 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     })
 }
 
-/// True if the file is under fs-verity (`STATX_ATTR_VERITY`, statx(2), Linux 5.5).
+/// True if the file is under fs-verity.
 pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> bool {
+    statx(fd).is_ok_and(|(_, is_verity)| is_verity)
+}
+
+/// fstat(2), and whether the file is under fs-verity.
+pub(crate) fn stat_and_verity(fd: BorrowedFd<'_>) -> io::Result<(Stat, bool)> {
+    statx(fd).or_else(|_| stat(fd).map(|stat| (stat, false)))
+}
+
+/// The same in one call, statx(2) (`STATX_ATTR_VERITY`: Linux 5.5); fails where it is not known or forbidden.
+fn statx(fd: BorrowedFd<'_>) -> io::Result<(Stat, bool)> {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let (fd, empty, flags) = (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
+    let (number, mask) = (libc::SYS_statx, libc::STATX_BASIC_STATS);
     // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
-    let done = retry_eintr(|| unsafe {
-        libc::syscall(libc::SYS_statx, fd, empty, flags, 0, stat.as_mut_ptr())
-    });
-    if done.is_err() {
-        return false;
-    }
+    retry_eintr(|| unsafe { libc::syscall(number, fd, empty, flags, mask, stat.as_mut_ptr()) })?;
     // SAFETY: statx(2) succeeded, so it is filled in.
-    let attributes = unsafe { stat.assume_init() }.stx_attributes;
-    attributes & libc::STATX_ATTR_VERITY as u64 != 0
+    let stat = unsafe { stat.assume_init() };
+    let time = |time: libc::statx_timestamp| Time(time.tv_sec, i64::from(time.tv_nsec));
+    let is_verity = stat.stx_attributes & libc::STATX_ATTR_VERITY as u64 != 0;
+    let stamp = Stamp {
+        device: libc::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        inode: stat.stx_ino,
+        size: stat.stx_size,
+        modified: time(stat.stx_mtime),
+        changed: time(stat.stx_ctime),
+    };
+    let found = Stat {
+        kind: FileType::of(u32::from(stat.stx_mode)),
+        size: stat.stx_size,
+        allocated: stat.stx_blocks * 512,
+        stamp,
+    };
+    Ok((found, is_verity))
 }
 
 /// read(2) at the descriptor's offset: returns the filled start of `into`; empty at the end. Waits for bytes also where
