@@ -30,12 +30,20 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::time::{Duration, Instant};
 
 static TABLE: Table<ForkEntry> = Table::new();
 
 /// What the number of a registered descriptor leads to in a child. Set once the handler is installed.
 static EMPTY_FILE: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Forks of this process that have begun, and those that are over.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static ENDED: AtomicU64 = AtomicU64::new(0);
+
+/// How long a fork is waited for. One of a process with 100 GiB of memory takes about a second.
+const FORK_MAX: Duration = Duration::from_secs(2);
 
 /// Number of forks between the process that loaded this crate and this one.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -84,6 +92,51 @@ impl Process {
     }
 }
 
+/// A moment at which this process did not fork.
+///
+/// A descriptor or mapping is made first and registered then. A child that another thread forks in between has it, and
+/// no handler knows of it. So the one that makes it looks afterwards whether the process has forked since the moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BeforeForks(u64);
+
+impl BeforeForks {
+    /// This moment; `None` while another thread forks, and before [`install`] has succeeded.
+    pub(crate) fn now() -> Option<Self> {
+        EMPTY_FILE.get()?;
+        // In this order: those that had begun by the second load were over at the first.
+        let ended = ENDED.load(Ordering::SeqCst);
+        let begun = BEGUN.load(Ordering::SeqCst);
+        (begun == ended).then_some(BeforeForks(begun))
+    }
+
+    /// Waits while another thread forks. `None` if that takes too long: its handlers may wait for this thread.
+    pub(crate) fn wait() -> Option<Self> {
+        install().ok()?;
+        let start = Instant::now();
+        loop {
+            match BeforeForks::now() {
+                None if start.elapsed() < FORK_MAX => std::thread::yield_now(),
+                now => return now,
+            }
+        }
+    }
+
+    /// True if no fork has begun since: no child has what was made after this moment and is registered now.
+    pub(crate) fn is_still(self) -> bool {
+        // What was registered is visible to a fork that is not seen here.
+        fence(Ordering::SeqCst);
+        BEGUN.load(Ordering::SeqCst) == self.0
+    }
+}
+
+extern "C" fn before_fork() {
+    BEGUN.fetch_add(1, Ordering::SeqCst);
+}
+
+extern "C" fn after_fork() {
+    ENDED.fetch_add(1, Ordering::SeqCst);
+}
+
 /// Installs the handler, unless it is installed: what [`Process`] and [`NotForChildren`] need.
 pub(crate) fn install() -> Result<()> {
     static INSTALLING: Lock<()> = Lock::new(Rank::AtFork, ());
@@ -95,7 +148,8 @@ pub(crate) fn install() -> Result<()> {
         return Ok(());
     }
     let empty = empty_memfd().map_err(|e| Error::os("memfd_create", None, e))?;
-    atfork::register(None, in_child).map_err(|e| Error::os("pthread_atfork", None, e))?;
+    atfork::register(Some(before_fork), Some(after_fork), in_child)
+        .map_err(|e| Error::os("pthread_atfork", None, e))?;
     let _ = EMPTY_FILE.set(empty);
     Ok(())
 }
@@ -255,6 +309,7 @@ impl Drop for NotForChildren {
 /// Runs in the child, before fork(3) returns. It allocates nothing, locks nothing and cannot panic.
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    ENDED.store(BEGUN.load(Ordering::Relaxed), Ordering::Relaxed);
     for entry in TABLE.iter() {
         if deny_access(entry).is_err() {
             process::abort(&[

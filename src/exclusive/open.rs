@@ -3,7 +3,7 @@
 use super::Exclusive;
 use super::bytes::{Bytes, Unguarded};
 use super::open_files::{Claim, FileId};
-use crate::atfork;
+use crate::atfork::{self, BeforeForks};
 use crate::error::{Error, Result};
 use crate::lease::write::{WriteLease, WriteLeaseError};
 use crate::mapped_file::FileWindow;
@@ -162,6 +162,9 @@ impl Attempt<'_> {
             0
         };
         let flags = libc::O_RDWR | libc::O_NOCTTY | wait;
+        let Some(opened) = BeforeForks::wait() else {
+            return Ok((false, None));
+        };
         let file = match dir::open_at(base, self.path, flags, 0) {
             // A lease is being broken.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((false, None)),
@@ -170,7 +173,7 @@ impl Attempt<'_> {
         if self.id(file.as_fd())? != id {
             return Ok((false, None));
         }
-        match WriteLease::acquire(file) {
+        match WriteLease::acquire(file, opened) {
             Err(WriteLeaseError::Busy) => Ok((false, None)),
             Err(why) => Err(lease_error(why, self.name)),
             Ok(lease) => self.map(lease, claim).map(|file| (false, file)),

@@ -1,5 +1,6 @@
 //! An open descriptor of this crate, and its name for errors.
 
+use crate::atfork::BeforeForks;
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
@@ -14,6 +15,8 @@ pub(crate) struct Source<'a> {
     path: Option<&'a Path>,
     description: Description,
     is_nonblocking_fifo: bool,
+    /// Before it was opened, if the description is its own.
+    opened: Option<BeforeForks>,
 }
 
 /// Whose offset, lease and flags the descriptor has: the open file description, open(2).
@@ -29,12 +32,15 @@ enum Description {
 impl<'a> Source<'a> {
     /// Opens a path. Blocks until a FIFO has a writer.
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
+        let opened = BeforeForks::now();
         let fd = file::open(path).map_err(|e| Error::os("open", Some(path), e))?;
-        Ok(Source::new(fd, Some(path), Description::Own))
+        let source = Source::new(fd, Some(path), Description::Own);
+        Ok(Source { opened, ..source })
     }
 
     /// Opens a path, and never blocks on a FIFO.
     pub(crate) fn open_nonblocking(path: &'a Path) -> Result<Self> {
+        let opened = BeforeForks::now();
         match file::open_nonblocking(path) {
             // Another process has a write lease on the file: block until it is released.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Source::open(path),
@@ -47,6 +53,7 @@ impl<'a> Source<'a> {
                 }
                 Ok(Source {
                     is_nonblocking_fifo,
+                    opened,
                     ..source
                 })
             }
@@ -72,8 +79,12 @@ impl<'a> Source<'a> {
     /// reading only.
     pub(crate) fn from_owned(file: File) -> Self {
         let given = Source::new(file.into(), None, Description::CallersWhole);
+        let opened = BeforeForks::now();
         match given.reopen() {
-            Ok(fd) => Source::new(fd, None, Description::Own),
+            Ok(fd) => Source {
+                opened,
+                ..Source::new(fd, None, Description::Own)
+            },
             Err(_) => given,
         }
     }
@@ -89,6 +100,7 @@ impl<'a> Source<'a> {
             path,
             description,
             is_nonblocking_fifo: false,
+            opened: None,
         }
     }
 
@@ -132,13 +144,13 @@ impl<'a> Source<'a> {
 
     /// A descriptor for a lease, on a description of the same file that only this crate has. It has a number of its own:
     /// when a lease is broken, the number of its descriptor leads to another file at once, and this source may be read
-    /// still.
-    pub(crate) fn lease_descriptor(&self) -> io::Result<OwnedFd> {
-        if self.is_shared() {
-            self.reopen()
-        } else {
-            file::duplicate(self.fd())
+    /// still. Second, a moment before the description was made: a child that was forked since may have it open.
+    pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, BeforeForks)> {
+        if let Some(opened) = self.opened.filter(|opened| opened.is_still()) {
+            return Ok((file::duplicate(self.fd())?, opened));
         }
+        let opened = BeforeForks::wait().ok_or(io::ErrorKind::WouldBlock)?;
+        Ok((self.reopen()?, opened))
     }
 
     /// Opens the file again, for reading and with an own description, through `/proc/self/fd`. What is opened there is

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::input::settled;
 use crate::input::{self, Access, Progress, Request, Source, Window};
-use crate::lease::read::{LeasedMapping, ReadLease};
+use crate::lease::read::{LeasedMapping, Mapped, ReadLease};
 use crate::reason::Reason;
 use crate::region::Region;
 use crate::sys::file::{self, FileType, Stat};
@@ -23,6 +23,9 @@ use std::path::Path;
 /// A file of at most this size, in bytes, is copied rather than cloned if it is in the page cache: 64 MiB are copied in
 /// 10 to 30 ms, and read by way of a clone, which starts without pages, in 100 ms.
 const COPY_RATHER_THAN_CLONE_MAX: u64 = 64 << 20;
+
+/// How often a lease is tried for while other threads fork.
+const FORKS_MAX: u32 = 20;
 
 /// The bytes of an input.
 pub(crate) struct Opened {
@@ -215,26 +218,31 @@ fn lease(
     if !request.lease || request.access != Access::Read {
         return Ok(Outcome::MustCopy(Reason::NotAsked));
     }
-    let lease = match ReadLease::acquire(source, system)? {
-        Ok(lease) => lease,
-        Err(reason) => return Ok(Outcome::MustCopy(reason)),
-    };
-    if lease.is_verity() {
-        return Ok(Outcome::MustCopy(Reason::NotAsked));
+    for _ in 0..FORKS_MAX {
+        let lease = match ReadLease::acquire(source, system)? {
+            Ok(lease) => lease,
+            Err(reason) => return Ok(Outcome::MustCopy(reason)),
+        };
+        if lease.is_verity() {
+            return Ok(Outcome::MustCopy(Reason::NotAsked));
+        }
+        // The size cannot change from here on.
+        let range = window.in_file(lease.stat().size)?;
+        if range.is_empty() {
+            return Ok(Outcome::MustCopy(Reason::Small));
+        }
+        let len = addressable(source, &range)?;
+        match lease.map(range.start, len, request.limits.memory) {
+            Ok(Mapped::Leased(mapping, delta)) => {
+                return leased(source, request, mapping, delta, len);
+            }
+            Ok(Mapped::Broken) => return Ok(Outcome::MustCopy(Reason::OpenForWriting)),
+            Ok(Mapped::Forked) => {}
+            // No address space, or no further mapping: the bytes can still be read.
+            Err(_) => return Ok(Outcome::MustCopy(Reason::Mappings)),
+        }
     }
-    // The size cannot change from here on.
-    let range = window.in_file(lease.stat().size)?;
-    if range.is_empty() {
-        return Ok(Outcome::MustCopy(Reason::Small));
-    }
-    let len = addressable(source, &range)?;
-    let (mapping, delta) = match lease.map(range.start, len, request.limits.memory) {
-        Ok(Some(mapped)) => mapped,
-        Ok(None) => return Ok(Outcome::MustCopy(Reason::OpenForWriting)),
-        // No address space, or no further mapping: the bytes can still be read.
-        Err(_) => return Ok(Outcome::MustCopy(Reason::Mappings)),
-    };
-    leased(source, request, mapping, delta, len)
+    Ok(Outcome::MustCopy(Reason::Refused))
 }
 
 fn leased(

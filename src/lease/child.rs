@@ -35,7 +35,7 @@ pub(super) fn install() -> io::Result<()> {
     static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
     atfork::install().map_err(io::Error::from)?;
     if !IS_INSTALLED.load(Ordering::Relaxed) {
-        handlers::register(Some(before_fork), in_child)?;
+        handlers::register(Some(before_fork), None, in_child)?;
         IS_INSTALLED.store(true, Ordering::Relaxed);
     }
     Ok(())

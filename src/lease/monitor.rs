@@ -13,6 +13,7 @@
 use super::deadline::Deadline;
 use super::table::{BUSY, DONE, LIVE, LeaseEntry, TABLE, WORKING};
 use super::{child, copy, detach};
+use crate::sync;
 use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
@@ -29,6 +30,9 @@ const RETRY_INTERVAL: u64 = 20;
 /// All leases are looked at this many times in each lease-break time, and at least once in `POLL_MAX` ms.
 const POLLS_PER_BREAK_TIME: u64 = 4;
 const POLL_MAX: u64 = 11_250;
+
+/// Between two looks for the event of a move, which takes less than a millisecond.
+const MOVE_INTERVAL: Duration = Duration::from_micros(100);
 
 /// The ids of the threads; 0 if they do not run.
 static WATCHER: AtomicU32 = AtomicU32::new(0);
@@ -137,6 +141,7 @@ fn read_break_time(file: &OwnedFd) -> Option<()> {
 
 extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     lease::block_signals();
+    sync::forbid_locks();
     thread::set_name(c"stillmap-lease");
     WATCHER.store(thread::id().unsigned_abs(), Ordering::Release);
     futex::wake_all(&WATCHER);
@@ -148,9 +153,7 @@ extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         let event = lease::wait(timeout.map(Duration::from_millis));
         IS_ASLEEP.store(false, Ordering::SeqCst);
         let now = clock::monotonic_ms();
-        while MOVING.load(Ordering::Acquire) >= 0 {
-            userfault::acknowledge_event(MOVING.load(Ordering::Acquire));
-        }
+        acknowledge_moves();
         if let Some(file) = BREAK_TIME_FILE.get() {
             let _ = read_break_time(file);
         }
@@ -173,6 +176,19 @@ extern "C" fn watch(_: *mut c_void) -> *mut c_void {
             Leases::None if is_time => sleep(),
             Leases::None => Some(interval),
         };
+    }
+}
+
+/// mremap(2) of the answerer blocks until its event is acknowledged.
+fn acknowledge_moves() {
+    loop {
+        let pages = MOVING.load(Ordering::Acquire);
+        if pages < 0 {
+            return;
+        }
+        if !userfault::acknowledge_event(pages) {
+            std::thread::sleep(MOVE_INTERVAL);
+        }
     }
 }
 
@@ -253,6 +269,7 @@ fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool 
 
 extern "C" fn answer(_: *mut c_void) -> *mut c_void {
     lease::block_signals();
+    sync::forbid_locks();
     thread::set_name(c"stillmap-copy");
     ANSWERER.store(thread::id().unsigned_abs(), Ordering::Release);
     futex::wake_all(&ANSWERER);

@@ -10,7 +10,7 @@
 use super::copy::is_unchanged;
 use super::table::{BUSY, Data, LIVE, LeaseData, LeaseEntry, ReadData, TABLE, WORKING};
 use super::{monitor, space};
-use crate::atfork;
+use crate::atfork::{self, BeforeForks};
 use crate::backing::Backing;
 use crate::budget;
 use crate::error::Result;
@@ -92,11 +92,13 @@ pub(super) struct LeaseHolder<F: AsFd> {
     pub(super) file: Arc<F>,
     pub(super) entry: Claimed<LeaseEntry>,
     events: u64,
+    /// Before the description was made that has the lease.
+    opened: BeforeForks,
 }
 
 impl<F: AsFd> LeaseHolder<F> {
     /// Sets a lease. Starts the monitor if it does not run.
-    pub(super) fn new(file: Arc<F>, lease: Lease) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<F>, opened: BeforeForks, lease: Lease) -> io::Result<Self> {
         if !monitor::is_running() {
             let _one_thread = files().lock();
             monitor::start()?;
@@ -108,6 +110,7 @@ impl<F: AsFd> LeaseHolder<F> {
             file,
             entry,
             events,
+            opened,
         };
         monitor::set_lease(holder.file.as_fd(), lease)?;
         Ok(holder)
@@ -122,6 +125,12 @@ impl<F: AsFd> LeaseHolder<F> {
         // SAFETY: prepared by `new`; the caller's promise.
         unsafe { self.entry.publish(data) };
         Ok(monitor::look_after(&self.entry, self.events))
+    }
+
+    /// True unless a child was forked that may have the file open or mapped without knowing of the lease. To be asked
+    /// once the entry is published: the handler in a child finds it there.
+    pub(super) fn is_alone(&self) -> bool {
+        self.opened.is_still()
     }
 
     /// Releases the lease of an entry that was ended. True if it was held until now.
@@ -160,13 +169,13 @@ impl ReadLease {
         if !system.keeps_leases() {
             return Ok(Err(Reason::FileSystem));
         }
-        let Ok(file) = source.lease_descriptor() else {
+        let Ok((file, opened)) = source.lease_descriptor() else {
             return Ok(Err(Reason::NotReopened));
         };
         if budget::is_descriptor_scarce(file.as_fd()) {
             return Ok(Err(Reason::Descriptors));
         }
-        let holder = match LeaseHolder::new(Arc::new(file), Lease::Read) {
+        let holder = match LeaseHolder::new(Arc::new(file), opened, Lease::Read) {
             Ok(holder) => holder,
             Err(error) => return Ok(Err(refusal(&error))),
         };
@@ -190,14 +199,13 @@ impl ReadLease {
         &self.stat
     }
 
-    /// Maps `offset..offset+len` under the lease; second, where in the mapping `offset` is. `None` if a writer came
-    /// meanwhile.
+    /// Maps `offset..offset+len` under the lease.
     pub(crate) fn map(
         self,
         offset: u64,
         len: usize,
         memory_limit: Option<u64>,
-    ) -> io::Result<Option<(LeasedMapping, usize)>> {
+    ) -> io::Result<Mapped> {
         let ReadLease {
             holder,
             stat,
@@ -226,8 +234,16 @@ impl ReadLease {
             stat,
         });
         // SAFETY: `Inner` unmaps the region after it has ended the entry.
-        if !unsafe { inner.holder.publish(data) }? {
-            return Ok(None);
+        let published = unsafe { inner.holder.publish(data) };
+        let is_alone = inner.holder.is_alone();
+        if !is_alone || !matches!(published, Ok(true)) {
+            // Not left to the closing: a child that was forked meanwhile may have the file open, and answers no break.
+            lease::release(inner.holder.file.as_raw_fd());
+        }
+        match published? {
+            true if is_alone => {}
+            true => return Ok(Mapped::Forked),
+            false => return Ok(Mapped::Broken),
         }
         let known = KnownMapping {
             mapping: Arc::downgrade(&inner),
@@ -243,8 +259,21 @@ impl ReadLease {
             .or_default()
             .push(known);
         drop(files);
-        Ok(Some((LeasedMapping(inner), (offset - start) as usize)))
+        Ok(Mapped::Leased(
+            LeasedMapping(inner),
+            (offset - start) as usize,
+        ))
     }
+}
+
+/// What came of [`ReadLease::map`].
+pub(crate) enum Mapped {
+    /// Second, where in the mapping the offset is.
+    Leased(LeasedMapping, usize),
+    /// A writer came meanwhile.
+    Broken,
+    /// Another thread forked meanwhile: to be tried again.
+    Forked,
 }
 
 /// Why there is no read lease.
@@ -377,11 +406,16 @@ impl Drop for Inner {
             }
         }
         drop(files);
+        let before = BeforeForks::wait();
         // The bytes stay protected until they are unmapped.
         self.holder.entry.end();
         self.region = Region::empty();
-        // Closed, and not released: a child that was forked just now may still depend on the lease. In place of a close,
-        // so that no child takes the number for this one after another thread was given it.
+        // Closed, and not released: a child that was forked before may still depend on the lease. One that was forked just
+        // now may have the file mapped without knowing of it, and no code that reads it.
+        if !before.is_some_and(BeforeForks::is_still) {
+            lease::release(self.holder.file.as_raw_fd());
+        }
+        // In place of a close, so that no child takes the number for this one after another thread was given it.
         atfork::close_behind(self.holder.file.as_fd());
         self.holder.entry.forget_descriptor();
     }

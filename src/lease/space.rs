@@ -206,3 +206,41 @@ pub(super) fn replace(
 pub(super) fn pointer(address: usize) -> NonNull<u8> {
     NonNull::new(ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::Fork;
+
+    /// mremap(2) that fails half-way was taken for one that had changed nothing: the next mapping came under the
+    /// references of the program.
+    #[test]
+    #[cfg_attr(miri, ignore = "forks")]
+    fn a_swap_that_lost_its_target_ends_the_process() {
+        for is_unmapped in [false, true] {
+            // SAFETY: the child uses nothing of other threads.
+            let child = match unsafe { process::fork() }.unwrap() {
+                Fork::Parent { child } => child,
+                Fork::Child => {
+                    let failed = lose(is_unmapped).is_err();
+                    process::exit_immediately(if failed { 0 } else { 1 });
+                }
+            };
+            let status = process::wait(child, None).unwrap();
+            assert_eq!(status.success(), !is_unmapped, "{status}");
+            assert_eq!(status.code().is_none(), is_unmapped, "{status}");
+        }
+    }
+
+    fn lose(is_unmapped: bool) -> io::Result<()> {
+        let len = 4 * page::size();
+        let target = memory::map_anonymous(len, Place::Anywhere, Pages::Zeroed)?;
+        replace(target, len, || {
+            if is_unmapped {
+                // SAFETY: mapped above, and nothing refers to it.
+                unsafe { memory::unmap(target, page::size()) }?;
+            }
+            Err(io::Error::from_raw_os_error(libc::ENOMEM))
+        })
+    }
+}

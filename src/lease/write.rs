@@ -8,7 +8,7 @@
 use super::monitor;
 use super::read::{LeaseHolder, reserve_space};
 use super::table::{Data, LeaseData, WriteData};
-use crate::atfork::Process;
+use crate::atfork::{BeforeForks, Process};
 use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
@@ -44,8 +44,8 @@ pub(crate) struct WriteLease {
 }
 
 impl WriteLease {
-    /// `file` has a description of its own, open for reading and writing.
-    pub(crate) fn acquire(file: File) -> Result<Self, WriteLeaseError> {
+    /// `file` has a description of its own, open for reading and writing, that was made after `opened`.
+    pub(crate) fn acquire(file: File, opened: BeforeForks) -> Result<Self, WriteLeaseError> {
         let system = FileSystem::from_fd(file.as_fd()).map_err(failed("fstatfs"))?;
         if !system.keeps_leases() {
             return Err(WriteLeaseError::Unsupported(
@@ -65,7 +65,7 @@ impl WriteLease {
                  not be let in",
             ),
         })?;
-        let holder = LeaseHolder::new(Arc::new(file), Lease::Write).map_err(refusal)?;
+        let holder = LeaseHolder::new(Arc::new(file), opened, Lease::Write).map_err(refusal)?;
         Ok(WriteLease {
             holder,
             userfaultfd,
@@ -94,8 +94,9 @@ impl WriteLease {
         };
         // SAFETY: `WriteLeasedMapping` unmaps the file after it has ended the entry.
         match unsafe { editable.holder.publish(data) }.map_err(failed("mmap"))? {
-            true => Ok(editable),
-            false => Err(WriteLeaseError::Busy),
+            // Otherwise a child that another thread has forked meanwhile has the file open.
+            true if editable.holder.is_alone() => Ok(editable),
+            _ => Err(WriteLeaseError::Busy),
         }
     }
 }

@@ -3,17 +3,19 @@
 
 use super::retry_eintr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// pthread_atfork(3): `before` runs in the parent before each fork(3), and `in_child` in the child, before fork(3)
-/// returns there, in the order of registration. The latter must be async-signal-safe where the parent may have other
-/// threads.
+/// pthread_atfork(3): `before` and `after` run in the parent before and after each fork(3), and `in_child` in the child,
+/// before fork(3) returns there, in the order of registration. The latter must be async-signal-safe where the parent may
+/// have other threads.
 pub(crate) fn register(
     before: Option<unsafe extern "C" fn()>,
+    after: Option<unsafe extern "C" fn()>,
     in_child: unsafe extern "C" fn(),
 ) -> io::Result<()> {
     // SAFETY: the handlers are functions, and the C library forgets them when the object that has them is unloaded.
-    match unsafe { libc::pthread_atfork(before, None, Some(in_child)) } {
+    match unsafe { libc::pthread_atfork(before, after, Some(in_child)) } {
         0 => Ok(()),
         number => Err(io::Error::from_raw_os_error(number)),
     }
@@ -22,5 +24,30 @@ pub(crate) fn register(
 /// dup3(2): makes the number `fd` a duplicate of `by`, close-on-exec.
 pub(crate) fn replace(fd: RawFd, by: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: dup3(2) takes integers. The caller decides about `fd`, which stays open.
-    retry_eintr(|| unsafe { libc::dup3(by.as_raw_fd(), fd, libc::O_CLOEXEC) }).map(drop)
+    let replace =
+        || retry_eintr(|| unsafe { libc::dup3(by.as_raw_fd(), fd, libc::O_CLOEXEC) }).map(drop);
+    match replace() {
+        // Both are open; but dup3(2) takes no number above the limit, which was lowered since.
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => with_highest_limit(replace),
+        replaced => replaced,
+    }
+}
+
+/// Runs `f` while this process may have as many descriptors as it can allow itself.
+fn with_highest_limit(f: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: getrlimit(2) writes one struct to the pointer, which has room for it.
+    retry_eintr(|| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()) })?;
+    // SAFETY: filled in above.
+    let before = unsafe { before.assume_init() };
+    let highest = libc::rlimit {
+        rlim_cur: before.rlim_max,
+        ..before
+    };
+    // SAFETY: setrlimit(2) reads one struct.
+    retry_eintr(|| unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const highest) })?;
+    let done = f();
+    // SAFETY: as above. It cannot fail: the limit is lowered.
+    let _ = retry_eintr(|| unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const before) });
+    done
 }

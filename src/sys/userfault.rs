@@ -79,23 +79,14 @@ pub(crate) fn register(fd: BorrowedFd<'_>, start: NonNull<u8>, len: usize) -> io
     retry_eintr(|| unsafe { libc::ioctl(fd, request, &raw mut register) }).map(drop)
 }
 
-/// Waits at most 10 ms for an event, and acknowledges one that came: mremap(2) blocks until then. A page fault needs no
-/// answer, since every page is supplied in its turn.
-pub(crate) fn acknowledge_event(fd: i32) {
-    let mut poll = libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    let _ = retry_eintr(|| unsafe { libc::poll(&mut poll, 1, 10) });
-    if poll.revents & libc::POLLIN != 0 {
-        // `struct uffd_msg`.
-        let mut message = [0_u8; 32];
-        let (to, len) = (message.as_mut_ptr().cast(), message.len());
-        // SAFETY: read(2) writes at most as many bytes as the buffer has; the descriptor is in non-blocking mode.
-        let _ = retry_eintr(|| unsafe { libc::read(fd, to, len) });
-    }
+/// Acknowledges an event, if there is one: mremap(2) blocks until then. A page fault needs no answer, since every page is
+/// supplied in its turn. False if there was nothing. poll(2) is no help: it fails where `RLIMIT_NOFILE` is 0.
+pub(crate) fn acknowledge_event(fd: i32) -> bool {
+    // `struct uffd_msg`.
+    let mut message = [0_u8; 32];
+    let (to, len) = (message.as_mut_ptr().cast(), message.len());
+    // SAFETY: read(2) writes at most as many bytes as the buffer has; the descriptor is in non-blocking mode.
+    retry_eintr(|| unsafe { libc::read(fd, to, len) }).is_ok_and(|n| n > 0)
 }
 
 /// Supplies missing pages: those from `to` on become a copy of `pages`. Threads that block on them go on.

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacked;
 mod failed;
 mod forked;
 mod full;

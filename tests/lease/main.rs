@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacked;
 mod breaking;
 mod exhausted;
 mod forked;

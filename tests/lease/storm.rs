@@ -56,10 +56,10 @@ impl Blow {
         let write = || OpenOptions::new().write(true).open(path);
         match self {
             Blow::Rewrite => fs::write(path, b"rewritten"),
-            Blow::Shorten => truncate(path, 5),
+            Blow::Shorten => crate::support::truncate(path, 5),
             Blow::Lengthen => {
                 let size = fs::metadata(path)?.len();
-                truncate(path, size + 9000)
+                crate::support::truncate(path, size + 9000)
             }
             Blow::Overwrite => write()?.write_all_at(&[0xEE; 3 * PAGE], 100),
             Blow::Append => OpenOptions::new()
@@ -122,13 +122,6 @@ impl Blow {
         }
         Some(bytes)
     }
-}
-
-fn truncate(path: &Path, len: u64) -> std::io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: the path is a C string.
-    check(unsafe { libc::truncate(path.as_ptr(), len as i64) })
 }
 
 fn check(result: i32) -> std::io::Result<()> {

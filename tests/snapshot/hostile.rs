@@ -103,6 +103,49 @@ fn a_descriptor_that_another_thread_replaces() {
     assert!(turns.into_inner() > 0);
 }
 
+/// The same attack on standard input. Before: `Sealed, intact`, and a byte changed after a write; for `Private` a SIGBUS.
+#[test]
+fn standard_input_that_another_thread_replaces() {
+    scenario!(|| {
+        let sealed = memfd(&vec![0x11; LARGE], libc::MFD_ALLOW_SEALING);
+        seal(&sealed, FINAL);
+        let writable = memfd(&vec![0x22; LARGE], libc::MFD_ALLOW_SEALING);
+        let stop = AtomicBool::new(false);
+        let replace = |file: &File| {
+            // With an offset of its own.
+            let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+            // SAFETY: both are open, and std does not close standard input.
+            unsafe { libc::dup2(again.as_raw_fd(), 0) };
+        };
+        replace(&sealed);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    replace(&writable);
+                    replace(&sealed);
+                }
+            });
+            for round in 0..1000_u32 {
+                let snapshot = Snapshot::stdin().unwrap();
+                let private = Private::from_fd(std::io::stdin()).unwrap();
+                let first = snapshot.first().copied();
+                // A store to the one that can be written to is seen by no value.
+                writable
+                    .write_all_at(&[0x22 + (round % 2) as u8], LARGE as u64 - 1)
+                    .unwrap();
+                if snapshot.backing() == Backing::Sealed {
+                    assert!(snapshot.iter().all(|&byte| byte == 0x11));
+                }
+                assert_eq!(snapshot.first().copied(), first);
+                assert!(snapshot.len() <= LARGE && private.len() <= LARGE);
+                assert!(sum(&private) > 0 || private.is_empty());
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    })
+    .succeed();
+}
+
 /// The kind of that attack: an `as_fd` that returns another descriptor each time.
 #[test]
 fn as_fd_is_called_once() {

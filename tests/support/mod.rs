@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod leased;
 pub mod memory_group;
 pub mod namespace;
+pub mod pids_group;
 pub mod pipe;
 pub mod pool;
 pub mod random;
@@ -42,6 +43,21 @@ pub fn file_with(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 pub fn is_root() -> bool {
     // SAFETY: geteuid cannot fail and touches no memory.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// The path for a system call.
+pub fn c_path(path: &Path) -> std::ffi::CString {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::CString::new(path.as_os_str().as_bytes()).expect("no NUL")
+}
+
+/// truncate(2): the file need not be opened for it.
+pub fn truncate(path: &Path, len: u64) -> std::io::Result<()> {
+    // SAFETY: the path is a C string.
+    match unsafe { libc::truncate(c_path(path).as_ptr(), len as i64) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// RLIMIT_FSIZE of this process, in bytes; over it there is an error, and SIGXFSZ.

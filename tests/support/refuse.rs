@@ -2,6 +2,7 @@
 //! It cannot be taken back, so it belongs into a scenario's child.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// One system call to refuse.
 #[derive(Clone, Copy, Debug)]
@@ -23,20 +24,39 @@ pub fn refuse(call: libc::c_long, errno: i32) {
 
 /// Refuses a system call with a given argument.
 pub fn refuse_if(refusal: Refusal) {
+    let action = libc::SECCOMP_RET_ERRNO | refusal.errno as u32;
+    install(refusal.call, refusal.argument, action, 0);
+}
+
+/// Lets no system call of that kind return, if the argument of that number, masked, has this value, as long as the
+/// descriptor is open.
+pub fn hold(call: libc::c_long, argument: (u32, u32, u32)) -> OwnedFd {
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let listener = install(call, Some(argument), libc::SECCOMP_RET_USER_NOTIF, flags);
+    // SAFETY: the descriptor that the kernel just gave.
+    unsafe { OwnedFd::from_raw_fd(listener as RawFd) }
+}
+
+fn install(
+    call: libc::c_long,
+    argument: Option<(u32, u32, u32)>,
+    action: u32,
+    flags: libc::c_ulong,
+) -> libc::c_long {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let line = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     // struct seccomp_data: nr at 0, arguments of 8 bytes from 16 on, low halves first.
-    let (argument, mask, value) = refusal.argument.unwrap_or((0, 0, 0));
+    let (argument, mask, value) = argument.unwrap_or((0, 0, 0));
     let mut program = [
         line(LOAD, 0, 0, 0),
-        line(EQUAL, refusal.call as u32, 0, 4),
+        line(EQUAL, call as u32, 0, 4),
         line(LOAD, 16 + 8 * argument, 0, 0),
         line(AND, mask, 0, 0),
         line(EQUAL, value, 0, 1),
-        line(RETURN, libc::SECCOMP_RET_ERRNO | refusal.errno as u32, 0, 0),
+        line(RETURN, action, 0, 0),
         line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
     let filter = libc::sock_fprog {
@@ -46,8 +66,9 @@ pub fn refuse_if(refusal: Refusal) {
     // SAFETY: plain numbers.
     let first = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(first, 0, "{}", io::Error::last_os_error());
-    let mode = libc::SECCOMP_MODE_FILTER;
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: a program of the given length; the kernel copies it.
-    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &filter) };
-    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &filter) };
+    assert!(done >= 0, "{}", io::Error::last_os_error());
+    done
 }

@@ -100,6 +100,14 @@ impl Traced {
         self.set_registers(&registers);
     }
 
+    /// Clears bits of the first argument of the system call that is about to be made.
+    #[cfg(target_arch = "x86_64")]
+    pub fn clear_in_first_argument(&mut self, bits: u64) {
+        let mut registers = self.registers();
+        registers.rdi &= !bits;
+        self.set_registers(&registers);
+    }
+
     #[cfg(target_arch = "x86_64")]
     fn registers(&self) -> libc::user_regs_struct {
         let mut registers = std::mem::MaybeUninit::zeroed();

@@ -1,0 +1,521 @@
+//! Attacks that once broke the promises of a lease, and what happened then.
+
+use super::Folder;
+use super::leased;
+use super::support::child::{Forked, argument, fork, fork_into, report, scenario};
+use super::support::kernel::{self, limit, status};
+use super::support::memory_group::{MemoryGroup, join};
+use super::support::namespace::{bind, hide, mount, own_mounts};
+use super::support::pids_group::PidsGroup;
+use super::support::{self, exclusive, skip};
+use std::fs::{self, File};
+use std::io::{Read, Write, pipe};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use stillmap::{Backing, Exclusive, Reason, Snapshot};
+
+/// The leases on a file that processes of this number have set, from /proc/locks.
+fn leases_of(process: libc::pid_t, path: &Path) -> usize {
+    let inode = fs::metadata(path).unwrap().ino();
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    // 7: LEASE  ACTIVE    READ 4321 08:01:123456 0 EOF
+    let is_its = |line: &&str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words[1] == "LEASE"
+            && words[4] == process.to_string()
+            && words[5].rsplit(':').next() == Some(&inode.to_string())
+    };
+    locks.lines().filter(is_its).count()
+}
+
+/// Waits until a child has ended, and leaves its number to it.
+fn wait_unreaped(child: &Forked) {
+    // SAFETY: zero bits are a valid siginfo.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let (id, flags) = (child.id() as libc::id_t, libc::WEXITED | libc::WNOWAIT);
+    // SAFETY: writes one siginfo.
+    let ended = unsafe { libc::waitid(libc::P_PID, id, &mut info, flags) };
+    assert_eq!(ended, 0);
+}
+
+/// Attack "daemonising", by the function itself. Before: the snapshot had the bytes of the daemon's next allocation, a
+/// store to the exclusive file went into it (40,894,464 bytes of it), and the inherited lease held a writer for 46 s.
+#[test]
+fn daemon_after_an_open() {
+    const LEN: usize = 40 << 20;
+    scenario!(|| {
+        let Some(system) = exclusive::system("ext4", 128 << 20) else {
+            return;
+        };
+        let (read, edited) = (system.path().join("read"), system.path().join("edited"));
+        fs::write(&read, vec![5; LEN]).unwrap();
+        fs::write(&edited, vec![6; LEN]).unwrap();
+        let (mut result, tell) = pipe().unwrap();
+        let parent = fork(|| {
+            let snapshot = leased(|| Snapshot::open(&read));
+            let mut file = exclusive::open(&edited);
+            // SAFETY: takes numbers. The other threads are the monitor's, which hold no lock.
+            assert_eq!(unsafe { libc::daemon(1, 1) }, 0);
+            let vec = vec![0xbb_u8; LEN];
+            assert!(snapshot.iter().all(|&byte| byte == 5));
+            assert!(snapshot.is_consistent());
+            // SAFETY: as above.
+            let touched = unsafe { fork_into(|| file.fill(7)) }.wait();
+            assert_eq!(touched.signal(), Some(libc::SIGSEGV));
+            // SAFETY: as above.
+            let touched = unsafe { fork_into(|| file.resize(0).unwrap_err().to_string().clear()) };
+            touched.succeed();
+            assert!(vec.iter().all(|&byte| byte == 0xbb));
+            (&tell).write_all(b"ok").unwrap();
+            // What the daemon edits now is its own.
+            drop(file);
+            exclusive::open(&edited).fill(8);
+            (&tell).write_all(b"ay").unwrap();
+        });
+        drop(tell);
+        wait_unreaped(&parent);
+        let mut text = [0; 2];
+        result.read_exact(&mut text).unwrap();
+        assert_eq!(leases_of(parent.id(), &read), 0);
+        assert_eq!(leases_of(parent.id(), &edited), 0);
+        assert_eq!(&text, b"ok");
+        let mut rest = String::new();
+        result.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "ay");
+        parent.succeed();
+    })
+    .succeed();
+}
+
+/// The kind of "a child's descriptor holds the lease, nobody answers": another thread forks at any moment of an open or a
+/// drop. Before, a child had the descriptor of the open that was under way, and with it the lease after its parent's end.
+#[test]
+fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 2 << 20]).unwrap();
+        // The children end with the writer.
+        let (end, hold) = pipe().unwrap();
+        let copy = hold.as_raw_fd();
+        let (mut go, tell) = pipe().unwrap();
+        let parent = fork(|| {
+            // SAFETY: this process's own copy, which it uses for nothing else.
+            unsafe { libc::close(copy) };
+            drop(leased(|| Snapshot::open(&path)));
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        while !stop.load(Ordering::Relaxed) {
+                            drop(Snapshot::open(&path).unwrap());
+                            drop(Snapshot::options().len(100_000).open(&path).unwrap());
+                        }
+                    });
+                }
+                for _ in 0..300 {
+                    let wait = || drop((&end).read(&mut [0]));
+                    // SAFETY: the child does nothing but a system call.
+                    std::mem::forget(unsafe { fork_into(wait) });
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            (&tell).write_all(&[0]).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        go.read_exact(&mut [0]).unwrap();
+        // While it lives, none is without an owner either.
+        let alive = leases_of(parent.id(), &path);
+        parent.kill();
+        wait_unreaped(&parent);
+        assert_eq!((alive, leases_of(parent.id(), &path)), (0, 0));
+        let _ = parent.wait();
+        drop(hold);
+    })
+    .succeed();
+}
+
+/// Attack "`ulimit -v`": a file is leased, then there are no addresses left, then a writer comes. Before: held for 40 s,
+/// then the process was aborted.
+#[test]
+fn a_writer_gets_through_without_addresses() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 8 << 20]).unwrap();
+        let snapshot = leased(|| Snapshot::open(&path));
+        limit(libc::RLIMIT_AS, status("VmSize") as u64);
+        fs::write(&path, b"new").unwrap();
+        assert!(matches!(
+            snapshot.backing(),
+            Backing::Memory | Backing::Cloned
+        ));
+        assert!(snapshot.iter().all(|&byte| byte == 5) && snapshot.is_consistent());
+    })
+    .succeed();
+}
+
+/// The same, with too few addresses when the file is opened: what an answer needs is not there, so there is no lease.
+#[test]
+fn without_addresses_for_an_answer_there_is_no_lease() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        let len = 64 << 20;
+        File::create(&path).unwrap().set_len(len).unwrap();
+        // The threads and their buffers.
+        let small = folder.path().join("small");
+        fs::write(&small, vec![5; 2 << 20]).unwrap();
+        drop(leased(|| Snapshot::open(&small)));
+        limit(libc::RLIMIT_AS, status("VmSize") as u64 + len + len / 2);
+        if let Ok(snapshot) = Snapshot::open(&path) {
+            assert_ne!(snapshot.backing(), Backing::Leased);
+            assert!(snapshot.iter().all(|&byte| byte == 0));
+        }
+    })
+    .succeed();
+}
+
+/// Attack "no thread to be had" (pids.max). Before: the lease was taken, and with a slow disk no thread watched the time;
+/// at 45.28 s a byte changed.
+#[test]
+fn without_threads_there_is_no_lease() {
+    let mut child = scenario!(|| {
+        let (Some(folder), Some(group)) = (Folder::new(), PidsGroup::new()) else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 2 << 20]).unwrap();
+        let system = exclusive::any_system();
+        for threads in [0, 1] {
+            let child = fork(|| {
+                group.join_with(threads);
+                let snapshot = Snapshot::open(&path).unwrap();
+                assert_eq!(snapshot.reason(), Some(Reason::Threads));
+                assert!(snapshot.iter().all(|&byte| byte == 5));
+                if let Some(system) = &system {
+                    let path = support::file_with(system.path(), "edited", &[1; 5000]);
+                    let refused = Exclusive::open(&path).unwrap_err();
+                    assert!(refused.to_string().contains("threads"), "{refused}");
+                }
+            });
+            child.succeed();
+        }
+        report("done");
+    });
+    child.succeed();
+}
+
+/// Attack "the break time misread" (no /proc, no descriptor at that moment). Before: 45 s were assumed, and with a shorter
+/// time another process wrote under `&Exclusive`. A time that cannot be read gives no lease.
+#[test]
+fn without_the_break_time_there_is_no_lease() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = support::file_with(folder.path(), "file", &vec![5; 2 << 20]);
+        let garbage = support::file_with(folder.path(), "garbage", b"soon\n");
+        let time = "/proc/sys/fs/lease-break-time";
+        let system = exclusive::any_system();
+        let cases: [(&str, &dyn Fn()); 4] = [
+            ("no /proc", &|| hide("/proc")),
+            ("no /proc/sys/fs", &|| hide("/proc/sys/fs")),
+            ("not a number", &|| bind(&garbage, time)),
+            ("empty", &|| {
+                bind(&support::file_with(folder.path(), "empty", b""), time)
+            }),
+        ];
+        for (case, spoil) in cases {
+            let child = fork(|| {
+                if !own_mounts() {
+                    return;
+                }
+                spoil();
+                let snapshot = Snapshot::open(&path).unwrap();
+                assert_ne!(snapshot.backing(), Backing::Leased, "{case}");
+                assert!(snapshot.iter().all(|&byte| byte == 5));
+                if let Some(system) = &system {
+                    let path = support::file_with(system.path(), "edited", &[1; 5000]);
+                    assert!(Exclusive::open(&path).is_err(), "{case}");
+                }
+            });
+            child.succeed();
+        }
+    })
+    .succeed();
+}
+
+/// Attack "four files broken at once": four copies of 300 MiB in a group of 1 GiB. Before: OOM-killed, and alive when they
+/// were broken one after another.
+#[test]
+fn four_large_files_are_broken_together_in_a_small_memory_group() {
+    const LEN: u64 = 300 << 20;
+    let Some(group) = MemoryGroup::new(1 << 30) else {
+        return;
+    };
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        join(argument("GROUP"));
+        let files: Vec<_> = (0..4)
+            .map(|number| {
+                let path = folder.path().join(number.to_string());
+                File::create(&path).unwrap().set_len(LEN).unwrap();
+                let snapshot = leased(|| Snapshot::open(&path));
+                (path, snapshot)
+            })
+            .collect();
+        thread::scope(|scope| {
+            for (path, _) in &files {
+                scope.spawn(move || fs::write(path, b"new").unwrap());
+            }
+        });
+        for (_, snapshot) in &files {
+            assert_ne!(snapshot.backing(), Backing::Leased);
+            assert!(snapshot.is_consistent() && snapshot.len() as u64 == LEN);
+            assert!(snapshot.iter().step_by(1 << 16).all(|&byte| byte == 0));
+        }
+    })
+    .argument("GROUP", group.path())
+    .succeed();
+}
+
+/// Attack "SIGURG by kill(2), taken by sigwait in a thread that is not the main one". Before: 0 of 200 arrived.
+#[test]
+fn a_program_has_every_signal_for_itself() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        // Every signal that a program may wait for, but those that would end it or its threads.
+        let wanted: Vec<i32> = (libc::SIGRTMIN()..=libc::SIGRTMAX())
+            .chain([libc::SIGURG, libc::SIGIO, libc::SIGUSR1, libc::SIGALRM])
+            .collect();
+        // SAFETY: zero bits are a valid set, which the calls fill and read.
+        let set = unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            wanted.iter().for_each(|&signal| {
+                libc::sigaddset(&mut set, signal);
+            });
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            set
+        };
+        let (arrived, arrivals) = mpsc::channel();
+        thread::spawn(move || {
+            loop {
+                let mut signal = 0;
+                // SAFETY: reads the set and writes the number.
+                assert_eq!(unsafe { libc::sigwait(&set, &mut signal) }, 0);
+                arrived.send(signal).unwrap();
+            }
+        });
+        for round in 0..200 {
+            fs::write(&path, vec![round as u8; 2 << 20]).unwrap();
+            let snapshot = leased(|| Snapshot::open(&path));
+            let signal = wanted[round % wanted.len()];
+            for signal in [libc::SIGURG, signal] {
+                // SAFETY: takes numbers.
+                unsafe { libc::kill(libc::getpid(), signal) };
+                assert_eq!(arrivals.recv().unwrap(), signal);
+            }
+            fs::write(&path, b"new").unwrap();
+            assert!(snapshot.iter().all(|&byte| byte == round as u8));
+        }
+        // And nothing arrived that it was not sent.
+        assert!(arrivals.try_recv().is_err());
+    })
+    .succeed();
+}
+
+/// Attack "truncate(2) through an overlay above the file". Before: `is_consistent()` was false after the cut, and true again
+/// when the file was extended back; the bytes were zero in between and afterwards.
+#[test]
+fn a_cut_through_an_overlay_is_never_intact_again() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        if !own_mounts() {
+            return;
+        }
+        let part = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(part);
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        mount("overlay", &merged, Some("overlay"), 0, &options);
+        let len = 2 << 20;
+        let path = support::file_with(&upper, "file", &vec![5; len]);
+        let above = merged.join("file");
+        for back in [len as u64, 10, 3 << 20] {
+            fs::write(&path, vec![5; len]).unwrap();
+            let snapshot = leased(|| Snapshot::open(&path));
+            let file = File::open(&above).unwrap();
+            assert!(snapshot.is_consistent());
+            drop(file);
+            for size in [10, back] {
+                support::truncate(&above, size).unwrap();
+                if snapshot.backing() == Backing::Leased {
+                    assert!(!snapshot.is_consistent(), "cut to {size}");
+                } else {
+                    // A kernel that breaks the lease.
+                    assert!(snapshot.iter().all(|&byte| byte == 5));
+                }
+            }
+        }
+        // SAFETY: a C string.
+        unsafe { libc::umount2(support::c_path(&merged).as_ptr(), libc::MNT_DETACH) };
+    })
+    .succeed();
+}
+
+/// Attack "a parent with a leased snapshot forks and exits", with an exclusive file. Before: nobody answered for the
+/// child's descriptor.
+#[test]
+fn an_exclusive_file_does_not_outlive_its_process() {
+    scenario!(|| {
+        let Some(system) = exclusive::any_system() else {
+            return;
+        };
+        let path = support::file_with(system.path(), "file", &[1; 5000]);
+        let (end, hold) = pipe().unwrap();
+        let copy = hold.as_raw_fd();
+        let (mut go, tell) = pipe().unwrap();
+        let parent = fork(|| {
+            // SAFETY: this process's own copy, which it uses for nothing else.
+            unsafe { libc::close(copy) };
+            let mut file = exclusive::open(&path);
+            file.fill(2);
+            let wait = || drop((&end).read(&mut [0]));
+            // SAFETY: the child does nothing but a system call.
+            std::mem::forget(unsafe { fork_into(wait) });
+            (&tell).write_all(&[0]).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        go.read_exact(&mut [0]).unwrap();
+        assert_eq!(leases_of(parent.id(), &path), 1);
+        parent.kill();
+        wait_unreaped(&parent);
+        assert_eq!(leases_of(parent.id(), &path), 0);
+        // And nothing of it is open in the child.
+        exclusive::open(&path).fill(3);
+        assert_eq!(fs::read(&path).unwrap(), [3; 5000]);
+        let _ = parent.wait();
+        drop(hold);
+    })
+    .succeed();
+}
+
+/// What a fork costs with a thousand leases: prints it, and asserts nothing.
+#[test]
+#[ignore = "a measurement"]
+fn fork_with_a_thousand_leases() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        if !kernel::may_open(2000) {
+            return skip("too few descriptors");
+        }
+        let time = |what: &str| {
+            let mut all: Vec<_> = (0..20)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    // SAFETY: the child ends at once.
+                    let child = unsafe { fork_into(|| ()) };
+                    let returned = start.elapsed();
+                    child.succeed();
+                    (start.elapsed(), returned)
+                })
+                .collect();
+            all.sort();
+            let (whole, returned) = all[all.len() / 2];
+            report(format_args!(
+                "{what}: fork returns after {returned:?}, the child has ended after {whole:?} (median of 20)"
+            ));
+        };
+        time("no lease");
+        let open = |number: usize| {
+            let path = folder.path().join(number.to_string());
+            fs::write(&path, vec![5; 64 << 10]).unwrap();
+            leased(|| Snapshot::options().copy_limit(0).open(&path))
+        };
+        let mut all = vec![open(0)];
+        time("one lease");
+        all.extend((1..1000).map(open));
+        time("1,000 leases");
+        drop(all);
+        time("no lease any more");
+    })
+    .succeed()
+    .reports()
+    .iter()
+    .for_each(|line| println!("{line}"));
+}
+
+/// The kind of "a child keeps descriptors": the program lowers its limit on descriptors below the numbers that it has. dup3(2)
+/// takes none of these any more, and a child kept its parent's lease.
+#[test]
+fn a_lowered_limit_on_descriptors_leaves_nothing_in_a_child() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 2 << 20]).unwrap();
+        let (end, hold) = pipe().unwrap();
+        let copy = hold.as_raw_fd();
+        let (mut go, tell) = pipe().unwrap();
+        let parent = fork(|| {
+            // SAFETY: this process's own copy, which it uses for nothing else.
+            unsafe { libc::close(copy) };
+            let snapshot = leased(|| Snapshot::open(&path));
+            limit(libc::RLIMIT_NOFILE, 3);
+            let wait = || {
+                (&tell)
+                    .write_all(&[u8::from(snapshot.is_consistent())])
+                    .unwrap();
+                drop((&end).read(&mut [0]));
+            };
+            // SAFETY: the child makes system calls only.
+            std::mem::forget(unsafe { fork_into(wait) });
+            loop {
+                thread::park();
+            }
+        });
+        let mut is_intact = [0];
+        go.read_exact(&mut is_intact).unwrap();
+        parent.kill();
+        wait_unreaped(&parent);
+        assert_eq!(leases_of(parent.id(), &path), 0);
+        let _ = parent.wait();
+        drop(hold);
+    })
+    .succeed();
+}
