@@ -234,7 +234,7 @@ mod tests {
 
     fn lose(is_unmapped: bool) -> io::Result<()> {
         let len = 4 * page::size();
-        let target = memory::map_anonymous(len, Place::Anywhere, Pages::Zeroed)?;
+        let target = memory::map_anonymous(len, Address::Anywhere, PageKind::Zeroed)?;
         replace(target, len, || {
             if is_unmapped {
                 // SAFETY: mapped above, and nothing refers to it.
