@@ -476,7 +476,9 @@ impl Anonymous {
             (None, HugePages::Reserved, _) => {
                 Region::anonymous_at(pages, address, PageKind::Reserved)
             }
-            (None, HugePages::Transparent, Address::Anywhere) => Region::with_huge_pages(pages),
+            (None, HugePages::Transparent, Address::Anywhere) => {
+                return Region::with_huge_pages(pages);
+            }
             (None, _, Address::Anywhere) => Region::anonymous(pages),
             (None, _, _) => Region::anonymous_at(pages, address, PageKind::Zeroed),
         }

@@ -130,9 +130,10 @@ fn too_much_by_little_or_by_far(kind: &str) {
         }
         // In place nothing is sparse. More than there is would take too long, so the disk is filled first.
         if replace == Replace::Rename {
-            let mut giant = options.sparse(true).create(&path, 1 << 40).unwrap();
+            let len = 1 << (usize::BITS / 2 + 8);
+            let mut giant = options.sparse(true).create(&path, len).unwrap();
             fill(disk.path(), 1 << 20);
-            giant[1 << 39..][..4 << 20].fill(7);
+            giant[len / 2..][..4 << 20].fill(7);
             failures.push(giant.commit().unwrap_err().error);
             fs::remove_file(disk.path().join("ballast")).unwrap();
         }

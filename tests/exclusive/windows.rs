@@ -45,7 +45,7 @@ fn a_window_of_a_sparse_file_takes_blocks_for_the_window_alone() {
         assert_eq!((bytes[0], bytes[5433]), (0, 0), "{kind}");
         assert_eq!(file.metadata().unwrap().len(), 8 << 30, "{kind}");
         drop(file);
-        let outside = options.len(4_usize << 30);
+        let outside = options.offset((8 << 30) - 10).len(11);
         let error = open(&outside, &path).unwrap_err();
         assert!(matches!(error, Error::OutOfBounds { .. }), "{error}");
         assert_eq!(fs::metadata(&path).unwrap().blocks() * 512, blocks);
