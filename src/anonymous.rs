@@ -4,6 +4,7 @@ use crate::atfork::{self, NotForChildren};
 use crate::buffer::Buffer;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::page;
 use crate::pages::Pages as PagesOf;
 use crate::range::{self, whole_pages};
@@ -570,7 +571,7 @@ impl Anonymous {
             region.protect_read_only()?;
             Buffer::from_region(region, len)
         };
-        Ok(Snapshot::memory(memory))
+        Ok(Snapshot::from_held(Held::buffer(memory), true))
     }
 
     pub(crate) fn is_shared(&self) -> bool {

@@ -103,6 +103,8 @@ mod file_system;
 #[cfg(target_os = "linux")]
 pub mod fork;
 #[cfg(target_os = "linux")]
+mod held;
+#[cfg(target_os = "linux")]
 mod input;
 #[cfg(target_os = "linux")]
 mod ladder;
@@ -209,7 +211,7 @@ pub fn release_unused_memory() {
 /// ```
 pub fn release_leases() -> bool {
     #[cfg(target_os = "linux")]
-    return lease::monitor::release_all();
+    return lease::copier::release_all();
     #[cfg(not(target_os = "linux"))]
     true
 }

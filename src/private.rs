@@ -6,8 +6,9 @@
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
+use crate::held::{Held, Opened};
 use crate::input::{Access, Request, Source};
-use crate::ladder::{self, Held, Opened};
+use crate::ladder;
 use crate::pages::Pages;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,17 +33,8 @@ use std::ptr::NonNull;
 /// ```
 #[doc(alias = "MAP_PRIVATE")]
 pub struct Private {
-    start: NonNull<u8>,
-    len: usize,
     held: Held,
 }
-
-// SAFETY: the bytes are memory that only this value reaches, or pages that are private to this process.
-#[allow(unsafe_code)]
-unsafe impl Send for Private {}
-// SAFETY: as above; `&Private` changes no byte.
-#[allow(unsafe_code)]
-unsafe impl Sync for Private {}
 
 impl Private {
     /// The bytes of a file, from its start to its end; of a pipe or a device, all that can be read.
@@ -118,50 +110,9 @@ impl Private {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn backing(&self) -> Backing {
-        match &self.held {
-            Held::Buffer(_) => Backing::Memory,
-            Held::Mapped { backing, .. } => *backing,
-            Held::Leased { .. } => Backing::Leased,
-        }
+        self.held.backing()
     }
 
-    fn new(opened: Opened) -> Self {
-        let (start, delta, len) = match &opened.bytes {
-            Held::Buffer(buffer) => (buffer.start(), 0, buffer.len()),
-            Held::Mapped {
-                region, delta, len, ..
-            } => (region.start(), *delta, *len),
-            Held::Leased {
-                mapping,
-                delta,
-                len,
-            } => (mapping.start(), *delta, *len),
-        };
-        Private {
-            // SAFETY: `delta` lies inside the mapping.
-            #[allow(unsafe_code)]
-            start: unsafe { start.add(delta) },
-            len,
-            held: opened.bytes,
-        }
-    }
-}
-
-// SAFETY:
-// - `start..start+len` was initialised by a read, or is mapped inside a file that does not change: see `Backing`.
-// - It is writable memory, or mapped copy-on-write; `held` owns it, and does not move it.
-#[allow(unsafe_code)]
-unsafe impl ByteSlice for Private {
-    #[inline]
-    fn start_and_len(&self) -> (NonNull<u8>, usize) {
-        (self.start, self.len)
-    }
-}
-
-impl_byte_slice!(Private, debug: backing);
-impl_byte_slice_mut!(Private);
-
-impl Private {
     /// Advice, prefetch, populate, lock and residency of its pages.
     ///
     /// # Examples
@@ -171,24 +122,28 @@ impl Private {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn pages(&self) -> Pages<'_> {
-        match &self.held {
-            Held::Buffer(buffer) => buffer.pages(),
-            Held::Mapped {
-                backing, region, ..
-            } => {
-                let pages = if matches!(backing, Backing::Cloned | Backing::Disk) {
-                    Pages::own(&self[..]).on_disk()
-                } else {
-                    Pages::file(&self[..])
-                };
-                pages.with_locks(region.locked_pages())
-            }
-            Held::Leased { mapping, .. } => {
-                Pages::file(&self[..]).with_locks(mapping.locked_pages())
-            }
-        }
+        self.held.pages()
+    }
+
+    fn new(opened: Opened) -> Self {
+        Private { held: opened.bytes }
     }
 }
+
+// SAFETY:
+// - The bytes of `held`, which owns them and does not move them. They were initialised by a read, or are mapped inside a
+//   file that does not change: see `Backing`.
+// - They are writable memory, or mapped copy-on-write.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Private {
+    #[inline]
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        self.held.start_and_len()
+    }
+}
+
+impl_byte_slice!(Private, debug: backing);
+impl_byte_slice_mut!(Private);
 
 /// The whole file, wherever its offset is.
 impl TryFrom<File> for Private {

@@ -26,7 +26,7 @@ mod lease {
         entry
     }
 
-    /// The answerer, when the lease is broken.
+    /// The copier, when the lease is broken.
     fn answer(entry: &LeaseEntry, replace: impl FnOnce()) -> bool {
         let begun = entry.begin();
         if begun {
@@ -41,14 +41,14 @@ mod lease {
     fn a_break_never_replaces_what_its_owner_has_unmapped() {
         model(|| {
             let (entry, mapped) = (published(), Mapped::new());
-            let answerer = {
+            let copier = {
                 let (entry, mapped) = (Arc::clone(&entry), Arc::clone(&mapped));
                 thread::spawn(move || answer(&entry, || mapped.replace()))
             };
             let was_held = entry.end();
             mapped.unmap();
-            // Either the owner releases the lease, or the answerer did.
-            assert_ne!(was_held, answerer.join().unwrap());
+            // Either the owner releases the lease, or the copier did.
+            assert_ne!(was_held, copier.join().unwrap());
         });
     }
 
@@ -59,13 +59,13 @@ mod lease {
             let mapping = Arc::new(UnsafeCell::new(0));
             // SAFETY: loom checks that no other thread uses it.
             let change = |mapping: &UnsafeCell<u32>| mapping.with_mut(|n| unsafe { *n += 1 });
-            let answerer = {
+            let copier = {
                 let (entry, mapping) = (Arc::clone(&entry), Arc::clone(&mapping));
                 thread::spawn(move || answer(&entry, || change(&mapping)))
             };
             let changed = entry.while_leased(|_| change(&mapping));
-            let answered = answerer.join().unwrap();
-            // An answerer that found the mapping busy looks again.
+            let answered = copier.join().unwrap();
+            // An copier that found the mapping busy looks again.
             assert!(answered || answer(&entry, || change(&mapping)));
             let changes = 1 + u32::from(changed.is_some());
             // SAFETY: the other thread has ended.

@@ -72,8 +72,10 @@ impl HeapBlock {
         // An allocator may move what it makes smaller.
         if after != before {
             let start = self.memory.as_mut_ptr();
-            // SAFETY: both are less than `ALIGN`, and the vector has room for `ALIGN - 1` bytes and the block.
-            let (from, to) = unsafe { (start.add(before), start.add(after)) };
+            // SAFETY: less than `ALIGN`, and the vector has room for `ALIGN - 1` bytes and the block.
+            let from = unsafe { start.add(before) };
+            // SAFETY: as above.
+            let to = unsafe { start.add(after) };
             // SAFETY: as above: `len` bytes from either on are in the vector.
             unsafe { ptr::copy(from, to, len) };
         }

@@ -12,32 +12,13 @@ use crate::error::Result;
 use crate::page;
 use crate::pages::Pages;
 use crate::region::Region;
-use block::Block;
+use block::{Block, READ_ALWAYS_MAX};
 use parallel::{Progress, read_parallel};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-
-/// A file of at most this size, in bytes, is always read.
-///
-/// Measured: microseconds of processor time to open, scan and drop one of up to 1,000 files in the page cache, each dropped
-/// before the next is opened / all kept until the last is scanned. A busy machine with two processors; medians of 21
-/// rounds that took turns.
-///
-/// | size | read | leased | `std::fs::read` | memmap2 |
-/// |---|---|---|---|---|
-/// | 4 KiB | 10.9 / 8.5 | 45.2 / 37.7 | 10.2 / 12.3 | 19.5 / 17.6 |
-/// | 16 KiB | 10.2 / 14.6 | 35.2 / 49.1 | 9.4 / 26.3 | 16.5 / 23.0 |
-/// | 64 KiB | 17.0 / 30.3 | 42.2 / 50.1 | 16.5 / 75.1 | 23.1 / 27.2 |
-/// | 128 KiB | 31.0 / 57.5 | 63.0 / 77.3 | 30.7 / 173 | 44.9 / 50.2 |
-/// | 256 KiB | 55.8 / 95.4 | 104 / 75.9 | 52.9 / 257 | 76.2 / 53.8 |
-/// | 512 KiB | 78.1 / 169 | 110 / 109 | 76.4 / 499 | 86.4 / 86.0 |
-/// | 1 MiB | 154 / 380 | 187 / 202 | 151 / 1222 | 162 / 178 |
-///
-/// So up to 128 KiB reading is faster either way, and up to 1 MiB if the memory is used again.
-const READ_ALWAYS_MAX: usize = 128 << 10;
 
 /// A file of at most this size, in bytes, is read as long as [`LARGE_HELD_MAX`] allows it, see [`READ_ALWAYS_MAX`].
 pub(crate) const READ_MAX: usize = 1 << 20;

@@ -1,6 +1,8 @@
 //! A new file, which appears complete or not at all.
 
+mod commit;
 mod commit_error;
+mod create;
 mod in_place;
 mod new_file;
 mod options;
@@ -21,16 +23,12 @@ use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::pages::Pages;
-use crate::snapshot::Snapshot;
 use output::Output;
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::ptr::NonNull;
 use store::Store;
-use stream::Stream;
-use target::Target;
 
 /// A new file for a path. It becomes visible only when it is complete.
 ///
@@ -89,114 +87,6 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// A draft of `len` zero bytes for `path`, which is untouched until [`commit`](Draft::commit).
-    ///
-    /// # Errors
-    /// Everything that can be checked in advance: [`Error::IsDirectory`]; [`Error::Os`] for a directory that is missing
-    /// or may not be written to, a file that may not be written to or replaced (another user's in a sticky directory,
-    /// immutable or append-only, a mount point), a disk without room; [`Error::TooLarge`] over the
-    /// [memory limit](DraftOptions::memory_limit) where the file system cannot hold the bytes safely meanwhile.
-    ///
-    /// # Examples
-    /// ```
-    /// let error = stillmap::Draft::create("/no/such/directory/file", 1).unwrap_err();
-    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
-    /// ```
-    pub fn create<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
-        Draft::options().create(path, len)
-    }
-
-    /// A draft that starts with the bytes of the file at `path`, of one moment. On file systems with reflinks (xfs,
-    /// btrfs), what is not changed shares its blocks with the old file.
-    ///
-    /// # Errors
-    /// As [`create`](Draft::create) and [`Snapshot::open`]; [`Error::NotMappable`] for what is not a regular file.
-    ///
-    /// # Examples
-    /// ```
-    /// let directory = tempfile::tempdir()?;
-    /// let path = directory.path().join("list");
-    /// std::fs::write(&path, "one two")?;
-    /// let mut draft = stillmap::Draft::edit(&path)?;
-    /// draft[..3].copy_from_slice(b"ONE");
-    /// draft.commit()?;
-    /// assert_eq!(std::fs::read(&path)?, b"ONE two");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[doc(alias("FICLONE", "reflink"))]
-    pub fn edit<P: AsRef<Path>>(path: P) -> Result<Self> {
-        Draft::options().edit(path)
-    }
-
-    /// A draft of `len` zero bytes for standard output: memory, written out by [`commit`](Draft::commit).
-    ///
-    /// # Errors
-    /// [`Error::Os`] if standard output is closed or not open for writing, or there is no memory.
-    ///
-    /// # Examples
-    /// ```
-    /// let mut draft = stillmap::Draft::stdout(6)?;
-    /// draft.copy_from_slice(b"hello\n");
-    /// draft.commit()?;
-    /// # Ok::<(), stillmap::Error>(())
-    /// ```
-    pub fn stdout(len: usize) -> Result<Self> {
-        let path = Path::new("/dev/stdout");
-        let to = io::stdout().as_fd().try_clone_to_owned();
-        let to = to.map_err(|e| Error::os("dup", Some(path), e))?;
-        let stream = Stream::new(File::from(to), path)?;
-        Draft::with_output(Draft::options(), Output::Stream(stream), len)
-    }
-
-    /// Sparse files, files that must be new, in-place writing, modes, and durability.
-    ///
-    /// # Examples
-    /// ```
-    /// let directory = tempfile::tempdir()?;
-    /// let path = directory.path().join("new");
-    /// stillmap::Draft::options().create_new(true).create(&path, 0)?.commit()?;
-    /// assert!(stillmap::Draft::options().create_new(true).create(&path, 0).is_err());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn options() -> DraftOptions {
-        DraftOptions::default()
-    }
-
-    fn new(options: DraftOptions, path: &Path, len: usize) -> Result<Self> {
-        let target = Target::resolve(path, options.create_new)?;
-        let output = Output::create(target, &options)?;
-        Draft::with_output(options, output, len)
-    }
-
-    fn edit_with(options: DraftOptions, path: &Path) -> Result<Self> {
-        let target = Target::resolve(path, false)?;
-        let mut output = Output::create(target, &options)?;
-        let source = output.open_source()?;
-        let old = Snapshot::from_fd(&source).map_err(|e| output.add_path(e))?;
-        if options.fits_in_memory(old.len()) && !options.sparse {
-            output.clone_from(&source);
-        }
-        let mut draft = Draft::with_output(options, output, old.len())?;
-        draft.copy_from_slice(&old);
-        Ok(draft)
-    }
-
-    fn with_output(options: DraftOptions, mut output: Output, len: usize) -> Result<Self> {
-        let not_for_children = NotForChildren::new().map_err(|e| output.add_path(e))?;
-        let store = output.store(&options, len);
-        let store = store.map_err(|e| output.add_path(e))?;
-        let draft = Draft {
-            not_for_children,
-            store,
-            len,
-            position: 0,
-            output,
-            options,
-        };
-        draft.keep_from_children();
-        Ok(draft)
-    }
-
     /// Depending on the store, forked children would share or copy the bytes; deny access in all cases.
     fn keep_from_children(&self) {
         let start = self.store.as_ptr().addr();
@@ -252,88 +142,12 @@ impl Draft {
         resized.map_err(|e| self.output.add_path(e))
     }
 
-    /// Makes the file durable, then visible under its path, in one step; what is not a regular file gets the bytes
-    /// written out. When it returns, the file survives a loss of power, unless [`durable`](DraftOptions::durable) is false.
-    ///
-    /// # Errors
-    /// [`CommitError`], which gives the draft back. The path is then as it was and no trace is left, with three
-    /// exceptions: the last step, an `fsync` of the directory, comes when the file is visible already; a pipe may have
-    /// got a part of the bytes (`EPIPE` if it has no reader, without a signal); a file that is written
-    /// [in place](Replace::InPlace) may be a mixture.
-    ///
-    /// # Examples
-    /// ```
-    /// let directory = tempfile::tempdir()?;
-    /// let path = directory.path().join("number");
-    /// std::fs::write(&path, "1")?;
-    /// let mut draft = stillmap::Draft::create(&path, 1)?;
-    /// draft[0] = b'2';
-    /// draft.commit()?;
-    /// assert_eq!(std::fs::read(&path)?, b"2");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[doc(alias("persist", "fsync", "rename"))]
-    #[allow(clippy::result_large_err, reason = "the draft is given back")]
-    pub fn commit(mut self) -> std::result::Result<(), CommitError> {
-        self.try_commit()
-            .map_err(|error| CommitError { error, draft: self })
-    }
-
-    /// The same under another path: one whose name is known only now (that of a hash), or after [`commit`](Draft::commit)
-    /// has failed. The path of `create` is left alone. In the same directory it costs nothing more; elsewhere space is
-    /// reserved, and a draft over its memory limit is copied.
-    ///
-    /// # Errors
-    /// As [`create`](Draft::create) and [`commit`](Draft::commit).
-    ///
-    /// # Examples
-    /// ```
-    /// let directory = tempfile::tempdir()?;
-    /// let mut draft = stillmap::Draft::create(directory.path().join("unused"), 4)?;
-    /// draft.copy_from_slice(b"blob");
-    /// let name = directory.path().join(format!("{:02x}", draft[0]));
-    /// draft.commit_to(&name)?;
-    /// assert_eq!(std::fs::read(name)?, b"blob");
-    /// assert!(!directory.path().join("unused").exists());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[allow(clippy::result_large_err, reason = "the draft is given back")]
-    pub fn commit_to<P: AsRef<Path>>(mut self, path: P) -> std::result::Result<(), CommitError> {
-        let moved = self.move_to(path.as_ref());
-        match moved.and_then(|()| self.try_commit()) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(CommitError { error, draft: self }),
-        }
-    }
-
-    fn move_to(&mut self, path: &Path) -> Result<()> {
-        self.check_process()?;
-        self.trim()?;
-        self.release_to_children();
-        let moved = self.output.move_to(path, &mut self.store, &self.options);
-        self.keep_from_children();
-        moved
-    }
-
     /// Releases the spare space that io::Write has reserved.
     fn trim(&mut self) -> Result<()> {
         if self.store.len() == self.len {
             return Ok(());
         }
         self.resize_store(self.len)
-    }
-
-    fn try_commit(&mut self) -> Result<()> {
-        self.check_process()?;
-        self.trim()?;
-        self.release_to_children();
-        let done = self.output.commit(&mut self.store, &self.options);
-        if done.is_err() {
-            // Less than before, if the file was visible when the last step failed, and there was no memory.
-            self.len = self.len.min(self.store.len());
-            self.keep_from_children();
-        }
-        done
     }
 
     /// The file before it is published, open for reading only: to set its times, owner, mode and extended attributes.

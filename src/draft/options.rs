@@ -1,14 +1,11 @@
 //! How a draft is created.
 
-use super::Draft;
-use crate::error::Result;
 use crate::sys::limits;
-use std::path::Path;
 
 /// A draft of at most this size, in bytes, is kept in memory without a look at the available memory.
 const ALWAYS_IN_MEMORY: usize = 1 << 20;
 
-/// How [`Draft::commit`] puts the new bytes in the place of a file that exists.
+/// How [`Draft::commit`](super::Draft::commit) puts the new bytes in the place of a file that exists.
 ///
 /// | | [`Rename`](Replace::Rename) | [`InPlace`](Replace::InPlace) |
 /// |---|---|---|
@@ -47,7 +44,7 @@ pub enum Replace {
     RenameOrInPlace,
 }
 
-/// How to create a [`Draft`]; made by [`Draft::options`].
+/// How to create a [`Draft`](super::Draft); made by [`Draft::options`](super::Draft::options).
 ///
 /// # Examples
 /// ```
@@ -86,7 +83,7 @@ impl Default for DraftOptions {
 
 impl DraftOptions {
     /// Whether pages that were never written to become holes, which take no space. Nothing is reserved then: a full
-    /// disk is an error of [`commit`](Draft::commit), and what is written is kept in memory, whatever the memory limit.
+    /// disk is an error of [`commit`](super::Draft::commit), and what is written is kept in memory, whatever the memory limit.
     /// Default false.
     ///
     /// # Examples
@@ -214,45 +211,6 @@ impl DraftOptions {
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self
-    }
-
-    /// Creates the draft: [`Draft::create`].
-    ///
-    /// # Errors
-    /// As [`Draft::create`].
-    ///
-    /// # Examples
-    /// ```
-    /// # let directory = tempfile::tempdir()?;
-    /// # let path = directory.path().join("list");
-    /// let draft = stillmap::Draft::options().create(&path, 4)?;
-    /// assert!(!path.exists()); // until it is committed
-    /// draft.commit()?;
-    /// assert_eq!(std::fs::read(&path)?, [0; 4]);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn create<P: AsRef<Path>>(self, path: P, len: usize) -> Result<Draft> {
-        Draft::new(self, path.as_ref(), len)
-    }
-
-    /// Creates a draft that starts with the bytes of the file at `path`: [`Draft::edit`].
-    ///
-    /// # Errors
-    /// As [`Draft::edit`].
-    ///
-    /// # Examples
-    /// ```
-    /// # let directory = tempfile::tempdir()?;
-    /// # let path = directory.path().join("list");
-    /// std::fs::write(&path, "here")?;
-    /// let mut draft = stillmap::Draft::options().durable(false).edit(&path)?;
-    /// draft[0] = b'H';
-    /// draft.commit()?;
-    /// assert_eq!(std::fs::read(&path)?, b"Here");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn edit<P: AsRef<Path>>(self, path: P) -> Result<Draft> {
-        Draft::edit_with(self, path.as_ref())
     }
 
     pub(super) fn fits_in_memory(&self, len: usize) -> bool {

@@ -2,12 +2,15 @@
 
 use crate::atfork::NotForChildren;
 use crate::backing::Backing;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lease::write::WriteLeasedMapping;
 use crate::locked_pages::LockedPages;
 use crate::mapped_file::{FileWindow, MappedFile};
+use crate::space;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -101,4 +104,14 @@ impl Unguarded {
         self.not_for_children.set_range(addresses);
         resized
     }
+}
+
+/// Without blocks for every byte, a store could find the disk full.
+pub(super) fn allocation_error(error: io::Error, path: Option<&Path>) -> Error {
+    if space::is_unsupported(&error) {
+        let why =
+            "its file system cannot fill holes (fallocate), so a full disk would raise a signal";
+        return Error::unprotectable(path, why);
+    }
+    Error::os("fallocate", path, error)
 }

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io;
 use std::ops::RangeBounds;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::ptr::NonNull;
 
 /// An existing file, edited in place. Stores go to the file, and the kernel blocks every other open meanwhile.
@@ -94,103 +94,6 @@ unsafe impl Send for Exclusive {}
 unsafe impl Sync for Exclusive {}
 
 impl Exclusive {
-    /// Opens an existing file for reading and writing, and blocks every other open. A process that holds a lease on it (by
-    /// an `Exclusive` or a `Snapshot`) is asked to release it, as by every open, and this call blocks until then.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] if the file is open elsewhere, also in this process, for longer than some milliseconds, and at
-    /// once if this process has an `Exclusive` of it; [`Error::Unprotectable`] where no lease is granted;
-    /// [`Error::NotMappable`] for what is not a regular file; [`Error::IsDirectory`]; [`Error::Os`] for what the kernel
-    /// refused: the open, or the blocks for the file's holes.
-    ///
-    /// # Examples
-    /// ```
-    /// let error = stillmap::Exclusive::open("/proc/self/comm").unwrap_err();
-    /// assert!(matches!(error, stillmap::Error::Unprotectable { .. }));
-    /// ```
-    pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
-        Exclusive::options().open(path)
-    }
-
-    /// The same, and waits for nothing: a file that is open elsewhere is [`Busy`](Error::Busy) at once.
-    ///
-    /// # Errors
-    /// As [`open`](Exclusive::open).
-    ///
-    /// # Examples
-    /// ```no_run
-    /// match stillmap::Exclusive::try_open("data") {
-    ///     Err(stillmap::Error::Busy { .. }) => println!("another time"),
-    ///     file => file?.close()?,
-    /// }
-    /// # Ok::<(), stillmap::Error>(())
-    /// ```
-    pub fn try_open<P: AsRef<Path>>(path: P) -> Result<Self> {
-        let options = Exclusive::options().wait(std::time::Duration::ZERO);
-        options.open(path)
-    }
-
-    /// A file that is open already, for reading and writing. The descriptor is closed; if there are duplicates of it
-    /// (`try_clone`), the file is [`Busy`](Error::Busy).
-    ///
-    /// # Errors
-    /// As [`open`](Exclusive::open); [`Error::Unsupported`] without /proc.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// let file = std::fs::File::options().read(true).write(true).open("data")?;
-    /// let mut file = stillmap::Exclusive::from_file(file)?;
-    /// file[0] += 1;
-    /// file.close()?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn from_file(file: File) -> Result<Self> {
-        Exclusive::options().from_file(file)
-    }
-
-    /// A window of the file, room to grow, and how long to wait.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// let second = std::time::Duration::from_secs(1);
-    /// stillmap::Exclusive::options().wait(second).open("data")?.close()?;
-    /// # Ok::<(), stillmap::Error>(())
-    /// ```
-    pub fn options() -> ExclusiveOptions {
-        ExclusiveOptions::default()
-    }
-
-    /// Maps a whole file that is open for reading and writing, with nothing that keeps other processes out: on any file
-    /// system, for any owner. [`backing`](Exclusive::backing) is [`Backing::Unguarded`], and holes stay holes.
-    ///
-    /// # Errors
-    /// [`Error::NotMappable`] for what is not a regular file; [`Error::Os`] for what the kernel refused.
-    ///
-    /// # Safety
-    /// As long as the value lives:
-    /// - No process writes to the file or shortens it in any way, except through this value.
-    /// - The disk has room for the holes that are stored to: a store without space raises SIGBUS.
-    ///
-    /// # Examples
-    /// ```
-    /// # let directory = tempfile::tempdir()?;
-    /// # let path = directory.path().join("table");
-    /// std::fs::write(&path, [0; 8])?;
-    /// let file = std::fs::File::options().read(true).write(true).open(&path)?;
-    /// // SAFETY: the file is in a directory of our own.
-    /// let mut table = unsafe { stillmap::Exclusive::map_unguarded(&file) }?;
-    /// table[7] = 1;
-    /// table.close()?;
-    /// assert_eq!(std::fs::read(&path)?[7], 1);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[doc(alias("map_mut", "MmapMut"))]
-    #[allow(unsafe_code)]
-    pub unsafe fn map_unguarded<F: AsFd>(file: F) -> Result<Self> {
-        // SAFETY: the caller's promise.
-        unsafe { Exclusive::options().map_unguarded(file) }
-    }
-
     /// What keeps other processes away: [`Backing::Leased`]; [`Backing::Memory`] or [`Backing::Disk`] after the lease was
     /// lost; [`Backing::Unguarded`].
     ///
@@ -246,7 +149,7 @@ impl Exclusive {
             }
             if new > old {
                 let extended = space::extend_or_write_zeros(file, old, new);
-                return extended.map_err(|e| open::allocation_error(e, path));
+                return extended.map_err(|e| bytes::allocation_error(e, path));
             }
             let cut = write::set_len(file, new);
             cut.map_err(|e| Error::os("ftruncate", path, e))

@@ -1,7 +1,7 @@
 //! Opens a file and takes its lease.
 
 use super::Exclusive;
-use super::bytes::{Bytes, Unguarded};
+use super::bytes::{Bytes, Unguarded, allocation_error};
 use super::open_files::{Claim, FileId};
 use crate::atfork::{self, BeforeForks};
 use crate::error::{Error, Result};
@@ -227,14 +227,4 @@ fn lease_error(why: WriteLeaseError, path: Option<&Path>) -> Error {
         WriteLeaseError::Unsupported(why) => Error::unprotectable(path, why),
         WriteLeaseError::Failed(error) => error.with_path(|| path.map(PathBuf::from)),
     }
-}
-
-/// Without blocks for every byte, a store could find the disk full.
-pub(super) fn allocation_error(error: io::Error, path: Option<&Path>) -> Error {
-    if space::is_unsupported(&error) {
-        let why =
-            "its file system cannot fill holes (fallocate), so a full disk would raise a signal";
-        return Error::unprotectable(path, why);
-    }
-    Error::os("fallocate", path, error)
 }

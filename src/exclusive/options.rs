@@ -1,4 +1,4 @@
-//! How an `Exclusive` is opened.
+//! The ways to open an `Exclusive`.
 
 use super::Exclusive;
 use super::open::{self, Request};
@@ -7,6 +7,105 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
+
+impl Exclusive {
+    /// Opens an existing file for reading and writing, and blocks every other open. A process that holds a lease on it (by
+    /// an `Exclusive` or a `Snapshot`) is asked to release it, as by every open, and this call blocks until then.
+    ///
+    /// # Errors
+    /// [`Error::Busy`](crate::Error::Busy) if the file is open elsewhere, also in this process, for longer than some milliseconds, and at
+    /// once if this process has an `Exclusive` of it; [`Error::Unprotectable`](crate::Error::Unprotectable) where no lease is granted;
+    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file; [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::Os`](crate::Error::Os) for what the kernel
+    /// refused: the open, or the blocks for the file's holes.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = stillmap::Exclusive::open("/proc/self/comm").unwrap_err();
+    /// assert!(matches!(error, stillmap::Error::Unprotectable { .. }));
+    /// ```
+    pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        Exclusive::options().open(path)
+    }
+
+    /// The same, and waits for nothing: a file that is open elsewhere is [`Busy`](crate::Error::Busy) at once.
+    ///
+    /// # Errors
+    /// As [`open`](Exclusive::open).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// match stillmap::Exclusive::try_open("data") {
+    ///     Err(stillmap::Error::Busy { .. }) => println!("another time"),
+    ///     file => file?.close()?,
+    /// }
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn try_open<P: AsRef<Path>>(path: P) -> Result<Self> {
+        let options = Exclusive::options().wait(std::time::Duration::ZERO);
+        options.open(path)
+    }
+
+    /// A file that is open already, for reading and writing. The descriptor is closed; if there are duplicates of it
+    /// (`try_clone`), the file is [`Busy`](crate::Error::Busy).
+    ///
+    /// # Errors
+    /// As [`open`](Exclusive::open); [`Error::Unsupported`](crate::Error::Unsupported) without /proc.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let file = std::fs::File::options().read(true).write(true).open("data")?;
+    /// let mut file = stillmap::Exclusive::from_file(file)?;
+    /// file[0] += 1;
+    /// file.close()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_file(file: File) -> Result<Self> {
+        Exclusive::options().from_file(file)
+    }
+
+    /// A window of the file, room to grow, and how long to wait.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let second = std::time::Duration::from_secs(1);
+    /// stillmap::Exclusive::options().wait(second).open("data")?.close()?;
+    /// # Ok::<(), stillmap::Error>(())
+    /// ```
+    pub fn options() -> ExclusiveOptions {
+        ExclusiveOptions::default()
+    }
+
+    /// Maps a whole file that is open for reading and writing, with nothing that keeps other processes out: on any file
+    /// system, for any owner. [`backing`](Exclusive::backing) is [`Backing::Unguarded`](crate::Backing::Unguarded), and holes stay holes.
+    ///
+    /// # Errors
+    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file; [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    ///
+    /// # Safety
+    /// As long as the value lives:
+    /// - No process writes to the file or shortens it in any way, except through this value.
+    /// - The disk has room for the holes that are stored to: a store without space raises SIGBUS.
+    ///
+    /// # Examples
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("table");
+    /// std::fs::write(&path, [0; 8])?;
+    /// let file = std::fs::File::options().read(true).write(true).open(&path)?;
+    /// // SAFETY: the file is in a directory of our own.
+    /// let mut table = unsafe { stillmap::Exclusive::map_unguarded(&file) }?;
+    /// table[7] = 1;
+    /// table.close()?;
+    /// assert_eq!(std::fs::read(&path)?[7], 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias("map_mut", "MmapMut"))]
+    #[allow(unsafe_code)]
+    pub unsafe fn map_unguarded<F: AsFd>(file: F) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Exclusive::options().map_unguarded(file) }
+    }
+}
 
 /// How to open an [`Exclusive`]; made by [`Exclusive::options`].
 ///

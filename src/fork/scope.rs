@@ -6,7 +6,7 @@ use super::part::{self, Parts};
 use super::threads::ensure_single_threaded;
 use crate::atfork;
 use crate::error::{Error, Result};
-use crate::lease::monitor;
+use crate::lease::threads;
 use crate::sys::process::{self, Fork};
 use std::fmt;
 use std::fs::File;
@@ -69,7 +69,7 @@ where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
     atfork::install()?;
-    ensure_single_threaded(&monitor::threads())?;
+    ensure_single_threaded(&threads::ids())?;
     let scope = Scope {
         children: Children::new(),
         scope: PhantomData,
@@ -219,7 +219,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let (reader, writer) = process::pipe().map_err(|e| Error::os("pipe2", None, e))?;
         // Otherwise the child would also print half a line that is still in the buffer.
         let _ = io::stdout().flush();
-        ensure_single_threaded(&monitor::threads())?;
+        ensure_single_threaded(&threads::ids())?;
         let parent = process::id();
         // SAFETY:
         // - No other thread exists but those of the lease monitor, which hold no lock and allocate nothing.

@@ -1,9 +1,10 @@
 //! What is not mapped: small files, streams, block devices, and files that nothing keeps from changing.
 
-use super::{Held, Opened, addressable, map_window};
+use super::map::{addressable, map_window};
 use crate::backing::Backing;
 use crate::budget;
 use crate::error::{Error, Result};
+use crate::held::{Held, Opened};
 use crate::input::settled::{self, Attempt};
 use crate::input::{self, Copied, Progress, Request, Source, Window};
 use crate::reason::Reason;
@@ -33,7 +34,7 @@ pub(super) fn at_once(
         progress(len, Some(len));
     }
     Ok(Some(Opened {
-        bytes: Held::Buffer(buffer),
+        bytes: Held::buffer(buffer),
         is_consistent: true,
         reason: Some(reason),
     }))
@@ -60,18 +61,13 @@ pub(super) fn copy(
 /// A copy in an unnamed file is mapped.
 fn held(source: &Source<'_>, request: &Request, copy: Copied) -> Result<Held> {
     let (file, len) = match copy {
-        Copied::Memory(buffer) => return Ok(Held::Buffer(buffer)),
+        Copied::Memory(buffer) => return Ok(Held::buffer(buffer)),
         Copied::Disk { file, len } => (file, len),
     };
     let len = addressable(source, &(0..len))?;
     let mapped = map_window(file.as_fd(), 0, len, request.access);
     let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
-    Ok(Held::Mapped {
-        region,
-        delta,
-        len,
-        backing: Backing::Disk,
-    })
+    Ok(Held::mapped(region, delta, len, Backing::Disk))
 }
 
 /// A block device is copied, whatever its size: nothing keeps processes from writing to it.
@@ -97,7 +93,7 @@ pub(super) fn device(
     }
     let reason = Reason::BlockDevice;
     let opened = copy(source, request, &window, stat, reason, progress)?;
-    window.advance(source, opened.len())?;
+    window.advance(source, opened.bytes.len() as u64)?;
     Ok(opened)
 }
 

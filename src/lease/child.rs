@@ -14,7 +14,7 @@ use super::space::pointer;
 use super::table::{
     BUSY, DONE, Data, LIVE, LeaseData, LeaseEntry, PREPARING, ReadData, SWAPPED, TABLE, WORKING,
 };
-use super::{copy, monitor, read, space};
+use super::{copier, copy, monitor, space, threads};
 use crate::atfork;
 use crate::backing::Backing;
 use crate::sys::lease::{self, Lease};
@@ -30,11 +30,13 @@ const TIMESTAMP_STEP_NS: i64 = 20_000_000;
 /// The clock of file times before the fork.
 static FORKED_AT: AtomicI64 = AtomicI64::new(0);
 
-/// Installs the handlers, after those of [`atfork`]. Called by one thread at a time.
-pub(super) fn install() -> io::Result<()> {
+/// Installs the handlers, after those of [`atfork`]. `reset` runs before them in a child. Called by one
+/// thread at a time.
+pub(super) fn install(reset: unsafe extern "C" fn()) -> io::Result<()> {
     static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
     atfork::install().map_err(io::Error::from)?;
     if !IS_INSTALLED.load(Ordering::Relaxed) {
+        handlers::register(None, None, reset)?;
         handlers::register(Some(before_fork), None, in_child)?;
         IS_INSTALLED.store(true, Ordering::Relaxed);
     }
@@ -47,7 +49,7 @@ extern "C" fn before_fork() {
 
 extern "C" fn in_child() {
     monitor::reset_in_child();
-    read::reset_in_child();
+    copier::reset_in_child();
     let mut has_leases = false;
     for entry in TABLE.iter() {
         has_leases |= detach_from_parent(entry);
@@ -55,7 +57,7 @@ extern "C" fn in_child() {
     if !has_leases {
         return;
     }
-    let is_monitored = space::reserve_in_child().is_ok() && monitor::start_threads().is_ok();
+    let is_monitored = space::reserve_in_child().is_ok() && threads::start_threads().is_ok();
     for entry in TABLE.iter().filter(|entry| entry.state() == BUSY) {
         // SAFETY: in BUSY this thread alone uses it.
         let data = *unsafe { entry.data() };

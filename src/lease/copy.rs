@@ -30,7 +30,7 @@ const COPY_CHUNK: usize = 4 << 20;
 /// `TMPDIR`, or its default.
 static TEMP_DIR: OnceLock<CString> = OnceLock::new();
 
-/// To be called before the answerer starts.
+/// To be called before the copier starts.
 pub(super) fn prepare() {
     TEMP_DIR.get_or_init(|| {
         let dir = std::env::temp_dir().into_os_string().into_vec();
@@ -40,7 +40,7 @@ pub(super) fn prepare() {
 
 /// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
 pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
-    // SAFETY: in WORKING the answerer alone uses it.
+    // SAFETY: in WORKING the copier alone uses it.
     let data = *unsafe { entry.data() };
     let LeaseData::Read(read) = data.kind else {
         return entry.set(LIVE);
@@ -128,7 +128,7 @@ fn replace_mapping(
 fn map_file(data: &Data, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
     let target = pointer(data.start);
     // SAFETY:
-    // - The owner of the entry owns the mapping and keeps it until the answer is over.
+    // - The owner of the entry owns the mapping and keeps it until the break is handled.
     // - Readers find the same bytes: the file has not changed since the lease was set.
     let map = || unsafe { memory::map_fixed_file(target, data.len, file, offset) };
     replace(target, data.len, map)?;

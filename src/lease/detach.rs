@@ -30,10 +30,10 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// Bytes that are copied at a time.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// `COPY_CHUNK` bytes for the answerer alone; mapped before it starts.
+/// `COPY_CHUNK` bytes for the copier alone; mapped before it starts.
 static BUFFER: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
-/// To be called before the answerer starts.
+/// To be called before the copier starts.
 pub(super) fn prepare() -> io::Result<()> {
     if BUFFER.load(Ordering::Relaxed).is_null() {
         let (address, pages) = (memory::Address::Anywhere, memory::PageKind::Zeroed);
@@ -45,7 +45,7 @@ pub(super) fn prepare() -> io::Result<()> {
 
 /// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
 pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
-    // SAFETY: in WORKING the answerer alone uses it.
+    // SAFETY: in WORKING the copier alone uses it.
     let data = unsafe { entry.data() };
     let mapping = Mapping {
         start: data.start,

@@ -1,21 +1,27 @@
 //! File leases: while one is held, the kernel blocks a process that opens the file for writing.
 //!
 //! ```text
-//!   read     write       what a snapshot and an `Exclusive` hold
+//!   read      write         what a snapshot and an `Exclusive` hold
 //!      \      /
-//!      monitor           two threads: one watches, one copies      child    leases in a forked child
+//!       child               the leases of a forked child
+//!         |
+//!      threads              starts the two below
 //!      /      \
-//!   copy     detach      the answers
-//!      \      /
+//!   monitor <- copier       one thread sees that a lease is broken, the other copies the bytes and releases it
+//!              /    \
+//!          copy    detach   how a read lease and a write lease are released
+//!              \    /
 //!   table, space, deadline
 //! ```
 
 mod child;
+pub(crate) mod copier;
 mod copy;
 mod deadline;
 mod detach;
-pub(crate) mod monitor;
+mod monitor;
 pub(crate) mod read;
 mod space;
 mod table;
+pub(crate) mod threads;
 pub(crate) mod write;

@@ -1,30 +1,24 @@
-//! The two threads that serve the leases of the process, started with the first lease.
-//!
-//! - `stillmap-lease` waits for the kernel's signals, finds the leases that were broken, and watches the deadlines.
-//! - `stillmap-copy` answers: it copies bytes and releases leases, one after the other.
+//! The thread that looks after the leases of the process, `stillmap-lease`: it waits for the kernel's signals, finds the
+//! leases that were broken, and watches the deadlines.
 //!
 //! A signal names one lease. It may get lost (too many are pending, a security module forbids it, the process has
 //! changed its user), so all leases are looked at a few times in each lease-break time as well.
-//!
-//! Neither thread takes a lock or allocates after its start. A writer that is blocked by a lease may be any thread of this
-//! process, with any locks held; and the process may fork at any time, with any allocator.
 #![allow(unsafe_code)]
 
+use super::copy;
 use super::deadline::Deadline;
-use super::table::{BUSY, DONE, LIVE, LeaseEntry, TABLE, WORKING};
-use super::{child, copy, detach};
+use super::table::{BUSY, LIVE, LeaseEntry, TABLE, WORKING};
 use crate::sync;
 use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often a break that could not be answered is tried again, in ms.
+/// How often a break that could not be handled is tried again, in ms.
 const RETRY_INTERVAL: u64 = 20;
 
 /// All leases are looked at this many times in each lease-break time, and at least once in `POLL_MAX` ms.
@@ -34,12 +28,11 @@ const POLL_MAX: u64 = 11_250;
 /// Between two looks for the event of a move, which takes less than a millisecond.
 const MOVE_INTERVAL: Duration = Duration::from_micros(100);
 
-/// The ids of the threads; 0 if they do not run.
-static WATCHER: AtomicU32 = AtomicU32::new(0);
-static ANSWERER: AtomicU32 = AtomicU32::new(0);
+/// The id of the thread; 0 if it does not run.
+pub(super) static WATCHER: AtomicU32 = AtomicU32::new(0);
 
 /// Changes when there is work for the copying thread.
-static WORK: AtomicU32 = AtomicU32::new(0);
+pub(super) static WORK: AtomicU32 = AtomicU32::new(0);
 
 /// Number of signals received.
 static EVENTS: AtomicU64 = AtomicU64::new(0);
@@ -56,55 +49,19 @@ static BREAK_TIME_FILE: OnceLock<OwnedFd> = OnceLock::new();
 /// `fs.lease-break-time` in ms when it was last read.
 static BREAK_TIME: AtomicU64 = AtomicU64::new(0);
 
-/// Starts the threads that do not run. Called by one thread at a time.
-pub(super) fn start() -> io::Result<()> {
-    if is_running() {
-        return Ok(());
-    }
+/// To be called before the thread starts.
+pub(super) fn prepare() -> io::Result<()> {
     if BREAK_TIME_FILE.get().is_none() {
         let file = lease::open_break_time()?;
         read_break_time(&file).ok_or(io::ErrorKind::InvalidData)?;
         let _ = BREAK_TIME_FILE.set(file);
     }
-    copy::prepare();
-    detach::prepare()?;
-    child::install()?;
-    start_threads()
-}
-
-/// The same without what needs the allocator. Both threads run when it returns.
-pub(super) fn start_threads() -> io::Result<()> {
-    if WATCHER.load(Ordering::Acquire) == 0 {
-        thread::start_detached(watch)?;
-        wait_for(&WATCHER);
-    }
-    if ANSWERER.load(Ordering::Acquire) == 0 {
-        thread::start_detached(answer)?;
-        wait_for(&ANSWERER);
-    }
     Ok(())
 }
 
-fn wait_for(thread: &AtomicU32) {
-    while thread.load(Ordering::Acquire) == 0 {
-        futex::wait(thread, 0);
-    }
-}
-
-pub(super) fn is_running() -> bool {
-    ANSWERER.load(Ordering::Acquire) != 0
-}
-
-/// The ids of the threads that run.
-pub(crate) fn threads() -> Vec<i32> {
-    let ids = [&WATCHER, &ANSWERER].map(|thread| thread.load(Ordering::Acquire) as i32);
-    ids.into_iter().filter(|&id| id != 0).collect()
-}
-
-/// In a forked child: neither thread exists.
+/// In a forked child: the thread does not exist.
 pub(super) fn reset_in_child() {
     WATCHER.store(0, Ordering::Relaxed);
-    ANSWERER.store(0, Ordering::Relaxed);
     IS_ASLEEP.store(false, Ordering::Relaxed);
     MOVING.store(-1, Ordering::Relaxed);
 }
@@ -139,7 +96,7 @@ fn read_break_time(file: &OwnedFd) -> Option<()> {
     Some(())
 }
 
-extern "C" fn watch(_: *mut c_void) -> *mut c_void {
+pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     lease::block_signals();
     sync::forbid_locks();
     thread::set_name(c"stillmap-lease");
@@ -179,7 +136,7 @@ extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     }
 }
 
-/// mremap(2) of the answerer blocks until its event is acknowledged.
+/// mremap(2) of the copier blocks until its event is acknowledged.
 fn acknowledge_moves() {
     loop {
         let pages = MOVING.load(Ordering::Acquire);
@@ -250,79 +207,25 @@ fn advance(now: u64) -> Leases {
         is_due |= state == LIVE && should_handle_now(entry, &deadline, now);
     }
     if is_due {
-        wake_answerer();
+        wake_copier();
     }
     found
 }
 
-fn deadline(broken_at: u64) -> Deadline {
+pub(super) fn deadline(broken_at: u64) -> Deadline {
     Deadline {
         broken_at,
         break_time: BREAK_TIME.load(Ordering::Relaxed),
     }
 }
 
-/// A read lease is answered at once. A write lease is kept for as long as possible.
-fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
+/// The break of a read lease is handled at once. A write lease is kept for as long as possible.
+pub(super) fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
     entry.lease() == Lease::Read || deadline.has_waited_long(now)
 }
 
-extern "C" fn answer(_: *mut c_void) -> *mut c_void {
-    lease::block_signals();
-    sync::forbid_locks();
-    thread::set_name(c"stillmap-copy");
-    ANSWERER.store(thread::id().unsigned_abs(), Ordering::Release);
-    futex::wake_all(&ANSWERER);
-    loop {
-        let seen = WORK.load(Ordering::Acquire);
-        for entry in TABLE.iter() {
-            let broken_at = entry.broken_at.load(Ordering::Acquire);
-            let now = clock::monotonic_ms();
-            let is_due = broken_at != 0 && should_handle_now(entry, &deadline(broken_at), now);
-            let is_asked = entry.is_release_asked();
-            if (is_due || is_asked) && entry.begin() {
-                handle_one(entry, is_asked);
-            }
-            if is_asked {
-                entry.end_release(entry.state() == DONE && broken_at == 0);
-            }
-        }
-        futex::wait(&WORK, seen);
-    }
-    #[allow(unreachable_code, reason = "the type of a thread's function")]
-    ptr::null_mut()
-}
-
-fn handle_one(entry: &LeaseEntry, is_release_asked: bool) {
-    let may_release = is_release_asked && entry.lease() == Lease::Read;
-    if entry.is_held() && !may_release {
-        // What was broken was an older lease, whose entry and descriptor this one has.
-        entry.broken_at.store(0, Ordering::Release);
-        return entry.set(LIVE);
-    }
-    let fd = entry.fd.load(Ordering::Acquire);
-    match entry.lease() {
-        Lease::Read => copy::handle_break(entry, fd),
-        Lease::Write => detach::handle_break(entry, fd),
-    }
-}
-
-/// Has the bytes of all leased snapshots copied and their leases released. True if none is left.
-pub(crate) fn release_all() -> bool {
-    if !is_running() {
-        return true;
-    }
-    let is_leased = |entry: &&LeaseEntry| entry.lease() == Lease::Read && entry.needs_lease();
-    TABLE
-        .iter()
-        .filter(is_leased)
-        .for_each(LeaseEntry::ask_release);
-    wake_answerer();
-    TABLE.iter().for_each(LeaseEntry::await_release);
-    !TABLE.iter().any(|entry| is_leased(&entry))
-}
-
-fn wake_answerer() {
+/// Tells the copying thread that there is something to do.
+pub(super) fn wake_copier() {
     WORK.fetch_add(1, Ordering::Release);
     futex::wake_all(&WORK);
 }

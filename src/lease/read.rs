@@ -9,7 +9,7 @@
 
 use super::copy::is_unchanged;
 use super::table::{BUSY, Data, LIVE, LeaseData, LeaseEntry, ReadData, TABLE, WORKING};
-use super::{monitor, space};
+use super::{child, copier, monitor, space, threads};
 use crate::atfork::{self, BeforeForks};
 use crate::backing::Backing;
 use crate::budget;
@@ -70,7 +70,7 @@ fn files() -> &'static Lock<Files> {
 }
 
 /// In a forked child: a thread that does not exist there may hold the lock.
-pub(super) fn reset_in_child() {
+extern "C" fn reset_in_child() {
     let files = FILES.load(Ordering::Acquire);
     // SAFETY: null, or never freed.
     if unsafe { files.as_ref() }.is_some_and(Lock::is_locked) {
@@ -78,7 +78,7 @@ pub(super) fn reset_in_child() {
     }
 }
 
-/// Reserves the address space that an answer needs for a mapping of `len` bytes.
+/// Reserves the address space that the handling of a break needs for a mapping of `len` bytes.
 pub(super) fn reserve_space(len: usize) -> io::Result<()> {
     if space::fits(len) {
         return Ok(());
@@ -99,9 +99,10 @@ pub(super) struct LeaseHolder<F: AsFd> {
 impl<F: AsFd> LeaseHolder<F> {
     /// Sets a lease. Starts the monitor if it does not run.
     pub(super) fn new(file: Arc<F>, opened: BeforeForks, lease: Lease) -> io::Result<Self> {
-        if !monitor::is_running() {
+        if !copier::is_running() {
             let _one_thread = files().lock();
-            monitor::start()?;
+            child::install(reset_in_child)?;
+            threads::start()?;
         }
         let entry = TABLE.claim();
         entry.prepare(file.as_fd().as_raw_fd(), lease);
@@ -278,7 +279,7 @@ pub(crate) enum Mapped {
 
 /// Why there is no read lease.
 fn refusal(error: &io::Error) -> Reason {
-    if !monitor::is_running() {
+    if !copier::is_running() {
         return match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Reason::LeasesOff,
             _ => Reason::Threads,

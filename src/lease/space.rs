@@ -1,13 +1,13 @@
 //! Address space for copies, reserved when a lease is set: a limit on addresses (`RLIMIT_AS`) or mappings
 //! (vm.max_map_count) that the program reaches later cannot keep a break from being handled.
 //!
-//! One thread answers all breaks, so one range of the length of the largest leased mapping is enough. It is in a slot,
-//! from which the answerer takes it while it copies; a thread that leases a larger file puts a larger one there.
+//! One thread handles all breaks, so one range of the length of the largest leased mapping is enough. It is in a slot,
+//! from which the copier takes it while it copies; a thread that leases a larger file puts a larger one there.
 //!
 //! ```text
 //!   |<- header ->|<- to a multiple of a huge page ->|<--- length of the largest mapping --->|<- SPARE_VMAS pages ->|
 //! ```
-//! No page of the spare ones has the protection of the next, so each counts as a mapping until an answer needs some.
+//! No page of the spare ones has the protection of the next, so each counts as a mapping until a break needs some.
 #![allow(unsafe_code)]
 
 use crate::page;
@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// Mappings kept for an answer: it splits the reserved range in three, and mremap(2) wants five to be left.
+/// Mappings kept for a break: it splits the reserved range in three, and mremap(2) wants five to be left.
 const SPARE_VMAS: usize = 16;
 
 /// Leads to the header of the range that is reserved and not in use.
@@ -62,7 +62,7 @@ fn swap(next: *mut Span) -> Option<Span> {
     unsafe { old.as_ref() }.copied()
 }
 
-/// In a forked child: another range, if the parent's answerer was using the one there was.
+/// In a forked child: another range, if the parent's copier was using the one there was.
 pub(super) fn reserve_in_child() -> io::Result<()> {
     if !SLOT.load(Ordering::Acquire).is_null() {
         return Ok(());

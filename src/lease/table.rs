@@ -5,15 +5,15 @@
 //!              publish            CAS, owner
 //!   PREPARING ---------> LIVE <----------------> BUSY        the owner changes the mapping (Exclusive)
 //!      ^                 ^  |
-//!      |  not answered   |  | CAS, answerer: the lease is broken
+//!      |  not handled    |  | CAS, copier: the lease is broken
 //!      |                 |  v
 //!      |                WORKING ----> SWAPPED ----> DONE     bytes are in memory or on disk; then the lease is released
 //!      |                  |                          |
 //!      +------- end ------+-- (from LIVE or DONE; the owner waits while WORKING or SWAPPED)
 //! ```
-//! Who may use `data`: the owner in PREPARING and BUSY, the answerer in WORKING and SWAPPED, the fork handler (no other
+//! Who may use `data`: the owner in PREPARING and BUSY, the copier in WORKING and SWAPPED, the fork handler (no other
 //! thread exists in the child). Everything else is atomic. A thread that looks at an entry may see an older lease than
-//! the one that is in it now; so the answerer asks the kernel once more before it acts.
+//! the one that is in it now; so the copier asks the kernel once more before it acts.
 #![allow(unsafe_code)]
 
 use crate::backing::Backing;
@@ -41,7 +41,7 @@ pub(super) const SWAPPED: u32 = 4;
 pub(super) const DONE: u32 = 5;
 
 const NOT_RELEASED: u32 = 0;
-/// A thread waits until the answerer has copied the bytes and released the lease.
+/// A thread waits until the copier has copied the bytes and released the lease.
 const RELEASE_ASKED: u32 = 1;
 /// The lease was released, and no process had broken it.
 const RELEASED: u32 = 2;
@@ -58,7 +58,7 @@ pub(super) struct LeaseEntry {
     pub(super) broken_at: AtomicU64,
     /// Whether the process gives the lease up without a break: NOT_RELEASED and so on.
     release: AtomicU32,
-    /// The owner waits for the entry: an answer is no longer needed.
+    /// The owner waits for the entry: its break need not be handled.
     pub(super) is_dropped: AtomicBool,
     /// What holds the bytes once SWAPPED: 0, or a number of [`LeaseEntry::set_backing`].
     backing: AtomicU8,
@@ -92,7 +92,7 @@ impl Data {
         }
     }
 
-    /// How many bytes are copied in an answer: whole pages. Addresses that are only reserved are not.
+    /// How many bytes are copied when the lease is broken: whole pages. Addresses that are only reserved are not.
     pub(super) fn copied(&self) -> usize {
         match self.kind {
             LeaseData::Write(write) => write.pages,
@@ -210,12 +210,12 @@ impl LeaseEntry {
         lease::is_held(self.fd.load(Ordering::Acquire), self.lease())
     }
 
-    /// LIVE to WORKING, for the answerer.
+    /// LIVE to WORKING, for the copier.
     pub(super) fn begin(&self) -> bool {
         self.change(LIVE, WORKING)
     }
 
-    /// Asks the answerer to release the lease; the caller wakes it.
+    /// Asks the copier to release the lease; the caller wakes it.
     pub(super) fn ask_release(&self) {
         let order = (Ordering::SeqCst, Ordering::SeqCst);
         let _ = self
@@ -227,7 +227,7 @@ impl LeaseEntry {
         self.release.load(Ordering::SeqCst) == RELEASE_ASKED
     }
 
-    /// To be called by the answerer when it is done, whether the lease was released or not.
+    /// To be called by the copier when it is done, whether the lease was released or not.
     pub(super) fn end_release(&self, is_released: bool) {
         let outcome = if is_released { RELEASED } else { NOT_RELEASED };
         self.release.store(outcome, Ordering::SeqCst);
@@ -265,7 +265,7 @@ impl LeaseEntry {
         unsafe { &mut *self.data.get() }
     }
 
-    /// Runs `change` while the answerer keeps away, for the owner; `None` once the lease was released.
+    /// Runs `change` while the copier keeps away, for the owner; `None` once the lease was released.
     pub(super) fn while_leased<T>(&self, change: impl FnOnce(&mut Data) -> T) -> Option<T> {
         while !self.change(LIVE, BUSY) {
             match self.state() {

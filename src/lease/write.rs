@@ -5,7 +5,7 @@
 //! on as memory (see `detach`).
 #![allow(unsafe_code)]
 
-use super::monitor;
+use super::copier;
 use super::read::{LeaseHolder, reserve_space};
 use super::table::{Data, LeaseData, WriteData};
 use crate::atfork::{BeforeForks, Process};
@@ -102,7 +102,7 @@ impl WriteLease {
 }
 
 fn refusal(error: io::Error) -> WriteLeaseError {
-    if !monitor::is_running() {
+    if !copier::is_running() {
         return WriteLeaseError::Unsupported(
             "no threads can be started that look after it, or the lease-break time cannot be read (see ulimit -u, \
              vm.max_map_count, /proc)",

@@ -1,16 +1,21 @@
 //! A read-only mapping of a file and of the address space that the file may grow into.
 
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::Region;
 use crate::shared::sigbus::FaultTolerantMapping;
 use crate::sys::racy_copy::copy_out;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{Ordering, fence};
 
 /// Address space beyond the end of a file: pages of it come to be there when the file grows. It takes no memory. A log that
 /// is written at 500 MB/s needs a new mapping every two seconds at first, and half as often each time.
 const RESERVE_MIN: usize = 1 << 30;
+
+/// Bytes that are compared at a time: they stay in the first-level cache.
+const COMPARE_CHUNK: usize = 16 << 10;
 
 /// A mapping whose lost pages the SIGBUS handler replaces. No reference into it exists.
 pub(super) struct LiveMapping(FaultTolerantMapping);
@@ -57,5 +62,33 @@ impl LiveMapping {
     /// Whether pages were lost.
     pub(super) fn is_faulted(&self) -> bool {
         self.0.is_faulted()
+    }
+
+    /// A copy of a range that is mapped, and whether its bytes were the same when they were looked at again.
+    pub(super) fn copy(&self, range: Range<usize>) -> Result<(Buffer, bool)> {
+        let from = self.start().wrapping_add(range.start);
+        let mut copy = Buffer::with_capacity(range.len())?;
+        while copy.len() < range.len() {
+            let (done, most) = (copy.len(), range.len() - copy.len());
+            let read = copy.read_from(most, |spare| {
+                let (to, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len());
+                // SAFETY: the caller's range is mapped, no reference into it exists, and `spare` is exclusively ours.
+                unsafe { copy_out(from.wrapping_add(done), to, len) };
+                // SAFETY: initialised in the line above.
+                Ok(unsafe { std::slice::from_raw_parts_mut(to, len) })
+            });
+            read.map_err(|e| Error::os("read", None, e))?;
+        }
+        fence(Ordering::Acquire);
+        let mut again = [0; COMPARE_CHUNK];
+        let mut offset = 0;
+        let is_same = copy.bytes().chunks(COMPARE_CHUNK).all(|chunk| {
+            let again = &mut again[..chunk.len()];
+            // SAFETY: as above; `again` is ours.
+            unsafe { copy_out(from.wrapping_add(offset), again.as_mut_ptr(), again.len()) };
+            offset += chunk.len();
+            again == chunk
+        });
+        Ok((copy, is_same))
     }
 }

@@ -9,6 +9,7 @@ mod read;
 
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
+use crate::held::Held;
 use crate::page;
 use crate::pages::Pages;
 use crate::range;
@@ -280,10 +281,10 @@ impl Live {
     pub fn snapshot<R: RangeBounds<usize>>(&self, range: R) -> Result<Snapshot> {
         let range = range::check(range, self.len)?;
         let before = self.stat()?.stamp;
-        let (copy, is_same) = read::copy(&self.mapping, range.clone())?;
+        let (copy, is_same) = self.mapping.copy(range.clone())?;
         self.check_read(range.end)?;
         let is_consistent = is_same && self.stat()?.stamp == before;
-        Ok(Snapshot::from_copy(copy, is_consistent))
+        Ok(Snapshot::from_held(Held::buffer(copy), is_consistent))
     }
 
     /// Advice, prefetch, populate, lock and residency of its pages.

@@ -1,18 +1,12 @@
 //! Bytes and values out of a mapping that others write to.
 
 use super::Live;
-use super::mapping::LiveMapping;
-use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::range;
 use crate::shareable::Shareable;
 use crate::sys::racy_copy::{copy_out, load_out};
 use std::mem::{MaybeUninit, size_of};
-use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
-
-/// Bytes that are compared at a time: they stay in the first-level cache.
-const COMPARE_CHUNK: usize = 16 << 10;
 
 impl Live {
     /// Copies bytes from `offset` on into `buf`, at the speed of memcpy, and returns how many: fewer than `buf` holds at
@@ -92,32 +86,4 @@ impl Live {
         // SAFETY: `Shareable` promises that every bit pattern is a value, and that dropping it does nothing.
         Ok(unsafe { value.assume_init() })
     }
-}
-
-/// A copy of a range that is mapped, and whether its bytes were the same when they were looked at again.
-pub(super) fn copy(mapping: &LiveMapping, range: Range<usize>) -> Result<(Buffer, bool)> {
-    let from = mapping.start().wrapping_add(range.start);
-    let mut copy = Buffer::with_capacity(range.len())?;
-    while copy.len() < range.len() {
-        let (done, most) = (copy.len(), range.len() - copy.len());
-        let read = copy.read_from(most, |spare| {
-            let (to, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len());
-            // SAFETY: the caller's range is mapped, no reference into it exists, and `spare` is exclusively ours.
-            unsafe { copy_out(from.wrapping_add(done), to, len) };
-            // SAFETY: initialised in the line above.
-            Ok(unsafe { std::slice::from_raw_parts_mut(to, len) })
-        });
-        read.map_err(|e| Error::os("read", None, e))?;
-    }
-    fence(Ordering::Acquire);
-    let mut again = [0; COMPARE_CHUNK];
-    let mut offset = 0;
-    let is_same = copy.bytes().chunks(COMPARE_CHUNK).all(|chunk| {
-        let again = &mut again[..chunk.len()];
-        // SAFETY: as above; `again` is ours.
-        unsafe { copy_out(from.wrapping_add(offset), again.as_mut_ptr(), again.len()) };
-        offset += chunk.len();
-        again == chunk
-    });
-    Ok((copy, is_same))
 }

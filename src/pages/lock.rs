@@ -1,6 +1,6 @@
 //! Pages that stay in RAM while a guard lives.
 
-use super::range::chunks;
+use super::span::chunks;
 use crate::locked_pages::LockedPages;
 use crate::page;
 use crate::sys::memory;

@@ -1,6 +1,6 @@
 //! Control over the pages behind a value: advice, prefetch, populate, lock, residency. The same on every type.
 //!
-//! A range is checked once, against the bytes of the value, and turned into pages in one place (`range.rs`). Nothing
+//! A range is checked once, against the bytes of the value, and turned into pages in one place (`span.rs`). Nothing
 //! in this directory changes a byte, so all of it is safe while others read, and while a copy takes the place of a
 //! leased file: advice may be lost then, locks are not.
 
@@ -10,8 +10,8 @@ mod huge;
 mod lock;
 mod populate;
 mod prefetch;
-mod range;
 mod residency;
+mod span;
 
 pub use advice::Advice;
 pub use lock::LockGuard;
@@ -21,10 +21,11 @@ pub use residency::Residency;
 use crate::error::{Error, Result};
 use crate::locked_pages::LockedPages;
 use crate::region::Region;
-use crate::{page, sys};
+use crate::{page, range, sys};
 use advice::Rounding;
+use span::Span;
 use std::io;
-use std::ops::RangeBounds;
+use std::ops::{Range, RangeBounds};
 use std::path::Path;
 
 /// The pages behind a value, to query and to control; returned by the `pages` method of every type.
@@ -55,11 +56,7 @@ use std::path::Path;
 // It holds addresses and no `Region`: the mapping of a leased file may be replaced at any moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Pages<'a> {
-    /// Address of the first byte.
-    start: usize,
-    len: usize,
-    /// Size of a page, in bytes; addresses of pages are multiples of it.
-    page_size: usize,
+    span: Span,
     origin: Origin,
     /// Whether faults read from a disk.
     on_disk: bool,
@@ -92,8 +89,9 @@ impl<'a> Pages<'a> {
 
     /// A mapping of memory that may be faulted in by writing, in pages of `page_size` bytes.
     pub(crate) fn memory<T: ?Sized>(bytes: &'a T, page_size: usize) -> Self {
-        let pages = Pages::new(bytes, Origin::Memory);
-        Pages { page_size, ..pages }
+        let mut pages = Pages::new(bytes, Origin::Memory);
+        pages.span.page_size = page_size;
+        pages
     }
 
     /// A mapping of memory that is only read, or of a file that this process may write to.
@@ -108,7 +106,7 @@ impl<'a> Pages<'a> {
 
     /// The first `len` bytes of a mapping of a file, into which there may be no reference.
     pub(crate) fn unreferenced(region: &'a Region, len: usize) -> Self {
-        let pages = Pages::of(region.addresses().start, len, Origin::File);
+        let pages = Pages::from_addresses(region.addresses().start, len, Origin::File);
         pages.with_locks(region.locked_pages())
     }
 
@@ -132,14 +130,16 @@ impl<'a> Pages<'a> {
 
     fn new<T: ?Sized>(bytes: &'a T, origin: Origin) -> Self {
         let start = std::ptr::from_ref(bytes).cast::<u8>().addr();
-        Pages::of(start, size_of_val(bytes), origin)
+        Pages::from_addresses(start, size_of_val(bytes), origin)
     }
 
-    fn of(start: usize, len: usize, origin: Origin) -> Self {
+    fn from_addresses(start: usize, len: usize, origin: Origin) -> Self {
         Pages {
-            start,
-            len,
-            page_size: page::size(),
+            span: Span {
+                start,
+                len,
+                page_size: page::size(),
+            },
             origin,
             on_disk: false,
             locked: None,
@@ -164,7 +164,7 @@ impl<'a> Pages<'a> {
     /// ```
     #[doc(alias = "madvise")]
     pub fn advise<R: RangeBounds<usize>>(&self, range: R, advice: Advice) -> Result<()> {
-        let pages = self.in_range(range, advice.rounding())?;
+        let pages = self.span.in_range(range, advice.rounding())?;
         let done = match (self.origin, advice) {
             // Pages of the heap hold blocks of others.
             (Origin::Heap, _) => Ok(()),
@@ -199,7 +199,7 @@ impl<'a> Pages<'a> {
     /// ```
     #[doc(alias = "MADV_WILLNEED")]
     pub fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<Prefetch<'a>> {
-        let mut pages = self.in_range(range, Rounding::Outward)?;
+        let mut pages = self.span.in_range(range, Rounding::Outward)?;
         if self.on_disk {
             pages = populate::fitting_memory(pages);
         }
@@ -240,8 +240,8 @@ impl<'a> Pages<'a> {
     /// ```
     #[doc(alias("MADV_POPULATE_READ", "MADV_POPULATE_WRITE", "MAP_POPULATE"))]
     pub fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        let pages = self.in_range(range, Rounding::Outward)?;
-        let mut chunks = range::chunks(pages, populate::POPULATE_CHUNK);
+        let pages = self.span.in_range(range, Rounding::Outward)?;
+        let mut chunks = span::chunks(pages, populate::POPULATE_CHUNK);
         chunks.try_for_each(|chunk| self.populate_chunk(chunk))
     }
 
@@ -262,12 +262,12 @@ impl<'a> Pages<'a> {
     /// ```
     #[doc(alias = "mlock")]
     pub fn lock<R: RangeBounds<usize>>(&self, range: R) -> Result<LockGuard<'a>> {
-        let pages = self.in_range(range, Rounding::Outward)?;
+        let pages = self.span.in_range(range, Rounding::Outward)?;
         if self.locked.is_none() && !pages.is_empty() {
             return Err(Error::unsupported(self.path, "locking bytes in the heap"));
         }
         let mut locked = LockGuard::empty(self.locked, pages.start);
-        for chunk in range::chunks(pages, populate::POPULATE_CHUNK) {
+        for chunk in span::chunks(pages, populate::POPULATE_CHUNK) {
             // Faulted in here, where no other lock waits for it, and where a lost page differs from a limit.
             self.populate_chunk(chunk.clone())?;
             locked
@@ -296,9 +296,9 @@ impl<'a> Pages<'a> {
     /// ```
     #[doc(alias("mincore", "fincore"))]
     pub fn residency<R: RangeBounds<usize>>(&self, range: R) -> Result<Residency> {
-        let bytes = crate::range::check(range, self.len)?;
-        let pages = self.small_pages(&bytes);
-        let residency = Residency::query(pages.clone(), self.start, bytes);
+        let bytes = range::check(range, self.span.len)?;
+        let pages = self.span.small_pages(&bytes);
+        let residency = Residency::query(pages.clone(), self.span.start, bytes);
         // Where mincore(2) is not reliable, it reports every page as resident.
         if residency.is_full() && !self.is_truthful(pages.start, residency.pages()) {
             return Ok(residency.into_unknown());
@@ -323,8 +323,8 @@ impl<'a> Pages<'a> {
     /// ```
     #[doc(alias = "mincore")]
     pub fn is_resident<R: RangeBounds<usize>>(&self, range: R) -> Result<bool> {
-        let bytes = crate::range::check(range, self.len)?;
-        let pages = self.small_pages(&bytes);
+        let bytes = range::check(range, self.span.len)?;
+        let pages = self.span.small_pages(&bytes);
         let count = pages.len() / page::size();
         Ok(residency::are_resident(pages.clone()) && self.is_truthful(pages.start, count))
     }
@@ -345,11 +345,16 @@ impl<'a> Pages<'a> {
     /// ```
     #[doc(alias("PAGEMAP_SCAN", "AnonHugePages"))]
     pub fn huge_bytes(&self) -> Result<usize> {
-        let pages = self.small_pages(&(0..self.len));
+        let pages = self.span.small_pages(&(0..self.span.len));
         if pages.is_empty() {
             return Ok(0);
         }
         huge::bytes(pages)
+    }
+
+    fn populate_chunk(&self, chunk: Range<usize>) -> Result<()> {
+        let populated = populate::fault_in(chunk, self.origin == Origin::Memory);
+        populated.map_err(|e| self.error(e))
     }
 
     /// Whether mincore(2) is reliable for `count` pages, all of which it reports as resident.

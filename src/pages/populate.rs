@@ -1,8 +1,7 @@
 //! Faults pages in.
 
-use super::range::chunks;
-use super::{Advice, Origin, Pages};
-use crate::error::Result;
+use super::advice::Advice;
+use super::span::chunks;
 use crate::{budget, page, sys};
 use std::io;
 use std::ops::Range;
@@ -23,21 +22,19 @@ pub(super) const BACKGROUND_MIN: usize = 2 << 20;
 /// Smaller ranges are read without asking how much memory is available.
 const ALWAYS_FITS: usize = 64 << 20;
 
-impl Pages<'_> {
-    /// Faults in one chunk of pages.
-    pub(super) fn populate_chunk(&self, chunk: Range<usize>) -> Result<()> {
-        // Memory that is faulted in for reading gets the shared page of zeros, and no huge page.
-        let advice = if self.origin == Origin::Memory {
-            Advice::PopulateWrite
-        } else {
-            Advice::PopulateRead
-        };
-        let mut done = sys::pages::advise(chunk.clone(), advice.code());
-        let is_invalid = |e: &io::Error| e.raw_os_error() == Some(libc::EINVAL);
-        if done.as_ref().is_err_and(is_invalid) && !advice.is_supported() {
-            done = sys::pages::advise(chunk, Advice::WillNeed.code());
+/// Faults in one chunk of pages, by writing or by reading. Memory that is faulted in for reading gets the shared page of
+/// zeros, and no huge page.
+pub(super) fn fault_in(chunk: Range<usize>, by_writing: bool) -> io::Result<()> {
+    let advice = if by_writing {
+        Advice::PopulateWrite
+    } else {
+        Advice::PopulateRead
+    };
+    match sys::pages::advise(chunk.clone(), advice.code()) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) && !advice.is_supported() => {
+            sys::pages::advise(chunk, Advice::WillNeed.code())
         }
-        done.map_err(|e| self.error(e))
+        done => done,
     }
 }
 

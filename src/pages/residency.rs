@@ -1,6 +1,6 @@
 //! Which pages are in RAM, and a drawing of them.
 
-use super::range::chunks;
+use super::span::chunks;
 use crate::page;
 use crate::sys;
 use std::fmt::{self, Write};

@@ -3,6 +3,7 @@
 use super::Shared;
 use crate::backing::Backing;
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::range;
 use crate::region::Region;
 use crate::shareable::Shareable;
@@ -62,10 +63,14 @@ impl<T: ?Sized + Shareable> Shared<T> {
             return Err(Error::pages_lost(path));
         }
         if len == 0 {
-            return Ok(Snapshot::mapped(Region::empty(), 0, 0, Backing::Sealed));
+            return Ok(Snapshot::from_held(
+                Held::mapped(Region::empty(), 0, 0, Backing::Sealed),
+                true,
+            ));
         }
         let mapped = Region::file(fd.as_fd(), offset, len);
         let (region, delta) = mapped.map_err(|e| Error::os("mmap", path, e))?;
-        Ok(Snapshot::mapped(region, delta, len, Backing::Sealed))
+        let held = Held::mapped(region, delta, len, Backing::Sealed);
+        Ok(Snapshot::from_held(held, true))
     }
 }

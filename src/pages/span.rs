@@ -1,13 +1,22 @@
-//! Which pages a range of bytes takes.
+//! The addresses of a value, and which pages a range of its bytes takes.
 
-use super::Pages;
 use super::advice::Rounding;
 use crate::error::Result;
 use crate::page;
 use crate::range;
 use std::ops::{Range, RangeBounds};
 
-impl Pages<'_> {
+/// Where the bytes of a value are, and in pages of which size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Address of the first byte.
+    pub(super) start: usize,
+    pub(super) len: usize,
+    /// Size of a page, in bytes; addresses of pages are multiples of it.
+    pub(super) page_size: usize,
+}
+
+impl Span {
     /// Addresses of the pages for a range of the bytes: the one rule that all operations follow.
     pub(super) fn in_range<R: RangeBounds<usize>>(
         &self,

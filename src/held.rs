@@ -1,0 +1,112 @@
+//! The bytes of a `Snapshot` or `Private`, and what owns them.
+#![allow(unsafe_code)]
+
+use crate::backing::Backing;
+use crate::buffer::Buffer;
+use crate::lease::read::LeasedMapping;
+use crate::pages::Pages;
+use crate::reason::Reason;
+use crate::region::Region;
+use std::ptr::NonNull;
+
+/// The bytes of an input.
+pub(crate) struct Opened {
+    pub(crate) bytes: Held,
+    /// False if the file changed while it was copied.
+    pub(crate) is_consistent: bool,
+    /// Why the bytes are not mapped, or not leased.
+    pub(crate) reason: Option<Reason>,
+}
+
+/// Bytes at an address that does not change, and their owner.
+pub(crate) struct Held {
+    start: NonNull<u8>,
+    len: usize,
+    owner: Owner,
+}
+
+enum Owner {
+    Buffer(Buffer),
+    Mapped(Region, Backing),
+    Leased(LeasedMapping),
+}
+
+// SAFETY: `&Held` only reads the bytes, and no other process changes them: that is what `Backing` says. They are written
+// to through `&mut`, by the owner of memory or of a private mapping.
+unsafe impl Send for Held {}
+// SAFETY: as above.
+unsafe impl Sync for Held {}
+
+impl Held {
+    pub(crate) fn buffer(buffer: Buffer) -> Self {
+        Held {
+            start: buffer.start(),
+            len: buffer.len(),
+            owner: Owner::Buffer(buffer),
+        }
+    }
+
+    /// `len` bytes from `delta` on, in a mapping whose bytes do not change.
+    pub(crate) fn mapped(region: Region, delta: usize, len: usize, backing: Backing) -> Self {
+        debug_assert!(delta + len <= region.len());
+        Held {
+            // SAFETY: `delta` lies inside the mapping.
+            start: unsafe { region.start().add(delta) },
+            len,
+            owner: Owner::Mapped(region, backing),
+        }
+    }
+
+    /// The same in a mapping under a lease.
+    pub(crate) fn leased(mapping: LeasedMapping, delta: usize, len: usize) -> Self {
+        Held {
+            // SAFETY: `delta` lies inside the mapping, whose address does not change.
+            start: unsafe { mapping.start().add(delta) },
+            len,
+            owner: Owner::Leased(mapping),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.len)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What keeps the bytes as they are, now.
+    pub(crate) fn backing(&self) -> Backing {
+        match &self.owner {
+            Owner::Buffer(_) => Backing::Memory,
+            Owner::Mapped(_, backing) => *backing,
+            Owner::Leased(mapping) => mapping.backing(),
+        }
+    }
+
+    /// The mapping, if it was made under a lease.
+    pub(crate) fn leased_mapping(&self) -> Option<&LeasedMapping> {
+        match &self.owner {
+            Owner::Leased(mapping) => Some(mapping),
+            Owner::Buffer(_) | Owner::Mapped(..) => None,
+        }
+    }
+
+    pub(crate) fn pages(&self) -> Pages<'_> {
+        let locked = match &self.owner {
+            Owner::Buffer(buffer) => return buffer.pages(),
+            Owner::Mapped(region, _) => region.locked_pages(),
+            Owner::Leased(mapping) => mapping.locked_pages(),
+        };
+        // SAFETY: initialised by a read, or mapped inside the file; `owner` keeps them while `self` is borrowed.
+        let bytes = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) };
+        let pages = match self.backing() {
+            Backing::Memory => Pages::own(bytes),
+            Backing::Cloned | Backing::Disk => Pages::own(bytes).on_disk(),
+            Backing::Leased => Pages::file(bytes).on_disk(),
+            _ => Pages::file(bytes),
+        };
+        pages.with_locks(locked)
+    }
+}

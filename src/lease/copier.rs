@@ -1,0 +1,80 @@
+//! The thread that handles breaks, `stillmap-copy`: it copies bytes and releases leases, one after the other.
+#![allow(unsafe_code)]
+
+use super::table::{DONE, LIVE, LeaseEntry, TABLE};
+use super::{copy, detach, monitor};
+use crate::sync;
+use crate::sys::lease::{self, Lease};
+use crate::sys::{clock, futex, thread};
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The id of the thread; 0 if it does not run.
+pub(super) static COPIER: AtomicU32 = AtomicU32::new(0);
+
+pub(super) fn is_running() -> bool {
+    COPIER.load(Ordering::Acquire) != 0
+}
+
+/// In a forked child: the thread does not exist.
+pub(super) fn reset_in_child() {
+    COPIER.store(0, Ordering::Relaxed);
+}
+
+/// The thread.
+pub(super) extern "C" fn copy_broken(_: *mut c_void) -> *mut c_void {
+    lease::block_signals();
+    sync::forbid_locks();
+    thread::set_name(c"stillmap-copy");
+    COPIER.store(thread::id().unsigned_abs(), Ordering::Release);
+    futex::wake_all(&COPIER);
+    loop {
+        let seen = monitor::WORK.load(Ordering::Acquire);
+        for entry in TABLE.iter() {
+            let broken_at = entry.broken_at.load(Ordering::Acquire);
+            let now = clock::monotonic_ms();
+            let is_due = broken_at != 0
+                && monitor::should_handle_now(entry, &monitor::deadline(broken_at), now);
+            let is_asked = entry.is_release_asked();
+            if (is_due || is_asked) && entry.begin() {
+                handle(entry, is_asked);
+            }
+            if is_asked {
+                entry.end_release(entry.state() == DONE && broken_at == 0);
+            }
+        }
+        futex::wait(&monitor::WORK, seen);
+    }
+    #[allow(unreachable_code, reason = "the type of a thread's function")]
+    ptr::null_mut()
+}
+
+fn handle(entry: &LeaseEntry, is_release_asked: bool) {
+    let may_release = is_release_asked && entry.lease() == Lease::Read;
+    if entry.is_held() && !may_release {
+        // What was broken was an older lease, whose entry and descriptor this one has.
+        entry.broken_at.store(0, Ordering::Release);
+        return entry.set(LIVE);
+    }
+    let fd = entry.fd.load(Ordering::Acquire);
+    match entry.lease() {
+        Lease::Read => copy::handle_break(entry, fd),
+        Lease::Write => detach::handle_break(entry, fd),
+    }
+}
+
+/// Has the bytes of all leased snapshots copied and their leases released. True if none is left.
+pub(crate) fn release_all() -> bool {
+    if !is_running() {
+        return true;
+    }
+    let is_leased = |entry: &&LeaseEntry| entry.lease() == Lease::Read && entry.needs_lease();
+    TABLE
+        .iter()
+        .filter(is_leased)
+        .for_each(LeaseEntry::ask_release);
+    monitor::wake_copier();
+    TABLE.iter().for_each(LeaseEntry::await_release);
+    !TABLE.iter().any(|entry| is_leased(&entry))
+}

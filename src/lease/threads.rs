@@ -1,0 +1,44 @@
+//! Starts the two threads that look after the leases of the process, with the first lease.
+//!
+//! Neither thread takes a lock or allocates after its start. A writer that is blocked by a lease may be any thread of this
+//! process, with any locks held; and the process may fork at any time, with any allocator.
+
+use super::copier::{self, COPIER};
+use super::monitor::{self, WATCHER};
+use super::{copy, detach};
+use crate::sys::{futex, thread};
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Starts the threads that do not run. Called by one thread at a time.
+pub(super) fn start() -> io::Result<()> {
+    monitor::prepare()?;
+    copy::prepare();
+    detach::prepare()?;
+    start_threads()
+}
+
+/// The same without what needs the allocator. Both threads run when it returns.
+pub(super) fn start_threads() -> io::Result<()> {
+    if WATCHER.load(Ordering::Acquire) == 0 {
+        thread::start_detached(monitor::watch)?;
+        wait_for(&WATCHER);
+    }
+    if COPIER.load(Ordering::Acquire) == 0 {
+        thread::start_detached(copier::copy_broken)?;
+        wait_for(&COPIER);
+    }
+    Ok(())
+}
+
+fn wait_for(thread: &AtomicU32) {
+    while thread.load(Ordering::Acquire) == 0 {
+        futex::wait(thread, 0);
+    }
+}
+
+/// The ids of the threads that run.
+pub(crate) fn ids() -> Vec<i32> {
+    let ids = [&WATCHER, &COPIER].map(|thread| thread.load(Ordering::Acquire) as i32);
+    ids.into_iter().filter(|&id| id != 0).collect()
+}
