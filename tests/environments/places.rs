@@ -47,6 +47,10 @@ pub const PLACES: &[(&str, Make)] = &[
     ("user, own file", || user(true)),
     ("user, file of root", || user(false)),
     ("container's seccomp filter and capabilities", container),
+    (
+        "seccomp filter that answers calls since 4.5 with EPERM",
+        old_filter,
+    ),
     (IN_GROUP, in_group),
     ("`ulimit -n`: 28 of 128 left", few_descriptors),
     ("`ulimit -v`: 16 MiB left", few_addresses),
@@ -192,6 +196,24 @@ fn container() -> Option<Place> {
         refuse(call, libc::EPERM);
     }
     refuse(libc::SYS_clone3, libc::ENOSYS);
+    Some(place)
+}
+
+/// Engines of 2018 answered calls that they did not know with EPERM.
+fn old_filter() -> Option<Place> {
+    let place = on("ext4")?;
+    for call in [
+        libc::SYS_copy_file_range,
+        libc::SYS_preadv2,
+        libc::SYS_statx,
+        libc::SYS_pidfd_open,
+        libc::SYS_openat2,
+        libc::SYS_close_range,
+        libc::SYS_faccessat2,
+        libc::SYS_userfaultfd,
+    ] {
+        refuse(call, libc::EPERM);
+    }
     Some(place)
 }
 

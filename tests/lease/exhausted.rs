@@ -99,3 +99,26 @@ fn more_snapshots_than_descriptors() {
     })
     .succeed();
 }
+
+/// Case: `ulimit -v` 300 MiB, and a file of 150 MiB that a writer opens: its copy needs as many addresses again. The process
+/// ended.
+#[test]
+fn a_limit_of_addresses_leaves_room_for_the_copy() {
+    scenario!(|| {
+        const SIZE: u64 = 150 << 20;
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::File::create(&path).unwrap().set_len(SIZE).unwrap();
+        limit(libc::RLIMIT_AS, status("VmSize") as u64 + 2 * SIZE);
+        let Ok(snapshot) = Snapshot::open(&path) else {
+            return skip("no lease, and no addresses for a copy in memory");
+        };
+        fs::write(&path, b"new").unwrap();
+        assert_eq!(snapshot.len() as u64, SIZE);
+        assert!(snapshot.iter().step_by(4096).all(|&byte| byte == 0));
+        assert!(snapshot.is_consistent());
+    })
+    .succeed();
+}

@@ -9,7 +9,7 @@ use crate::support::namespace::{bind, hide, mount, own_mounts};
 use crate::support::pipe::{feed, pipe};
 use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
-use crate::support::{file_with, temp_dir};
+use crate::support::{file_with, skip, temp_dir};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -452,4 +452,47 @@ fn a_container_with_little_memory_and_no_disk() {
         .argument("GROUP", group.path())
         .argument("DIR", &path)
         .succeed();
+}
+
+/// Case: a 9p share shows the magic number of its server's file system, and grants leases that hold back no process of the
+/// server. `.ci/kernels` has one.
+#[test]
+fn a_9p_share_is_not_leased() {
+    let Some(dir) = std::env::var_os("STILLMAP_TEST_9P") else {
+        return skip("no 9p share; .ci/kernels has one");
+    };
+    let bytes = pattern(10, LARGE);
+    let path = file_with(Path::new(&dir), "file", &bytes);
+    let snapshot = Snapshot::open(&path).unwrap();
+    assert_eq!(snapshot.reason(), Some(Reason::FileSystem));
+    assert_same(&snapshot, &bytes, "9p");
+    let error = stillmap::Exclusive::open(&path).unwrap_err();
+    assert!(matches!(error, Error::Unprotectable { .. }), "{error:?}");
+}
+
+/// Case: the file and all directories for temporary files are on a file system of which nothing is known.
+#[test]
+fn a_copy_goes_to_an_unknown_file_system_where_there_is_no_other() {
+    scenario!(|| {
+        if !own_mounts() {
+            return;
+        }
+        let Some(fuse) = LoopFs::fuse(64 << 20) else {
+            return;
+        };
+        bind(fuse.path(), "/var/tmp");
+        std::env::set_current_dir("/proc").unwrap();
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var("TMPDIR", fuse.path()) };
+        let bytes = pattern(11, LARGE);
+        let path = file_with(fuse.path(), "file", &bytes);
+        let copy = Snapshot::options().memory_limit(0).open(&path).unwrap();
+        assert_eq!(copy.backing(), Backing::Disk);
+        assert_same(&copy, &bytes, "on FUSE");
+        let private = Private::options().memory_limit(0).open(&path).unwrap();
+        assert_same(&private, &bytes, "private");
+        drop((copy, private));
+        crate::support::disk::unmount(Path::new("/var/tmp"));
+    })
+    .succeed();
 }
