@@ -10,6 +10,7 @@ use crate::pages::Pages as PagesOf;
 use crate::range::{self, whole_pages};
 use crate::region::Region;
 use crate::snapshot::Snapshot;
+use crate::sys::file;
 use crate::sys::limits;
 use crate::sys::memory::{Address, PageKind};
 use crate::sys::write;
@@ -508,7 +509,7 @@ impl Anonymous {
             return Ok(());
         };
         let error = |e| Error::os("ftruncate", None, e);
-        let size = memfd.file.metadata().map_err(error)?.len();
+        let size = file::stat(memfd.file.as_fd()).map_err(error)?.size;
         if size < pages as u64 {
             write::set_len(&memfd.file, pages as u64).map_err(error)?;
         }

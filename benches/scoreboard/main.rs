@@ -25,6 +25,7 @@ mod control;
 mod draft;
 mod exclusive;
 mod lease;
+mod live;
 mod open;
 mod open_all;
 mod private;
@@ -45,6 +46,7 @@ fn main() -> std::io::Result<()> {
         exclusive::measure(board)?;
         private::measure(board)?;
         shared::measure(board)?;
+        live::measure(board)?;
         control::measure(board)
     })
 }

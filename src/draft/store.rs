@@ -152,7 +152,7 @@ impl Store {
                 }
             }
         }
-        let size = file.metadata().map_err(failed("fstat"))?.len();
+        let size = file::stat(file.as_fd()).map_err(failed("fstat"))?.size;
         if size != len as u64 {
             write::set_len(file, len as u64).map_err(failed("ftruncate"))?;
         }

@@ -10,6 +10,16 @@ pub(crate) fn effective_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// True if the effective user and group are the real ones: not in a set-user-ID program.
+pub(crate) fn are_real() -> bool {
+    // SAFETY: getuid(2) touches no memory.
+    let user = unsafe { libc::getuid() };
+    // SAFETY: getgid(2) touches no memory.
+    let group = unsafe { libc::getgid() };
+    // SAFETY: getegid(2) touches no memory.
+    user == effective_user() && group == unsafe { libc::getegid() }
+}
+
 /// capabilities(7): linux/capability.h.
 pub(crate) const CAP_FOWNER: u32 = 3;
 

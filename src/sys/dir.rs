@@ -1,6 +1,6 @@
 //! System calls on the names in a directory: openat, fstatat, faccessat, linkat, renameat, unlinkat, readlinkat.
 
-use super::retry_eintr;
+use super::{credentials, is_call_unknown, retry_eintr};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -136,9 +136,17 @@ pub(crate) fn attributes(fd: BorrowedFd<'_>) -> u64 {
 
 /// Checks for write permission on a name in `dir`: faccessat(2) with the effective user. A link is followed.
 pub(crate) fn check_writable(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    let (dir, mode, flags) = (dir.as_raw_fd(), libc::W_OK, libc::AT_EACCESS);
-    // SAFETY: faccessat(2) reads a C string and touches no other memory of ours.
-    retry_eintr(|| unsafe { libc::faccessat(dir, name.as_ptr(), mode, flags) }).map(drop)
+    let (dir, name, mode) = (dir.as_raw_fd(), name.as_ptr(), libc::W_OK);
+    // SAFETY: faccessat(3) reads a C string and touches no other memory of ours.
+    let checked = retry_eintr(|| unsafe { libc::faccessat(dir, name, mode, libc::AT_EACCESS) });
+    match checked {
+        // It is faccessat2(2), Linux 5.8. `EPERM` is also the answer for an immutable file, and then of both calls.
+        Err(error) if is_call_unknown(&error) && credentials::are_real() => {
+            // SAFETY: as above.
+            retry_eintr(|| unsafe { libc::syscall(libc::SYS_faccessat, dir, name, mode) }).map(drop)
+        }
+        checked => checked.map(drop),
+    }
 }
 
 /// Where the symbolic link points that `link` is open on (`O_PATH | O_NOFOLLOW`): readlinkat(2).

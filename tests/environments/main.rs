@@ -54,6 +54,9 @@ fn each_type_in_each_environment() {
         child.argument("PLACE", name).argument("GROUP", path);
         let outcome = child.succeed();
         for row in outcome.reports() {
+            if !expected.iter().any(|line| line == row) {
+                println!("{}", outcome.stdout);
+            }
             println!("{row}");
             if !expected.iter().any(|line| line == row) {
                 wrong.push(row.to_string());

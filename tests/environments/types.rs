@@ -35,7 +35,10 @@ pub fn all(place: &Place) -> [String; 8] {
 }
 
 fn cell(result: Result<String>) -> String {
-    result.unwrap_or_else(|error| name_of(&error))
+    result.unwrap_or_else(|error| {
+        println!("{error:?}");
+        name_of(&error)
+    })
 }
 
 /// The errno, or the variant.
