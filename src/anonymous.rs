@@ -58,7 +58,7 @@ struct Memfd {
     not_for_children: NotForChildren,
 }
 
-/// Which pages to use.
+/// The kind of pages.
 ///
 /// Source: madvise(2), mmap(2) on `MAP_HUGETLB`.
 ///
@@ -84,7 +84,7 @@ pub enum HugePages {
     Reserved,
 }
 
-/// How to allocate an [`Anonymous`]; made by [`Anonymous::options`].
+/// Options for allocating an [`Anonymous`]; made by [`Anonymous::options`].
 ///
 /// # Examples
 /// ```
@@ -102,7 +102,7 @@ pub struct AnonymousOptions {
 }
 
 impl AnonymousOptions {
-    /// Which pages to use; default [`HugePages::System`].
+    /// The kind of pages; default [`HugePages::System`].
     ///
     /// # Examples
     /// ```
@@ -544,7 +544,7 @@ impl Anonymous {
         self.pages_of(self.len)
     }
 
-    /// The same of the first `len` bytes.
+    /// The pages of the first `len` bytes.
     pub(crate) fn pages_of(&self, len: usize) -> PagesOf<'_> {
         let pages = PagesOf::memory(&self[..len], self.page_size);
         pages.with_locks(self.region.locked_pages())

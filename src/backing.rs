@@ -1,6 +1,6 @@
 //! What keeps bytes from changing.
 
-/// What keeps the bytes of a [`Snapshot`](crate::Snapshot) or [`Private`](crate::Private) as they are.
+/// What keeps the bytes of a [`Snapshot`](crate::Snapshot) or [`Private`](crate::Private) from changing.
 ///
 /// # Examples
 /// ```

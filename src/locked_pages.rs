@@ -1,4 +1,4 @@
-//! Which pages of one mapping are locked (mlock(2)), and how often.
+//! The locked pages of one mapping (mlock(2)), with a count for each.
 //!
 //! The kernel keeps one flag for a page, so locks are counted here: a page is unlocked with the last range that holds it.
 //! A page that was locked before by other means (mlockall(2)) stays locked.
@@ -40,7 +40,7 @@ struct Table {
     process: u32,
     /// Held while pages are counted and locked.
     changes: Lock<()>,
-    /// How often a replacement has begun or ended: odd while one is under way.
+    /// Number of begins and ends of replacements: odd during one.
     replacements: AtomicUsize,
     /// Of each page: how many ranges hold it, and [`LOCKED_BEFORE`].
     counts: Box<[AtomicU32]>,

@@ -5,7 +5,7 @@
 //!   |<--- delta --->|<----------- len ----------->|      |
 //!   |<------------------------- used ------------------->|<-- reserved, if there is room for more -->|
 //! ```
-//! What is mapped behind the end of the file is never touched.
+//! Pages beyond the end of the file are never touched.
 
 use crate::error::Result;
 use crate::locked_pages::LockedPages;
@@ -15,7 +15,7 @@ use crate::region::Region;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-/// Which bytes of a file are mapped.
+/// The bytes of a file that are mapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FileWindow {
     pub(crate) offset: u64,
@@ -26,7 +26,7 @@ pub(crate) struct FileWindow {
 
 pub(crate) struct MappedFile {
     region: Region,
-    /// Where in the first page the window starts.
+    /// Offset of the window in the first page.
     delta: usize,
     window: FileWindow,
 }
@@ -49,14 +49,14 @@ impl MappedFile {
         self.region.locked_pages()
     }
 
-    /// Where the window starts, until it is resized.
+    /// The start of the window, until it is resized.
     pub(crate) fn start(&self) -> NonNull<u8> {
         let first_page = self.region.start();
         let start = first_page.as_ptr().wrapping_add(self.delta);
         NonNull::new(start).unwrap_or(first_page)
     }
 
-    /// Where in the file the mapping starts: a multiple of the page size.
+    /// Offset of the mapping in the file: a multiple of the page size.
     pub(crate) fn offset(&self) -> u64 {
         self.window.offset - self.delta as u64
     }

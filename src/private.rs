@@ -163,7 +163,7 @@ impl TryFrom<OwnedFd> for Private {
     }
 }
 
-/// How to open a [`Private`]; made by [`Private::options`].
+/// Options for opening a [`Private`]; made by [`Private::options`].
 ///
 /// # Examples
 /// ```

@@ -25,7 +25,7 @@ pub(crate) fn check<R: RangeBounds<usize>>(range: R, size: usize) -> Result<Rang
     }
 }
 
-/// The same rule for a window of a file, whose size has 64 bits; by default it extends to the end.
+/// The rule for a window of a file, whose size has 64 bits; by default it extends to the end.
 pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<Range<u64>> {
     let wanted = len.unwrap_or(size.saturating_sub(offset));
     match offset.checked_add(wanted) {
@@ -34,7 +34,7 @@ pub(crate) fn check_window(offset: u64, len: Option<u64>, size: u64) -> Result<R
     }
 }
 
-/// The same rule for `len` bytes from `offset` on, inlined: it is checked at each access to shared memory.
+/// The rule for `len` bytes from `offset` on, inlined because each access to shared memory checks it.
 #[inline]
 pub(crate) fn check_bytes(offset: usize, len: usize, size: usize) -> Result<()> {
     if offset <= size && len <= size - offset {

@@ -228,13 +228,13 @@ impl Region {
         self.len
     }
 
-    /// Where it is mapped, for calls that take addresses.
+    /// Its address range, for calls that take addresses.
     pub(crate) fn addresses(&self) -> Range<usize> {
         let start = self.start.as_ptr().addr();
         start..start + self.len
     }
 
-    /// Which of its pages are locked; `None` if nothing is mapped.
+    /// Its locked pages; `None` if nothing is mapped.
     pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
         self.locked().map(|locked| &**locked)
     }

@@ -35,7 +35,7 @@ pub(crate) struct Name {
     /// The path of the directory, for messages and for what needs a path.
     pub(crate) folder: PathBuf,
     pub(crate) name: CString,
-    /// What has the name now, if anything; not a symbolic link, unless it is [`Resolved::Magic`].
+    /// The file with that name now, if any; not a symbolic link, unless it is [`Resolved::Magic`].
     pub(crate) found: Option<Found>,
 }
 

@@ -22,9 +22,9 @@ pub(crate) enum Rank {
     Fork,
     /// The state of one `Exclusive`.
     Exclusive,
-    /// Which files this process edits.
+    /// The files that this process edits.
     ExclusiveFiles,
-    /// Which files are leased by this process.
+    /// The files that this process has leased.
     Leases,
     /// The mapping of one lease.
     LeasedMapping,
@@ -32,7 +32,7 @@ pub(crate) enum Rank {
     Reservation,
     /// The ranges that wait to be prefetched.
     Prefetch,
-    /// Which pages are locked (mlock).
+    /// The locked pages (mlock).
     LockedPages,
     /// The batches of an `OpenAll`.
     OpenAll,

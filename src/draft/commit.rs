@@ -6,7 +6,8 @@ use std::path::Path;
 
 impl Draft {
     /// Makes the file durable, then visible under its path, in one step; what is not a regular file gets the bytes
-    /// written out. When it returns, the file survives a loss of power, unless [`durable`](super::DraftOptions::durable) is false.
+    /// written out. When it returns, the file survives a loss of power, unless
+    /// [`durable`](super::DraftOptions::durable) is false.
     ///
     /// # Errors
     /// [`CommitError`], which gives the draft back. The path is then as it was and no trace is left, with three

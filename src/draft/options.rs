@@ -83,8 +83,8 @@ impl Default for DraftOptions {
 
 impl DraftOptions {
     /// Whether pages that were never written to become holes, which take no space. Nothing is reserved then: a full
-    /// disk is an error of [`commit`](super::Draft::commit), and what is written is kept in memory, whatever the memory limit.
-    /// Default false.
+    /// disk is an error of [`commit`](super::Draft::commit), and what is written is kept in memory, whatever the memory
+    /// limit. Default false.
     ///
     /// # Examples
     /// ```

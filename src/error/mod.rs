@@ -45,7 +45,7 @@ pub enum Error {
     NotMappable {
         /// The input.
         path: Option<PathBuf>,
-        /// What it is, or what it lacks.
+        /// Why it cannot be mapped.
         what: &'static str,
         /// The reason as a value, for a file that was to be mapped for reading.
         reason: Option<Reason>,
@@ -58,7 +58,7 @@ pub enum Error {
         path: Option<PathBuf>,
         /// Bytes to be copied.
         len: u64,
-        /// Where an unnamed file was tried.
+        /// The directories in which an unnamed file was tried.
         tried: Tried,
     },
     /// The path is a directory.
@@ -206,7 +206,7 @@ pub enum Error {
     Unsupported {
         /// The file, where there is one.
         path: Option<PathBuf>,
-        /// What is missing.
+        /// The missing feature.
         what: &'static str,
     },
 }

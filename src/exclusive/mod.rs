@@ -76,7 +76,7 @@ use std::ptr::NonNull;
 pub struct Exclusive {
     start: NonNull<u8>,
     len: usize,
-    /// Where in the file the bytes start.
+    /// Offset of the bytes in the file.
     offset: u64,
     bytes: Bytes,
     /// While it is leased, this process does not open the file again.
@@ -183,7 +183,7 @@ impl Exclusive {
         self.flush_range(..)
     }
 
-    /// The same for the pages that hold a range, in bytes.
+    /// Like [`flush`](Exclusive::flush), for the pages that hold a range, in bytes.
     ///
     /// # Errors
     /// As [`flush`](Exclusive::flush), and [`Error::OutOfBounds`].

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// and that has not executed its program yet has it open for a moment.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 
-/// Which bytes are opened, and for how long it is tried.
+/// The bytes to open, and until when to retry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Request {
     pub(super) wait: Option<Duration>,

@@ -13,10 +13,12 @@ impl Exclusive {
     /// an `Exclusive` or a `Snapshot`) is asked to release it, as by every open, and this call blocks until then.
     ///
     /// # Errors
-    /// [`Error::Busy`](crate::Error::Busy) if the file is open elsewhere, also in this process, for longer than some milliseconds, and at
-    /// once if this process has an `Exclusive` of it; [`Error::Unprotectable`](crate::Error::Unprotectable) where no lease is granted;
-    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file; [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::Os`](crate::Error::Os) for what the kernel
-    /// refused: the open, or the blocks for the file's holes.
+    /// [`Error::Busy`](crate::Error::Busy) if the file is open elsewhere, also in this process, for longer than some
+    /// milliseconds, and at once if this process has an `Exclusive` of it;
+    /// [`Error::Unprotectable`](crate::Error::Unprotectable) where no lease is granted;
+    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file;
+    /// [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::Os`](crate::Error::Os) for what the kernel refused:
+    /// the open, or the blocks for the file's holes.
     ///
     /// # Examples
     /// ```
@@ -27,7 +29,8 @@ impl Exclusive {
         Exclusive::options().open(path)
     }
 
-    /// The same, and waits for nothing: a file that is open elsewhere is [`Busy`](crate::Error::Busy) at once.
+    /// Like [`open`](Exclusive::open), without waiting: fails with [`Busy`](crate::Error::Busy) at once if the file is open
+    /// elsewhere.
     ///
     /// # Errors
     /// As [`open`](Exclusive::open).
@@ -76,10 +79,12 @@ impl Exclusive {
     }
 
     /// Maps a whole file that is open for reading and writing, with nothing that keeps other processes out: on any file
-    /// system, for any owner. [`backing`](Exclusive::backing) is [`Backing::Unguarded`](crate::Backing::Unguarded), and holes stay holes.
+    /// system, for any owner. [`backing`](Exclusive::backing) is [`Backing::Unguarded`](crate::Backing::Unguarded), and
+    /// holes stay holes.
     ///
     /// # Errors
-    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file; [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file;
+    /// [`Error::Os`](crate::Error::Os) for what the kernel refused.
     ///
     /// # Safety
     /// As long as the value lives:
@@ -107,7 +112,7 @@ impl Exclusive {
     }
 }
 
-/// How to open an [`Exclusive`]; made by [`Exclusive::options`].
+/// Options for opening an [`Exclusive`]; made by [`Exclusive::options`].
 ///
 /// # Examples
 /// ```no_run
@@ -171,7 +176,7 @@ impl ExclusiveOptions {
         self
     }
 
-    /// How long to wait until no other descriptor has the file open, and until a lease of another process is released;
+    /// Maximum time to wait until no other descriptor has the file open, and until a lease of another process is released;
     /// then it is [`Busy`](crate::Error::Busy). Default: about 30 milliseconds for an open file, as a child that was
     /// forked and has not executed its program yet has it open; for a lease, as long as open(2) blocks.
     ///

@@ -9,7 +9,7 @@
 //!                             +-- child ------------------------ _exit --+
 //! ```
 //!
-//! What parent and children see of each other:
+//! Memory that parent and children share:
 //!
 //! | memory | in a child |
 //! |---|---|

@@ -4,10 +4,10 @@ use crate::atfork;
 use crate::error::Result;
 use std::ops::Range;
 
-/// What [`Scope::spawn_with`](super::Scope::spawn_with) passes to a child: a `&mut [u8]` of whole pages of an
+/// Memory that [`Scope::spawn_with`](super::Scope::spawn_with) can pass to a child: a `&mut [u8]` of whole pages of an
 /// [`Anonymous::shared`](crate::Anonymous::shared), or arrays, vectors and tuples of such parts.
 ///
-/// The end of the value counts as the end of a page. An empty slice may lie anywhere. The trait is sealed.
+/// The end of the value counts as the end of a page. An empty slice may be anywhere. The trait is sealed.
 ///
 /// # Examples
 /// ```

@@ -84,7 +84,7 @@ where
     }
 }
 
-/// Where children are spawned, see [`scope`]. It stays on its thread.
+/// The scope in which children are spawned, see [`scope`]. It stays on its thread.
 ///
 /// # Examples
 /// ```
@@ -110,7 +110,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     /// Forks a child that runs `f` and ends. No part of an [`Anonymous::shared`](crate::Anonymous::shared) is accessible
     /// in it: use [`Shared`](crate::Shared) memory, or [`spawn_with`](Scope::spawn_with).
     ///
-    /// What `f` owns is in the child and is dropped there when `f` ends. This process drops its own copy at once, so
+    /// The values that `f` owns are dropped in the child when `f` ends. This process drops its own copy at once, so
     /// that the end of a pipe that was moved into `f` is closed here; the child may be running already. Until it is
     /// waited for, a child takes two descriptors.
     ///
@@ -139,7 +139,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         unsafe { self.fork(Vec::new(), f) }
     }
 
-    /// The same with parts of shared memory, which the child fills in place.
+    /// Like [`spawn`](Scope::spawn), with parts of shared memory that the child fills in place.
     ///
     /// A part is a `&mut [u8]` of whole pages of an [`Anonymous::shared`](crate::Anonymous::shared), where the end of the
     /// value counts as the end of a page: see [`page_chunks_mut`](crate::Anonymous::page_chunks_mut). Arrays, vectors
@@ -172,7 +172,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         unsafe { self.fork(pages, move || f(parts)) }
     }
 
-    /// The same as [`spawn`](Scope::spawn) in a child where all memory of each
+    /// Like [`spawn`](Scope::spawn), in a child where all memory of each
     /// [`Anonymous::shared`](crate::Anonymous::shared) is accessible that is accessible here, and parts need not be whole
     /// pages.
     ///

@@ -6,11 +6,11 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long threads that end are waited for. pthread_join(3) and `std::thread::scope` return before a thread is gone:
-/// 20 to 80 µs before on an idle machine, and at most 33 ms where other programs kept all processors busy.
+/// Maximum time to wait for threads that are ending. pthread_join(3) and `std::thread::scope` return before a thread is
+/// gone: 20 to 80 µs before on an idle machine, and at most 33 ms where other programs kept all processors busy.
 const ENDING_MAX: Duration = Duration::from_millis(200);
 
-/// How often to look meanwhile.
+/// Time between two checks.
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
 /// Fails if there are threads besides this one and `own`, unless they end soon. If it succeeds, there was a moment
@@ -33,7 +33,7 @@ pub(super) fn ensure_single_threaded(own: &[i32]) -> Result<()> {
     }
 }
 
-/// How many there are, those included that are about to be gone.
+/// The number of threads, including those that are ending.
 fn other_threads(own: &[i32]) -> io::Result<usize> {
     let (mut running, mut exited) = (0, 0);
     for id in process::threads()? {

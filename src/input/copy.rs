@@ -13,13 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// A larger copy is not repeated when the file changed meanwhile, in bytes: 64 MiB take about 10 ms.
 const RETRY_MAX: u64 = 64 << 20;
 
-/// How often a copy is made until the file does not change meanwhile.
+/// Maximum number of copies of a file that changes meanwhile.
 const ATTEMPTS: u32 = 3;
 
 /// Called with the bytes done, and the total if it is known.
 pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) + 'p;
 
-/// Where a copy is.
+/// The place of a copy.
 pub(crate) enum Copied {
     Memory(Buffer),
     /// In an unnamed file of `len` bytes.

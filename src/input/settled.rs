@@ -25,7 +25,7 @@ thread_local! {
     static LOCAL: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// What a descriptor led to that was read once, without a look at what it is.
+/// The result of one read from a descriptor whose type is not known.
 pub(crate) enum Attempt {
     /// All bytes of a file that did not change meanwhile.
     Whole(Buffer),
@@ -35,7 +35,7 @@ pub(crate) enum Attempt {
     Failed,
 }
 
-/// Reads what was opened just now, if it is probably a small file.
+/// Reads a file that was just opened, if it is probably small.
 pub(crate) fn attempt(source: &Source<'_>) -> Result<Attempt> {
     let Some(expected) = EXPECTED.get() else {
         return Ok(Attempt::Failed);

@@ -19,7 +19,7 @@ pub(crate) struct Source<'a> {
     opened: Option<BeforeForks>,
 }
 
-/// Whose offset, lease and flags the descriptor has: the open file description, open(2).
+/// The open file description of the descriptor, with its offset, lease and flags: open(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Description {
     Own,
@@ -113,7 +113,7 @@ impl<'a> Source<'a> {
         self.description == Description::CallersFromOffset
     }
 
-    /// Where the input starts in the file. `position` is the offset of the descriptor.
+    /// Offset of the input in the file. `position` is the offset of the descriptor.
     pub(crate) fn start(&self, position: u64) -> u64 {
         if self.uses_callers_offset() {
             position

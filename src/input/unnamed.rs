@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Bytes in one step of a copy; between two steps it can be stopped.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// How many bytes may be written before the free space is looked at again.
+/// Bytes written between two checks of the free space.
 pub(super) const SPACE_CHUNK: u64 = 16 << 20;
 
 /// A reflink clone of a whole file (`FICLONE`, ioctl_ficlone(2)): its bytes at one moment, at the same cost for any
@@ -159,7 +159,7 @@ fn unnamed_file(dir: &Path) -> io::Result<(File, FileSystem)> {
     Ok((file, system))
 }
 
-/// Where an unnamed file may be put, best first: beside the source, where files of that size are; then the directories
+/// Directories for an unnamed file, best first: that of the source, where files of that size are; then the directories
 /// for temporary files, beginning with the one that is kept over a reboot, and so is on a disk; then the current directory.
 fn candidate_dirs(beside: Option<BorrowedFd<'_>>) -> Vec<PathBuf> {
     let name = beside.and_then(file::name);

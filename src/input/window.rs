@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// A part of an input, as the caller specified it.
 pub(crate) struct Window {
-    /// Where the input starts in the file: 0, or the offset of the caller's descriptor.
+    /// Offset of the input in the file: 0, or the offset of the caller's descriptor.
     base: u64,
     /// From `base` on.
     offset: u64,

@@ -14,14 +14,14 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// How often a lease is tried for while other threads fork.
+/// Number of attempts to lease a file while other threads fork.
 const FORKS_MAX: u32 = 20;
 
 /// A file of at most this size, in bytes, is copied rather than cloned if it is in the page cache: 64 MiB are copied in
 /// 10 to 30 ms, and read by way of a clone, which starts without pages, in 100 ms.
 const COPY_RATHER_THAN_CLONE_MAX: u64 = 64 << 20;
 
-/// What the strategies that map found.
+/// The result of the strategies that map.
 pub(super) enum Outcome {
     Mapped(Opened),
     MustCopy(Reason),

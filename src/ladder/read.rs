@@ -1,4 +1,4 @@
-//! What is not mapped: small files, streams, block devices, and files that nothing keeps from changing.
+//! Inputs that are not mapped: small files, streams, block devices, and files that nothing protects.
 
 use super::map::{addressable, map_window};
 use crate::backing::Backing;
@@ -11,7 +11,7 @@ use crate::reason::Reason;
 use crate::sys::file::{self, FileType, Stat};
 use std::os::fd::AsFd;
 
-/// What was opened just now, if it is small and has not changed lately, or is a stream.
+/// Reads an input that was just opened, if it is small and has not changed lately, or is a stream.
 pub(super) fn at_once(
     source: &Source<'_>,
     request: &Request,

@@ -73,7 +73,7 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
     }
 }
 
-/// What is mapped, in bytes.
+/// The size of the mapping, in bytes.
 struct Mapping {
     start: usize,
     len: usize,

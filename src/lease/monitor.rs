@@ -66,7 +66,7 @@ pub(super) fn reset_in_child() {
     MOVING.store(-1, Ordering::Relaxed);
 }
 
-/// How many signals have come: see [`look_after`].
+/// Number of signals received: see [`look_after`].
 pub(super) fn events() -> u64 {
     EVENTS.load(Ordering::SeqCst)
 }

@@ -49,7 +49,7 @@ struct KnownMapping {
     mapping: Weak<Inner>,
     entry: &'static LeaseEntry,
     stat: Stat,
-    /// Which bytes of the file it has.
+    /// The range of the file that it maps.
     range: Range<u64>,
     memory_limit: Option<u64>,
 }
@@ -267,7 +267,7 @@ impl ReadLease {
     }
 }
 
-/// What came of [`ReadLease::map`].
+/// The result of [`ReadLease::map`].
 pub(crate) enum Mapped {
     /// Second, where in the mapping the offset is.
     Leased(LeasedMapping, usize),
@@ -330,12 +330,12 @@ impl LeasedMapping {
         inner.map(|inner| (LeasedMapping(inner), delta))
     }
 
-    /// Where the mapping starts, and stays.
+    /// The start of the mapping, which does not change.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.0.region.start()
     }
 
-    /// Which pages of the mapping are locked.
+    /// The locked pages of the mapping.
     pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
         self.0.region.locked_pages()
     }

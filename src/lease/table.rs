@@ -11,7 +11,7 @@
 //!      |                  |                          |
 //!      +------- end ------+-- (from LIVE or DONE; the owner waits while WORKING or SWAPPED)
 //! ```
-//! Who may use `data`: the owner in PREPARING and BUSY, the copier in WORKING and SWAPPED, the fork handler (no other
+//! The users of `data`: the owner in PREPARING and BUSY, the copier in WORKING and SWAPPED, the fork handler (no other
 //! thread exists in the child). Everything else is atomic. A thread that looks at an entry may see an older lease than
 //! the one that is in it now; so the copier asks the kernel once more before it acts.
 #![allow(unsafe_code)]
@@ -60,7 +60,7 @@ pub(super) struct LeaseEntry {
     release: AtomicU32,
     /// The owner waits for the entry: its break need not be handled.
     pub(super) is_dropped: AtomicBool,
-    /// What holds the bytes once SWAPPED: 0, or a number of [`LeaseEntry::set_backing`].
+    /// The backing once SWAPPED: 0, or a number of [`LeaseEntry::set_backing`].
     backing: AtomicU8,
     /// The bytes may differ from those that the file had.
     pub(super) is_inconsistent: AtomicBool,
@@ -77,7 +77,7 @@ pub(super) struct Data {
     /// The mapping: whole pages.
     pub(super) start: usize,
     pub(super) len: usize,
-    /// Which of its pages are locked: of the region, which the owner keeps.
+    /// The locked pages of the region, which the owner keeps.
     pub(super) locked: Option<NonNull<LockedPages>>,
     pub(super) kind: LeaseData,
 }
@@ -119,7 +119,7 @@ pub(super) enum LeaseData {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadData {
-    /// Where in the file the mapping starts.
+    /// Offset of the mapping in the file.
     pub(super) offset: u64,
     /// The file when the lease was set.
     pub(super) stat: Stat,
@@ -129,7 +129,7 @@ pub(super) struct ReadData {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WriteData {
-    /// Where in the file the mapping starts.
+    /// Offset of the mapping in the file.
     pub(super) offset: u64,
     /// Bytes from the start of the mapping to the last one that is in use.
     pub(super) used: usize,
@@ -297,7 +297,7 @@ impl LeaseEntry {
         }
     }
 
-    /// What holds the bytes; waits between the swap and the release, so that a caller that sees the writer sees this.
+    /// The backing. Blocks between the swap and the release, so that a caller that sees the writer sees the new backing.
     pub(super) fn backing(&self) -> Backing {
         self.wait_for_swap_in_progress();
         match self.backing.load(Ordering::Acquire) {

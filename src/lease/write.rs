@@ -116,7 +116,7 @@ fn refusal(error: io::Error) -> WriteLeaseError {
     }
 }
 
-/// What the threads that look after a lease have to know of its mapping.
+/// The data of a mapping for the lease threads.
 fn data(mapped: &MappedFile, userfaultfd: RawFd) -> Data {
     let kind = LeaseData::Write(WriteData {
         offset: mapped.offset(),
@@ -174,17 +174,17 @@ pub(crate) struct WriteLeasedMapping {
 }
 
 impl WriteLeasedMapping {
-    /// Which pages of the mapping are locked.
+    /// The locked pages of the mapping.
     pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
         self.mapped.locked_pages()
     }
 
-    /// Where the mapping starts, until it is resized.
+    /// The start of the mapping, until it is resized.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.mapped.start()
     }
 
-    /// What holds the bytes. In a forked child that is unknown.
+    /// The backing of the bytes. In a forked child it is unknown.
     pub(crate) fn backing(&self) -> Backing {
         if self.file().is_some() {
             return Backing::Leased;

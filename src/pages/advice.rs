@@ -119,8 +119,8 @@ impl Advice {
         }
     }
 
-    /// Whether a page that is only partly in the range is included. It is excluded where the advice would slow down or expose
-    /// the bytes outside of the range.
+    /// Whether a page that is only partly in the range is included. It is excluded where the advice would slow down or
+    /// expose the bytes outside of the range.
     pub(super) fn rounding(self) -> Rounding {
         match self {
             Advice::Cold | Advice::PageOut | Advice::DoDump | Advice::Mergeable => Rounding::Inward,

@@ -115,7 +115,7 @@ impl Shared<[AtomicU8]> {
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    /// Where `len` bytes from `offset` on are.
+    /// The address of `len` bytes from `offset` on.
     #[inline]
     fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {
         range::check_bytes(offset, len, self.len())?;

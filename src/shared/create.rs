@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
-    /// Where there are no unnamed files or no hard links.
+    /// The path for file systems without unnamed files or hard links.
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no fallocate")]
     fn without_unnamed_files_it_is_created_under_its_name() {

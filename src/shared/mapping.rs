@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-/// Which bytes of a file to map.
+/// The bytes of a file to map.
 pub(super) struct SharedWindow {
     offset: u64,
     /// Bytes; `None` for all elements up to the end of the file.
@@ -74,7 +74,7 @@ pub(super) struct MappedBytes {
     start: NonNull<u8>,
     len: usize,
     fd: Option<OwnedFd>,
-    /// Where they are in the file.
+    /// Their offset in the file.
     offset: u64,
     path: Option<PathBuf>,
 }

@@ -96,7 +96,7 @@ pub struct Shared<T: ?Sized + Shareable> {
     value: NonNull<T>,
     memory: SharedMapping,
     fd: Option<OwnedFd>,
-    /// Where the value is in the file, in bytes.
+    /// Offset of the value in the file, in bytes.
     offset: u64,
     path: Option<PathBuf>,
 }

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Which part of a file to share; made by [`Shared::options`].
+/// Options for sharing a part of a file; made by [`Shared::options`].
 ///
 /// # Examples
 /// ```
@@ -75,7 +75,7 @@ impl<T: ?Sized> SharedOptions<T> {
 }
 
 impl<A> SharedOptions<[A]> {
-    /// How many elements to share; the default is all up to the end of the file.
+    /// Number of elements to share; the default is all up to the end of the file.
     ///
     /// # Examples
     /// ```

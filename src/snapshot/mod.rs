@@ -37,7 +37,7 @@ use std::ptr::NonNull;
 /// 5. Where the file system can clone files (xfs, btrfs), a clone is mapped.
 /// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///
-/// What was read into memory starts at a multiple of 64; a mapping, at the file's offset modulo the page size. Dropping
+/// Bytes in memory start at a multiple of 64; bytes in a mapping, at the file's offset modulo the page size. Dropping
 /// it frees everything at once. A forked child has the same bytes. Sources: fcntl(2) on leases, ioctl_ficlone(2),
 /// memfd_create(2).
 ///

@@ -26,7 +26,7 @@ impl Snapshot {
 
     /// The bytes of standard input, from its current offset to its end.
     ///
-    /// What [`std::io::stdin`] has buffered already is not among them.
+    /// They do not include what [`std::io::stdin`] has already buffered.
     ///
     /// # Errors
     /// As [`open`](Snapshot::open).

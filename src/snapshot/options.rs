@@ -8,7 +8,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// How to open a [`Snapshot`]; made by [`Snapshot::options`].
+/// Options for opening a [`Snapshot`]; made by [`Snapshot::options`].
 ///
 /// # Examples
 /// ```

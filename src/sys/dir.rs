@@ -149,7 +149,7 @@ pub(crate) fn check_writable(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()>
     }
 }
 
-/// Where the symbolic link points that `link` is open on (`O_PATH | O_NOFOLLOW`): readlinkat(2).
+/// The target of the symbolic link that `link` has open (`O_PATH | O_NOFOLLOW`): readlinkat(2).
 pub(crate) fn read_link(link: BorrowedFd<'_>) -> io::Result<OsString> {
     let mut target = vec![0_u8; libc::PATH_MAX as usize];
     let (start, room) = (target.as_mut_ptr().cast(), target.len());

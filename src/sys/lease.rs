@@ -22,7 +22,7 @@ const UNBLOCKED: u64 = 1 << (33 - 1);
 /// Size of the kernel's `sigset_t`.
 const SIGSET_SIZE: usize = 8;
 
-/// Which opens a lease blocks.
+/// The opens that a lease blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Lease {
@@ -93,7 +93,7 @@ pub(crate) fn open_break_time() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// How long the kernel waits for a holder before it ends a broken lease; `None` if it cannot be read.
+/// Time that the kernel waits for a holder before it ends a broken lease; `None` if it cannot be read.
 pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
     const NO_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
     let mut text = [0_u8; 24];
@@ -133,7 +133,7 @@ fn kernel_sigset(signals: u64) -> [libc::c_ulong; SIGSET_WORDS] {
 
 const SIGSET_WORDS: usize = (u64::BITS / libc::c_ulong::BITS) as usize;
 
-/// What ended a wait.
+/// The reason why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A lease was broken: the number that its descriptor had when the lease was set.

@@ -68,19 +68,19 @@ fn free_memory() -> u64 {
     units.saturating_mul(info.mem_unit.into())
 }
 
-/// How long a file may become by this process, in bytes: `RLIMIT_FSIZE` of getrlimit(2).
+/// Maximum length of a file that this process may write, in bytes: `RLIMIT_FSIZE` of getrlimit(2).
 pub(crate) fn file_size() -> u64 {
     // SAFETY: getrlimit(2) writes one `struct rlimit64`.
     soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_FSIZE, limit) })
 }
 
-/// How many descriptors the process may have: `RLIMIT_NOFILE` of getrlimit(2).
+/// Maximum number of descriptors of the process: `RLIMIT_NOFILE` of getrlimit(2).
 pub(crate) fn descriptors() -> u64 {
     // SAFETY: getrlimit(2) writes one `struct rlimit64`.
     soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, limit) })
 }
 
-/// How many bytes of addresses the process may map: `RLIMIT_AS` of getrlimit(2); `u64::MAX` if there is no limit.
+/// Maximum bytes of addresses that the process may map: `RLIMIT_AS` of getrlimit(2); `u64::MAX` if there is no limit.
 pub(crate) fn address_space() -> u64 {
     // SAFETY: getrlimit(2) writes one `struct rlimit64`.
     soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_AS, limit) })
@@ -103,13 +103,13 @@ pub(crate) fn used_address_space() -> Option<u64> {
     Some(pages * super::page_size() as u64)
 }
 
-/// How many mappings a process may have: `vm.max_map_count`, which is 65530 where it cannot be read.
+/// Maximum number of mappings of a process: `vm.max_map_count`, which is 65530 where it cannot be read.
 pub(crate) fn most_mappings() -> usize {
     let text = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
     text.trim().parse().unwrap_or(65_530)
 }
 
-/// How many mappings the process has, proc_pid_maps(5).
+/// The number of mappings of the process, proc_pid_maps(5).
 pub(crate) fn mappings() -> Option<usize> {
     let maps = fs::read("/proc/self/maps").ok()?;
     Some(maps.iter().filter(|&&byte| byte == b'\n').count())

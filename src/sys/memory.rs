@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
-/// Where an anonymous mapping goes.
+/// The address of an anonymous mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     Anywhere,
@@ -18,7 +18,7 @@ pub(crate) enum Address {
     Fixed(usize),
 }
 
-/// What pages an anonymous mapping has, and whether it only holds the address space.
+/// The pages of an anonymous mapping, if it does not only reserve addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageKind {
     /// Zeroed, readable and writable.

@@ -19,7 +19,7 @@ pub(crate) fn is_advice_supported(advice: i32) -> bool {
     retry_eintr(|| unsafe { libc::madvise(ptr::null_mut(), 0, advice) }).is_ok()
 }
 
-/// Which pages from `start` on are in RAM, mincore(2): the lowest bit of a byte for each. `start` is on a page.
+/// The residency of pages from `start` on, mincore(2): the lowest bit of a byte for each. `start` is on a page.
 pub(crate) fn mincore(start: usize, pages: &mut [u8]) -> io::Result<()> {
     let len = pages.len() * page_size();
     let start = ptr::without_provenance_mut(start);

@@ -80,7 +80,7 @@ pub(crate) fn threads() -> io::Result<Vec<i32>> {
     ids.filter_map(io::Result::transpose).collect()
 }
 
-/// How many threads there are, those included that are about to be gone.
+/// The number of threads, including those that are ending.
 pub(crate) fn thread_count() -> io::Result<usize> {
     stat_field("/proc/self/stat", 20)?.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// Runs in a signal handler, with all signals blocked: it may not allocate, lock or panic.
 pub(crate) type FaultHandler = fn(address: usize, cause: FaultCause) -> bool;
 
-/// What went wrong with the memory, sigaction(2) on `si_code`.
+/// The cause of a SIGBUS, sigaction(2) on `si_code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultCause {
     /// No page is available at the address: the file was truncated, its device failed, or its disk is full.

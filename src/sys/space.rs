@@ -14,7 +14,7 @@ const FALLOCATE_CHUNK: u64 = 64 << 20;
 /// A call for at most so many bytes is over before a second signal comes: it may be interrupted, and is made again.
 const INTERRUPTIBLE_MAX: u64 = 1 << 20;
 
-/// What [`fallocate`] does to a range.
+/// The operation of [`fallocate`] on a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fallocate {
     /// Blocks for holes; the file becomes longer if the range ends behind its end.
@@ -64,7 +64,7 @@ pub(crate) fn to_off_t(n: u64) -> io::Result<i64> {
 pub(crate) struct Space {
     /// 0 where the file system has no size (ramfs).
     pub(crate) total: u64,
-    /// What this process may still take.
+    /// Bytes that this process may still allocate.
     pub(crate) free: u64,
 }
 

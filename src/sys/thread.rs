@@ -145,7 +145,7 @@ extern "C" fn thread_main(run: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-/// What pthreads(7) return: an error number, or 0.
+/// Converts the result of pthreads(7): an error number, or 0.
 fn checked(returned: i32) -> io::Result<()> {
     match returned {
         0 => Ok(()),
