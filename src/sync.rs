@@ -16,30 +16,17 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 /// The order: each lock is taken before those below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-#[allow(dead_code, reason = "ranks of modules that lock through std still")]
 pub(crate) enum Rank {
-    /// Any lock of `fork`: what runs while the process forks.
-    Fork,
-    /// The state of one `Exclusive`.
-    Exclusive,
     /// The files that this process edits.
     ExclusiveFiles,
-    /// The files that this process has leased.
+    /// The files that this process has leased; address space kept for copies.
     Leases,
-    /// The mapping of one lease.
-    LeasedMapping,
-    /// Address space kept for copies.
-    Reservation,
-    /// The ranges that wait to be prefetched.
-    Prefetch,
     /// The locked pages (mlock).
     LockedPages,
     /// The batches of an `OpenAll`.
     OpenAll,
     /// The chunks of a copy that several threads share.
     Copy,
-    /// The SIGBUS handler, while it is installed.
-    Signal,
     /// The handlers of fork(2), while they are installed.
     AtFork,
 }
@@ -79,7 +66,6 @@ pub(crate) struct Guard<'a, T> {
 
 impl<T> Guard<'_, T> {
     /// Releases the lock, waits until `condvar` is notified and `condition` is false, and holds the lock again.
-    #[allow(dead_code, reason = "for modules that lock through std still")]
     pub(crate) fn wait_while(
         self,
         condvar: &Condvar,

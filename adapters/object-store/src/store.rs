@@ -3,11 +3,12 @@
 use super::api::local::LocalFileSystem;
 use super::api::path::Path;
 use super::api::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    RenameOptions, Result,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result,
 };
-use super::upload::DraftUpload;
+use super::errors::{generic, into_error};
+use super::upload::{DraftUpload, blocking, copy_into};
 use super::{e_tag, get_result, put_result, with_fsync};
 use crate::cache::{Cache, CacheLimits};
 use crate::file::{MappedFile, etag};
@@ -22,7 +23,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::runtime::Handle;
 
 /// The most bytes of a range that are read from the disk before the first of them is returned. A cold range that is longer
 /// is returned in pieces of this size.
@@ -293,18 +293,6 @@ impl ObjectStore for StillmapFileSystem {
     }
 }
 
-/// Runs what may block on tokio's blocking pool, or here if there is no runtime.
-pub(super) async fn blocking<T, F>(f: F) -> Result<T>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T> + Send + 'static,
-{
-    match Handle::try_current() {
-        Ok(runtime) => runtime.spawn_blocking(f).await?,
-        Err(_) => f(),
-    }
-}
-
 /// The bytes of ranges that lie inside the file. Cold ones are read from the disk on the blocking pool.
 async fn read(file: &MappedFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
     let is_cold = |range: &&Range<u64>| !file.is_resident(range);
@@ -360,39 +348,4 @@ fn without_drafts(
 ) -> BoxStream<'static, Result<ObjectMeta>> {
     let is_object = |object: &ObjectMeta| std::future::ready(!is_draft(&object.location));
     objects.try_filter(is_object).boxed()
-}
-
-/// Copies a payload to the start of `target`, which is as long.
-pub(super) fn copy_into(target: &mut [u8], payload: &PutPayload) {
-    let mut rest = target;
-    for chunk in payload {
-        let (head, tail) = rest.split_at_mut(chunk.len());
-        head.copy_from_slice(chunk);
-        rest = tail;
-    }
-}
-
-pub(super) fn generic(
-    source: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
-) -> Error {
-    Error::Generic {
-        store: "StillmapFileSystem",
-        source: source.into(),
-    }
-}
-
-/// The error that `LocalFileSystem` has for the same cause.
-pub(super) fn into_error(error: PublishError, path: &std::path::Path) -> Error {
-    let path = path.display().to_string();
-    match error {
-        PublishError::Exists(source) => Error::AlreadyExists {
-            path,
-            source: source.into(),
-        },
-        PublishError::Changed(what) => Error::Precondition {
-            path,
-            source: what.into(),
-        },
-        PublishError::Io(source) => generic(source),
-    }
 }

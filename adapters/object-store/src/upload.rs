@@ -1,8 +1,8 @@
 //! A multipart upload: its parts are written into one draft.
 
 use super::api::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};
+use super::errors::{generic, into_error};
 use super::put_result;
-use super::store::{blocking, copy_into, generic, into_error};
 use crate::cache::Cache;
 use crate::publish::{self, Expected};
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use stillmap::Draft;
+use tokio::runtime::Handle;
 
 #[derive(Debug)]
 pub(super) struct DraftUpload {
@@ -87,5 +88,27 @@ impl MultipartUpload for DraftUpload {
     async fn abort(&mut self) -> Result<()> {
         let state = Arc::clone(&self.state);
         blocking(move || state.take().map(drop)).await
+    }
+}
+
+/// Runs what may block on tokio's blocking pool, or here if there is no runtime.
+pub(super) async fn blocking<T, F>(f: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    match Handle::try_current() {
+        Ok(runtime) => runtime.spawn_blocking(f).await?,
+        Err(_) => f(),
+    }
+}
+
+/// Copies a payload to the start of `target`, which is as long.
+pub(super) fn copy_into(target: &mut [u8], payload: &PutPayload) {
+    let mut rest = target;
+    for chunk in payload {
+        let (head, tail) = rest.split_at_mut(chunk.len());
+        head.copy_from_slice(chunk);
+        rest = tail;
     }
 }

@@ -2,6 +2,9 @@
 
 pub(crate) use object_store_0_13 as api;
 
+#[path = "errors.rs"]
+#[allow(clippy::duplicate_mod)]
+mod errors;
 #[path = "store.rs"]
 #[allow(clippy::duplicate_mod)] // one source, two releases of the trait
 pub(crate) mod store;

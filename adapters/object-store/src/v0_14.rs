@@ -2,6 +2,8 @@
 
 pub(crate) use object_store as api;
 
+#[path = "errors.rs"]
+mod errors;
 #[path = "store.rs"]
 pub(crate) mod store;
 #[path = "upload.rs"]
