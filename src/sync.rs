@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use std::panic::catch_unwind;
 
-    static UPPER: Lock<u32> = Lock::new(Rank::Fork, 0);
+    static UPPER: Lock<u32> = Lock::new(Rank::ExclusiveFiles, 0);
     static LOWER: Lock<u32> = Lock::new(Rank::AtFork, 0);
 
     #[test]
