@@ -11,18 +11,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A file of at most this size, in bytes, is always read.
 ///
 /// Measured: microseconds of processor time to open, scan and drop one of up to 1,000 files in the page cache, each dropped
-/// before the next is opened / all kept until the last is scanned. A busy machine with two processors; medians of 21
-/// rounds that took turns.
+/// before the next is opened / all kept until the last is scanned. A busy machine with two processors; the lower quartile
+/// of 13 rounds that took turns.
 ///
 /// | size | read | leased | `std::fs::read` | memmap2 |
 /// |---|---|---|---|---|
-/// | 4 KiB | 10.9 / 8.5 | 45.2 / 37.7 | 10.2 / 12.3 | 19.5 / 17.6 |
-/// | 16 KiB | 10.2 / 14.6 | 35.2 / 49.1 | 9.4 / 26.3 | 16.5 / 23.0 |
-/// | 64 KiB | 17.0 / 30.3 | 42.2 / 50.1 | 16.5 / 75.1 | 23.1 / 27.2 |
-/// | 128 KiB | 31.0 / 57.5 | 63.0 / 77.3 | 30.7 / 173 | 44.9 / 50.2 |
-/// | 256 KiB | 55.8 / 95.4 | 104 / 75.9 | 52.9 / 257 | 76.2 / 53.8 |
-/// | 512 KiB | 78.1 / 169 | 110 / 109 | 76.4 / 499 | 86.4 / 86.0 |
-/// | 1 MiB | 154 / 380 | 187 / 202 | 151 / 1222 | 162 / 178 |
+/// | 4 KiB | 9.2 / 9.8 | 32.6 / 37.4 | 9.5 / 13.9 | 18.5 / 21.4 |
+/// | 16 KiB | 9.0 / 11.1 | 26.0 / 28.1 | 9.4 / 21.7 | 16.8 / 17.3 |
+/// | 64 KiB | 14.4 / 22.5 | 28.2 / 33.1 | 14.3 / 61.4 | 18.9 / 22.2 |
+/// | 128 KiB | 23.8 / 39.1 | 40.3 / 44.6 | 21.8 / 118 | 30.1 / 33.6 |
+/// | 256 KiB | 48.6 / 91.0 | 68.7 / 71.8 | 41.4 / 274 | 52.5 / 56.9 |
+/// | 512 KiB | 72.0 / 147 | 87.2 / 89.7 | 67.5 / 434 | 73.4 / 78.6 |
+/// | 1 MiB | 128 / 264 | 144 / 137 | 123 / 820 | 130 / 124 |
 ///
 /// So up to 128 KiB reading is faster either way, and up to 1 MiB if the memory is used again.
 pub(super) const READ_ALWAYS_MAX: usize = 128 << 10;
