@@ -91,7 +91,7 @@ fn detach_from_parent(entry: &LeaseEntry) -> bool {
             entry.set(BUSY);
             return true;
         }
-        (LIVE | BUSY | WORKING, LeaseData::Write(write)) => {
+        (LIVE | BUSY | WORKING | SWAPPED, LeaseData::Write(write)) => {
             deny_access(&data);
             // SAFETY: as above.
             atfork::close_behind(unsafe { BorrowedFd::borrow_raw(write.userfaultfd) });

@@ -14,7 +14,7 @@
 use super::copy::with_unnamed_file;
 use super::monitor;
 use super::space::{ReservedMemory, pointer, replace};
-use super::table::{DONE, LIVE, LeaseData, LeaseEntry, WriteData};
+use super::table::{DONE, LIVE, LeaseData, LeaseEntry, SWAPPED, WriteData};
 use crate::backing::Backing;
 use crate::file_system::FileSystem;
 use crate::sys::write::write_all_at;
@@ -64,9 +64,11 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
             // Closing the userfaultfd makes the memory ordinary, and wakes the threads that wait for a page.
             atfork::close_behind(pages);
             data.relock();
+            entry.set_backing(backing);
+            // Known here before another process is let in.
+            entry.set(SWAPPED);
             lease::release(fd);
             atfork::close_behind(file);
-            entry.set_backing(backing);
             entry.set(DONE);
         }
         Err(_) => entry.set(LIVE),
