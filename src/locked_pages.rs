@@ -20,9 +20,10 @@
 use crate::page;
 use crate::sync::{Lock, Rank};
 use crate::sys::mlock::{is_any_locked, mlock, munlock};
+use std::alloc::{Layout, alloc_zeroed};
 use std::io;
 use std::ops::Range;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 /// The locked pages of one mapping.
@@ -63,7 +64,7 @@ impl LockedPages {
 
     /// Locks whole pages once more. On failure nothing is locked that was not.
     pub(crate) fn lock(&self, pages: &Range<usize>) -> io::Result<()> {
-        let table = self.table_of_this_process();
+        let table = self.table_of_this_process()?;
         let numbers = self.numbers(pages);
         let _changes = table.changes.lock();
         if !table.have_room(numbers.clone()) {
@@ -151,13 +152,14 @@ impl LockedPages {
         table.filter(|table| table.process == std::process::id())
     }
 
-    fn table_of_this_process(&self) -> &Table {
+    fn table_of_this_process(&self) -> io::Result<&Table> {
         loop {
             let old = self.table.load(Ordering::Acquire);
             if let Some(table) = self.table() {
-                return table;
+                return Ok(table);
             }
-            let new = Box::into_raw(Box::new(Table::new(self.addresses.len() / page::size())));
+            let new = Table::new(self.addresses.len() / page::size())?;
+            let new = Box::into_raw(Box::new(new));
             let order = (Ordering::AcqRel, Ordering::Acquire);
             // What a forked child inherited is not freed: guards of its parent may refer to it.
             let stored = self.table.compare_exchange(old, new, order.0, order.1);
@@ -180,17 +182,14 @@ impl Drop for LockedPages {
 }
 
 impl Table {
-    fn new(pages: usize) -> Self {
-        let zeros = Box::into_raw(vec![0_u32; pages].into_boxed_slice());
-        // SAFETY: the same memory; `AtomicU32` has the size, alignment and bit validity of `u32`. Zeroed memory that is not
-        // touched costs nothing, and a large mapping has many pages that are never locked.
-        let counts = unsafe { Box::from_raw(zeros as *mut [AtomicU32]) };
-        Table {
+    /// Fails where there is no memory: a mapping of a sparse file may have more pages than counts fit into it.
+    fn new(pages: usize) -> io::Result<Self> {
+        Ok(Table {
             process: std::process::id(),
             changes: Lock::new(Rank::LockedPages, ()),
             replacements: AtomicUsize::new(0),
-            counts,
-        }
+            counts: zeros(pages)?,
+        })
     }
 
     fn have_room(&self, numbers: Range<usize>) -> bool {
@@ -223,6 +222,21 @@ impl Table {
     }
 }
 
+/// So many zeros. Memory that is not touched costs nothing, and a large mapping has many pages that are never locked.
+fn zeros(len: usize) -> io::Result<Box<[AtomicU32]>> {
+    let out_of_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
+    let layout = Layout::array::<AtomicU32>(len).map_err(|_| out_of_memory())?;
+    if layout.size() == 0 {
+        return Ok(Box::default());
+    }
+    // SAFETY: the size is not 0.
+    let start = unsafe { alloc_zeroed(layout) };
+    let start = NonNull::new(start).ok_or_else(out_of_memory)?;
+    let zeros = ptr::slice_from_raw_parts_mut(start.as_ptr().cast::<AtomicU32>(), len);
+    // SAFETY: memory of the global allocator with the layout of the slice, of which all zeros are a value.
+    Ok(unsafe { Box::from_raw(zeros) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,7 +244,7 @@ mod tests {
     #[test]
     fn runs_are_the_pages_that_are_wanted() {
         for pattern in 0..1024_u32 {
-            let table = Table::new(10);
+            let table = Table::new(10).unwrap();
             for number in 0..10 {
                 table.counts[number].store(pattern >> number & 1, Ordering::Relaxed);
             }

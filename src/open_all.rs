@@ -55,6 +55,8 @@ pub struct OpenAll<I> {
     present: Batch,
     /// Paths that were taken from `paths` and not returned as items.
     begun: usize,
+    /// Batches in the queue.
+    queued: usize,
     queue: Arc<Queue>,
     threads: Vec<Worker<Arc<Queue>>>,
     /// The process that has the threads.
@@ -151,6 +153,7 @@ impl SnapshotOptions {
             paths: paths.into_iter(),
             present: Batch::default(),
             begun: 0,
+            queued: 0,
             queue: Arc::new(Queue {
                 options: self.clone(),
                 state: Lock::new(Rank::OpenAll, State::default()),
@@ -175,33 +178,44 @@ where
         if self.is_ended {
             return Ok(false);
         }
+        let batches = self.next_paths();
         if self.process != std::process::id() {
             // A forked child: the lock may be held for ever, and no thread opens anything.
             self.is_ended = true;
             return Err(Error::wrong_process(None));
         }
-        let waiting = self.enqueue();
+        let waiting = self.enqueue(batches);
         self.start_threads(waiting);
         match self.queue.take_first() {
             Some(batch) => self.present = batch,
             None => self.end(),
         }
+        self.queued = self.queued.saturating_sub(1);
         Ok(!self.is_ended)
     }
 
-    /// Fills the queue. Returns how many batches wait for a thread.
-    fn enqueue(&mut self) -> usize {
-        let mut state = self.queue.state.lock();
-        while state.batches.len() < FILES_AHEAD / BATCH {
+    /// What the queue has room for. The iterator is the caller's code, so no lock is held here.
+    fn next_paths(&mut self) -> Vec<Vec<PathBuf>> {
+        let mut batches = Vec::new();
+        while self.queued + batches.len() < FILES_AHEAD / BATCH {
             let paths = self.paths.by_ref().take(BATCH);
             let paths: Vec<_> = paths.map(|path| path.as_ref().to_path_buf()).collect();
             if paths.is_empty() {
                 break;
             }
+            batches.push(paths);
+        }
+        batches
+    }
+
+    /// Fills the queue. Returns how many batches wait for a thread.
+    fn enqueue(&mut self, batches: Vec<Vec<PathBuf>>) -> usize {
+        let mut state = self.queue.state.lock();
+        for paths in batches {
+            self.queued += 1;
             self.begun += paths.len();
-            let waiting = paths.into_iter();
             state.batches.push_back(Slot::Waiting(Batch {
-                waiting,
+                waiting: paths.into_iter(),
                 ..Batch::default()
             }));
             self.queue.work.notify_one();
@@ -237,6 +251,9 @@ impl<I> OpenAll<I> {
         if self.process == std::process::id() {
             self.queue.state.lock().is_closed = true;
             self.queue.work.notify_all();
+        } else {
+            // Never dropped: a thread that does not exist here may have been changing it.
+            mem::forget(Arc::clone(&self.queue));
         }
         self.threads.clear();
     }

@@ -257,7 +257,7 @@ impl PrivateOptions {
     /// ```
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Private> {
         let request = &self.request;
-        ladder::open_path(path.as_ref(), request, &mut |_, _| ()).map(Private::new)
+        ladder::open_path(path.as_ref(), request, &mut |_, _| Ok(())).map(Private::new)
     }
 
     /// The bytes of an open descriptor, as [`Private::from_fd`] returns them.
@@ -293,6 +293,6 @@ impl PrivateOptions {
     }
 
     fn open_source(&self, source: Source<'_>) -> Result<Private> {
-        ladder::open(source, &self.request, &mut |_, _| ()).map(Private::new)
+        ladder::open(source, &self.request, &mut |_, _| Ok(())).map(Private::new)
     }
 }

@@ -18,6 +18,12 @@ const LEFT_FREE_MAX: u64 = 1 << 20;
 /// The part of a small file system that a reservation leaves free.
 const LEFT_FREE_PART: u64 = 256;
 
+/// Fails once a file may not be changed any more.
+pub(crate) type Check<'a> = dyn Fn() -> io::Result<()> + 'a;
+
+/// Bytes that are allocated between two looks at whether they still may be.
+const STEP: u64 = 64 << 20;
+
 /// Bytes written at a time where fallocate(2) is not supported.
 const ZEROS_CHUNK: usize = 256 << 10;
 
@@ -87,7 +93,7 @@ pub(crate) fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
 /// The same, by writing zeros where fallocate(2) is not supported.
 pub(crate) fn extend_or_write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
     match extend(file, old, new) {
-        Err(e) if is_unsupported(&e) => write_zeros(file, old..new).inspect_err(|_| {
+        Err(e) if is_unsupported(&e) => write_zeros(file, old..new, &|| Ok(())).inspect_err(|_| {
             let _ = file.set_len(old);
         }),
         other => other,
@@ -125,25 +131,24 @@ pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Re
 /// Gives blocks of their own to a range of a file of `size` bytes that nothing else changes, wherever a store would need
 /// a new block: in holes, in bytes that are in the inode, in blocks shared with a clone. Bytes stay; a range that lacks
 /// nothing is not touched, and after an error holes are holes again.
-pub(crate) fn unshare_and_allocate(file: &File, range: Range<u64>, size: u64) -> io::Result<()> {
-    // Whole blocks: only those can be given back.
-    let blocks = start_of_block(range.start)..end_of_block(range.end);
-    let missing = match space::extents(file.as_fd(), blocks.clone()) {
-        _ if range.is_empty() => return Ok(()),
-        Ok(extents) => Missing::between(&extents, &blocks, &range),
-        // Unknown: ask for everything.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => Missing {
-            holes: Vec::new(),
-            shared: range.end - range.start,
-            is_inline: true,
-        },
-        Err(e) => return Err(e),
-    };
+///
+/// A step that may not be made any more is an error of `check`: what another process writes must not become zeros.
+pub(crate) fn unshare_and_allocate(
+    file: &File,
+    range: Range<u64>,
+    size: u64,
+    check: &Check<'_>,
+) -> io::Result<()> {
+    if range.is_empty() || Missing::of(file, &range, false)?.is_nothing() {
+        return Ok(());
+    }
+    // What is filled, and given back, must be a hole.
+    let missing = Missing::of(file, &range, true)?;
     if missing.is_nothing() {
         return Ok(());
     }
     check_free(file.as_fd(), missing.bytes())?;
-    let filled = missing.allocate_or_zero(file, range, size);
+    let filled = missing.allocate_or_zero(file, range, size, check);
     filled.inspect_err(|_| missing.give_back(file))
 }
 
@@ -157,6 +162,23 @@ struct Missing {
 }
 
 impl Missing {
+    fn of(file: &File, range: &Range<u64>, sync: bool) -> io::Result<Self> {
+        // Whole blocks: only those can be given back.
+        let blocks = start_of_block(range.start)..end_of_block(range.end);
+        match space::extents(file.as_fd(), blocks.clone(), sync) {
+            Ok(extents) => Ok(Missing::between(&extents, &blocks, range)),
+            // Unknown: ask for everything.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => {
+                Ok(Missing {
+                    holes: Vec::new(),
+                    shared: range.end - range.start,
+                    is_inline: true,
+                })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     /// `extents` are those of `blocks`, the whole blocks around `range`.
     fn between(extents: &[space::Extent], blocks: &Range<u64>, range: &Range<u64>) -> Self {
         let (mut missing, mut at) = (Missing::default(), blocks.start);
@@ -188,19 +210,30 @@ impl Missing {
         holes.sum::<u64>() + self.shared
     }
 
-    fn allocate_or_zero(&self, file: &File, range: Range<u64>, size: u64) -> io::Result<()> {
-        let (start, end) = (range.start, range.end);
+    fn allocate_or_zero(
+        &self,
+        file: &File,
+        range: Range<u64>,
+        size: u64,
+        check: &Check<'_>,
+    ) -> io::Result<()> {
+        let fallocate = |how| {
+            range.clone().step_by(STEP as usize).try_for_each(|start| {
+                check()?;
+                space::fallocate(file.as_fd(), how, start, range.end.min(start + STEP))
+            })
+        };
         if self.shared > 0 {
-            match space::fallocate(file.as_fd(), Fallocate::Unshare, start, end) {
+            match fallocate(Fallocate::Unshare) {
                 // A file system without clones.
                 Err(e) if is_unsupported(&e) || e.raw_os_error() == Some(libc::EINVAL) => {}
                 other => other?,
             }
         }
-        match space::fallocate(file.as_fd(), Fallocate::KeepSize, start, end) {
+        match fallocate(Fallocate::KeepSize) {
             Err(e) if is_unsupported(&e) && self.shared == 0 && !self.is_inline => {
                 let mut holes = self.holes.iter();
-                holes.try_for_each(|hole| write_zeros(file, hole.start..hole.end.min(size)))
+                holes.try_for_each(|hole| write_zeros(file, hole.start..hole.end.min(size), check))
             }
             other => other,
         }
@@ -214,9 +247,10 @@ impl Missing {
 }
 
 /// Bytes that were written have their space. Delayed allocation would find a full disk too late, so they are synced.
-fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
+fn write_zeros(file: &File, range: Range<u64>, check: &Check<'_>) -> io::Result<()> {
     let zeros = vec![0; ZEROS_CHUNK];
     for start in range.clone().step_by(ZEROS_CHUNK) {
+        check()?;
         let len = (range.end - start).min(ZEROS_CHUNK as u64) as usize;
         write::write_all_at(file, &zeros[..len], start)?;
     }

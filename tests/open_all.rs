@@ -159,3 +159,13 @@ fn it_moves_to_other_threads() {
     let count = std::thread::spawn(move || all.filter(|item| item.is_ok()).count());
     assert_eq!(count.join().unwrap(), 40);
 }
+
+/// Case: the iterator over the paths uses the crate itself, and opens what takes locks of its own.
+#[test]
+fn the_paths_may_be_made_by_opening_files() {
+    let dir = temp_dir();
+    let paths = tree(&dir, 40);
+    let opened_before = paths.iter().filter(|path| Snapshot::open(path).is_ok());
+    let opened = stillmap::open_all(opened_before).filter(|item| item.is_ok());
+    assert_eq!(opened.count(), 40);
+}

@@ -633,3 +633,29 @@ fn a_received_memfd_that_can_shrink_is_guarded() {
     })
     .succeed();
 }
+
+/// Attack "no mapping is left" (vm.max_map_count): the kernel refuses also a mapping that takes the place of another.
+#[test]
+fn a_lost_page_is_replaced_when_the_process_has_all_the_mappings_it_may_have() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = dir.path().join("file");
+        let shared = created(&path, 3);
+        let live = stillmap::Live::open(&path).unwrap();
+        let _free = kernel::fill_mappings();
+        let one_more = || {
+            let (len, flags) = (2 * PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            // SAFETY: new address space, that nobody touches.
+            let at =
+                unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, -1, 0) };
+            // SAFETY: as above; it cannot be merged with another.
+            at != libc::MAP_FAILED && unsafe { libc::mprotect(at, PAGE, libc::PROT_NONE) } != 1
+        };
+        while one_more() {}
+        File::create(&path).unwrap();
+        assert_eq!(shared[PAGE].load(Ordering::Relaxed), 0);
+        assert!(is_faulted(shared.check_fault()));
+        assert!(is_faulted(live.read_at(PAGE, &mut [0]).map(drop)));
+    })
+    .succeed();
+}

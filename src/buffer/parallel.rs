@@ -7,7 +7,7 @@ use crate::sys::{file, thread};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes that a thread takes at a time: two huge pages. Chunks rather than halves, so that a thread that gets less
 /// processor time takes fewer of them.
@@ -59,6 +59,8 @@ struct Chunks<'a> {
     fd: BorrowedFd<'a>,
     offset: u64,
     rest: Lock<Rest<'a>>,
+    /// From here on no thread takes another chunk.
+    is_stopped: AtomicBool,
     /// Bytes read.
     done: AtomicUsize,
     /// Where the file ended, counted from `offset`.
@@ -79,6 +81,7 @@ impl<'a> Chunks<'a> {
             fd,
             offset,
             rest: Lock::new(Rank::Copy, rest),
+            is_stopped: AtomicBool::new(false),
             done: AtomicUsize::new(0),
             end,
         }
@@ -86,6 +89,9 @@ impl<'a> Chunks<'a> {
 
     /// The next chunk, and where it is in the range.
     fn next(&self) -> Option<(usize, &'a mut [MaybeUninit<u8>])> {
+        if self.is_stopped.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut rest = self.rest.lock();
         let memory = mem::take(&mut rest.memory);
         if memory.is_empty() {
@@ -100,9 +106,9 @@ impl<'a> Chunks<'a> {
         Some((start, chunk))
     }
 
-    /// From here on there are no more chunks.
+    /// Takes no lock: a child that `progress` has forked may find it locked for ever.
     fn stop(&self) {
-        self.rest.lock().memory = &mut [];
+        self.is_stopped.store(true, Ordering::Relaxed);
     }
 
     fn read_all(&self, progress: &mut Progress<'_>) -> io::Result<()> {

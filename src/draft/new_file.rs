@@ -8,6 +8,7 @@ use super::temp_file::{TempFile, sync_directory};
 use super::{DraftOptions, Replace};
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
+use crate::input::copy_into;
 use crate::resolve::Found;
 use crate::space;
 use crate::sys::dir::{self, DirEntry};
@@ -261,15 +262,18 @@ impl NewFile {
         }
         self.close_writer(store, own.mode & 0o111 != 0)?;
         if let Err(NotNamed { error, was_linked }) = self.give_name(options) {
-            self.regain_writer(store);
-            self.is_spent |= was_linked;
+            if was_linked {
+                self.leave(store, options);
+            } else {
+                self.regain_writer(store);
+            }
             return Err(error);
         }
         // From here on other processes can open it.
         self.is_spent = true;
         if options.durable {
-            sync_directory(self.temp.file(), &self.target)
-                .inspect_err(|_| store.read_back(self.temp.file()))?;
+            let synced = sync_directory(self.temp.file(), &self.target);
+            synced.inspect_err(|_| self.leave(store, options))?;
         }
         Ok(())
     }
@@ -355,6 +359,31 @@ impl NewFile {
             publish::wait_for_writers(self.file().as_fd());
         }
         Ok(())
+    }
+
+    /// After a failure of a file that had a name: other processes may have opened it, so its bytes are copied to a new
+    /// one, or to memory. Without room for either, nothing is left.
+    fn leave(&mut self, store: &mut Store, options: &DraftOptions) {
+        self.is_spent = true;
+        if !store.is_mapped() {
+            return;
+        }
+        match self.copied(store.len(), options) {
+            Ok((file, copy)) => (*self, *store) = (file, copy),
+            Err(_) => store.read_back(self.temp.file()),
+        }
+    }
+
+    /// A new file for the same target, with the first `len` bytes of this one, mapped.
+    fn copied(&self, len: usize, options: &DraftOptions) -> Result<(NewFile, Store)> {
+        let mut new = NewFile::create(self.target.again()?, options)?;
+        new.reserve(0, len)?;
+        let to = new.mappable_file(options)?.try_clone();
+        let to = to.map_err(|e| self.target.error("dup", e))?;
+        let copied = copy_into(self.file().as_fd(), 0..len as u64, to, &mut |_| Ok(()));
+        copied.map_err(|e| self.target.error("copy_file_range", e))?;
+        let store = Store::mapped(new.file(), len)?;
+        Ok((new, store))
     }
 
     /// After a failure: the draft can be changed again.

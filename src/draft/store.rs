@@ -106,11 +106,11 @@ impl Store {
         Ok(())
     }
 
-    /// Reads the bytes of a detached store again: other processes can change the file under its mapping now. Without
+    /// Reads the bytes of a mapped store into memory: other processes can change the file under its mapping now. Without
     /// memory for that, nothing is left.
     pub(super) fn read_back(&mut self, file: &File) {
         use std::os::unix::fs::FileExt;
-        let Store::Detached { len, .. } = *self else {
+        let (Store::Mapped { len, .. } | Store::Detached { len, .. }) = *self else {
             return;
         };
         let read = Store::memory(len).and_then(|mut memory| {

@@ -190,8 +190,15 @@ impl Attempt<'_> {
         let stat = file::stat(lease.file().as_fd()).map_err(self.error("fstat"))?;
         let window = self.request.window(stat.size, self.name)?;
         let range = window.offset..window.offset + window.len as u64;
-        let owned = space::unshare_and_allocate(lease.file(), range, stat.size);
-        owned.map_err(|e| allocation_error(e, self.name))?;
+        // A process that waits is let in after a while, whatever is going on here.
+        let check = || match lease.is_held() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        match space::unshare_and_allocate(lease.file(), range, stat.size, &check) {
+            Err(_) if !lease.is_held() => return Ok(None),
+            owned => owned.map_err(|e| allocation_error(e, self.name))?,
+        }
         let mapping = match lease.map(window) {
             Err(WriteLeaseError::Busy) => return Ok(None),
             other => other.map_err(|e| lease_error(e, self.name))?,

@@ -7,6 +7,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::sys::file::{FileType, Stat};
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,8 +17,8 @@ const RETRY_MAX: u64 = 64 << 20;
 /// Maximum number of copies of a file that changes meanwhile.
 const ATTEMPTS: u32 = 3;
 
-/// Called with the bytes done, and the total if it is known.
-pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) + 'p;
+/// Called with the bytes done, and the total if it is known; an error stops the copy.
+pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) -> io::Result<()> + 'p;
 
 /// The place of a copy.
 pub(crate) enum Copied {
@@ -93,10 +94,7 @@ fn into_memory(
     let total = range.end - range.start;
     let len = usize::try_from(total).unwrap_or(usize::MAX);
     let mut buffer = Buffer::with_capacity(len)?;
-    let mut step = |done| {
-        progress(done as u64, Some(total));
-        Ok(())
-    };
+    let mut step = |done| progress(done as u64, Some(total));
     let filled = buffer.read_file(fd, range.start, len, &mut step);
     filled.map_err(|e| source.error("pread", e))?;
     Ok(buffer.shrink_to_fit())
@@ -109,10 +107,7 @@ fn to_disk(
     progress: &mut Progress<'_>,
 ) -> Result<Copied> {
     let total = range.end - range.start;
-    let mut step = |done| {
-        progress(done, Some(total));
-        Ok(())
-    };
+    let mut step = |done| progress(done, Some(total));
     // Looking for holes moves the offset.
     let reader = source.reader(true);
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);

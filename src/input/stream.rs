@@ -46,7 +46,7 @@ pub(crate) fn read_to_end(
             }
             return spill(source, request, &buffer, &limits, progress);
         }
-        progress(done, request.window_len());
+        progress(done, request.window_len()).map_err(|e| source.error("read", e))?;
     }
     request.check_complete(buffer.len() as u64)?;
     Ok(Copied::Memory(buffer.shrink_to_fit()))
@@ -86,7 +86,7 @@ fn skip(
         }
         limits.skipped += n;
         limits.check_skipped()?;
-        progress(0, request.window_len());
+        progress(0, request.window_len()).map_err(|e| source.error("read", e))?;
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ fn spill(
     let mut chunk = Buffer::for_stream(&[])?;
     let mut checked = done;
     loop {
-        progress(done, request.window_len());
+        progress(done, request.window_len()).map_err(failed)?;
         if done >= checked {
             // So that the disk is never filled, not even until this fails.
             space::check_free(file.as_fd(), SPACE_CHUNK).map_err(failed)?;

@@ -3,7 +3,7 @@
 use crate::error::Tried;
 use crate::file_system::FileSystem;
 use crate::space;
-use crate::sys::{file, write};
+use crate::sys::{file, sync, write};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -105,9 +105,17 @@ pub(crate) fn copy_into(
 ) -> io::Result<(File, u64)> {
     let mut offset = range.start;
     let mut checked = offset;
+    // In a file of ext2 or ext3, SEEK_DATA takes bytes that were not written back yet for a hole.
+    let stat = file::stat(fd)?;
+    let has_holes = || sync::write_back(fd, range.start, range.end - range.start).is_ok();
+    let has_holes = !range.is_empty() && stat.allocated < stat.size && has_holes();
     'copy: while offset < range.end {
         // Holes stay holes: a sparse file may be larger than any disk.
-        let Some((start, end)) = file::next_data(fd, offset)? else {
+        let data = match has_holes {
+            true => file::next_data(fd, offset)?,
+            false => Some((offset, range.end)),
+        };
+        let Some((start, end)) = data else {
             offset = range.end.min(file::stat(fd)?.size).max(range.start);
             break;
         };

@@ -31,7 +31,7 @@ pub(super) fn at_once(
     };
     let len = buffer.len() as u64;
     if len > 0 {
-        progress(len, Some(len));
+        progress(len, Some(len)).map_err(|e| source.error("read", e))?;
     }
     Ok(Some(Opened {
         bytes: Held::buffer(buffer),

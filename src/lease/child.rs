@@ -167,6 +167,9 @@ fn copy_unchanged(file: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
 }
 
 fn deny_access(data: &Data) {
+    if data.len == 0 {
+        return;
+    }
     // SAFETY: the mapping of an inherited value, which is to have no access. It keeps the parent's file open no longer.
     if unsafe { memory::map_fixed_none(data.start..data.start + data.len) }.is_err() {
         process::abort(&[b"stillmap: aborting: memory could not be kept from a forked child\n"]);

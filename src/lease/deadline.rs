@@ -11,6 +11,9 @@ pub(crate) struct Deadline {
 /// least this many milliseconds.
 const MARGIN_MIN: u64 = 200;
 
+/// Bytes that are copied in a millisecond from a disk that is not fast: 200 MB/s.
+const COPIED_PER_MS: u64 = 200_000;
+
 impl Deadline {
     /// True from the last tenth of the break time on, while the lease still holds.
     pub(crate) fn is_near(&self, now: u64) -> bool {
@@ -23,9 +26,10 @@ impl Deadline {
         self.elapsed(now) >= self.break_time
     }
 
-    /// True once three quarters of the break time have passed.
-    pub(crate) fn has_waited_long(&self, now: u64) -> bool {
-        self.elapsed(now) >= self.break_time / 4 * 3
+    /// True once three quarters of the break time have passed, less the time that it takes to copy so many bytes.
+    pub(crate) fn has_waited_long(&self, now: u64, bytes: usize) -> bool {
+        let copy = bytes as u64 / COPIED_PER_MS;
+        self.elapsed(now) + copy >= self.break_time / 4 * 3
     }
 
     fn elapsed(&self, now: u64) -> u64 {
@@ -45,12 +49,15 @@ mod tests {
         };
         let phase = |ms: u64| {
             let now = 5_000 + ms;
-            let waited = deadline.has_waited_long(now);
+            let waited = deadline.has_waited_long(now, 0);
             (waited, deadline.is_near(now), deadline.is_over(now))
         };
         assert_eq!(phase(0), (false, false, false));
         assert_eq!(phase(33_750), (true, false, false));
         assert_eq!(phase(40_500), (true, true, false));
         assert_eq!(phase(45_000), (true, false, true));
+        let waited = |ms: u64, bytes| deadline.has_waited_long(5_000 + ms, bytes);
+        assert!(waited(28_750, 1_000_000_000) && !waited(28_749, 1_000_000_000));
+        assert!(waited(0, 100_000_000_000));
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
     // SAFETY: as above.
     let pages = unsafe { BorrowedFd::borrow_raw(write.userfaultfd) };
-    match mapping.detach(write, file, pages) {
+    match mapping.detach(entry, write, file, pages) {
         Ok(backing) => {
             // Closing the userfaultfd makes the memory ordinary, and wakes the threads that wait for a page.
             atfork::close_behind(pages);
@@ -86,6 +86,7 @@ struct Mapping {
 impl Mapping {
     fn detach(
         &self,
+        entry: &LeaseEntry,
         write: &mut WriteData,
         file: BorrowedFd<'_>,
         pages: BorrowedFd<'_>,
@@ -97,9 +98,10 @@ impl Mapping {
         } else {
             Some(self.disk(file)?)
         };
-        if !write.is_moved {
-            self.move_memory_over(pages)?;
-            write.is_moved = true;
+        // Before the memory is moved: a flush that does not see it has all stores in the file.
+        if !entry.is_moved.swap(true, Ordering::SeqCst) {
+            let moved = self.move_memory_over(pages);
+            moved.inspect_err(|_| entry.is_moved.store(false, Ordering::SeqCst))?;
         }
         // Again after a failure, which does no harm.
         self.drop_reserved()?;

@@ -43,6 +43,9 @@ static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
 /// A userfaultfd whose memory is being moved, or -1.
 static MOVING: AtomicI32 = AtomicI32::new(-1);
 
+/// The watcher uses that descriptor, or is about to look for one.
+static IS_ACKNOWLEDGING: AtomicBool = AtomicBool::new(false);
+
 /// Stays open, because opening it later may fail (chroot(2), no descriptors).
 static BREAK_TIME_FILE: OnceLock<OwnedFd> = OnceLock::new();
 
@@ -64,6 +67,7 @@ pub(super) fn reset_in_child() {
     WATCHER.store(0, Ordering::Relaxed);
     IS_ASLEEP.store(false, Ordering::Relaxed);
     MOVING.store(-1, Ordering::Relaxed);
+    IS_ACKNOWLEDGING.store(false, Ordering::Relaxed);
 }
 
 /// Number of signals received: see [`look_after`].
@@ -139,11 +143,15 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
 /// mremap(2) of the copier blocks until its event is acknowledged.
 fn acknowledge_moves() {
     loop {
-        let pages = MOVING.load(Ordering::Acquire);
+        // SeqCst with `acknowledge_remaps`: either it waits, or this sees that there is nothing to acknowledge.
+        IS_ACKNOWLEDGING.store(true, Ordering::SeqCst);
+        let pages = MOVING.load(Ordering::SeqCst);
+        let was_acknowledged = pages >= 0 && userfault::acknowledge_event(pages);
+        IS_ACKNOWLEDGING.store(false, Ordering::SeqCst);
         if pages < 0 {
             return;
         }
-        if !userfault::acknowledge_event(pages) {
+        if !was_acknowledged {
             std::thread::sleep(MOVE_INTERVAL);
         }
     }
@@ -221,7 +229,7 @@ pub(super) fn deadline(broken_at: u64) -> Deadline {
 
 /// The break of a read lease is handled at once. A write lease is kept for as long as possible.
 pub(super) fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
-    entry.lease() == Lease::Read || deadline.has_waited_long(now)
+    entry.lease() == Lease::Read || deadline.has_waited_long(now, entry.copied())
 }
 
 /// Tells the copying thread that there is something to do.
@@ -230,15 +238,19 @@ pub(super) fn wake_copier() {
     futex::wake_all(&WORK);
 }
 
-/// The watcher acknowledges moves of this userfaultfd's memory until the value is dropped.
+/// The watcher acknowledges moves of this userfaultfd's memory until the value is dropped, and then no longer uses the
+/// descriptor, whose number the program may get for another file.
 pub(super) fn acknowledge_remaps(pages: BorrowedFd<'_>) -> impl Drop {
     struct Noted;
     impl Drop for Noted {
         fn drop(&mut self) {
-            MOVING.store(-1, Ordering::Release);
+            MOVING.store(-1, Ordering::SeqCst);
+            while IS_ACKNOWLEDGING.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
         }
     }
-    MOVING.store(pages.as_raw_fd(), Ordering::Release);
+    MOVING.store(pages.as_raw_fd(), Ordering::SeqCst);
     lease::wake(WATCHER.load(Ordering::Acquire) as i32);
     Noted
 }

@@ -71,6 +71,17 @@ pub(super) fn reserve_in_child() -> io::Result<()> {
 }
 
 impl Span {
+    /// The one in the slot. It may be missing or too short, if it could not be reserved again when it was last used, or
+    /// if another thread was using it when this process was forked: then there may be room by now.
+    fn take(fits: usize) -> io::Result<Self> {
+        match swap(ptr::null_mut()) {
+            Some(span) if span.fits >= fits => return Ok(span),
+            Some(short) => short.unmap(),
+            None => {}
+        }
+        Span::map(fits).inspect_err(|_| FITS.store(0, Ordering::Release))
+    }
+
     fn map(fits: usize) -> io::Result<Self> {
         let (page, huge) = (page::size(), page::huge_size().unwrap_or(0));
         let len = fits.checked_add(huge + (SPARE_VMAS + 1) * page);
@@ -121,15 +132,10 @@ pub(super) struct ReservedMemory {
 impl ReservedMemory {
     /// `len` bytes of which no page is there, as far from the start of a huge page as `like` is. For one thread.
     pub(super) fn new(like: usize, len: usize) -> io::Result<Self> {
-        let out_of_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
-        let span = swap(ptr::null_mut()).ok_or_else(out_of_memory)?;
+        let span = Span::take(len)?;
         let (first, huge) = (span.start + page::size(), page::huge_size().unwrap_or(1));
         let start = first + like.wrapping_sub(first) % huge;
         let taken = ReservedMemory { span, start, len };
-        if len > span.fits {
-            taken.put_back();
-            return Err(out_of_memory());
-        }
         // SAFETY: the range is ours and no reference leads into it. This sets the spare mappings free.
         let merged = unsafe { memory::map_fixed_none(span.addresses()) };
         // SAFETY: as above.

@@ -20,7 +20,9 @@ use crate::backing::Backing;
 use crate::file_system::FileSystem;
 use crate::locked_pages::LockedPages;
 use crate::region::Region;
-use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 use crate::sys::file::Stat;
 use crate::sys::futex;
 use crate::sys::lease::{self, Lease};
@@ -64,6 +66,10 @@ pub(super) struct LeaseEntry {
     backing: AtomicU8,
     /// The bytes may differ from those that the file had.
     pub(super) is_inconsistent: AtomicBool,
+    /// Of a write lease: memory has taken the place of the mapping, or is about to. Stores may not be in the file.
+    pub(super) is_moved: AtomicBool,
+    /// How much an answer copies, in bytes.
+    copied: AtomicUsize,
     data: UnsafeCell<Data>,
 }
 
@@ -137,8 +143,7 @@ pub(super) struct WriteData {
     pub(super) pages: usize,
     /// The userfaultfd for the memory that takes the place of the mapping.
     pub(super) userfaultfd: RawFd,
-    /// The memory is there; its pages from `copied` on are missing.
-    pub(super) is_moved: bool,
+    /// Of the memory that has taken the place of the mapping, the pages from here on are missing.
     pub(super) copied: usize,
 }
 
@@ -154,6 +159,8 @@ impl Default for LeaseEntry {
             is_dropped: AtomicBool::new(false),
             backing: AtomicU8::new(0),
             is_inconsistent: AtomicBool::new(false),
+            is_moved: AtomicBool::new(false),
+            copied: AtomicUsize::new(0),
             data: UnsafeCell::new(Data::default()),
         }
     }
@@ -167,6 +174,7 @@ impl LeaseEntry {
         self.is_dropped.store(false, Ordering::Relaxed);
         self.backing.store(0, Ordering::Relaxed);
         self.is_inconsistent.store(false, Ordering::Relaxed);
+        self.is_moved.store(false, Ordering::Relaxed);
         self.is_write
             .store(lease == Lease::Write, Ordering::Relaxed);
         self.signal_fd.store(fd, Ordering::Relaxed);
@@ -179,6 +187,7 @@ impl LeaseEntry {
     /// The caller has prepared the entry. `data` is a mapping under the lease that the caller owns until
     /// [`LeaseEntry::end`].
     pub(super) unsafe fn publish(&self, data: Data) {
+        self.copied.store(data.copied(), Ordering::Relaxed);
         // SAFETY: in PREPARING only the owner uses it.
         unsafe { *self.data.get() = data };
         self.state.store(LIVE, Ordering::SeqCst);
@@ -203,6 +212,30 @@ impl LeaseEntry {
     /// True while the kernel may end the lease under the mapping.
     pub(super) fn needs_lease(&self) -> bool {
         matches!(self.state(), LIVE | BUSY | WORKING)
+    }
+
+    /// True as long as every store that was made is in the file. Waits while memory takes the place of the mapping.
+    pub(super) fn is_stored(&self) -> bool {
+        loop {
+            if !self.needs_lease() {
+                return false;
+            }
+            // SeqCst: the answerer sets it first, and moves the memory then.
+            if !self.is_moved.load(Ordering::SeqCst) {
+                return true;
+            }
+            match self.state() {
+                WORKING => futex::wait(&self.state, WORKING),
+                // The answerer could not finish, or has not begun.
+                LIVE | BUSY => return !self.is_moved.load(Ordering::SeqCst),
+                _ => return false,
+            }
+        }
+    }
+
+    /// How much an answer copies, in bytes.
+    pub(super) fn copied(&self) -> usize {
+        self.copied.load(Ordering::Relaxed)
     }
 
     /// Whether the kernel still blocks other processes.
@@ -275,7 +308,9 @@ impl LeaseEntry {
             }
         }
         // SAFETY: in BUSY only the owner uses it.
-        let changed = change(unsafe { self.data() });
+        let data = unsafe { self.data() };
+        let changed = change(&mut *data);
+        self.copied.store(data.copied(), Ordering::Relaxed);
         self.set(LIVE);
         Some(changed)
     }

@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Why there is no write lease.
 pub(crate) enum WriteLeaseError {
@@ -76,6 +77,11 @@ impl WriteLease {
         &self.holder.file
     }
 
+    /// False once another process waits to open the file.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holder.entry.is_held()
+    }
+
     /// Maps bytes of the file that have blocks on the disk.
     pub(crate) fn map(self, window: FileWindow) -> Result<WriteLeasedMapping, WriteLeaseError> {
         let WriteLease {
@@ -95,7 +101,8 @@ impl WriteLease {
         // SAFETY: `WriteLeasedMapping` unmaps the file after it has ended the entry.
         match unsafe { editable.holder.publish(data) }.map_err(failed("mmap"))? {
             // Otherwise a child that another thread has forked meanwhile has the file open.
-            true if editable.holder.is_alone() => Ok(editable),
+            // Asked in any case: filling holes may have taken longer than the kernel waits, and signals get lost.
+            true if editable.holder.is_alone() && editable.holder.entry.is_held() => Ok(editable),
             _ => Err(WriteLeaseError::Busy),
         }
     }
@@ -123,7 +130,6 @@ fn data(mapped: &MappedFile, userfaultfd: RawFd) -> Data {
         used: mapped.used(),
         pages: page::align_up(mapped.used().max(1)).unwrap_or(mapped.region().len()),
         userfaultfd,
-        is_moved: false,
         copied: 0,
     });
     Data::new(mapped.region(), kind)
@@ -197,13 +203,14 @@ impl WriteLeasedMapping {
 
     /// The file, as long as stores go to it. In a forked child there is none.
     pub(crate) fn file(&self) -> Option<Arc<File>> {
-        let is_leased = self.process.is_current() && self.holder.entry.needs_lease();
-        is_leased.then(|| Arc::clone(&self.holder.file))
+        let is_stored = self.process.is_current() && self.holder.entry.is_stored();
+        is_stored.then(|| Arc::clone(&self.holder.file))
     }
 
     /// True if another process is blocked in open(2), or was let in already.
     pub(crate) fn has_waiter(&self) -> bool {
-        self.file().is_none() || !self.holder.entry.is_held()
+        let entry = &self.holder.entry;
+        !self.process.is_current() || !entry.needs_lease() || !entry.is_held()
     }
 
     /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone.
@@ -220,9 +227,11 @@ impl WriteLeasedMapping {
         if let Err(error) = reserve_space(copied) {
             return Some(Err(Error::os("mmap", None, error)));
         }
-        let (mapped, file) = (&mut self.mapped, &self.holder.file);
-        let resized = self.holder.entry.while_leased(|now| match now.kind {
-            LeaseData::Write(write) if !write.is_moved => {
+        let (mapped, LeaseHolder { file, entry, .. }) = (&mut self.mapped, &self.holder);
+        let resized = entry.while_leased(|now| match now.kind {
+            LeaseData::Write(write) if !entry.is_moved.load(Ordering::SeqCst) => {
+                // A process that is forked while the mapping moves must not touch what comes to its old place.
+                now.len = 0;
                 let resized = mapped.resize(len, || size(file));
                 *now = data(mapped, write.userfaultfd);
                 Some(resized)
@@ -242,11 +251,7 @@ impl WriteLeasedMapping {
             return false;
         };
         let was_leased = self.holder.entry.end();
-        // SAFETY: the monitor has given the entry back.
-        let is_stored = match unsafe { self.holder.entry.data() }.kind {
-            LeaseData::Write(write) => !write.is_moved,
-            _ => false,
-        };
+        let is_stored = !self.holder.entry.is_moved.load(Ordering::SeqCst);
         // First: a prefetch may be blocked on a page that is never supplied, and unmapping waits for it.
         drop(userfaultfd);
         self.mapped.unmap();

@@ -64,7 +64,8 @@ impl FaultEntry {
         matches!(state, REPLACING | FAULTED)
     }
 
-    fn contains(&self, address: usize) -> bool {
+    /// True if the address is in this mapping, or in the one that the entry had before.
+    pub(crate) fn contains(&self, address: usize) -> bool {
         let start = self.start.load(Ordering::Relaxed).addr();
         let len = self.len.load(Ordering::Relaxed);
         address.wrapping_sub(start) < len
@@ -107,6 +108,17 @@ impl FaultEntry {
                     .compare_exchange(REPLACING, next, order.0, order.1);
                 replaced
             }
+            // Another thread was replacing it when this process was forked, and does not exist here.
+            Err(REPLACING) if self.is_inherited() => {
+                let replaced = self.put_zeros();
+                if replaced {
+                    let order = (Ordering::Release, Ordering::Relaxed);
+                    let _ = self
+                        .state
+                        .compare_exchange(REPLACING, FAULTED, order.0, order.1);
+                }
+                replaced
+            }
             // Another thread is replacing the mapping: the access is tried again until it has finished.
             Err(REPLACING) => {
                 signal::yield_now();
@@ -116,6 +128,11 @@ impl FaultEntry {
             Err(FAULTED) => cause == FaultCause::MissingPage || self.put_zeros(),
             Err(_) => false,
         }
+    }
+
+    /// True in a child of the process that registered it.
+    fn is_inherited(&self) -> bool {
+        self.process.load(Ordering::Relaxed) != std::process::id()
     }
 
     fn put_zeros(&self) -> bool {
@@ -135,7 +152,7 @@ impl FaultEntry {
         self.state.swap(IDLE, Ordering::AcqRel);
         // See `handle`; it also acquires what the handler did.
         while self.inside.fetch_add(0, Ordering::AcqRel) > 0 {
-            if self.process.load(Ordering::Relaxed) != std::process::id() {
+            if self.is_inherited() {
                 return false;
             }
             signal::yield_now();

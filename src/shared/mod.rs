@@ -9,6 +9,7 @@ mod options;
 mod pages;
 mod seal;
 pub(crate) mod sigbus;
+mod spare;
 
 pub use options::SharedOptions;
 

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::fault_entry::FaultEntry;
+use super::spare;
 use crate::error::{Error, Result};
 use crate::region::Region;
 use crate::sys::signal::{self, FaultCause};
@@ -30,6 +31,7 @@ impl FaultTolerantMapping {
     pub(crate) unsafe fn new(region: Region) -> Result<Self> {
         if cfg!(not(stillmap_no_sigbus)) {
             signal::install_sigbus_handler(handle).map_err(|e| Error::os("sigaction", None, e))?;
+            spare::reserve().map_err(|e| Error::os("mmap", None, e))?;
         }
         let entry = TABLE.claim();
         // SAFETY: the region stays mapped until the entry is retired, and consists of atomics, as the caller promises.
@@ -53,7 +55,8 @@ impl FaultTolerantMapping {
     /// Replaces the mapping, as a fault on a lost page does.
     pub(crate) fn fault(&self) {
         // Signals are blocked: a handler on this thread that touched the mapping now would wait for itself.
-        thread::without_signals(|| self.entry.replace(FaultCause::MissingPage));
+        let replace = || self.entry.replace(FaultCause::MissingPage);
+        thread::without_signals(|| replace() || spare::without(replace));
     }
 }
 
@@ -70,5 +73,8 @@ impl Drop for FaultTolerantMapping {
 
 /// Called in the signal handler: it does not allocate, lock or panic.
 fn handle(address: usize, cause: FaultCause) -> bool {
-    TABLE.iter().any(|entry| entry.handle(address, cause))
+    let handle = || TABLE.iter().any(|entry| entry.handle(address, cause));
+    let is_ours = || TABLE.iter().any(|entry| entry.contains(address));
+    // Where another thread has the spare mappings, there is room by now.
+    handle() || (is_ours() && (spare::without(handle) || handle()))
 }

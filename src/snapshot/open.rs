@@ -144,7 +144,7 @@ impl TryFrom<File> for Snapshot {
     type Error = Error;
 
     fn try_from(file: File) -> Result<Self> {
-        Snapshot::options().open_source(Source::from_owned(file), &mut |_, _| ())
+        Snapshot::options().open_source(Source::from_owned(file), &mut |_, _| Ok(()))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Options for opening a snapshot: the window, the limits, and which strategies are allowed.
 
 use super::Snapshot;
-use crate::error::Result;
+use crate::atfork::{self, Process};
+use crate::error::{Error, Result};
 use crate::input::{Progress, Request, Source};
 use crate::ladder;
 use std::fmt;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -171,7 +173,8 @@ impl SnapshotOptions {
         self
     }
 
-    /// Calls `f` after each step of a read or copy with the bytes done, and the total if it is known.
+    /// Calls `f` after each step of a read or copy with the bytes done, and the total if it is known. In a child that `f`
+    /// forks, opening fails with [`Error::WrongProcess`](crate::Error::WrongProcess).
     ///
     /// # Examples
     /// ```
@@ -200,7 +203,7 @@ impl SnapshotOptions {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Snapshot> {
-        self.open_path(path.as_ref(), &mut |_, _| ())
+        self.open_path(path.as_ref(), &mut |_, _| Ok(()))
     }
 
     /// Reads standard input, as [`Snapshot::stdin`] does.
@@ -215,7 +218,7 @@ impl SnapshotOptions {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn stdin(&self) -> Result<Snapshot> {
-        self.open_source(stdin()?, &mut |_, _| ())
+        self.open_source(stdin()?, &mut |_, _| Ok(()))
     }
 
     /// The bytes of an open descriptor, as [`Snapshot::from_fd`] returns them. After a window the descriptor's offset is
@@ -232,7 +235,7 @@ impl SnapshotOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_fd<F: AsFd>(&self, fd: F) -> Result<Snapshot> {
-        self.open_source(Source::from_fd(fd.as_fd(), None)?, &mut |_, _| ())
+        self.open_source(Source::from_fd(fd.as_fd(), None)?, &mut |_, _| Ok(()))
     }
 
     /// A whole file that is open, as [`Snapshot::from_file`] returns it.
@@ -248,7 +251,7 @@ impl SnapshotOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_file<F: AsFd>(&self, file: F) -> Result<Snapshot> {
-        self.open_source(Source::from_file(file.as_fd())?, &mut |_, _| ())
+        self.open_source(Source::from_file(file.as_fd())?, &mut |_, _| Ok(()))
     }
 
     /// Maps a window of an open file without protection against changes, as [`Snapshot::map_unguarded`]
@@ -331,8 +334,29 @@ impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
     /// assert!(options.open("Cargo.toml")?.starts_with(b"[package]"));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn open<P: AsRef<Path>>(mut self, path: P) -> Result<Snapshot> {
-        self.options.open_path(path.as_ref(), &mut self.f)
+    pub fn open<P: AsRef<Path>>(self, path: P) -> Result<Snapshot> {
+        self.run(|options, progress| options.open_path(path.as_ref(), progress))
+    }
+
+    /// The function may fork. Only the parent goes on then: the child would read from the same descriptors, and write to
+    /// the same unnamed file.
+    fn run(
+        mut self,
+        open: impl FnOnce(&SnapshotOptions, &mut Progress<'_>) -> Result<Snapshot>,
+    ) -> Result<Snapshot> {
+        atfork::install()?;
+        let process = Process::current();
+        let opened = open(&self.options, &mut |done, total| {
+            (self.f)(done, total);
+            match process.is_current() {
+                true => Ok(()),
+                false => Err(io::ErrorKind::Other.into()),
+            }
+        });
+        match process.is_current() {
+            true => opened,
+            false => Err(Error::wrong_process(None)),
+        }
     }
 
     /// As [`SnapshotOptions::stdin`].
@@ -346,8 +370,8 @@ impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
     /// println!("{} bytes", options.stdin()?.len());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn stdin(mut self) -> Result<Snapshot> {
-        self.options.open_source(stdin()?, &mut self.f)
+    pub fn stdin(self) -> Result<Snapshot> {
+        self.run(|options, progress| options.open_source(stdin()?, progress))
     }
 
     /// As [`SnapshotOptions::from_fd`].
@@ -362,9 +386,9 @@ impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
     /// assert!(options.from_fd(&file)?.starts_with(b"[package]"));
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_fd<D: AsFd>(mut self, fd: D) -> Result<Snapshot> {
+    pub fn from_fd<D: AsFd>(self, fd: D) -> Result<Snapshot> {
         let source = Source::from_fd(fd.as_fd(), None)?;
-        self.options.open_source(source, &mut self.f)
+        self.run(|options, progress| options.open_source(source, progress))
     }
 
     /// As [`SnapshotOptions::from_file`].
@@ -379,9 +403,9 @@ impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
     /// assert!(options.from_file(&file)?.starts_with(b"[package]"));
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_file<D: AsFd>(mut self, file: D) -> Result<Snapshot> {
+    pub fn from_file<D: AsFd>(self, file: D) -> Result<Snapshot> {
         let source = Source::from_file(file.as_fd())?;
-        self.options.open_source(source, &mut self.f)
+        self.run(|options, progress| options.open_source(source, progress))
     }
 }
 

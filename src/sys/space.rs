@@ -124,6 +124,7 @@ pub(crate) struct Extent {
 
 const EXTENTS_PER_CALL: usize = 64;
 const FS_IOC_FIEMAP: u32 = 0xc020_660b;
+const FIEMAP_FLAG_SYNC: u32 = 0x1;
 const FIEMAP_EXTENT_LAST: u32 = 0x1;
 const FIEMAP_EXTENT_DATA_INLINE: u32 = 0x200;
 const FIEMAP_EXTENT_SHARED: u32 = 0x2000;
@@ -144,14 +145,19 @@ impl Extent {
     }
 }
 
-/// The extents that have bytes of a range of a file, in order: ioctl(2) `FS_IOC_FIEMAP`.
-pub(crate) fn extents(fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<Vec<Extent>> {
+/// The extents that have bytes of a range of a file, in order: ioctl(2) `FS_IOC_FIEMAP`. Bytes that were not written back
+/// yet may be missing, as if they were in a hole, unless they are written back first (`sync`).
+pub(crate) fn extents(
+    fd: BorrowedFd<'_>,
+    range: Range<u64>,
+    sync: bool,
+) -> io::Result<Vec<Extent>> {
     let (mut at, mut found) = (range.start, Vec::new());
     while at < range.end {
         let mut map = Fiemap {
             start: at,
             len: range.end - at,
-            flags: 0,
+            flags: if sync { FIEMAP_FLAG_SYNC } else { 0 },
             mapped: 0,
             room: EXTENTS_PER_CALL as u32,
             reserved: 0,

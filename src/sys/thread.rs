@@ -15,6 +15,7 @@ type Run = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(crate) struct Thread {
     id: Option<libc::pthread_t>,
+    process: u32,
 }
 
 // SAFETY: any thread may join or detach another; where its id is a pointer, only the C library follows it.
@@ -36,7 +37,8 @@ pub(crate) fn start(
         // SAFETY: made above, and no thread has it.
         drop(unsafe { Box::from_raw(run) });
     })?;
-    Ok(Thread { id: Some(id) })
+    let (id, process) = (Some(id), std::process::id());
+    Ok(Thread { id, process })
 }
 
 /// A thread and its state. It is joined when this is dropped. The thread itself allocates and frees nothing.
@@ -156,7 +158,12 @@ fn checked(returned: i32) -> io::Result<()> {
 impl Thread {
     /// Waits until it has ended.
     pub(crate) fn join(mut self) {
-        if let Some(id) = self.id.take() {
+        // A forked child does not have it.
+        let id = self
+            .id
+            .take()
+            .filter(|_| self.process == std::process::id());
+        if let Some(id) = id {
             // SAFETY: not joined or detached before; it writes no value.
             unsafe { libc::pthread_join(id, ptr::null_mut()) };
         }

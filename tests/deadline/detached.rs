@@ -3,12 +3,14 @@
 use crate::support::break_time::BreakTime;
 use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
-use crate::support::exclusive::{open, systems};
+use crate::support::exclusive::{open, system_with, systems};
 use crate::support::{file_with, kernel, skip};
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use stillmap::Error;
+use stillmap::{Error, Exclusive};
 
 /// Two threads store rising numbers, each into its half; the opener sees for each half how far it had got: all stores
 /// until then, none after. The mapping goes on.
@@ -200,6 +202,83 @@ fn an_empty_file_is_let_go_like_any_other() {
                 matches!(file.close(), Err(Error::LeaseLost { .. })),
                 "{kind}"
             );
+        }
+    })
+    .succeed();
+}
+
+/// Attack "a flush while the bytes become memory": it returned `Ok` for stores that never reached the file.
+#[test]
+fn what_was_flushed_is_in_the_file_that_the_opener_gets() {
+    scenario!(|| {
+        let Some(_time) = BreakTime::of(8) else {
+            return;
+        };
+        for (kind, system) in systems() {
+            // The first page is there at once, and the last much later.
+            let path = file_with(system.path(), "file", &vec![0; 40 << 20]);
+            let mut file = open(&path);
+            let opener = thread::spawn(move || {
+                let mut number = [0; 8];
+                fs::File::open(path)
+                    .unwrap()
+                    .read_exact(&mut number)
+                    .unwrap();
+                u64::from_le_bytes(number)
+            });
+            let (mut number, mut flushed) = (0_u64, 0);
+            loop {
+                number += 1;
+                file[..8].copy_from_slice(&number.to_le_bytes());
+                match file.flush() {
+                    Ok(()) => flushed = number,
+                    Err(Error::LeaseLost { .. }) => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let seen = opener.join().unwrap();
+            assert!(seen >= flushed, "{kind}: {seen}, {flushed} was flushed");
+        }
+    })
+    .succeed();
+}
+
+/// Attack "holes are filled for longer than the kernel waits": the zeros came over what the other process had written.
+#[test]
+fn what_the_opener_writes_into_a_hole_stays() {
+    const LEN: u64 = 1 << 30;
+    const STEP: usize = 1 << 20;
+    scenario!(|| {
+        let Some(_time) = BreakTime::of(1) else {
+            return;
+        };
+        // ext2, where holes are filled by writing zeros.
+        let options = ["-O", "^extent,^64bit"];
+        let Some(system) = system_with("ext4", LEN + (200 << 20), &options) else {
+            return;
+        };
+        let path = file_with(system.path(), "file", &[]);
+        let sparse = fs::File::options().write(true).open(&path).unwrap();
+        sparse.set_len(LEN).unwrap();
+        drop(sparse);
+        let path = &path;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while fs::metadata(path).unwrap().blocks() < 1000 {
+                    std::hint::spin_loop();
+                }
+                let file = fs::File::options().write(true).open(path).unwrap();
+                for at in (0..LEN).step_by(STEP) {
+                    file.write_all_at(&[7], at).unwrap();
+                }
+            });
+            drop(Exclusive::open(path));
+        });
+        let file = fs::File::open(path).unwrap();
+        for at in (0..LEN).step_by(STEP) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            assert_eq!(byte, [7], "at {at}");
         }
     })
     .succeed();

@@ -3,11 +3,12 @@
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
-use crate::support::{file_with, temp_dir};
+use crate::support::{file_with, skip, temp_dir, temp_dir_in};
 use crate::{draft_of, names, stores};
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use stillmap::{CommitError, Draft};
@@ -209,4 +210,48 @@ fn a_draft_whose_rename_failed_can_be_committed_elsewhere() {
         std::fs::remove_dir(&path).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
+}
+
+/// Attack "the temporary name": a process opens the file by it before the rename fails, and writes to the bytes of the
+/// draft that was given back.
+#[test]
+fn no_process_reaches_the_bytes_by_a_name_that_the_file_had() {
+    let dir = temp_dir_in(env!("CARGO_TARGET_TMPDIR").as_ref());
+    let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+    let open_temporary = || {
+        let mut names = fs::read_dir(dir.path()).unwrap().flatten();
+        let name = names.find(|entry| entry.file_name().as_bytes().starts_with(b"."))?;
+        fs::File::options().write(true).open(name.path()).ok()
+    };
+    for _ in 0..10_000 {
+        // In its file from the start.
+        let options = Draft::options().memory_limit(0).durable(false);
+        let mut draft = options.create(&path, 5000).unwrap();
+        draft.fill(1);
+        fs::create_dir(&path).unwrap();
+        let ended = AtomicBool::new(false);
+        let (opened, draft) = std::thread::scope(|scope| {
+            let attack = scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    let opened = open_temporary();
+                    if opened.is_some() {
+                        return opened;
+                    }
+                }
+                None
+            });
+            let failed = draft.commit().unwrap_err();
+            ended.store(true, Ordering::Relaxed);
+            (attack.join().unwrap(), failed.draft)
+        });
+        fs::remove_dir(&path).unwrap();
+        if let Some(file) = opened {
+            file.write_all_at(&[9; 5000], 0).unwrap();
+            assert_same(&draft, &[1; 5000], "the bytes of the draft");
+            draft.commit_to(&other).unwrap();
+            assert_same(&fs::read(&other).unwrap(), &[1; 5000], "the file");
+            return;
+        }
+    }
+    skip("the temporary name was never found in time");
 }

@@ -1,12 +1,13 @@
 //! A full disk is an error of `open` or `resize`, and never a signal: holes and shared blocks get their own first.
 
+use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
 use crate::support::exclusive::{open, system, system_with};
 use crate::support::{file_with, limit_file_sizes};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use stillmap::Exclusive;
 
@@ -124,4 +125,26 @@ fn blocks_that_a_clone_shares_get_a_copy_first() {
         assert!(fs::read(&to).unwrap() == vec![1; 8 << 20]);
     })
     .succeed();
+}
+
+/// Attack "holes that are none": the kernel lists bytes that have no blocks yet (delayed allocation) as holes, and they
+/// were filled with zeros.
+#[test]
+fn bytes_that_were_not_written_back_yet_are_no_holes() {
+    for options in [&["-O", "^extent,^64bit"][..], &[]] {
+        let Some(system) = system_with("ext4", 64 << 20, options) else {
+            return;
+        };
+        let mut model = vec![0; 8 << 20];
+        let path = system.path().join("sparse");
+        let sparse = File::create(&path).unwrap();
+        sparse.set_len(model.len() as u64).unwrap();
+        for at in (100..model.len()).step_by(1 << 20) {
+            sparse.write_all_at(b"bytes", at as u64).unwrap();
+            model[at..at + 5].copy_from_slice(b"bytes");
+        }
+        drop(sparse);
+        let file = open(&path);
+        assert_same(&file, &model, "the bytes of the file");
+    }
 }

@@ -4,6 +4,7 @@ use crate::flags::areas;
 use crate::kinds::{self, Deed};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork, scenario};
+use crate::support::disk::LoopFs;
 use crate::support::kernel::{page_size, status};
 use crate::support::leased::Folder;
 use crate::support::random::runner;
@@ -336,6 +337,26 @@ fn a_guard_whose_pages_were_unlocked_is_not_held() {
         assert_eq!(done, 0);
         assert!(!guard.is_held());
         fork(|| assert!(!guard.is_held())).succeed();
+    })
+    .succeed();
+}
+
+/// Case: a sparse giant has more pages than there is memory to count their locks.
+#[test]
+fn a_page_of_a_giant_is_locked_or_refused() {
+    scenario!(|| {
+        let Some(system) = LoopFs::new("xfs", 300 << 20) else {
+            return;
+        };
+        let path = file_with(system.path(), "file", &[]);
+        let giant = std::fs::File::options().write(true).open(&path).unwrap();
+        giant.set_len(30 << 40).unwrap();
+        drop(giant);
+        let snapshot = stillmap::Snapshot::open(&path).unwrap();
+        match snapshot.pages().lock(..1) {
+            Ok(guard) => assert!(guard.is_held()),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOMEM)),
+        }
     })
     .succeed();
 }

@@ -1,9 +1,9 @@
 //! Descriptors, sizes and devices that change between two system calls of an open.
 
 use crate::sealed::{memfd, seal};
-use crate::support::bytes::pattern;
+use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork, scenario};
-use crate::support::disk::LoopDevice;
+use crate::support::disk::{LoopDevice, LoopFs};
 use crate::support::trace::{Traced, stop_here};
 use crate::support::{file_with, temp_dir};
 use std::fs::File;
@@ -222,4 +222,62 @@ fn holes_of_a_sealed_memfd_count_against_the_memory_limit() {
     assert_eq!(snapshot.backing(), Backing::Disk);
     assert_eq!(private.backing(), Backing::Disk);
     assert_eq!(blocks(), before, "no page of the memfd was made");
+}
+
+/// Attack "the function that is called on progress forks": parent and child read from one descriptor, and wrote to one
+/// unnamed file, and the child had no second thread that reads its part.
+#[test]
+fn only_the_parent_goes_on_when_progress_forks() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let bytes = pattern(1, 64 << 20);
+        let path = file_with(dir.path(), "file", &bytes);
+        // In memory, and on disk.
+        for limit in [u64::MAX, 1 << 20] {
+            let mut child = None;
+            let options = Snapshot::options().lease(false).memory_limit(limit);
+            let opened = options.progress(|_, _| {
+                if child.is_none() {
+                    // SAFETY: the other thread holds no lock that the child takes.
+                    child = Some(unsafe { libc::fork() });
+                }
+            });
+            let opened = opened.open(&path);
+            let child = child.unwrap();
+            if child == 0 {
+                let is_refused = matches!(opened, Err(Error::WrongProcess { .. }));
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(if is_refused { 0 } else { 1 }) };
+            }
+            let mut status = 0;
+            // SAFETY: `status` is a valid place for the answer.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0);
+            assert_same(&opened.unwrap(), &bytes, "the parent's");
+        }
+    })
+    .succeed();
+}
+
+/// Attack "holes that are none": the kernel reports bytes that have no blocks yet (delayed allocation, in a file of ext2
+/// or ext3) as holes, and the copy had zeros.
+#[test]
+fn bytes_that_were_not_written_back_yet_are_copied() {
+    for options in [&["-O", "^extent,^64bit"][..], &[]] {
+        let Some(system) = LoopFs::with_options("ext4", 64 << 20, options) else {
+            return;
+        };
+        let path = system.path().join("file");
+        let sparse = File::create(&path).unwrap();
+        let mut model = vec![0; 8 << 20];
+        sparse.set_len(model.len() as u64).unwrap();
+        for at in (100..model.len()).step_by(1 << 20) {
+            sparse.write_all_at(b"bytes", at as u64).unwrap();
+            model[at..at + 5].copy_from_slice(b"bytes");
+        }
+        let on_disk = Snapshot::options().lease(false).memory_limit(0);
+        let copy = on_disk.open(&path).unwrap();
+        assert_eq!(copy.backing(), Backing::Disk);
+        assert_same(&copy, &model, "the copy");
+    }
 }
