@@ -1,9 +1,6 @@
 //! How a draft is created.
 
-use crate::sys::limits;
-
-/// A draft of at most this size, in bytes, is kept in memory without a look at the available memory.
-const ALWAYS_IN_MEMORY: usize = 1 << 20;
+use crate::budget;
 
 /// How [`Draft::commit`](super::Draft::commit) puts the new bytes in the place of a file that exists.
 ///
@@ -214,14 +211,11 @@ impl DraftOptions {
     }
 
     pub(super) fn fits_in_memory(&self, len: usize) -> bool {
-        match self.memory_limit {
-            Some(limit) => len as u64 <= limit,
-            None => len <= ALWAYS_IN_MEMORY || len as u64 <= self.memory_limit_or_default(),
-        }
+        budget::fits_memory(len as u64, self.memory_limit)
     }
 
     pub(super) fn memory_limit_or_default(&self) -> u64 {
-        let default = || limits::available_memory() / 2;
+        let default = budget::default_memory_limit;
         self.memory_limit.unwrap_or_else(default)
     }
 }

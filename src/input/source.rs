@@ -90,7 +90,9 @@ impl<'a> Source<'a> {
     }
 
     fn duplicate(fd: BorrowedFd<'_>, path: Option<&'a Path>, from: Description) -> Result<Self> {
-        let own = file::duplicate(fd).map_err(|e| Error::os("fcntl", path, e))?;
+        let own = fd
+            .try_clone_to_owned()
+            .map_err(|e| Error::os("fcntl", path, e))?;
         Ok(Source::new(own, path, from))
     }
 
@@ -147,7 +149,7 @@ impl<'a> Source<'a> {
     /// still. Second, a moment before the description was made: a child that was forked since may have it open.
     pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, BeforeForks)> {
         if let Some(opened) = self.opened.filter(|opened| opened.is_still()) {
-            return Ok((file::duplicate(self.fd())?, opened));
+            return Ok((self.fd.try_clone()?, opened));
         }
         let opened = BeforeForks::wait().ok_or(io::ErrorKind::WouldBlock)?;
         Ok((self.reopen()?, opened))

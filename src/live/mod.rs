@@ -148,7 +148,10 @@ impl Live {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn from_fd<F: AsFd>(fd: F) -> Result<Self> {
-        let fd = file::duplicate(fd.as_fd()).map_err(|e| Error::os("fcntl", None, e))?;
+        let fd = fd
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| Error::os("fcntl", None, e))?;
         Live::new(fd, None)
     }
 

@@ -3,7 +3,6 @@
 use super::mapping::{MappedBytes, SharedWindow, open_file};
 use super::{Shareable, Shared};
 use crate::error::{Error, Result};
-use crate::sys::file;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
@@ -197,7 +196,9 @@ impl<A: Shareable> SharedOptions<[A]> {
 }
 
 fn duplicate<F: AsFd>(fd: F) -> Result<OwnedFd> {
-    file::duplicate(fd.as_fd()).map_err(|e| Error::os("fcntl", None, e))
+    fd.as_fd()
+        .try_clone_to_owned()
+        .map_err(|e| Error::os("fcntl", None, e))
 }
 
 impl<T: ?Sized> Default for SharedOptions<T> {

@@ -1,7 +1,7 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
 use super::signal_mask::without_sigxfsz;
-use super::{descriptor, is_call_unknown, retry_eintr};
+use super::{is_call_unknown, retry_eintr, to_off_t};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -35,11 +35,6 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = flags & !libc::O_NONBLOCK;
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
     retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
-}
-
-/// A second descriptor for the same description, close-on-exec (`F_DUPFD_CLOEXEC`, fcntl(2)).
-pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    descriptor::dup_cloexec(fd.as_raw_fd())
 }
 
 /// open(2) for reading and writing, close-on-exec; the file must exist.
@@ -241,7 +236,7 @@ pub(crate) fn read_at<'m>(
     into: &'m mut [MaybeUninit<u8>],
     offset: u64,
 ) -> io::Result<&'m mut [u8]> {
-    let offset = file_offset(offset)?;
+    let offset = to_off_t(offset)?;
     let start = into.as_mut_ptr().cast();
     // SAFETY: pread(2) writes at most `into.len()` bytes to `into`.
     let n = retry_eintr(|| unsafe { libc::pread64(fd.as_raw_fd(), start, into.len(), offset) })?;
@@ -264,7 +259,7 @@ pub(crate) fn copy_range(
     most: usize,
 ) -> io::Result<usize> {
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
-    let (mut out, mut into) = (file_offset(offsets.0)?, file_offset(offsets.1)?);
+    let (mut out, mut into) = (to_off_t(offsets.0)?, to_off_t(offsets.1)?);
     let (out, into) = (&raw mut out, &raw mut into);
     let number = libc::SYS_copy_file_range;
     without_sigxfsz(|| {
@@ -278,9 +273,9 @@ pub(crate) fn copy_range(
 /// `None` if there are none. The descriptor's own offset stays.
 pub(crate) fn next_data(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u64, u64)>> {
     let before = position(fd)?;
-    let start = seek(fd, file_offset(offset)?, libc::SEEK_DATA);
+    let start = seek(fd, to_off_t(offset)?, libc::SEEK_DATA);
     let found = match start {
-        Ok(start) => seek(fd, file_offset(start)?, libc::SEEK_HOLE).map(|end| Some((start, end))),
+        Ok(start) => seek(fd, to_off_t(start)?, libc::SEEK_HOLE).map(|end| Some((start, end))),
         // A device has no holes.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(Some((offset, u64::MAX))),
         // Nothing but a hole up to the end.
@@ -298,10 +293,6 @@ pub(crate) fn cannot_copy_range(error: &io::Error) -> bool {
         Some(libc::EXDEV | libc::EINVAL | libc::EOPNOTSUPP)
     );
     is_for_others || is_call_unknown(error)
-}
-
-fn file_offset(offset: u64) -> io::Result<i64> {
-    i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
 }
 
 /// Waits until a descriptor in non-blocking mode has bytes, or its end.
@@ -329,7 +320,7 @@ pub(crate) fn had_writer(fd: BorrowedFd<'_>) -> bool {
 
 /// True if the page at `offset` is in the page cache, as far as preadv2(2) with `RWF_NOWAIT` reports it (Linux 4.14).
 pub(crate) fn is_cached(fd: BorrowedFd<'_>, offset: u64) -> bool {
-    let Ok(offset) = file_offset(offset) else {
+    let Ok(offset) = to_off_t(offset) else {
         return false;
     };
     let mut byte = MaybeUninit::<u8>::uninit();
@@ -359,7 +350,7 @@ pub(crate) fn position(fd: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// Sets the descriptor's offset.
 pub(crate) fn set_position(fd: BorrowedFd<'_>, offset: u64) -> io::Result<u64> {
-    seek(fd, file_offset(offset)?, libc::SEEK_SET)
+    seek(fd, to_off_t(offset)?, libc::SEEK_SET)
 }
 
 /// The size of a block device, in bytes: where its end is.

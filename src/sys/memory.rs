@@ -1,7 +1,6 @@
 //! System calls on mappings: mmap, munmap, mremap, mprotect, madvise.
 
-use super::retry_eintr;
-use super::space::to_off_t;
+use super::{retry_eintr, to_off_t};
 use std::fs;
 use std::io;
 use std::ops::Range;

@@ -39,6 +39,11 @@ pub(crate) mod xattr;
 
 use std::io;
 
+/// A length or offset as the kernel takes it, or `EFBIG`.
+fn to_off_t(n: u64) -> io::Result<i64> {
+    i64::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
 /// Runs a system call that gives -1 and errno on failure, again while it is interrupted.
 pub(crate) fn retry_eintr<T: Copy + PartialEq + From<i8>>(
     mut f: impl FnMut() -> T,

@@ -1,7 +1,7 @@
 //! System calls for the blocks of a file: fallocate, fstatvfs, FIEMAP.
 
 use super::signal_mask::SignalMask;
-use super::{credentials, limits, retry_eintr};
+use super::{credentials, limits, retry_eintr, to_off_t};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -52,11 +52,6 @@ pub(crate) fn fallocate(
         at += len;
     }
     Ok(())
-}
-
-/// A length or offset as the kernel takes it, or `EFBIG`.
-pub(crate) fn to_off_t(n: u64) -> io::Result<i64> {
-    i64::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }
 
 /// The size of a file system, in bytes: fstatvfs(3).

@@ -1,7 +1,6 @@
 //! System calls that bring bytes to the disk: fsync, syncfs, sync_file_range.
 
-use super::retry_eintr;
-use super::space::to_off_t;
+use super::{retry_eintr, to_off_t};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
