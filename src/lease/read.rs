@@ -246,20 +246,7 @@ impl ReadLease {
             true => return Ok(Mapped::Forked),
             false => return Ok(Mapped::Broken),
         }
-        let known = KnownMapping {
-            mapping: Arc::downgrade(&inner),
-            entry: inner.holder.entry.get(),
-            stat,
-            range: start..from + mapped as u64,
-            memory_limit,
-        };
-        let mut files = files().lock();
-        files
-            .mappings
-            .entry(stat.stamp.inode())
-            .or_default()
-            .push(known);
-        drop(files);
+        share(&inner, start..from + mapped as u64, memory_limit);
         Ok(Mapped::Leased(
             LeasedMapping(inner),
             (offset - start) as usize,
@@ -275,6 +262,20 @@ pub(crate) enum Mapped {
     Broken,
     /// Another thread forked meanwhile: to be tried again.
     Forked,
+}
+
+/// Lets snapshots of the same file use a mapping, which has the bytes `range` of it.
+fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
+    let known = KnownMapping {
+        mapping: Arc::downgrade(inner),
+        entry: inner.holder.entry.get(),
+        stat: inner.stat,
+        range,
+        memory_limit,
+    };
+    let mut files = files().lock();
+    let mappings = files.mappings.entry(inner.stat.stamp.inode());
+    mappings.or_default().push(known);
 }
 
 /// Why there is no read lease.
