@@ -45,7 +45,7 @@ pub fn run(args: Args, rooms: impl FnOnce(&mut Board) -> io::Result<()>) -> io::
         Args { bench: false, .. } => (1, 1, Duration::ZERO, 16 << 20),
         // About 3 minutes: without the workloads of a gigabyte.
         Args { quick: true, .. } => (3, 50, Duration::from_millis(400), 512 << 20),
-        Args { .. } => (7, 200, Duration::from_secs(4), u64::MAX),
+        Args { .. } => (7, 200, Duration::from_secs(3), u64::MAX),
     };
     let mut board = Board::new(Plan {
         budget,
