@@ -1,4 +1,4 @@
-//! The bytes of a `Snapshot` or `Private`, and what owns them.
+//! The bytes of a `Snapshot` or `Private`, and their owner.
 #![allow(unsafe_code)]
 
 use crate::backing::Backing;
@@ -57,7 +57,7 @@ impl Held {
         }
     }
 
-    /// The same in a mapping under a lease.
+    /// `len` bytes from `delta` on, in a mapping under a lease.
     pub(crate) fn leased(mapping: LeasedMapping, delta: usize, len: usize) -> Self {
         Held {
             // SAFETY: `delta` lies inside the mapping, whose address does not change.
@@ -76,7 +76,7 @@ impl Held {
         self.len
     }
 
-    /// What keeps the bytes as they are, now.
+    /// What keeps the bytes from changing now.
     pub(crate) fn backing(&self) -> Backing {
         match &self.owner {
             Owner::Buffer(_) => Backing::Memory,

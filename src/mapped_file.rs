@@ -92,7 +92,7 @@ impl MappedFile {
 }
 
 impl FileWindow {
-    /// At least one byte, though it may be behind the end of the file: what is mapped can grow.
+    /// At least one byte, even beyond the end of the file, so that the mapping can grow.
     fn mapped(&self) -> usize {
         self.len.max(self.reserved).max(1)
     }

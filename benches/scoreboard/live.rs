@@ -14,7 +14,7 @@ use crate::size;
 
 const ROOM: &str = "live";
 
-/// What is appended in one go.
+/// Bytes that are appended at once.
 const PIECE: usize = 1 << 20;
 
 pub fn measure(board: &mut Board) -> io::Result<()> {
@@ -90,7 +90,7 @@ fn follow(name: String, path: &Path, len: u64) -> Workload<'_> {
         .claim(0.9, "File::read")
 }
 
-/// What is found is summed up, as a program that looks at each byte does.
+/// The bytes are summed up, as in a program that reads each byte.
 fn sum(bytes: &[u8]) -> u64 {
     bytes.iter().map(|&byte| u64::from(byte)).sum()
 }

@@ -1,4 +1,4 @@
-//! What is mapped: what never changes, what a lease keeps from changing, and clones.
+//! The strategies that map: files that never change, leased files, and clones.
 
 use crate::backing::Backing;
 use crate::budget;
@@ -27,7 +27,7 @@ pub(super) enum Outcome {
     MustCopy(Reason),
 }
 
-/// The strategies that map.
+/// Tries the strategies that map.
 pub(super) fn map(
     source: &Source<'_>,
     request: &Request,
@@ -62,7 +62,7 @@ pub(super) fn map(
             leased => return Ok(leased),
         },
     };
-    // Not looked up before the lease, which finds out by the way.
+    // Not checked before the lease, which does that as well.
     if system.is_verity(fd) {
         return map_unchanging(source, request, window, system, Backing::Sealed);
     }

@@ -2,7 +2,7 @@
 //! every snapshot there a lease of the child's own, and closes the parent's descriptors: nothing of the parent's
 //! outlives it.
 //!
-//! The child's lease goes on without a gap if the parent's is still unbroken after it was set. Otherwise the bytes are
+//! The child's lease continues without a gap if the parent's is still unbroken after it was set. Otherwise the bytes are
 //! copied, and the copy is compared with what was leased: size, times, and no change so recent that a second one could
 //! have the same times. If not even that is possible, the child gets no access to the bytes. It never has an
 //! [`Exclusive`](crate::Exclusive) of its parent.

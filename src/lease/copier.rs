@@ -53,7 +53,7 @@ pub(super) extern "C" fn copy_broken(_: *mut c_void) -> *mut c_void {
 fn handle(entry: &LeaseEntry, is_release_asked: bool) {
     let may_release = is_release_asked && entry.lease() == Lease::Read;
     if entry.is_held() && !may_release {
-        // What was broken was an older lease, whose entry and descriptor this one has.
+        // An older lease was broken, whose entry and descriptor this one has.
         entry.broken_at.store(0, Ordering::Release);
         return entry.set(LIVE);
     }
@@ -64,7 +64,7 @@ fn handle(entry: &LeaseEntry, is_release_asked: bool) {
     }
 }
 
-/// Has the bytes of all leased snapshots copied and their leases released. True if none is left.
+/// Makes the thread copy the bytes of all leased snapshots and release their leases. True if none is left.
 pub(crate) fn release_all() -> bool {
     if !is_running() {
         return true;

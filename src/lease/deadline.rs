@@ -1,4 +1,4 @@
-//! When the kernel ends a lease that was broken.
+//! The deadline of a lease that was broken.
 
 /// Times in milliseconds of the monotonic clock.
 #[derive(Clone, Copy, Debug)]

@@ -91,7 +91,7 @@ impl Mapping {
         file: BorrowedFd<'_>,
         pages: BorrowedFd<'_>,
     ) -> io::Result<Backing> {
-        // Looked up first: who takes more memory than the control group has left is killed.
+        // Checked first: a process that takes more memory than its control group has left is killed.
         let is_in_memory = write.copied > 0 || budget::fits_available(self.copied as u64);
         let disk = if is_in_memory {
             None
@@ -144,7 +144,7 @@ impl Mapping {
         })
     }
 
-    /// Passes the bytes of the file from `from` on to `put`, whole pages at a time, with where they are in the mapping.
+    /// Passes the bytes of the file from `from` on to `put`, whole pages at a time, with their offset in the mapping.
     fn copy(
         &self,
         (offset, used): (u64, usize),
@@ -168,7 +168,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Puts memory without pages in place of what is copied.
+    /// Puts memory without pages in place of the mapping.
     fn move_memory_over(&self, pages: BorrowedFd<'_>) -> io::Result<()> {
         let memory = ReservedMemory::new(self.start, self.copied)?;
         let (from, len) = (memory.start(), self.copied);

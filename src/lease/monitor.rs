@@ -1,8 +1,8 @@
-//! The thread that looks after the leases of the process, `stillmap-lease`: it waits for the kernel's signals, finds the
+//! The thread that watches the leases of the process, `stillmap-lease`: it waits for the kernel's signals, finds the
 //! leases that were broken, and watches the deadlines.
 //!
 //! A signal names one lease. It may get lost (too many are pending, a security module forbids it, the process has
-//! changed its user), so all leases are looked at a few times in each lease-break time as well.
+//! changed its user), so all leases are also checked a few times in each lease-break time.
 #![allow(unsafe_code)]
 
 use super::copy;
@@ -18,14 +18,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often a break that could not be handled is tried again, in ms.
+/// Time between two attempts to handle a break, in ms.
 const RETRY_INTERVAL: u64 = 20;
 
-/// All leases are looked at this many times in each lease-break time, and at least once in `POLL_MAX` ms.
+/// All leases are checked this many times in each lease-break time, and at least once in `POLL_MAX` ms.
 const POLLS_PER_BREAK_TIME: u64 = 4;
 const POLL_MAX: u64 = 11_250;
 
-/// Between two looks for the event of a move, which takes less than a millisecond.
+/// Time between two checks for the event of a move, which takes less than a millisecond.
 const MOVE_INTERVAL: Duration = Duration::from_micros(100);
 
 /// The id of the thread; 0 if it does not run.
@@ -232,7 +232,7 @@ pub(super) fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u6
     entry.lease() == Lease::Read || deadline.has_waited_long(now, entry.copied())
 }
 
-/// Tells the copying thread that there is something to do.
+/// Wakes the copying thread.
 pub(super) fn wake_copier() {
     WORK.fetch_add(1, Ordering::Release);
     futex::wake_all(&WORK);

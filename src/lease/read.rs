@@ -195,7 +195,7 @@ impl ReadLease {
         self.is_verity
     }
 
-    /// The file, as it is while the lease holds.
+    /// The metadata of the file, which stay while the lease holds.
     pub(crate) fn stat(&self) -> &Stat {
         &self.stat
     }
@@ -278,7 +278,7 @@ fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
     mappings.or_default().push(known);
 }
 
-/// Why there is no read lease.
+/// The reason for having no read lease.
 fn refusal(error: &io::Error) -> Reason {
     if !copier::is_running() {
         return match error.kind() {

@@ -1,4 +1,4 @@
-//! Starts the two threads that look after the leases of the process, with the first lease.
+//! Starts the two threads that serve the leases of the process, with the first lease.
 //!
 //! Neither thread takes a lock or allocates after its start. A writer that is blocked by a lease may be any thread of this
 //! process, with any locks held; and the process may fork at any time, with any allocator.
@@ -18,7 +18,7 @@ pub(super) fn start() -> io::Result<()> {
     start_threads()
 }
 
-/// The same without what needs the allocator. Both threads run when it returns.
+/// Like `start`, without allocation. Both threads run when it returns.
 pub(super) fn start_threads() -> io::Result<()> {
     if WATCHER.load(Ordering::Acquire) == 0 {
         thread::start_detached(monitor::watch)?;

@@ -1,8 +1,8 @@
 //! Write leases: a shared mapping of a file that no other process has open.
 //!
 //! A write lease is granted only while the file is open nowhere else, and a process that then opens it is blocked by the
-//! kernel until the lease is released. After three quarters of the lease-break time it is released, and the mapping goes
-//! on as memory (see `detach`).
+//! kernel until the lease is released. After three quarters of the lease-break time it is released, and the mapping stays
+//! as memory (see `detach`).
 #![allow(unsafe_code)]
 
 use super::copier;
@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Why there is no write lease.
+/// The reason for having no write lease.
 pub(crate) enum WriteLeaseError {
     /// The file is open elsewhere, or was opened just now.
     Busy,
@@ -156,7 +156,7 @@ fn split_page_cache_folios(mapped: &MappedFile) {
         return;
     }
     for (number, flags) in resident.iter().enumerate().step_by(SPLIT_STEP / page) {
-        // What is not cached stays on the disk.
+        // Pages that are not cached stay on the disk.
         if flags & 1 == 0 {
             continue;
         }
@@ -171,7 +171,7 @@ fn split_page_cache_folios(mapped: &MappedFile) {
     }
 }
 
-/// A shared mapping of a file that is open nowhere else, until another process had to be let in; then memory.
+/// A shared mapping of a file that is open nowhere else, until another process is let in; then memory.
 pub(crate) struct WriteLeasedMapping {
     holder: LeaseHolder<File>,
     userfaultfd: Option<OwnedFd>,

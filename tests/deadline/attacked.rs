@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::thread;
 use stillmap::{Exclusive, Snapshot};
 
-/// Attack "no thread to be had, and a slow disk". The disk is so slow that no read of it returns. Before: the thread that
-/// copied was the one that watched the time, and at 45.28 s a byte changed under `Leased`.
+/// Attack "no thread can be started, and a slow disk". The disk is so slow that no read of it returns. Before: the
+/// thread that copied was the one that watched the time, and at 45.28 s a byte changed under `Leased`.
 #[test]
 fn a_copy_that_never_ends_is_given_up_in_time() {
     const LEN: usize = 4 << 20;
@@ -42,9 +42,9 @@ fn a_copy_that_never_ends_is_given_up_in_time() {
     assert!(fs::read(&path).unwrap() == vec![5; LEN]);
 }
 
-/// Attack "the keeper's deadlock": an exclusive file is to be let go, and the kernel has no memory for its pages, while
-/// four threads lock disjoint ranges of it and another lock guard is alive. Before: the promised abort did not come, the
-/// opener was let in, and a byte changed under a leased snapshot of another file.
+/// Attack "the lease thread's deadlock": an exclusive file is to be released, and the kernel has no memory for its
+/// pages, while four threads lock disjoint ranges of it and another lock guard is alive. Before: the promised abort did
+/// not come, the opener was let in, and a byte changed under a leased snapshot of another file.
 #[test]
 fn threads_that_lock_pages_do_not_keep_the_monitor_waiting() {
     const UFFDIO_COPY: u32 = 0xc028_aa03;
@@ -96,7 +96,7 @@ fn threads_that_lock_pages_do_not_keep_the_monitor_waiting() {
 }
 
 /// Attack "out of descriptors or threads when an `Exclusive` is wanted". Before: abort at 40.5 s, with "there was no
-/// memory". What is needed is acquired by the open, which fails where it cannot be had: with each number of descriptors.
+/// memory". The open acquires everything, or fails: tested with each number of descriptors.
 #[test]
 fn an_exclusive_file_that_was_opened_can_be_let_go_without_descriptors_and_threads() {
     scenario!(|| {

@@ -114,7 +114,7 @@ fn without_memory_and_disk_the_process_ends_with_a_message() {
         "{}",
         outcome.stderr
     );
-    // What was stored before is there.
+    // The stores made before are there.
     assert_eq!(fs::read(&path).unwrap()[..2], [2, 1]);
 }
 

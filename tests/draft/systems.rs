@@ -27,7 +27,7 @@ const KINDS: [&str; 10] = [
 const HEAD: &str = "| | unnamed files | a larger draft | its space is reserved | unchanged blocks are shared | mode is kept \
 | hard links | `create_new` | 79 × 議 | `Exclusive` |";
 
-/// What a file system has, for the table; what a draft promises is asserted.
+/// The row of a file system for the table; the promises of a draft are asserted.
 fn row(kind: &str, dir: &Path) -> String {
     let path = file_with(dir, "file", b"old");
     let before = names(dir);

@@ -167,7 +167,7 @@ fn user(is_own: bool) -> Option<Place> {
     Some(place)
 }
 
-/// What a container engine allows by default: 14 capabilities, and no calls that make namespaces, mounts, io_urings or
+/// The defaults of a container engine: 14 capabilities, and no calls that make namespaces, mounts, io_urings or
 /// userfaultfds. Source: the default profile of moby and containerd.
 fn container() -> Option<Place> {
     let place = on("ext4")?;

@@ -72,7 +72,7 @@ fn daemon_after_an_open() {
             touched.succeed();
             assert!(vec.iter().all(|&byte| byte == 0xbb));
             (&tell).write_all(b"ok").unwrap();
-            // What the daemon edits now is its own.
+            // The daemon's file is its own.
             drop(file);
             exclusive::open(&edited).fill(8);
             (&tell).write_all(b"ay").unwrap();
@@ -189,8 +189,8 @@ fn without_addresses_for_an_answer_there_is_no_lease() {
     .succeed();
 }
 
-/// Attack "no thread to be had" (pids.max). Before: the lease was taken, and with a slow disk no thread watched the time;
-/// at 45.28 s a byte changed.
+/// Attack "no thread can be started" (pids.max). Before: the lease was taken, and with a slow disk no thread watched
+/// the time; at 45.28 s a byte changed.
 #[test]
 fn without_threads_there_is_no_lease() {
     let mut child = scenario!(|| {
@@ -432,7 +432,7 @@ fn an_exclusive_file_does_not_outlive_its_process() {
     .succeed();
 }
 
-/// What a fork costs with a thousand leases: prints it, and asserts nothing.
+/// The cost of a fork with a thousand leases: printed, not asserted.
 #[test]
 #[ignore = "a measurement"]
 fn fork_with_a_thousand_leases() {
@@ -479,8 +479,8 @@ fn fork_with_a_thousand_leases() {
     .for_each(|line| println!("{line}"));
 }
 
-/// The kind of "a child keeps descriptors": the program lowers its limit on descriptors below the numbers that it has. dup3(2)
-/// takes none of these any more, and a child kept its parent's lease.
+/// The kind of "a child keeps descriptors": the program lowers its limit on descriptors below the numbers that it has.
+/// dup3(2) takes none of these any more, and a child kept its parent's lease.
 #[test]
 fn a_lowered_limit_on_descriptors_leaves_nothing_in_a_child() {
     scenario!(|| {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use stillmap::{Backing, Snapshot};
 
-/// What makes it hard for the readers.
+/// The hardships of the readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hardship {
     Nothing,
@@ -96,7 +96,7 @@ struct Counts {
 }
 
 /// The process itself: to be called by a test, which it ends at once in any other process. It runs until its standard
-/// input ends. What it finds wrong goes to a file, since a child of it may be the one that finds it.
+/// input ends. Failures go to a file, since a child may find them.
 pub fn serve() {
     let Some(arguments) = std::env::var_os(SERVE) else {
         return;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Bytes below the files, in a group of little memory.
 const MEMORY: u64 = 64 << 20;
 
-/// What a group takes a child into.
+/// The control group of a child.
 enum Group {
     None,
     Memory(MemoryGroup),
