@@ -6,7 +6,7 @@ use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::page;
-use crate::pages::Pages as PagesOf;
+use crate::pages::Pages;
 use crate::range::{self, whole_pages};
 use crate::region::Region;
 use crate::snapshot::Snapshot;
@@ -540,13 +540,13 @@ impl Anonymous {
     /// assert_eq!(memory.pages().residency(..)?.resident_bytes(), 0);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn pages(&self) -> PagesOf<'_> {
+    pub fn pages(&self) -> Pages<'_> {
         self.pages_of(self.len)
     }
 
     /// The pages of the first `len` bytes.
-    pub(crate) fn pages_of(&self, len: usize) -> PagesOf<'_> {
-        let pages = PagesOf::memory(&self[..len], self.page_size);
+    pub(crate) fn pages_of(&self, len: usize) -> Pages<'_> {
+        let pages = Pages::memory(&self[..len], self.page_size);
         pages.with_locks(self.region.locked_pages())
     }
 

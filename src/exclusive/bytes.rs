@@ -71,7 +71,7 @@ impl Bytes {
     /// Unmaps and closes the file. False if the lease was lost before.
     pub(super) fn release(self) -> bool {
         match self {
-            Bytes::Leased(mapping) => mapping.end(),
+            Bytes::Leased(mapping) => mapping.release(),
             Bytes::Unguarded(_) => true,
         }
     }

@@ -13,9 +13,6 @@ use std::os::fd::AsFd;
 /// The capacity that a pipe is set to, in bytes: the most that an unprivileged process may set (pipe(7), `pipe-max-size`).
 const PIPE_CAPACITY: i32 = 1 << 20;
 
-/// Up to this many bytes the available memory is not looked up in /proc, which takes as long as reading 100 KiB.
-const ALWAYS_FITS: u64 = 64 << 20;
-
 /// Reads to the end, or for as long as `request.len` says. `position` is the offset, if it can be set; `start`, what was
 /// read already.
 pub(crate) fn read_to_end(
@@ -153,8 +150,8 @@ impl<'a> Limits<'a> {
 
     /// Endless input must not be skipped for ever: the default is the limit for reading.
     fn check_skipped(&mut self) -> Result<()> {
-        if self.total.is_none() && self.skipped >= ALWAYS_FITS {
-            self.total = Some(ALWAYS_FITS.saturating_add(budget::default_memory_limit()));
+        if self.total.is_none() && self.skipped >= budget::UNCHECKED_MAX {
+            self.total = Some(budget::UNCHECKED_MAX.saturating_add(budget::default_memory_limit()));
         }
         self.check_size(0)
     }
@@ -171,7 +168,7 @@ impl<'a> Limits<'a> {
         if self.is_memory_unlimited {
             return None;
         }
-        if self.memory.is_none() && done >= ALWAYS_FITS {
+        if self.memory.is_none() && done >= budget::UNCHECKED_MAX {
             // The bytes that were read are no longer available; of the rest, half.
             self.memory = Some(done.saturating_add(budget::default_memory_limit()));
         }

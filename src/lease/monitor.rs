@@ -83,7 +83,7 @@ pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
 /// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
 /// broken meanwhile.
 pub(super) fn look_after(entry: &LeaseEntry, events: u64) -> bool {
-    // SeqCst with `report` and `watch`: either they see the entry LIVE, or this sees what they stored before.
+    // SeqCst with `note_signal` and `watch`: either they see the entry LIVE, or this sees what they stored before.
     if EVENTS.load(Ordering::SeqCst) != events && !entry.is_held() {
         return false;
     }
@@ -121,12 +121,12 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         // A signal that was waited for came now; one that was pending, at any time since the last look.
         let is_new = now > before;
         if let Event::Broken(fd) = event {
-            report(fd, if is_new { now } else { looked });
+            note_signal(fd, if is_new { now } else { looked });
         }
         let interval = (BREAK_TIME.load(Ordering::Relaxed) / POLLS_PER_BREAK_TIME).min(POLL_MAX);
         let is_time = now >= polled + interval;
         if is_time {
-            TABLE.iter().for_each(|entry| look(entry, polled));
+            TABLE.iter().for_each(|entry| note_if_broken(entry, polled));
             polled = now;
         }
         looked = now;
@@ -165,18 +165,18 @@ fn sleep() -> Option<u64> {
 }
 
 /// A signal has come for the lease that was set on this descriptor.
-fn report(fd: i32, at: u64) {
+fn note_signal(fd: i32, at: u64) {
     // Before the search: see `look_after`.
     EVENTS.fetch_add(1, Ordering::SeqCst);
     for entry in TABLE.iter() {
         if entry.signal_fd.load(Ordering::Relaxed) == fd {
-            look(entry, at);
+            note_if_broken(entry, at);
         }
     }
 }
 
 /// Notes whether a lease is broken.
-fn look(entry: &LeaseEntry, at: u64) {
+fn note_if_broken(entry: &LeaseEntry, at: u64) {
     let is_known = entry.broken_at.load(Ordering::Relaxed) != 0;
     if entry.needs_lease() && !is_known && !entry.is_held() {
         entry.broken_at.store(at, Ordering::Release);

@@ -242,7 +242,7 @@ impl WriteLeasedMapping {
     }
 
     /// Lets other processes in. False if one was let in before.
-    pub(crate) fn end(mut self) -> bool {
+    pub(crate) fn release(mut self) -> bool {
         self.close()
     }
 

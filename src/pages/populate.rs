@@ -19,9 +19,6 @@ const READAHEAD_MIN: usize = 128 << 10;
 /// Smaller ranges are not worth a thread, which takes as long to start as they take to read.
 pub(super) const BACKGROUND_MIN: usize = 2 << 20;
 
-/// Smaller ranges are read without asking how much memory is available.
-const ALWAYS_FITS: usize = 64 << 20;
-
 /// Faults in one chunk of pages, by writing or by reading. Memory that is faulted in for reading gets the shared page of
 /// zeros, and no huge page.
 pub(super) fn fault_in(chunk: Range<usize>, by_writing: bool) -> io::Result<()> {
@@ -54,7 +51,7 @@ pub(super) fn read_ahead(pages: Range<usize>) -> io::Result<()> {
 
 /// The first of these pages that fit in memory: further ones would evict them before they are used.
 pub(super) fn fitting_memory(pages: Range<usize>) -> Range<usize> {
-    if pages.len() <= ALWAYS_FITS {
+    if pages.len() as u64 <= budget::UNCHECKED_MAX {
         return pages;
     }
     let room = usize::try_from(budget::default_memory_limit()).unwrap_or(usize::MAX);

@@ -242,12 +242,13 @@ impl Residency {
         let below = |page: usize| -> u64 { (1 << (page % 64)) - 1 };
         let words = &self.bits[pages.start / 64..pages.end / 64];
         let whole: usize = words.iter().map(|word| word.count_ones() as usize).sum();
-        let of = |page: usize| {
+        let partial = |page: usize| {
             self.bits
                 .get(page / 64)
                 .map_or(0, |word| word & below(page))
         };
-        whole + of(pages.end).count_ones() as usize - of(pages.start).count_ones() as usize
+        whole + partial(pages.end).count_ones() as usize
+            - partial(pages.start).count_ones() as usize
     }
 }
 

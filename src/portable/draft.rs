@@ -286,10 +286,10 @@ impl Draft {
     fn write_over(&self, path: &Path) -> Result<()> {
         let open = OpenOptions::new().write(true).truncate(true).open(path);
         let mut file = open.map_err(|e| Error::os("open", Some(path), e))?;
-        self.fill(&mut file, path)
+        self.write_bytes(&mut file, path)
     }
 
-    fn fill(&self, file: &mut File, path: &Path) -> Result<()> {
+    fn write_bytes(&self, file: &mut File, path: &Path) -> Result<()> {
         file.write_all(self)
             .map_err(|e| Error::os("write", Some(path), e))?;
         let is_file = file.metadata().is_ok_and(|stat| stat.is_file());
@@ -315,7 +315,7 @@ impl Draft {
         let mut temporary = builder(self.options.mode)
             .tempfile_in(directory)
             .map_err(|e| Error::os("create a temporary file", Some(path), e))?;
-        self.fill(temporary.as_file_mut(), path)?;
+        self.write_bytes(temporary.as_file_mut(), path)?;
         if let Some(old) = old {
             let kept = temporary.as_file().set_permissions(old.permissions());
             kept.map_err(|e| Error::os("fchmod", Some(path), e))?;

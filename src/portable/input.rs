@@ -131,7 +131,7 @@ fn read_file(
     check_limits(request, len, reason)?;
     let len = usize::try_from(len).map_err(|_| Error::too_large_to_address(None))?;
     let mut memory = Buffer::zeroed(len, CACHE_LINE)?;
-    let done = fill(file, window.start, &mut memory, progress)?;
+    let done = read_chunks(file, window.start, &mut memory, progress)?;
     // The caller's offset stays where it was, or is behind what was read.
     let end = match from {
         From::Start => position,
@@ -180,7 +180,12 @@ fn check_limits(request: &Request, len: u64, reason: Reason) -> Result<()> {
 }
 
 /// Reads until `memory` is full or the file ends; how many bytes that were.
-fn fill(file: &File, offset: u64, memory: &mut [u8], progress: &mut Progress<'_>) -> Result<usize> {
+fn read_chunks(
+    file: &File,
+    offset: u64,
+    memory: &mut [u8],
+    progress: &mut Progress<'_>,
+) -> Result<usize> {
     let total = memory.len();
     let mut done = 0;
     while done < total {

@@ -9,7 +9,7 @@ mod breaking;
 mod exhausted;
 mod forked;
 mod released;
-mod rungs;
 mod storm;
+mod strategies;
 
 use support::leased::{Disk, Folder, leased};

@@ -141,7 +141,7 @@ fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
 }
 
 #[test]
-fn options_choose_the_rung() {
+fn options_choose_the_strategy() {
     let Some(folder) = Folder::new() else {
         return;
     };
