@@ -97,9 +97,7 @@ fn row(kind: &str, dir: &Path) -> String {
     fs::write(&path, &text).unwrap();
     File::open(&path).unwrap().sync_all().unwrap();
     let mut edit = Draft::edit(&path).unwrap();
-    let shares = edit
-        .file()
-        .is_ok_and(|file| crate::systems::has_shared_extent(file));
+    let shares = edit.file().is_ok_and(has_shared_extent);
     edit[5] = 8;
     edit.commit().unwrap();
     assert_eq!(fs::read(&path).unwrap()[4..7], [7, 8, 7], "{kind}");
