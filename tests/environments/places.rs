@@ -83,7 +83,8 @@ fn disk(kind: &str) -> Option<LoopFs> {
 
 fn on(kind: &str) -> Option<Place> {
     let disk = disk(kind)?;
-    place(&disk.path().to_path_buf(), disk)
+    let path = disk.path().to_path_buf();
+    place(&path, disk)
 }
 
 fn read_only_system(kind: &str) -> Option<Place> {
@@ -99,7 +100,8 @@ fn on_fuse() -> Option<Place> {
         return None;
     }
     let mounted = LoopFs::fuse(64 << 20)?;
-    place(&mounted.path().to_path_buf(), mounted)
+    let path = mounted.path().to_path_buf();
+    place(&path, mounted)
 }
 
 fn overlay(is_lower: bool) -> Option<Place> {
@@ -123,7 +125,8 @@ fn overlay(is_lower: bool) -> Option<Place> {
 
 fn read_only_bind() -> Option<Place> {
     let disk = disk("ext4")?;
-    let place = place(&disk.path().to_path_buf(), disk)?;
+    let path = disk.path().to_path_buf();
+    let place = place(&path, disk)?;
     let dir = place.file.parent().unwrap();
     bind(dir, dir);
     let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;

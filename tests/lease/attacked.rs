@@ -123,7 +123,7 @@ fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
                 for _ in 0..300 {
                     let wait = || drop((&end).read(&mut [0]));
                     // SAFETY: the child does nothing but a system call.
-                    std::mem::forget(unsafe { fork_into(wait) });
+                    let _ = unsafe { fork_into(wait) };
                 }
                 stop.store(true, Ordering::Relaxed);
             });
@@ -412,7 +412,7 @@ fn an_exclusive_file_does_not_outlive_its_process() {
             file.fill(2);
             let wait = || drop((&end).read(&mut [0]));
             // SAFETY: the child does nothing but a system call.
-            std::mem::forget(unsafe { fork_into(wait) });
+            let _ = unsafe { fork_into(wait) };
             (&tell).write_all(&[0]).unwrap();
             loop {
                 thread::park();
@@ -504,7 +504,7 @@ fn a_lowered_limit_on_descriptors_leaves_nothing_in_a_child() {
                 drop((&end).read(&mut [0]));
             };
             // SAFETY: the child makes system calls only.
-            std::mem::forget(unsafe { fork_into(wait) });
+            let _ = unsafe { fork_into(wait) };
             loop {
                 thread::park();
             }
