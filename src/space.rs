@@ -22,7 +22,7 @@ const LEFT_FREE_PART: u64 = 256;
 pub(crate) type Check<'a> = dyn Fn() -> io::Result<()> + 'a;
 
 /// Bytes that are allocated between two looks at whether they still may be.
-const STEP: u64 = 64 << 20;
+const ALLOCATE_CHUNK: u64 = 64 << 20;
 
 /// Bytes written at a time where fallocate(2) is not supported.
 const ZEROS_CHUNK: usize = 256 << 10;
@@ -139,11 +139,11 @@ pub(crate) fn unshare_and_allocate(
     size: u64,
     check: &Check<'_>,
 ) -> io::Result<()> {
-    if range.is_empty() || Missing::of(file, &range, false)?.is_nothing() {
+    if range.is_empty() || Missing::find(file, &range, false)?.is_nothing() {
         return Ok(());
     }
     // What is filled, and given back, must be a hole.
-    let missing = Missing::of(file, &range, true)?;
+    let missing = Missing::find(file, &range, true)?;
     if missing.is_nothing() {
         return Ok(());
     }
@@ -162,7 +162,7 @@ struct Missing {
 }
 
 impl Missing {
-    fn of(file: &File, range: &Range<u64>, sync: bool) -> io::Result<Self> {
+    fn find(file: &File, range: &Range<u64>, sync: bool) -> io::Result<Self> {
         // Whole blocks: only those can be given back.
         let blocks = start_of_block(range.start)..end_of_block(range.end);
         match space::extents(file.as_fd(), blocks.clone(), sync) {
@@ -218,10 +218,18 @@ impl Missing {
         check: &Check<'_>,
     ) -> io::Result<()> {
         let fallocate = |how| {
-            range.clone().step_by(STEP as usize).try_for_each(|start| {
-                check()?;
-                space::fallocate(file.as_fd(), how, start, range.end.min(start + STEP))
-            })
+            range
+                .clone()
+                .step_by(ALLOCATE_CHUNK as usize)
+                .try_for_each(|start| {
+                    check()?;
+                    space::fallocate(
+                        file.as_fd(),
+                        how,
+                        start,
+                        range.end.min(start + ALLOCATE_CHUNK),
+                    )
+                })
         };
         if self.shared > 0 {
             match fallocate(Fallocate::Unshare) {

@@ -73,7 +73,7 @@ pub(super) fn reserve_in_child() -> io::Result<()> {
 impl Span {
     /// The one in the slot. It may be missing or too short, if it could not be reserved again when it was last used, or
     /// if another thread was using it when this process was forked: then there may be room by now.
-    fn take(fits: usize) -> io::Result<Self> {
+    fn acquire(fits: usize) -> io::Result<Self> {
         match swap(ptr::null_mut()) {
             Some(span) if span.fits >= fits => return Ok(span),
             Some(short) => short.unmap(),
@@ -132,7 +132,7 @@ pub(super) struct ReservedMemory {
 impl ReservedMemory {
     /// `len` bytes of which no page is there, as far from the start of a huge page as `like` is. For one thread.
     pub(super) fn new(like: usize, len: usize) -> io::Result<Self> {
-        let span = Span::take(len)?;
+        let span = Span::acquire(len)?;
         let (first, huge) = (span.start + page::size(), page::huge_size().unwrap_or(1));
         let start = first + like.wrapping_sub(first) % huge;
         let taken = ReservedMemory { span, start, len };

@@ -78,7 +78,7 @@ pub(crate) enum FileType {
 
 impl FileType {
     /// By `st_mode`.
-    fn of(mode: libc::mode_t) -> Self {
+    fn from_mode(mode: libc::mode_t) -> Self {
         match mode & libc::S_IFMT {
             libc::S_IFREG => FileType::Regular,
             libc::S_IFDIR => FileType::Directory,
@@ -163,7 +163,7 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let stat = unsafe { stat.assume_init() };
     let size = stat.st_size.unsigned_abs();
     Ok(Stat {
-        kind: FileType::of(stat.st_mode),
+        kind: FileType::from_mode(stat.st_mode),
         size,
         allocated: stat.st_blocks.unsigned_abs() * 512,
         stamp: Stamp {
@@ -205,7 +205,7 @@ fn statx(fd: BorrowedFd<'_>) -> io::Result<(Stat, bool)> {
         changed: time(stat.stx_ctime),
     };
     let found = Stat {
-        kind: FileType::of(u32::from(stat.stx_mode)),
+        kind: FileType::from_mode(u32::from(stat.stx_mode)),
         size: stat.stx_size,
         allocated: stat.stx_blocks * 512,
         stamp,
