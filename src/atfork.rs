@@ -24,7 +24,7 @@
 
 use crate::error::{Error, Result};
 use crate::sync::{Lock, Rank};
-use crate::sys::{atfork, file, memory, process};
+use crate::sys::{atfork, clock, file, memory, process};
 use crate::table::{Claimed, Table};
 use std::io;
 use std::ops::Range;
@@ -41,6 +41,12 @@ static EMPTY_FILE: OnceLock<OwnedFd> = OnceLock::new();
 /// Forks of this process that have begun, and those that are over.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 static ENDED: AtomicU64 = AtomicU64::new(0);
+
+/// Threads that make what they register afterwards.
+static MAKERS: AtomicUsize = AtomicUsize::new(0);
+
+/// How long a fork waits for them, in ms. An open takes 0.1 ms.
+const MAKERS_MAX: u64 = 5;
 
 /// How long a fork is waited for. One of a process with 100 GiB of memory takes about a second.
 const FORK_MAX: Duration = Duration::from_secs(2);
@@ -109,18 +115,6 @@ impl BeforeForks {
         (begun == ended).then_some(BeforeForks(begun))
     }
 
-    /// Waits while another thread forks. `None` if that takes too long: its handlers may wait for this thread.
-    pub(crate) fn wait() -> Option<Self> {
-        install().ok()?;
-        let start = Instant::now();
-        loop {
-            match BeforeForks::now() {
-                None if start.elapsed() < FORK_MAX => std::thread::yield_now(),
-                now => return now,
-            }
-        }
-    }
-
     /// True if no fork has begun since: no child has what was made after this moment and is registered now.
     pub(crate) fn is_still(self) -> bool {
         // What was registered is visible to a fork that is not seen here.
@@ -129,7 +123,54 @@ impl BeforeForks {
     }
 }
 
+/// While it lives, a fork waits, though not for long: what is made meanwhile can be registered before.
+#[derive(Debug)]
+pub(crate) struct NoFork {
+    since: BeforeForks,
+}
+
+impl NoFork {
+    /// Waits while another thread forks. `None` if that takes too long: its handlers may wait for this thread.
+    pub(crate) fn begin() -> Option<Self> {
+        install().ok()?;
+        MAKERS.fetch_add(1, Ordering::SeqCst);
+        let start = Instant::now();
+        loop {
+            match BeforeForks::now() {
+                Some(since) => return Some(NoFork { since }),
+                None if start.elapsed() < FORK_MAX => std::thread::yield_now(),
+                None => {
+                    end_making();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// When it began.
+    pub(crate) fn since(&self) -> BeforeForks {
+        self.since
+    }
+}
+
+impl Drop for NoFork {
+    fn drop(&mut self) {
+        end_making();
+    }
+}
+
+/// It is 0 already in a child that a signal handler has forked meanwhile.
+fn end_making() {
+    let order = (Ordering::SeqCst, Ordering::SeqCst);
+    let _ = MAKERS.fetch_update(order.0, order.1, |makers| makers.checked_sub(1));
+}
+
+/// It does not wait for ever: the thread that forks may be the one that makes something, in a signal handler.
 extern "C" fn before_fork() {
+    let start = clock::monotonic_ms();
+    while MAKERS.load(Ordering::SeqCst) > 0 && clock::monotonic_ms() < start + MAKERS_MAX {
+        std::thread::yield_now();
+    }
     BEGUN.fetch_add(1, Ordering::SeqCst);
 }
 
@@ -310,6 +351,7 @@ impl Drop for NotForChildren {
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     ENDED.store(BEGUN.load(Ordering::Relaxed), Ordering::Relaxed);
+    MAKERS.store(0, Ordering::Relaxed);
     for entry in TABLE.iter() {
         if deny_access(entry).is_err() {
             process::abort(&[

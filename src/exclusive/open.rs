@@ -3,7 +3,7 @@
 use super::Exclusive;
 use super::bytes::{Bytes, Unguarded, allocation_error};
 use super::open_files::{Claim, FileId};
-use crate::atfork::{self, BeforeForks};
+use crate::atfork::{self, NoFork};
 use crate::error::{Error, Result};
 use crate::lease::write::{WriteLease, WriteLeaseError};
 use crate::mapped_file::FileWindow;
@@ -162,7 +162,7 @@ impl Attempt<'_> {
             0
         };
         let flags = libc::O_RDWR | libc::O_NOCTTY | wait;
-        let Some(opened) = BeforeForks::wait() else {
+        let Some(no_fork) = NoFork::begin() else {
             return Ok((false, None));
         };
         let file = match dir::open_at(base, self.path, flags, 0) {
@@ -173,7 +173,7 @@ impl Attempt<'_> {
         if self.id(file.as_fd())? != id {
             return Ok((false, None));
         }
-        match WriteLease::acquire(file, opened) {
+        match WriteLease::acquire(file, no_fork.since()) {
             Err(WriteLeaseError::Busy) => Ok((false, None)),
             Err(why) => Err(lease_error(why, self.name)),
             Ok(lease) => self.map(lease, claim).map(|file| (false, file)),

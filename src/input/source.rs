@@ -1,6 +1,6 @@
 //! An open descriptor of this crate, and its name for errors.
 
-use crate::atfork::BeforeForks;
+use crate::atfork::{BeforeForks, NoFork};
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
@@ -147,12 +147,12 @@ impl<'a> Source<'a> {
     /// A descriptor for a lease, on a description of the same file that only this crate has. It has a number of its own:
     /// when a lease is broken, the number of its descriptor leads to another file at once, and this source may be read
     /// still. Second, a moment before the description was made: a child that was forked since may have it open.
-    pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, BeforeForks)> {
+    pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, BeforeForks, NoFork)> {
+        let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
         if let Some(opened) = self.opened.filter(|opened| opened.is_still()) {
-            return Ok((self.fd.try_clone()?, opened));
+            return Ok((self.fd.try_clone()?, opened, no_fork));
         }
-        let opened = BeforeForks::wait().ok_or(io::ErrorKind::WouldBlock)?;
-        Ok((self.reopen()?, opened))
+        Ok((self.reopen()?, no_fork.since(), no_fork))
     }
 
     /// Opens the file again, for reading and with an own description, through `/proc/self/fd`. What is opened there is

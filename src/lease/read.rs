@@ -10,7 +10,7 @@
 use super::copy::is_unchanged;
 use super::table::{BUSY, Data, LIVE, LeaseData, LeaseEntry, ReadData, TABLE, WORKING};
 use super::{child, copier, monitor, space, threads};
-use crate::atfork::{self, BeforeForks};
+use crate::atfork::{self, BeforeForks, NoFork};
 use crate::backing::Backing;
 use crate::budget;
 use crate::error::Result;
@@ -158,6 +158,8 @@ pub(crate) struct ReadLease {
     stat: Stat,
     is_verity: bool,
     system: FileSystem,
+    /// Until the mapping is registered.
+    _no_fork: NoFork,
 }
 
 impl ReadLease {
@@ -170,7 +172,7 @@ impl ReadLease {
         if !system.keeps_leases() {
             return Ok(Err(Reason::FileSystem));
         }
-        let Ok((file, opened)) = source.lease_descriptor() else {
+        let Ok((file, opened, no_fork)) = source.lease_descriptor() else {
             return Ok(Err(Reason::NotReopened));
         };
         if budget::is_descriptor_scarce(file.as_fd()) {
@@ -187,6 +189,7 @@ impl ReadLease {
             stat,
             is_verity,
             system,
+            _no_fork: no_fork,
         }))
     }
 
@@ -408,13 +411,13 @@ impl Drop for Inner {
             }
         }
         drop(files);
-        let before = BeforeForks::wait();
+        let no_fork = NoFork::begin();
         // The bytes stay protected until they are unmapped.
         self.holder.entry.end();
         self.region = Region::empty();
         // Closed, and not released: a child that was forked before may still depend on the lease. One that was forked just
         // now may have the file mapped without knowing of it, and no code that reads it.
-        if !before.is_some_and(BeforeForks::is_still) {
+        if !no_fork.is_some_and(|no_fork| no_fork.since().is_still()) {
             lease::release(self.holder.file.as_raw_fd());
         }
         // In place of a close, so that no child takes the number for this one after another thread was given it.

@@ -100,8 +100,11 @@ fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
         let Some(folder) = Folder::new() else {
             return;
         };
-        let path = folder.path().join("file");
-        fs::write(&path, vec![5; 2 << 20]).unwrap();
+        // One for each thread: snapshots of one file share its lease.
+        let paths = ["one", "two"].map(|name| folder.path().join(name));
+        for path in &paths {
+            fs::write(path, vec![5; 2 << 20]).unwrap();
+        }
         // The children end with the writer.
         let (end, hold) = pipe().unwrap();
         let copy = hold.as_raw_fd();
@@ -109,18 +112,18 @@ fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
         let parent = fork(|| {
             // SAFETY: this process's own copy, which it uses for nothing else.
             unsafe { libc::close(copy) };
-            drop(leased(|| Snapshot::open(&path)));
+            drop(leased(|| Snapshot::open(&paths[0])));
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
-                for _ in 0..2 {
-                    scope.spawn(|| {
+                for path in &paths {
+                    let stop = &stop;
+                    scope.spawn(move || {
                         while !stop.load(Ordering::Relaxed) {
-                            drop(Snapshot::open(&path).unwrap());
-                            drop(Snapshot::options().len(100_000).open(&path).unwrap());
+                            drop(Snapshot::open(path).unwrap());
                         }
                     });
                 }
-                for _ in 0..300 {
+                for _ in 0..500 {
                     let wait = || drop((&end).read(&mut [0]));
                     // SAFETY: the child does nothing but a system call.
                     let _ = unsafe { fork_into(wait) };
@@ -134,10 +137,11 @@ fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
         });
         go.read_exact(&mut [0]).unwrap();
         // While it lives, none is without an owner either.
-        let alive = leases_of(parent.id(), &path);
+        let left = || paths.iter().map(|path| leases_of(parent.id(), path)).sum();
+        let alive: usize = left();
         parent.kill();
         wait_unreaped(&parent);
-        assert_eq!((alive, leases_of(parent.id(), &path)), (0, 0));
+        assert_eq!((alive, left()), (0, 0));
         let _ = parent.wait();
         drop(hold);
     })
