@@ -38,12 +38,16 @@ static TABLE: Table<ForkEntry> = Table::new();
 /// What the number of a registered descriptor leads to in a child. Set once the handler is installed.
 static EMPTY_FILE: OnceLock<OwnedFd> = OnceLock::new();
 
-/// Forks of this process that have begun, and those that are over.
+/// Forks of this process: those that wait for [`MAKERS`] or have begun, those that have begun, those that are over.
+static WANTED: AtomicU64 = AtomicU64::new(0);
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
 /// Threads that make what they register afterwards.
 static MAKERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Threads that wait while another one forks.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a fork waits for them, in ms. An open takes 0.1 ms.
 const MAKERS_MAX: u64 = 5;
@@ -109,10 +113,10 @@ impl BeforeForks {
     /// This moment; `None` while another thread forks, and before [`install`] has succeeded.
     pub(crate) fn now() -> Option<Self> {
         EMPTY_FILE.get()?;
-        // In this order: those that had begun by the second load were over at the first.
+        // In this order: those that were wanted by the second load were over at the first.
         let ended = ENDED.load(Ordering::SeqCst);
-        let begun = BEGUN.load(Ordering::SeqCst);
-        (begun == ended).then_some(BeforeForks(begun))
+        let wanted = WANTED.load(Ordering::SeqCst);
+        (wanted == ended).then_some(BeforeForks(wanted))
     }
 
     /// True if no fork has begun since: no child has what was made after this moment and is registered now.
@@ -133,17 +137,25 @@ impl NoFork {
     /// Waits while another thread forks. `None` if that takes too long: its handlers may wait for this thread.
     pub(crate) fn begin() -> Option<Self> {
         install().ok()?;
-        MAKERS.fetch_add(1, Ordering::SeqCst);
+        WAITING.fetch_add(1, Ordering::SeqCst);
+        let begun = NoFork::begin_after_forks();
+        decrement(&WAITING);
+        begun
+    }
+
+    fn begin_after_forks() -> Option<Self> {
         let start = Instant::now();
         loop {
-            match BeforeForks::now() {
-                Some(since) => return Some(NoFork { since }),
-                None if start.elapsed() < FORK_MAX => std::thread::yield_now(),
-                None => {
-                    end_making();
-                    return None;
-                }
+            // Before the look: either a fork is seen here, or its handler sees this.
+            MAKERS.fetch_add(1, Ordering::SeqCst);
+            if let Some(since) = BeforeForks::now() {
+                return Some(NoFork { since });
             }
+            decrement(&MAKERS);
+            if start.elapsed() >= FORK_MAX {
+                return None;
+            }
+            std::thread::yield_now();
         }
     }
 
@@ -155,23 +167,30 @@ impl NoFork {
 
 impl Drop for NoFork {
     fn drop(&mut self) {
-        end_making();
+        decrement(&MAKERS);
     }
 }
 
-/// It is 0 already in a child that a signal handler has forked meanwhile.
-fn end_making() {
+/// The count is 0 already in a child that a signal handler has forked meanwhile.
+fn decrement(count: &AtomicUsize) {
     let order = (Ordering::SeqCst, Ordering::SeqCst);
-    let _ = MAKERS.fetch_update(order.0, order.1, |makers| makers.checked_sub(1));
+    let _ = count.fetch_update(order.0, order.1, |count| count.checked_sub(1));
 }
 
-/// It does not wait for ever: the thread that forks may be the one that makes something, in a signal handler.
+/// Threads that wait for a fork go before the next one, and those that make something end it.
 extern "C" fn before_fork() {
+    wait_for_none(&WAITING);
+    WANTED.fetch_add(1, Ordering::SeqCst);
+    wait_for_none(&MAKERS);
+    BEGUN.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Not for ever: the thread that forks may be one of them, in a signal handler.
+fn wait_for_none(count: &AtomicUsize) {
     let start = clock::monotonic_ms();
-    while MAKERS.load(Ordering::SeqCst) > 0 && clock::monotonic_ms() < start + MAKERS_MAX {
+    while count.load(Ordering::SeqCst) > 0 && clock::monotonic_ms() < start + MAKERS_MAX {
         std::thread::yield_now();
     }
-    BEGUN.fetch_add(1, Ordering::SeqCst);
 }
 
 extern "C" fn after_fork() {
@@ -350,7 +369,11 @@ impl Drop for NotForChildren {
 /// Runs in the child, before fork(3) returns. It allocates nothing, locks nothing and cannot panic.
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    ENDED.store(BEGUN.load(Ordering::Relaxed), Ordering::Relaxed);
+    // Other forks that were under way in the parent are none of this process.
+    let wanted = WANTED.load(Ordering::Relaxed);
+    BEGUN.store(wanted, Ordering::Relaxed);
+    ENDED.store(wanted, Ordering::Relaxed);
+    WAITING.store(0, Ordering::Relaxed);
     MAKERS.store(0, Ordering::Relaxed);
     for entry in TABLE.iter() {
         if deny_access(entry).is_err() {

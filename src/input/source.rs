@@ -1,6 +1,6 @@
 //! An open descriptor of this crate, and its name for errors.
 
-use crate::atfork::{BeforeForks, NoFork};
+use crate::atfork::NoFork;
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
@@ -15,8 +15,6 @@ pub(crate) struct Source<'a> {
     path: Option<&'a Path>,
     description: Description,
     is_nonblocking_fifo: bool,
-    /// Before it was opened, if the description is its own.
-    opened: Option<BeforeForks>,
 }
 
 /// The open file description of the descriptor, with its offset, lease and flags: open(2).
@@ -32,15 +30,12 @@ enum Description {
 impl<'a> Source<'a> {
     /// Opens a path. Blocks until a FIFO has a writer.
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
-        let opened = BeforeForks::now();
         let fd = file::open(path).map_err(|e| Error::os("open", Some(path), e))?;
-        let source = Source::new(fd, Some(path), Description::Own);
-        Ok(Source { opened, ..source })
+        Ok(Source::new(fd, Some(path), Description::Own))
     }
 
     /// Opens a path, and never blocks on a FIFO.
     pub(crate) fn open_nonblocking(path: &'a Path) -> Result<Self> {
-        let opened = BeforeForks::now();
         match file::open_nonblocking(path) {
             // Another process has a write lease on the file: block until it is released.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Source::open(path),
@@ -53,7 +48,6 @@ impl<'a> Source<'a> {
                 }
                 Ok(Source {
                     is_nonblocking_fifo,
-                    opened,
                     ..source
                 })
             }
@@ -79,12 +73,8 @@ impl<'a> Source<'a> {
     /// reading only.
     pub(crate) fn from_owned(file: File) -> Self {
         let given = Source::new(file.into(), None, Description::CallersWhole);
-        let opened = BeforeForks::now();
         match given.reopen() {
-            Ok(fd) => Source {
-                opened,
-                ..Source::new(fd, None, Description::Own)
-            },
+            Ok(fd) => Source::new(fd, None, Description::Own),
             Err(_) => given,
         }
     }
@@ -102,7 +92,6 @@ impl<'a> Source<'a> {
             path,
             description,
             is_nonblocking_fifo: false,
-            opened: None,
         }
     }
 
@@ -144,15 +133,11 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A descriptor for a lease, on a description of the same file that only this crate has. It has a number of its own:
-    /// when a lease is broken, the number of its descriptor leads to another file at once, and this source may be read
-    /// still. Second, a moment before the description was made: a child that was forked since may have it open.
-    pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, BeforeForks, NoFork)> {
+    /// A descriptor for a lease, on a description of the same file that no other descriptor has: this source is open still
+    /// when the lease is set, and a child that is forked then has it. Second, no child has the lease's while this lives.
+    pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, NoFork)> {
         let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
-        if let Some(opened) = self.opened.filter(|opened| opened.is_still()) {
-            return Ok((self.fd.try_clone()?, opened, no_fork));
-        }
-        Ok((self.reopen()?, no_fork.since(), no_fork))
+        Ok((self.reopen()?, no_fork))
     }
 
     /// Opens the file again, for reading and with an own description, through `/proc/self/fd`. What is opened there is

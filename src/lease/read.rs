@@ -172,13 +172,13 @@ impl ReadLease {
         if !system.keeps_leases() {
             return Ok(Err(Reason::FileSystem));
         }
-        let Ok((file, opened, no_fork)) = source.lease_descriptor() else {
+        let Ok((file, no_fork)) = source.lease_descriptor() else {
             return Ok(Err(Reason::NotReopened));
         };
         if budget::is_descriptor_scarce(file.as_fd()) {
             return Ok(Err(Reason::Descriptors));
         }
-        let holder = match LeaseHolder::new(Arc::new(file), opened, Lease::Read) {
+        let holder = match LeaseHolder::new(Arc::new(file), no_fork.since(), Lease::Read) {
             Ok(holder) => holder,
             Err(error) => return Ok(Err(refusal(&error))),
         };
@@ -417,11 +417,13 @@ impl Drop for Inner {
         self.region = Region::empty();
         // Closed, and not released: a child that was forked before may still depend on the lease. One that was forked just
         // now may have the file mapped without knowing of it, and no code that reads it.
-        if !no_fork.is_some_and(|no_fork| no_fork.since().is_still()) {
+        let is_alone = |no_fork: &NoFork| no_fork.since().is_still();
+        if !no_fork.as_ref().is_some_and(is_alone) {
             lease::release(self.holder.file.as_raw_fd());
         }
         // In place of a close, so that no child takes the number for this one after another thread was given it.
         atfork::close_behind(self.holder.file.as_fd());
         self.holder.entry.forget_descriptor();
+        drop(no_fork);
     }
 }

@@ -96,6 +96,7 @@ fn daemon_after_an_open() {
 /// drop. Before, a child had the descriptor of the open that was under way, and with it the lease after its parent's end.
 #[test]
 fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
+    const FORKS: usize = 500;
     scenario!(|| {
         let Some(folder) = Folder::new() else {
             return;
@@ -123,8 +124,11 @@ fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
                         }
                     });
                 }
-                for _ in 0..500 {
-                    let wait = || drop((&end).read(&mut [0]));
+                for _ in 0..FORKS {
+                    let wait = || {
+                        (&tell).write_all(&[0]).unwrap();
+                        drop((&end).read(&mut [0]));
+                    };
                     // SAFETY: the child does nothing but a system call.
                     let _ = unsafe { fork_into(wait) };
                 }
@@ -135,7 +139,8 @@ fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
                 thread::park();
             }
         });
-        go.read_exact(&mut [0]).unwrap();
+        // The children have given back what they give back, and the opens are over.
+        go.read_exact(&mut [0; FORKS + 1]).unwrap();
         // While it lives, none is without an owner either.
         let left = || paths.iter().map(|path| leases_of(parent.id(), path)).sum();
         let alive: usize = left();

@@ -2,7 +2,7 @@
 
 use crate::storm::Dice;
 use crate::support::child::fork_into;
-use crate::support::kernel::limit;
+use crate::support::kernel::{limit, may_open};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ impl Hardship {
         match self {
             Hardship::FewAddresses => drop(limit(libc::RLIMIT_AS, 256 << 20)),
             Hardship::FewDescriptors => drop(limit(libc::RLIMIT_NOFILE, 48)),
-            Hardship::ManyFiles => drop(limit(libc::RLIMIT_NOFILE, 40_000)),
+            Hardship::ManyFiles => drop(may_open(11_000)),
             Hardship::FewProcesses => {
                 limit(libc::RLIMIT_NPROC, 0);
                 // SAFETY: takes numbers. Root has no limit on processes.

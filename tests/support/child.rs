@@ -51,7 +51,13 @@ impl Scenario {
         std::fs::set_permissions(dir.path(), mode).expect("open it to all");
         let mut command = Command::new(std::env::current_exe().expect("own path"));
         command
-            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                name,
+                "--nocapture",
+                "--include-ignored",
+                "--test-threads=1",
+            ])
             .env(SCENARIO, name)
             .env("TMPDIR", dir.path())
             .stdin(Stdio::null())
