@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::ops::AddAssign;
-use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
         match count(file) {
             Ok((counts, backing, reason)) => {
                 total += counts;
-                let mut name = file.as_bytes().to_vec();
+                let mut name = file.as_encoded_bytes().to_vec();
                 if let Some(reason) = reason.filter(|_| args.how) {
                     name.extend_from_slice(format!("  ({reason})").as_bytes());
                 }

@@ -20,6 +20,8 @@ pub enum Backing {
     ReadOnly,
     /// A read lease: the kernel blocks a writer until the bytes are copied.
     Leased,
+    /// A handle that shares reading only (Windows): every open for writing fails, and so do deleting and renaming.
+    Locked,
     /// A reflink clone of the file without a name: it shares the blocks of the file until either is written.
     Cloned,
     /// A copy in an unnamed file on disk: too large for memory.

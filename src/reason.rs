@@ -74,6 +74,9 @@ impl Reason {
             Reason::OpenForWriting => {
                 "a process has the file open for writing; closing that descriptor would help"
             }
+            Reason::FileSystem if cfg!(windows) => {
+                "on this volume, or with the attributes of the file, nothing keeps it from changing; a local NTFS volume would help"
+            }
             Reason::FileSystem => {
                 "on this file system nothing keeps the file from changing; ext4, xfs, btrfs or f2fs would help"
             }

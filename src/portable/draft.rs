@@ -17,6 +17,7 @@ pub use commit_error::CommitError;
 
 use super::memory::{Buffer, CACHE_LINE};
 use super::pages::Pages;
+use super::platform::Temporary;
 use super::snapshot::Snapshot;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
@@ -27,6 +28,9 @@ use std::ptr::NonNull;
 
 /// A new file: all of it or nothing. The bytes are in memory until [`commit`](Draft::commit) writes them to a temporary
 /// file beside the target, syncs it (`F_FULLFSYNC` on Apple's systems), and renames it over the target.
+///
+/// On Windows the temporary file is marked for deletion until it is renamed: a process that ends leaves none. A target that
+/// is open without sharing its deletion cannot be replaced; before Windows 10 and on FAT no target that is open.
 ///
 /// # Examples
 /// ```
@@ -312,20 +316,15 @@ impl Draft {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        let mut temporary = builder(self.options.mode)
-            .tempfile_in(directory)
+        let mut temporary = Temporary::new(directory, builder(self.options.mode))
             .map_err(|e| Error::os("create a temporary file", Some(path), e))?;
-        self.write_bytes(temporary.as_file_mut(), path)?;
+        self.write_bytes(temporary.file(), path)?;
         if let Some(old) = old {
-            let kept = temporary.as_file().set_permissions(old.permissions());
+            let kept = temporary.set_permissions(old.permissions());
             kept.map_err(|e| Error::os("fchmod", Some(path), e))?;
         }
-        let renamed = if self.options.create_new {
-            temporary.persist_noclobber(path)
-        } else {
-            temporary.persist(path)
-        };
-        renamed.map_err(|e| Error::os("rename", Some(path), e.error))?;
+        let renamed = temporary.rename(path, !self.options.create_new);
+        renamed.map_err(|e| Error::os("rename", Some(path), e))?;
         self.sync_directory(directory)
     }
 

@@ -1,39 +1,54 @@
-//! An existing file, to edit in place: not on this platform.
+//! An existing file, to edit in place, where the platform can keep others away.
 
 use super::input::AsFile;
 use super::pages::Pages;
+use super::platform::Writable;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
-use std::convert::Infallible;
+use crate::range;
 use std::fs::File;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-/// A file that is edited in place while no other process has it open. Not available on this platform: [`Exclusive::open`]
-/// fails with [`Error::Unsupported`].
-pub struct Exclusive(Infallible);
+/// How long a file that is open is tried again by default: virus scanners and indexers open a file for some milliseconds
+/// after it was written.
+const DEFAULT_WAIT: Duration = Duration::from_millis(30);
+
+/// The time between two tries.
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The bytes of a file, to edit in place while others are kept away: stores go to the file.
+///
+/// On Windows every other open of the file fails with a sharing violation; none waits. It works on local NTFS volumes, for
+/// files that are neither sparse nor compressed; anything else is [`Error::Unprotectable`]. On other platforms
+/// [`Exclusive::open`] fails with [`Error::Unsupported`].
+pub struct Exclusive {
+    file: Writable,
+}
 
 impl Exclusive {
-    /// Fails.
+    /// Opens an existing file for reading and writing, and keeps all others out.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// [`Error::Busy`] if the file is open elsewhere for longer than some milliseconds; [`Error::Unprotectable`];
+    /// [`Error::Unsupported`]; [`Error::IsDirectory`]; [`Error::Os`].
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         Exclusive::options().open(path)
     }
 
-    /// Fails.
+    /// The same, and waits for nothing: a file that is open elsewhere is [`Busy`](Error::Busy) at once.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// As [`open`](Exclusive::open).
     pub fn try_open<P: AsRef<Path>>(path: P) -> Result<Self> {
-        Exclusive::options().open(path)
+        Exclusive::options().wait(Duration::ZERO).open(path)
     }
 
-    /// Fails.
+    /// Fails: here the open itself keeps others out.
     ///
     /// # Errors
     /// [`Error::Unsupported`].
@@ -43,7 +58,7 @@ impl Exclusive {
 
     /// How long to wait.
     pub fn options() -> ExclusiveOptions {
-        ExclusiveOptions
+        ExclusiveOptions::default()
     }
 
     /// Fails.
@@ -55,70 +70,71 @@ impl Exclusive {
     /// It does nothing.
     #[allow(unsafe_code)]
     pub unsafe fn map_unguarded<F: AsFile>(_file: F) -> Result<Self> {
-        Err(unsupported(None))
+        Err(Error::unsupported(None, "an unguarded mapping of a file"))
     }
 
-    /// What keeps others away.
+    /// What keeps others away: [`Backing::Locked`].
     pub fn backing(&self) -> Backing {
-        match self.0 {}
+        Backing::Locked
     }
 
-    /// Makes the file longer or shorter.
+    /// Makes the file longer or shorter; the bytes may move. New bytes are zero.
     ///
     /// # Errors
-    /// There is no value to call it on.
-    pub fn resize(&mut self, _len: usize) -> Result<()> {
-        match self.0 {}
+    /// [`Error::Os`]. If the new length could be set and not be mapped, there are no bytes until a later call succeeds.
+    pub fn resize(&mut self, len: usize) -> Result<()> {
+        self.file.resize(len)
     }
 
     /// Writes the changes to the device.
     ///
     /// # Errors
-    /// There is no value to call it on.
+    /// [`Error::Os`].
     pub fn flush(&self) -> Result<()> {
-        match self.0 {}
+        self.file.flush(0..self.len(), true)
     }
 
     /// Writes the changes in a range to the device.
     ///
     /// # Errors
-    /// There is no value to call it on.
-    pub fn flush_range<R: RangeBounds<usize>>(&self, _range: R) -> Result<()> {
-        match self.0 {}
+    /// [`Error::OutOfBounds`], [`Error::Os`].
+    pub fn flush_range<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        self.file.flush(range::check(range, self.len())?, true)
     }
 
     /// Starts writing the changes in a range to the device.
     ///
     /// # Errors
-    /// There is no value to call it on.
-    pub fn start_writeback<R: RangeBounds<usize>>(&self, _range: R) -> Result<()> {
-        match self.0 {}
+    /// [`Error::OutOfBounds`], [`Error::Os`].
+    pub fn start_writeback<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
+        self.file.flush(range::check(range, self.len())?, false)
     }
 
-    /// True if another process waits to open the file.
+    /// False: none waits here.
     pub fn has_waiter(&self) -> bool {
-        match self.0 {}
+        false
     }
 
     /// Writes the changes and lets others open the file.
     ///
     /// # Errors
-    /// There is no value to call it on.
+    /// As [`flush`](Exclusive::flush). The file is closed all the same.
     pub fn close(self) -> Result<()> {
-        match self.0 {}
+        self.flush()
     }
 
-    /// Residency, advice and locks.
+    /// Residency, advice and locks: nothing is known of them here.
     pub fn pages(&self) -> Pages<'_> {
-        match self.0 {}
+        Pages::of(self)
     }
 }
 
-// SAFETY: there is no value.
+// SAFETY: the bytes of `file`, which promises the same. They are writable.
 #[allow(unsafe_code)]
 unsafe impl ByteSlice for Exclusive {
+    #[inline]
     fn start_and_len(&self) -> (NonNull<u8>, usize) {
-        match self.0 {}
+        self.file.start_and_len()
     }
 }
 
@@ -128,21 +144,27 @@ impl_byte_slice_mut!(Exclusive);
 /// How to open an [`Exclusive`]; made by [`Exclusive::options`].
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
-pub struct ExclusiveOptions;
+pub struct ExclusiveOptions {
+    wait: Option<Duration>,
+    has_window: bool,
+}
 
 impl ExclusiveOptions {
-    /// No effect.
-    pub fn wait(self, _time: Duration) -> Self {
+    /// How long to try to open a file that is open elsewhere. Default: 30 milliseconds.
+    pub fn wait(mut self, time: Duration) -> Self {
+        self.wait = Some(time);
         self
     }
 
-    /// No effect.
-    pub fn offset(self, _offset: u64) -> Self {
+    /// Only the whole file: a window is [`Error::Unsupported`].
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.has_window |= offset != 0;
         self
     }
 
-    /// No effect.
-    pub fn len(self, _len: usize) -> Self {
+    /// Only the whole file: a window is [`Error::Unsupported`].
+    pub fn len(mut self, _len: usize) -> Self {
+        self.has_window = true;
         self
     }
 
@@ -160,26 +182,41 @@ impl ExclusiveOptions {
     /// It does nothing.
     #[allow(unsafe_code)]
     pub unsafe fn map_unguarded<F: AsFile>(&self, _file: F) -> Result<Exclusive> {
-        Err(unsupported(None))
+        Err(Error::unsupported(None, "an unguarded mapping of a file"))
     }
 
-    /// Fails.
+    /// Opens a file: [`Exclusive::open`].
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// As [`Exclusive::open`].
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Exclusive> {
-        Err(unsupported(Some(path.as_ref())))
+        if self.has_window {
+            let what = "an exclusive mapping of a part of a file";
+            return Err(Error::unsupported(Some(path.as_ref()), what));
+        }
+        let wait = self.wait.unwrap_or(DEFAULT_WAIT);
+        // Not every platform has a clock.
+        let mut started = None;
+        loop {
+            match Writable::open(path.as_ref()) {
+                Err(Error::Busy { .. })
+                    if started.get_or_insert_with(Instant::now).elapsed() < wait =>
+                {
+                    thread::sleep(RETRY_INTERVAL);
+                }
+                opened => return opened.map(|file| Exclusive { file }),
+            }
+        }
     }
 
-    /// Fails.
+    /// Fails: here the open itself keeps others out.
     ///
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn from_file(&self, _file: File) -> Result<Exclusive> {
-        Err(unsupported(None))
+        Err(Error::unsupported(
+            None,
+            "an exclusive mapping of a file that is open already",
+        ))
     }
-}
-
-fn unsupported(path: Option<&Path>) -> Error {
-    Error::unsupported(path, "an exclusive mapping of a file")
 }

@@ -1,11 +1,14 @@
-//! Inputs, by reading: a window of a file, or a stream to its end.
+//! Inputs: a window of a file, or a stream to its end. A large file is mapped where the platform can lock it.
 
+use super::bytes::{Access, Bytes};
 use super::memory::{Buffer, CACHE_LINE};
+use super::platform::{Locked, is_stream};
 use crate::error::{Error, Result};
 use crate::range::check_window;
 use crate::reason::Reason;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 /// Bytes per read.
@@ -26,14 +29,18 @@ pub(super) struct Request {
     pub(super) memory_limit: Option<u64>,
     pub(super) copy_limit: Option<u64>,
     pub(super) require_mapping: bool,
+    pub(super) populate: bool,
+    /// What a view would be for; `None` to have the bytes read.
+    pub(super) view: Option<Access>,
 }
 
-/// Bytes that were read.
+/// Bytes that were read or mapped.
 pub(super) struct Opened {
-    pub(super) memory: Buffer,
+    pub(super) bytes: Bytes,
     /// False if the file changed meanwhile.
     pub(super) is_consistent: bool,
-    pub(super) reason: Reason,
+    /// Why they are not mapped.
+    pub(super) reason: Option<Reason>,
 }
 
 pub(super) type Progress<'p> = dyn FnMut(u64, Option<u64>) + 'p;
@@ -108,7 +115,11 @@ fn read_file(
     request: &Request,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let before = metadata(file)?;
+    // Windows knows nothing of a console.
+    let before = match file.metadata() {
+        Ok(before) if !is_stream(file) => before,
+        _ => return read_stream(&mut file, request, progress),
+    };
     if before.is_dir() {
         return Err(Error::is_directory(None));
     }
@@ -117,16 +128,20 @@ fn read_file(
         _ => return read_stream(&mut file, request, progress),
     };
     let base = if from == From::Start { 0 } else { position };
-    let window = check_window(
-        base.saturating_add(request.offset),
-        request.len.map(|len| len as u64),
-        before.len().max(base),
-    )?;
+    let window = check_size(request, base, before.len())?;
     let len = window.end - window.start;
     let reason = if len <= SMALL_MAX {
         Reason::Small
     } else {
-        Reason::Platform
+        match map(file, base, request, progress)? {
+            Ok((opened, end)) => {
+                if from == From::Offset {
+                    set_position(file, end)?;
+                }
+                return Ok(opened);
+            }
+            Err(reason) => reason,
+        }
     };
     check_limits(request, len, reason)?;
     let len = usize::try_from(len).map_err(|_| Error::too_large_to_address(None))?;
@@ -138,8 +153,7 @@ fn read_file(
         From::Offset => window.start + done as u64,
     };
     if !cfg!(unix) || end != position {
-        let moved = file.seek(SeekFrom::Start(end));
-        moved.map_err(|e| Error::os("lseek", None, e))?;
+        set_position(file, end)?;
     }
     if let (true, Some(wanted)) = (done < len, request.len) {
         return Err(Error::out_of_bounds(
@@ -151,10 +165,81 @@ fn read_file(
     memory.resize(done)?;
     let after = metadata(file)?;
     Ok(Opened {
-        memory,
+        bytes: Bytes::Memory(memory),
         is_consistent: done == len && is_same_version(&before, &after),
-        reason,
+        reason: Some(reason),
     })
+}
+
+/// The window of a file of `size` bytes.
+fn check_size(request: &Request, base: u64, size: u64) -> Result<Range<u64>> {
+    let start = base.saturating_add(request.offset);
+    let len = request.len.map(|len| len as u64);
+    let window = check_window(start, len, size.max(base))?;
+    match request.limit {
+        Some(limit) if window.end - window.start > limit => Err(Error::too_large(None, limit)),
+        _ => Ok(window),
+    }
+}
+
+/// A view of the window, and where in the file it ends; or why there is none.
+fn map(
+    file: &File,
+    base: u64,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<std::result::Result<(Opened, u64), Reason>> {
+    let Some(access) = request.view else {
+        return Ok(Err(Reason::NotAsked));
+    };
+    let locked = match Locked::of(file) {
+        Ok(locked) => locked,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    // The size may have changed before the file was locked.
+    let window = check_size(request, base, metadata(locked.file())?.len())?;
+    let len = match usize::try_from(window.end - window.start) {
+        Ok(0) => return Ok(Err(Reason::Small)),
+        len => len.map_err(|_| Error::too_large_to_address(None))?,
+    };
+    if request.populate {
+        // A device that fails gives an error here, and an exception in a view.
+        let mut scratch = Buffer::zeroed(len.min(READ_CHUNK), CACHE_LINE)?;
+        read_over(locked.file(), window.clone(), &mut scratch, progress)?;
+    }
+    let Ok(view) = locked.view(window.start, len, access) else {
+        return Ok(Err(Reason::Mappings));
+    };
+    let opened = Opened {
+        bytes: Bytes::Locked(view),
+        is_consistent: true,
+        reason: None,
+    };
+    Ok(Ok((opened, window.end)))
+}
+
+/// Reads a window, so that it is in the cache of the system.
+fn read_over(
+    file: &File,
+    window: Range<u64>,
+    scratch: &mut [u8],
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let total = window.end - window.start;
+    let mut done = 0;
+    while done < total {
+        match retry(|| read_at(file, scratch, window.start + done))? {
+            0 => break,
+            n => done = total.min(done + n as u64),
+        }
+        progress(done, Some(total));
+    }
+    Ok(())
+}
+
+fn set_position(mut file: &File, position: u64) -> Result<()> {
+    let moved = file.seek(SeekFrom::Start(position));
+    moved.map(drop).map_err(|e| Error::os("lseek", None, e))
 }
 
 fn metadata(file: &File) -> Result<Metadata> {
@@ -166,9 +251,6 @@ fn is_same_version(before: &Metadata, after: &Metadata) -> bool {
 }
 
 fn check_limits(request: &Request, len: u64, reason: Reason) -> Result<()> {
-    if let Some(limit) = request.limit.filter(|&limit| len > limit) {
-        return Err(Error::too_large(None, limit));
-    }
     let may_copy = len <= request.copy_limit.unwrap_or(u64::MAX);
     if !may_copy || (request.require_mapping && reason != Reason::Small) {
         return Err(Error::not_mapped(None, reason));
@@ -263,9 +345,9 @@ fn read_stream(
             Err(Error::out_of_bounds(request.offset, wanted as u64, size))
         }
         _ => Ok(Opened {
-            memory,
+            bytes: Bytes::Memory(memory),
             is_consistent: true,
-            reason: Reason::Stream,
+            reason: Some(Reason::Stream),
         }),
     }
 }

@@ -1,5 +1,6 @@
 //! A file that other processes keep writing, by reads.
 
+use super::bytes::Bytes;
 use super::input::{self, AsFile, From, Request};
 use super::memory::{Buffer, CACHE_LINE};
 use super::pages::Pages;
@@ -183,9 +184,9 @@ impl Live {
         Ok(size.unsigned_abs())
     }
 
-    fn read(&self, offset: usize, len: usize) -> Result<Buffer> {
+    fn read(&self, offset: usize, len: usize) -> Result<Bytes> {
         if len == 0 {
-            return Buffer::zeroed(0, CACHE_LINE);
+            return Buffer::zeroed(0, CACHE_LINE).map(Bytes::Memory);
         }
         let request = Request {
             offset: offset as u64,
@@ -194,7 +195,7 @@ impl Live {
         };
         let opened = input::open_file(&self.file, From::Start, &request, &mut |_, _| ());
         opened
-            .map(|opened| opened.memory)
+            .map(|opened| opened.bytes)
             .map_err(|e| self.shortened(e))
     }
 

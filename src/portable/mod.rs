@@ -1,11 +1,14 @@
 //! The types of this crate on platforms that have no implementation of their own: the same names and signatures, by `std`.
 //!
-//! Nothing is mapped. Bytes of files are read into memory, which is sound by construction; what cannot be done by
-//! reading fails with [`Error::Unsupported`](crate::Error::Unsupported) at run time. docs/platforms.md has the table.
+//! Bytes of files are read into memory, which is sound by construction; `windows` maps files that are locked. What cannot
+//! be done so fails with [`Error::Unsupported`](crate::Error::Unsupported) at run time. docs/platforms.md has the table.
 //! On Linux this is compiled for its unit tests only.
 #![cfg_attr(target_os = "linux", allow(dead_code, unused_imports, unreachable_pub))]
 
 mod anonymous;
+#[cfg(not(windows))]
+mod by_std;
+mod bytes;
 mod draft;
 mod exclusive;
 pub mod fork;
@@ -20,6 +23,13 @@ mod snapshot;
 pub(crate) mod system;
 #[cfg(test)]
 mod tests;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(not(windows))]
+use by_std as platform;
+#[cfg(windows)]
+use windows as platform;
 
 pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
 pub use draft::{CommitError, Draft, DraftOptions, Replace};

@@ -1,10 +1,11 @@
-//! The pages of a value: nothing is known of them here, and nothing is done to them.
+//! The pages of a value: nothing is known of them here.
 
 use crate::error::{Error, Result};
 use crate::page;
 use crate::range;
 use std::convert::Infallible;
 use std::fmt::{self, Write};
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
 
@@ -15,17 +16,22 @@ const DEFAULT_WIDTH: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Pages<'a> {
     len: usize,
+    /// Bytes that may be in a file; `None` for those that other threads change, or that are not in memory at all.
+    bytes: Option<&'a [u8]>,
     value: PhantomData<&'a [u8]>,
 }
 
 impl<'a> Pages<'a> {
     pub(super) fn of(bytes: &'a [u8]) -> Self {
-        Pages::of_len(bytes.len())
+        Pages {
+            bytes: Some(bytes),
+            ..Pages::of_len(bytes.len())
+        }
     }
 
     pub(super) fn of_len(len: usize) -> Self {
-        let value = PhantomData;
-        Pages { len, value }
+        let (bytes, value) = (None, PhantomData);
+        Pages { len, bytes, value }
     }
 
     fn unsupported<T, R: RangeBounds<usize>>(&self, range: R, what: &'static str) -> Result<T> {
@@ -41,21 +47,27 @@ impl<'a> Pages<'a> {
         self.unsupported(range, "advice on memory")
     }
 
-    /// Has nothing to read: the bytes are in memory.
+    /// Has no effect.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].
     pub fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<Prefetch<'a>> {
-        self.populate(range)?;
+        range::check(range, self.len)?;
         Ok(Prefetch { value: self.value })
     }
 
-    /// Has nothing to read: the bytes are in memory.
+    /// Reads a byte of each page, so that those of a file that is mapped are in memory.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].
     pub fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
-        range::check(range, self.len).map(drop)
+        let range = range::check(range, self.len)?;
+        let bytes = self.bytes.map_or(&[][..], |bytes| &bytes[range]);
+        // The last byte as well: the first need not be at the start of its page.
+        for byte in bytes.iter().step_by(page::size()).chain(bytes.last()) {
+            black_box(*byte);
+        }
+        Ok(())
     }
 
     /// Fails.

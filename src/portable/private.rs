@@ -1,7 +1,7 @@
 //! The bytes of a file as private memory that the program can change.
 
+use super::bytes::{Access, Bytes};
 use super::input::{self, AsFile, From, Opened, Request};
-use super::memory::Buffer;
 use super::pages::Pages;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
@@ -10,7 +10,8 @@ use std::fs::File;
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// The bytes of a file as private memory: here they are always read.
+/// The bytes of a file as private memory: read, or a copy-on-write view of a file that is locked, as for
+/// [`Snapshot`](crate::Snapshot).
 ///
 /// # Examples
 /// ```
@@ -19,7 +20,7 @@ use std::ptr::NonNull;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Private {
-    memory: Buffer,
+    bytes: Bytes,
 }
 
 impl Private {
@@ -52,9 +53,9 @@ impl Private {
         PrivateOptions::default()
     }
 
-    /// [`Backing::Memory`].
+    /// [`Backing::Memory`] or [`Backing::Locked`].
     pub fn backing(&self) -> Backing {
-        Backing::Memory
+        self.bytes.backing()
     }
 
     /// Residency, advice and locks: nothing is known of them here.
@@ -63,17 +64,17 @@ impl Private {
     }
 
     fn new(opened: Opened) -> Self {
-        let memory = opened.memory;
-        Private { memory }
+        let bytes = opened.bytes;
+        Private { bytes }
     }
 }
 
-// SAFETY: the bytes of `memory`, which promises the same.
+// SAFETY: the bytes of `bytes`, which promises the same. They are memory, or a view for `Access::Copy`: writable.
 #[allow(unsafe_code)]
 unsafe impl ByteSlice for Private {
     #[inline]
     fn start_and_len(&self) -> (NonNull<u8>, usize) {
-        self.memory.start_and_len()
+        self.bytes.start_and_len()
     }
 }
 
@@ -100,10 +101,21 @@ impl TryFrom<std::os::fd::OwnedFd> for Private {
 }
 
 /// How to open a [`Private`]; made by [`Private::options`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct PrivateOptions {
     request: Request,
+}
+
+impl Default for PrivateOptions {
+    fn default() -> Self {
+        let view = Some(Access::Copy);
+        let request = Request {
+            view,
+            ..Request::default()
+        };
+        PrivateOptions { request }
+    }
 }
 
 impl PrivateOptions {

@@ -1,8 +1,8 @@
 //! Any input as bytes that do not change: read into memory.
 
 use super::anonymous::Anonymous;
+use super::bytes::{Access, Bytes};
 use super::input::{self, AsFile, From, Opened, Progress, Request};
-use super::memory::Buffer;
 use super::pages::Pages;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice};
@@ -14,7 +14,14 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 /// The bytes of a path, standard input or any file, read-only. They never change, whatever other processes do to the
-/// file: here they are always read into memory.
+/// file.
+///
+/// - They are read into memory; files of more than 1 MiB are mapped on Windows, where they can be locked: on local NTFS and
+///   ReFS volumes, if they are not open for writing.
+/// - As long as a locked file is mapped, every open for writing fails with a sharing violation, and so do deleting it,
+///   renaming it and renaming another file over it. [`SnapshotOptions::lease`] turns that off.
+/// - A device that fails under a mapped file raises an exception, which ends the process.
+///   [`populate`](SnapshotOptions::populate) makes it an error of the call.
 ///
 /// # Examples
 /// ```
@@ -23,7 +30,7 @@ use std::ptr::NonNull;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Snapshot {
-    memory: Buffer,
+    bytes: Bytes,
     is_consistent: bool,
     reason: Option<Reason>,
 }
@@ -79,12 +86,12 @@ impl Snapshot {
         SnapshotOptions::default()
     }
 
-    /// [`Backing::Memory`].
+    /// [`Backing::Memory`] or [`Backing::Locked`].
     pub fn backing(&self) -> Backing {
-        Backing::Memory
+        self.bytes.backing()
     }
 
-    /// Why the bytes are not mapped; `None` for memory that was [frozen](Anonymous::freeze).
+    /// Why the bytes are not mapped; `None` if they are, and for memory that was [frozen](Anonymous::freeze).
     pub fn reason(&self) -> Option<Reason> {
         self.reason
     }
@@ -94,7 +101,7 @@ impl Snapshot {
         self.is_consistent
     }
 
-    /// Reads the file, as [`from_file`](Snapshot::from_file): here nothing is mapped.
+    /// As [`from_file`](Snapshot::from_file): here nothing is mapped without a lock.
     ///
     /// # Errors
     /// As [`open`](Snapshot::open).
@@ -113,19 +120,19 @@ impl Snapshot {
 
     pub(super) fn new(opened: Opened) -> Self {
         Snapshot {
-            memory: opened.memory,
+            bytes: opened.bytes,
             is_consistent: opened.is_consistent,
-            reason: Some(opened.reason),
+            reason: opened.reason,
         }
     }
 }
 
-// SAFETY: the bytes of `memory`, which promises the same.
+// SAFETY: the bytes of `bytes`, which promises the same.
 #[allow(unsafe_code)]
 unsafe impl ByteSlice for Snapshot {
     #[inline]
     fn start_and_len(&self) -> (NonNull<u8>, usize) {
-        self.memory.start_and_len()
+        self.bytes.start_and_len()
     }
 }
 
@@ -157,7 +164,7 @@ impl Anonymous {
     /// None on this platform.
     pub fn freeze(self) -> Result<Snapshot> {
         Ok(Snapshot {
-            memory: self.into_memory(),
+            bytes: Bytes::Memory(self.into_memory()),
             is_consistent: true,
             reason: None,
         })
@@ -165,10 +172,21 @@ impl Anonymous {
 }
 
 /// How to open a [`Snapshot`]; made by [`Snapshot::options`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct SnapshotOptions {
     request: Request,
+}
+
+impl Default for SnapshotOptions {
+    fn default() -> Self {
+        let view = Some(Access::Read);
+        let request = Request {
+            view,
+            ..Request::default()
+        };
+        SnapshotOptions { request }
+    }
 }
 
 impl SnapshotOptions {
@@ -196,7 +214,7 @@ impl SnapshotOptions {
         self
     }
 
-    /// The most bytes to copy; more is [`Error::NotMappable`], as nothing is mapped here.
+    /// The most bytes to copy; more is [`Error::NotMappable`] if they cannot be mapped.
     pub fn copy_limit(mut self, bytes: u64) -> Self {
         self.request.copy_limit = Some(bytes);
         self
@@ -207,23 +225,25 @@ impl SnapshotOptions {
         self
     }
 
-    /// No effect: there are no leases here.
-    pub fn lease(self, _enable: bool) -> Self {
+    /// Whether to lock a file, which keeps others from writing to it; default true. Otherwise it is read.
+    pub fn lease(mut self, enable: bool) -> Self {
+        self.request.view = enable.then_some(Access::Read);
         self
     }
 
-    /// Refuses what is larger than 1 MiB, with [`Error::NotMappable`].
+    /// Refuses what is larger than 1 MiB and cannot be mapped, with [`Error::NotMappable`].
     pub fn require_mapping(mut self, enable: bool) -> Self {
         self.request.require_mapping = enable;
         self
     }
 
-    /// No effect: all bytes are read before the call returns.
-    pub fn populate(self, _enable: bool) -> Self {
+    /// Whether to read all bytes before the call returns, also those of a file that is mapped.
+    pub fn populate(mut self, enable: bool) -> Self {
+        self.request.populate = enable;
         self
     }
 
-    /// Calls `f` with the bytes read so far and those in all, where that is known.
+    /// Calls `f` with the bytes read so far and those in all, where that is known. Mapping a file reads nothing.
     pub fn progress<F: FnMut(u64, Option<u64>)>(self, f: F) -> SnapshotProgress<F> {
         SnapshotProgress { options: self, f }
     }
@@ -260,7 +280,7 @@ impl SnapshotOptions {
         self.open_file(&file, From::Start, &mut |_, _| ())
     }
 
-    /// Reads the window, as [`from_file`](SnapshotOptions::from_file): here nothing is mapped.
+    /// As [`from_file`](SnapshotOptions::from_file): here nothing is mapped without a lock.
     ///
     /// # Errors
     /// As [`open`](SnapshotOptions::open).

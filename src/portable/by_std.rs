@@ -1,0 +1,104 @@
+//! What the platform can do beyond `std`: nothing. Files are read and not mapped.
+
+use super::bytes::Access;
+use crate::bytes::ByteSlice;
+use crate::error::{Error, Result};
+use crate::reason::Reason;
+use std::convert::Infallible;
+use std::fs::{File, Permissions};
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::ptr::NonNull;
+use tempfile::{Builder, NamedTempFile};
+
+/// True for a stream that shows a size and an offset. There is none.
+pub(super) fn is_stream(_file: &File) -> bool {
+    false
+}
+
+/// A file that no process can change. There is none.
+pub(super) struct Locked(Infallible);
+
+impl Locked {
+    pub(super) fn of(_file: &File) -> std::result::Result<Self, Reason> {
+        Err(Reason::Platform)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        match self.0 {}
+    }
+
+    pub(super) fn view(self, _offset: u64, _len: usize, _access: Access) -> io::Result<View> {
+        match self.0 {}
+    }
+}
+
+/// Bytes of a [`Locked`] file.
+pub(super) struct View(Infallible);
+
+// SAFETY: there is no value.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for View {
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        match self.0 {}
+    }
+}
+
+/// A temporary file, removed when it is dropped.
+pub(super) struct Temporary {
+    file: NamedTempFile,
+}
+
+impl Temporary {
+    pub(super) fn new(directory: &Path, builder: Builder) -> io::Result<Self> {
+        let file = builder.tempfile_in(directory)?;
+        Ok(Temporary { file })
+    }
+
+    pub(super) fn file(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    pub(super) fn set_permissions(&self, of: Permissions) -> io::Result<()> {
+        self.file.as_file().set_permissions(of)
+    }
+
+    /// Renames it, over a file that exists if `replace`. If that fails, it is removed.
+    pub(super) fn rename(self, to: &Path, replace: bool) -> io::Result<()> {
+        let renamed = if replace {
+            self.file.persist(to)
+        } else {
+            self.file.persist_noclobber(to)
+        };
+        Ok(drop(renamed?))
+    }
+}
+
+/// A file that no other process has open. There is none.
+pub(super) struct Writable(Infallible);
+
+impl Writable {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        Err(Error::unsupported(
+            Some(path),
+            "an exclusive mapping of a file",
+        ))
+    }
+
+    pub(super) fn resize(&mut self, _len: usize) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub(super) fn flush(&self, _range: Range<usize>, _sync: bool) -> Result<()> {
+        match self.0 {}
+    }
+}
+
+// SAFETY: there is no value.
+#[allow(unsafe_code)]
+unsafe impl ByteSlice for Writable {
+    fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,13 @@
+//! The types of this crate on Windows: what they do everywhere, and what share modes add.
+#![cfg(all(test, windows))]
+
+// The names that the tests of the library use.
+pub(crate) use stillmap::*;
+
+mod draft;
+mod exclusive;
+mod snapshot;
+mod support;
+
+#[path = "../../../src/portable/tests.rs"]
+mod portable;
