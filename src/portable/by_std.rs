@@ -71,7 +71,8 @@ impl Temporary {
         } else {
             self.file.persist_noclobber(to)
         };
-        Ok(drop(renamed?))
+        renamed?;
+        Ok(())
     }
 }
 
