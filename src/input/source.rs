@@ -1,6 +1,6 @@
 //! An open descriptor of this crate, and its name for errors.
 
-use crate::atfork::NoFork;
+use crate::atfork::{self, BeforeForks, NoFork};
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
@@ -15,6 +15,8 @@ pub(crate) struct Source<'a> {
     path: Option<&'a Path>,
     description: Description,
     is_nonblocking_fifo: bool,
+    /// Before it was opened, if the description is its own.
+    opened: Option<BeforeForks>,
 }
 
 /// The open file description of the descriptor, with its offset, lease and flags: open(2).
@@ -30,12 +32,15 @@ enum Description {
 impl<'a> Source<'a> {
     /// Opens a path. Blocks until a FIFO has a writer.
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
+        let opened = BeforeForks::now();
         let fd = file::open(path).map_err(|e| Error::os("open", Some(path), e))?;
-        Ok(Source::new(fd, Some(path), Description::Own))
+        let source = Source::new(fd, Some(path), Description::Own);
+        Ok(Source { opened, ..source })
     }
 
     /// Opens a path, and never blocks on a FIFO.
     pub(crate) fn open_nonblocking(path: &'a Path) -> Result<Self> {
+        let opened = BeforeForks::now();
         match file::open_nonblocking(path) {
             // Another process has a write lease on the file: block until it is released.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Source::open(path),
@@ -48,6 +53,7 @@ impl<'a> Source<'a> {
                 }
                 Ok(Source {
                     is_nonblocking_fifo,
+                    opened,
                     ..source
                 })
             }
@@ -92,6 +98,7 @@ impl<'a> Source<'a> {
             path,
             description,
             is_nonblocking_fifo: false,
+            opened: None,
         }
     }
 
@@ -133,11 +140,27 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A descriptor for a lease, on a description of the same file that no other descriptor has: this source is open still
-    /// when the lease is set, and a child that is forked then has it. Second, no child has the lease's while this lives.
+    /// A descriptor for a lease, on a description of the same file that only this crate has. It has a number of its own:
+    /// when a lease is broken, the number of its descriptor leads to another file at once, and this source may be read
+    /// still. Second, no child has the description while this lives.
     pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, NoFork)> {
         let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
-        Ok((self.reopen()?, no_fork))
+        // A child that was forked since it was opened has this one.
+        let is_alone = self.opened.is_some_and(BeforeForks::is_still);
+        let file = if is_alone {
+            self.fd.try_clone()?
+        } else {
+            self.reopen()?
+        };
+        Ok((file, no_fork))
+    }
+
+    /// Closes what is behind the descriptor, once the file is leased: a child that is forked from now on would keep the
+    /// lease by it. Nothing is read from this source afterwards.
+    pub(crate) fn close_behind(&self) {
+        if self.opened.is_some() {
+            atfork::close_behind(self.fd());
+        }
     }
 
     /// Opens the file again, for reading and with an own description, through `/proc/self/fd`. What is opened there is

@@ -119,7 +119,7 @@ fn lease(
             return Ok(Outcome::MustCopy(Reason::Small));
         }
         let len = addressable(source, &range)?;
-        match lease.map(range.start, len, request.limits.memory) {
+        match lease.map(source, range.start, len, request.limits.memory) {
             Ok(Mapped::Leased(mapping, delta)) => {
                 return leased(source, request, mapping, delta, len);
             }

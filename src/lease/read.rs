@@ -203,9 +203,10 @@ impl ReadLease {
         &self.stat
     }
 
-    /// Maps `offset..offset+len` under the lease.
+    /// Maps `offset..offset+len` under the lease. If that succeeds, the source leads to nothing.
     pub(crate) fn map(
         self,
+        source: &Source<'_>,
         offset: u64,
         len: usize,
         memory_limit: Option<u64>,
@@ -249,6 +250,7 @@ impl ReadLease {
             true => return Ok(Mapped::Forked),
             false => return Ok(Mapped::Broken),
         }
+        source.close_behind();
         share(&inner, start..from + mapped as u64, memory_limit);
         Ok(Mapped::Leased(
             LeasedMapping(inner),
