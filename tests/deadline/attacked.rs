@@ -2,11 +2,11 @@
 
 use crate::support::break_time::BreakTime;
 use crate::support::child::{argument, fork, report, scenario};
+use crate::support::control_group::ControlGroup;
 use crate::support::exclusive;
 use crate::support::file_with;
 use crate::support::kernel::{self, limit};
 use crate::support::leased::{Folder, leased};
-use crate::support::pids_group::PidsGroup;
 use crate::support::refuse::{Refusal, hold, refuse_if};
 use std::fs;
 use std::io::{Read, Write, pipe};
@@ -100,7 +100,7 @@ fn threads_that_lock_pages_do_not_keep_the_monitor_waiting() {
 #[test]
 fn an_exclusive_file_that_was_opened_can_be_let_go_without_descriptors_and_threads() {
     scenario!(|| {
-        let (Some(_time), Some(group)) = (BreakTime::of(2), PidsGroup::new()) else {
+        let (Some(_time), Some(group)) = (BreakTime::of(2), ControlGroup::with_pids()) else {
             return;
         };
         let Some(system) = exclusive::any_system() else {

@@ -2,8 +2,8 @@
 
 use crate::support::break_time::BreakTime;
 use crate::support::child::{argument, fork, report, scenario};
+use crate::support::control_group::{ControlGroup, join};
 use crate::support::exclusive::{open, system};
-use crate::support::memory_group::{MemoryGroup, join};
 use crate::support::pipe::pipe;
 use crate::support::{file_with, kernel};
 use std::fs::{self, File};
@@ -23,7 +23,8 @@ const BREAK_TIME: u32 = 16;
 #[test]
 fn what_does_not_fit_into_the_memory_of_the_group_goes_to_disk() {
     scenario!(|| {
-        let (Some(_time), Some(group)) = (BreakTime::of(BREAK_TIME), MemoryGroup::new(MEMORY))
+        let (Some(_time), Some(group)) =
+            (BreakTime::of(BREAK_TIME), ControlGroup::with_memory(MEMORY))
         else {
             return;
         };
@@ -93,7 +94,7 @@ fn without_memory_and_disk_the_process_ends_with_a_message() {
         let _ = File::open(&path);
         report("let in");
     });
-    let (Some(_time), Some(group)) = (BreakTime::of(2), MemoryGroup::new(MEMORY)) else {
+    let (Some(_time), Some(group)) = (BreakTime::of(2), ControlGroup::with_memory(MEMORY)) else {
         return;
     };
     let Some(system) = system("ext4", 256 << 20) else {

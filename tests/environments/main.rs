@@ -10,7 +10,7 @@ mod types;
 
 use places::{GROUP_BYTES, PLACES, is_in_group};
 use support::child::{argument, report, scenario};
-use support::memory_group::MemoryGroup;
+use support::control_group::ControlGroup;
 use support::{is_root, skip};
 
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/platforms.md");
@@ -45,12 +45,15 @@ fn each_type_in_each_environment() {
     let mut wrong = Vec::new();
     println!("| environment | {} |", types::NAMES.join(" | "));
     for (name, _) in PLACES {
-        let group = is_in_group(name).then(|| MemoryGroup::new(GROUP_BYTES));
+        let group = is_in_group(name).then(|| ControlGroup::with_memory(GROUP_BYTES));
         if matches!(group, Some(None)) {
             continue;
         }
         let group = group.flatten();
-        let path = group.as_ref().map(MemoryGroup::path).unwrap_or("".as_ref());
+        let path = group
+            .as_ref()
+            .map(ControlGroup::path)
+            .unwrap_or("".as_ref());
         child.argument("PLACE", name).argument("GROUP", path);
         let outcome = child.succeed();
         for row in outcome.reports() {

@@ -2,14 +2,14 @@
 
 use crate::readers::{Hardship, SERVE, failures, word};
 use crate::storm::Dice;
-use crate::support::memory_group::MemoryGroup;
-use crate::support::pids_group::PidsGroup;
-use crate::support::{self, skip};
+use crate::support::control_group::ControlGroup;
+use crate::support::{self, kernel, skip};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ const MEMORY: u64 = 64 << 20;
 /// The control group of a child.
 enum Group {
     None,
-    Memory(MemoryGroup),
-    Pids(PidsGroup),
+    Memory(ControlGroup),
+    Pids(ControlGroup),
 }
 
 /// Rewrites files for that time. Fails if a byte changed under a reader, or if a process died.
@@ -38,8 +38,10 @@ pub fn run(kind: &str, disk: &Path, hardship: Hardship, seed: u64, time: Duratio
     fs::write(failures(dir.path()), b"").expect("make the list");
     fs::set_permissions(failures(dir.path()), fs::Permissions::from_mode(0o666)).expect("open it");
     let group = match hardship {
-        Hardship::LittleMemory => MemoryGroup::new(MEMORY).map_or(Group::None, Group::Memory),
-        Hardship::FewThreads => PidsGroup::new().map_or(Group::None, Group::Pids),
+        Hardship::LittleMemory => {
+            ControlGroup::with_memory(MEMORY).map_or(Group::None, Group::Memory)
+        }
+        Hardship::FewThreads => ControlGroup::with_pids().map_or(Group::None, Group::Pids),
         _ => Group::None,
     };
     let mut readers = start(dir.path(), hardship, seed, &group);
@@ -121,32 +123,43 @@ fn rewrite(
     let mut held = Vec::new();
     let start = Instant::now();
     while start.elapsed() < time {
-        let stopped = (hardship == Hardship::Stops).then(|| stop_for_a_moment(readers));
         let file = dice.below(files);
         let path = dir.join(file.to_string());
         versions[file] += 1;
         let bytes = contents(file, versions[file], len);
         let before = Instant::now();
-        let writer = open(&path);
+        let writer = if hardship == Hardship::Stops {
+            open_while_stopped(&path, readers)
+        } else {
+            open(&path)
+        };
         held.push(before.elapsed());
         writer.write_all_at(&bytes, 0).expect("rewrite it");
         drop(writer);
-        if let Some(goes_on) = stopped {
-            goes_on.join().expect("let it go on");
+        // The next one comes at any moment of the readers' opens.
+        for _ in 0..dice.below(20_000) {
+            thread::yield_now();
         }
-        // So that leases are taken again.
-        thread::sleep(Duration::from_millis(dice.below(20) as u64));
     }
     held.sort();
     held
 }
 
-/// A writer that comes now is held until the process goes on.
-fn stop_for_a_moment(process: u32) -> thread::JoinHandle<()> {
+/// Opens a file of a process that is stopped, and goes on when this thread blocks, or has the file.
+fn open_while_stopped(path: &PathBuf, process: u32) -> File {
+    let this = kernel::thread_id();
+    let is_open = AtomicBool::new(false);
     send(process, libc::SIGSTOP);
-    thread::spawn(move || {
-        thread::sleep(Duration::from_millis(50));
-        send(process, libc::SIGCONT);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_open.load(Ordering::Relaxed) && !kernel::is_sleeping(this) {
+                thread::yield_now();
+            }
+            send(process, libc::SIGCONT);
+        });
+        let file = open(path);
+        is_open.store(true, Ordering::Relaxed);
+        file
     })
 }
 

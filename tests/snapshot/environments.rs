@@ -2,9 +2,9 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{argument, scenario};
+use crate::support::control_group::{ControlGroup, join};
 use crate::support::disk::LoopFs;
 use crate::support::kernel::{self, offset_of};
-use crate::support::memory_group::{MemoryGroup, join};
 use crate::support::namespace::{bind, hide, mount, own_mounts};
 use crate::support::pipe::{feed, pipe};
 use crate::support::refuse::refuse;
@@ -439,7 +439,7 @@ fn a_container_with_little_memory_and_no_disk() {
             assert!(snapshot.iter().step_by(4096).all(|&byte| byte == 0));
         }
     });
-    let Some(group) = MemoryGroup::new(256 << 20) else {
+    let Some(group) = ControlGroup::with_memory(256 << 20) else {
         return;
     };
     let dir = crate::support::temp_dir_in(Path::new(env!("CARGO_TARGET_TMPDIR")));

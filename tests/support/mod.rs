@@ -5,13 +5,12 @@
 pub mod break_time;
 pub mod bytes;
 pub mod child;
+pub mod control_group;
 pub mod disk;
 pub mod exclusive;
 pub mod kernel;
 pub mod leased;
-pub mod memory_group;
 pub mod namespace;
-pub mod pids_group;
 pub mod pipe;
 pub mod pool;
 pub mod random;
