@@ -268,6 +268,15 @@ fn nor_does_it_where_there_are_no_unnamed_files() {
     .succeed();
 }
 
+/// As the argument UNNAMED of the scenario says.
+fn disk_with_or_without_unnamed_files() -> Option<LoopFs> {
+    let disk = LoopFs::new("ext4", 64 << 20)?;
+    if crate::support::child::argument("UNNAMED").is_empty() {
+        without_unnamed_files();
+    }
+    Some(disk)
+}
+
 #[test]
 fn a_new_file_is_as_file_create_makes_it() {
     if !may_be_others() {
@@ -275,12 +284,9 @@ fn a_new_file_is_as_file_create_makes_it() {
     }
     for unnamed in ["1", ""] {
         let mut child = scenario!(|| {
-            let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+            let Some(disk) = disk_with_or_without_unnamed_files() else {
                 return;
             };
-            if crate::support::child::argument("UNNAMED").is_empty() {
-                without_unnamed_files();
-            }
             for umask in [0, 0o022, 0o077] {
                 // SAFETY: takes a number; this process has one thread.
                 unsafe { libc::umask(umask) };
@@ -340,12 +346,9 @@ fn a_private_new_file_is_private_from_the_first_moment() {
     }
     for unnamed in ["1", ""] {
         let mut child = scenario!(|| {
-            let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+            let Some(disk) = disk_with_or_without_unnamed_files() else {
                 return;
             };
-            if crate::support::child::argument("UNNAMED").is_empty() {
-                without_unnamed_files();
-            }
             // SAFETY: takes a number; this process has one thread.
             unsafe { libc::umask(0) };
             for mode in [0o777, 0o2777, 0o1777] {

@@ -2,9 +2,9 @@
 
 use super::support::bytes::pattern;
 use super::support::child::argument;
+use super::support::control_group::join;
 use super::support::disk::LoopFs;
 use super::support::kernel::{descriptors, limit};
-use super::support::control_group::join;
 use super::support::namespace::{bind, mount, own_mounts};
 use super::support::refuse::refuse;
 use super::support::user::{become_nobody, may_be_others, with_capabilities};
