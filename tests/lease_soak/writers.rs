@@ -137,7 +137,7 @@ fn rewrite(
         writer.write_all_at(&bytes, 0).expect("rewrite it");
         drop(writer);
         // The next one comes at any moment of the readers' opens.
-        for _ in 0..dice.below(20_000) {
+        for _ in 0..dice.below(200) {
             thread::yield_now();
         }
     }
