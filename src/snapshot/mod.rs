@@ -89,6 +89,9 @@ impl Snapshot {
     /// copied, or if the process was stopped for longer than `fs.lease-break-time`, so that the kernel ended the lease,
     /// and the file was changed. Always true for a stream.
     ///
+    /// A process that stores through a shared mapping moves no timestamp while the page is dirty already. A copy that was
+    /// made meanwhile ([`backing`](Snapshot::backing) is not `Leased`) can be a mixture although this is true.
+    ///
     /// # Examples
     /// ```
     /// assert!(stillmap::Snapshot::open("Cargo.toml")?.is_consistent());
