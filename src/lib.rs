@@ -72,7 +72,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 #![cfg_attr(
     not(target_os = "linux"),
-    allow(dead_code, reason = "errors that only Linux gives")
+    allow(dead_code, reason = "errors and locks that only Linux needs")
 )]
 #![doc(test(attr(deny(warnings))))]
 
@@ -83,7 +83,9 @@ mod error;
 pub mod page;
 mod range;
 mod reason;
+mod residency;
 mod shareable;
+mod sync;
 
 // Modules of the platform: Linux, or `std` alone elsewhere. The public types are the same.
 #[cfg(target_os = "linux")]
@@ -135,8 +137,6 @@ mod snapshot;
 #[cfg(target_os = "linux")]
 mod space;
 #[cfg(target_os = "linux")]
-mod sync;
-#[cfg(target_os = "linux")]
 mod sys;
 #[cfg(target_os = "linux")]
 mod table;
@@ -144,6 +144,7 @@ mod table;
 pub use backing::Backing;
 pub use error::{Error, Result, Tried};
 pub use reason::Reason;
+pub use residency::Residency;
 pub use shareable::Shareable;
 
 #[cfg(target_os = "linux")]
@@ -159,15 +160,15 @@ pub use open_all::{OpenAll, open_all};
 #[cfg(target_os = "linux")]
 pub use pages::faults;
 #[cfg(target_os = "linux")]
-pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency};
+pub use pages::{Advice, LockGuard, Pages, Prefetch};
 #[cfg(not(target_os = "linux"))]
 use portable::system as sys;
 #[cfg(not(target_os = "linux"))]
 pub use portable::{
     Advice, Anonymous, AnonymousOptions, Change, CommitError, Draft, DraftOptions, Exclusive,
     ExclusiveOptions, HugePages, Live, LockGuard, OpenAll, Pages, Prefetch, Private,
-    PrivateOptions, Replace, Residency, Shared, SharedOptions, Snapshot, SnapshotOptions,
-    SnapshotProgress, faults, fork, open_all,
+    PrivateOptions, Replace, Shared, SharedOptions, Snapshot, SnapshotOptions, SnapshotProgress,
+    faults, fork, open_all,
 };
 #[cfg(target_os = "linux")]
 pub use private::{Private, PrivateOptions};

@@ -8,6 +8,7 @@
 //! supplies (open(2) for writing, mlock(2), a copy). The threads of the lease monitor take no lock of this table.
 
 /// The types of the state machines that `tests/loom.rs` compiles with the atomics of loom.
+#[cfg_attr(not(target_os = "linux"), allow(unused_imports))]
 pub(crate) use std::sync::atomic;
 
 use std::ops::{Deref, DerefMut};

@@ -10,23 +10,25 @@ mod huge;
 mod lock;
 mod populate;
 mod prefetch;
-mod residency;
 mod span;
 
 pub use advice::Advice;
 pub use lock::LockGuard;
 pub use prefetch::Prefetch;
-pub use residency::Residency;
 
 use crate::error::{Error, Result};
 use crate::locked_pages::LockedPages;
 use crate::region::Region;
+use crate::residency::Residency;
 use crate::{page, range, sys};
 use advice::Rounding;
-use span::Span;
+use span::{Span, chunks};
 use std::io;
 use std::ops::{Range, RangeBounds};
 use std::path::Path;
+
+/// Pages in one mincore(2) of [`are_resident`]: 4 MiB of them, and a buffer that fits on the stack.
+const MINCORE_PAGES_ON_STACK: usize = 1 << 10;
 
 /// The pages behind a value, to query and to control; returned by the `pages` method of every type.
 ///
@@ -298,7 +300,8 @@ impl<'a> Pages<'a> {
     pub fn residency<R: RangeBounds<usize>>(&self, range: R) -> Result<Residency> {
         let bytes = range::check(range, self.span.len)?;
         let pages = self.span.small_pages(&bytes);
-        let residency = Residency::query(pages.clone(), self.span.start, bytes);
+        let residency =
+            Residency::query(pages.clone(), self.span.start, bytes, sys::pages::mincore);
         // Where mincore(2) is not reliable, it reports every page as resident.
         if residency.is_full() && !self.is_truthful(pages.start, residency.pages()) {
             return Ok(residency.into_unknown());
@@ -326,7 +329,7 @@ impl<'a> Pages<'a> {
         let bytes = range::check(range, self.span.len)?;
         let pages = self.span.small_pages(&bytes);
         let count = pages.len() / page::size();
-        Ok(residency::are_resident(pages.clone()) && self.is_truthful(pages.start, count))
+        Ok(are_resident(pages.clone()) && self.is_truthful(pages.start, count))
     }
 
     /// How many bytes are mapped by huge pages now.
@@ -371,4 +374,14 @@ impl<'a> Pages<'a> {
             _ => Error::os("madvise", self.path, source),
         }
     }
+}
+
+/// Whether all of these pages are in RAM, as far as mincore(2) says.
+fn are_resident(pages: Range<usize>) -> bool {
+    let mut answers = [0; MINCORE_PAGES_ON_STACK];
+    chunks(pages, answers.len() * page::size()).all(|chunk| {
+        let answers = &mut answers[..chunk.len() / page::size()];
+        sys::pages::mincore(chunk.start, answers).is_ok()
+            && answers.iter().all(|page| page & 1 == 1)
+    })
 }

@@ -163,9 +163,9 @@ impl Anonymous {
         ))
     }
 
-    /// Residency, advice and locks: nothing is known of them here.
+    /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of(self)
+        self.memory.pages()
     }
 
     pub(super) fn into_memory(self) -> Buffer {

@@ -4,10 +4,11 @@ use super::bytes::Access;
 use crate::bytes::ByteSlice;
 use crate::error::{Error, Result};
 use crate::reason::Reason;
+use std::alloc::{self, Layout};
 use std::convert::Infallible;
 use std::fs::{File, Permissions};
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::ptr::NonNull;
 use tempfile::{Builder, NamedTempFile};
@@ -100,6 +101,58 @@ impl Writable {
 #[allow(unsafe_code)]
 unsafe impl ByteSlice for Writable {
     fn start_and_len(&self) -> (NonNull<u8>, usize) {
+        match self.0 {}
+    }
+}
+
+/// No memory has pages of its own.
+pub(super) const OWN_PAGES_ALIGN: RangeInclusive<usize> = 1..=0;
+
+/// Zeroed memory; the layout is not empty.
+pub(super) fn allocate(layout: Layout) -> Option<NonNull<u8>> {
+    // SAFETY: the layout is not empty.
+    #[allow(unsafe_code)]
+    let start = unsafe { alloc::alloc_zeroed(layout) };
+    NonNull::new(start)
+}
+
+/// # Safety
+/// `start` was returned by [`allocate`] for the same layout and not released since, and no reference to it is left.
+#[allow(unsafe_code)]
+pub(super) unsafe fn release(start: NonNull<u8>, layout: Layout) {
+    // SAFETY: the caller's promises.
+    unsafe { alloc::dealloc(start.as_ptr(), layout) };
+}
+
+/// Which pages are in memory is not known.
+pub(super) fn residency(_start: usize, _answers: &mut [u8]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Has no effect.
+pub(super) fn prefetch(_pages: &Range<usize>) -> io::Result<()> {
+    Ok(())
+}
+
+/// Fails.
+pub(super) fn lock(_pages: &Range<usize>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nothing was locked.
+pub(super) fn unlock(_pages: &Range<usize>) {}
+
+/// Memory that processes share. There is none.
+pub(super) struct Section(Infallible);
+
+impl Section {
+    pub(super) const ALIGN: usize = 1;
+
+    pub(super) fn create(_len: usize) -> Result<Self> {
+        Err(Error::unsupported(None, "memory shared between processes"))
+    }
+
+    pub(super) fn start(&self) -> NonNull<u8> {
         match self.0 {}
     }
 }

@@ -1,6 +1,7 @@
 //! The bytes of an input: memory, or a view of a file that is locked.
 
 use super::memory::Buffer;
+use super::pages::{Kind, Pages};
 use super::platform::View;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice};
@@ -24,6 +25,13 @@ impl Bytes {
         match self {
             Bytes::Memory(_) => Backing::Memory,
             Bytes::Locked(_) => Backing::Locked,
+        }
+    }
+
+    pub(super) fn pages(&self) -> Pages<'_> {
+        match self {
+            Bytes::Memory(memory) => memory.pages(),
+            Bytes::Locked(_) => Pages::of(self, Kind::Own),
         }
     }
 }

@@ -16,7 +16,7 @@ mod stdio;
 pub use commit_error::CommitError;
 
 use super::memory::{Buffer, CACHE_LINE};
-use super::pages::Pages;
+use super::pages::{Kind, Pages};
 use super::platform::Temporary;
 use super::snapshot::Snapshot;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
@@ -245,9 +245,9 @@ impl Draft {
         Err(Error::unsupported(Some(self.path()), "the file of a draft"))
     }
 
-    /// Residency, advice and locks: nothing is known of them here.
+    /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of(self)
+        Pages::of(self, Kind::Heap)
     }
 
     fn new(options: DraftOptions, target: Target, len: usize) -> Result<Self> {

@@ -1,7 +1,7 @@
 //! An existing file, to edit in place, where the platform can keep others away.
 
 use super::input::AsFile;
-use super::pages::Pages;
+use super::pages::{Kind, Pages};
 use super::platform::Writable;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
@@ -123,9 +123,9 @@ impl Exclusive {
         self.flush()
     }
 
-    /// Residency, advice and locks: nothing is known of them here.
+    /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of(self)
+        Pages::of(self, Kind::Own)
     }
 }
 

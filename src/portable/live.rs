@@ -169,7 +169,7 @@ impl Live {
         opened.map(Snapshot::new).map_err(|e| self.shortened(e))
     }
 
-    /// Residency, advice and locks: nothing is known of them here.
+    /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
         Pages::of_len(self.len)
     }

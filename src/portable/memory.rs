@@ -1,8 +1,10 @@
-//! Zeroed memory of the heap, at a chosen alignment.
+//! Zeroed memory at a chosen alignment.
 
+use super::pages::{Kind, Pages};
+use super::platform;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
-use std::alloc::{self, Layout};
+use std::alloc::Layout;
 use std::io;
 use std::ptr::NonNull;
 
@@ -33,12 +35,7 @@ impl Buffer {
                 let start = std::ptr::without_provenance_mut(align);
                 NonNull::new(start).unwrap_or(NonNull::dangling())
             }
-            Some(layout) => {
-                // SAFETY: the layout is not empty.
-                #[allow(unsafe_code)]
-                let start = unsafe { alloc::alloc_zeroed(layout) };
-                NonNull::new(start).ok_or_else(no_memory)?
-            }
+            Some(layout) => platform::allocate(layout).ok_or_else(no_memory)?,
         };
         Ok(Buffer {
             start,
@@ -46,6 +43,18 @@ impl Buffer {
             capacity: len,
             align,
         })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        if platform::OWN_PAGES_ALIGN.contains(&self.align) {
+            Kind::Own
+        } else {
+            Kind::Heap
+        }
+    }
+
+    pub(super) fn pages(&self) -> Pages<'_> {
+        Pages::of(self, self.kind())
     }
 
     /// Makes it longer or shorter. Bytes that are new are zero; the others stay, at another address perhaps.
@@ -93,7 +102,7 @@ impl Drop for Buffer {
             // SAFETY: allocated by `zeroed` with the same layout, and no borrow is left.
             #[allow(unsafe_code)]
             unsafe {
-                alloc::dealloc(self.start.as_ptr(), layout);
+                platform::release(self.start, layout);
             }
         }
     }

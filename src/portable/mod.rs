@@ -36,7 +36,7 @@ pub use draft::{CommitError, Draft, DraftOptions, Replace};
 pub use exclusive::{Exclusive, ExclusiveOptions};
 pub use live::{Change, Live};
 pub use open_all::{OpenAll, open_all};
-pub use pages::{Advice, LockGuard, Pages, Prefetch, Residency, faults};
+pub use pages::{Advice, LockGuard, Pages, Prefetch, faults};
 pub use private::{Private, PrivateOptions};
 pub use shared::{Shared, SharedOptions};
 pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};

@@ -1,42 +1,73 @@
-//! The pages of a value: nothing is known of them here.
+//! The pages of a value: what the platform knows of them.
 
+use super::platform;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::range;
-use std::convert::Infallible;
-use std::fmt::{self, Write};
+use crate::residency::Residency;
 use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
 
-/// The columns of a drawing without a width, as on Linux.
-const DEFAULT_WIDTH: usize = 64;
-
 /// The pages of a value; made by its `pages()`.
 #[derive(Clone, Copy, Debug)]
 pub struct Pages<'a> {
+    /// The address of the first byte; 0 if there is none.
+    start: usize,
     len: usize,
     /// Bytes that may be in a file; `None` for those that other threads change, or that are not in memory at all.
     bytes: Option<&'a [u8]>,
+    kind: Kind,
     value: PhantomData<&'a [u8]>,
 }
 
+/// What the pages of a value hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The value and nothing else.
+    Own,
+    /// Also other blocks of the heap.
+    Heap,
+    /// The bytes are not in memory.
+    None,
+}
+
 impl<'a> Pages<'a> {
-    pub(super) fn of(bytes: &'a [u8]) -> Self {
+    pub(super) fn of(bytes: &'a [u8], kind: Kind) -> Self {
         Pages {
             bytes: Some(bytes),
-            ..Pages::of_len(bytes.len())
+            ..Pages::of_shared(bytes.as_ptr().addr(), bytes.len(), kind)
         }
     }
 
+    /// Of bytes that other threads change, from an address on.
+    pub(super) fn of_shared(start: usize, len: usize, kind: Kind) -> Self {
+        Pages {
+            start,
+            len,
+            bytes: None,
+            kind,
+            value: PhantomData,
+        }
+    }
+
+    /// Of bytes that are not in memory.
     pub(super) fn of_len(len: usize) -> Self {
-        let (bytes, value) = (None, PhantomData);
-        Pages { len, bytes, value }
+        Pages::of_shared(0, len, Kind::None)
     }
 
     fn unsupported<T, R: RangeBounds<usize>>(&self, range: R, what: &'static str) -> Result<T> {
         range::check(range, self.len)?;
         Err(Error::unsupported(None, what))
+    }
+
+    /// The addresses of the pages that hold a checked range.
+    fn addresses(&self, bytes: &Range<usize>) -> Range<usize> {
+        let start = page::align_down(self.start + bytes.start);
+        if bytes.is_empty() {
+            return start..start;
+        }
+        start..(self.start + bytes.end).next_multiple_of(page::size())
     }
 
     /// Fails.
@@ -47,12 +78,16 @@ impl<'a> Pages<'a> {
         self.unsupported(range, "advice on memory")
     }
 
-    /// Has no effect.
+    /// Reads pages of a file that are not in memory (on Windows, PrefetchVirtualMemory). No effect on the heap, and on other
+    /// platforms.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`].
+    /// [`Error::OutOfBounds`]; [`Error::Os`].
     pub fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<Prefetch<'a>> {
-        range::check(range, self.len)?;
+        let pages = self.addresses(&range::check(range, self.len)?);
+        if self.kind == Kind::Own && !pages.is_empty() {
+            platform::prefetch(&pages).map_err(|e| Error::os("prefetch", None, e))?;
+        }
         Ok(Prefetch { value: self.value })
     }
 
@@ -70,30 +105,45 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    /// Fails.
+    /// Keeps pages in RAM until the guard is dropped: on Windows, for memory that is not of the heap (VirtualLock). A process
+    /// may lock a little less than its minimum working set, some 200 KiB unless the program raises it.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`]; [`Error::Unsupported`].
+    /// [`Error::OutOfBounds`]; [`Error::Unsupported`] on the heap, and on other platforms; [`Error::Os`].
     pub fn lock<R: RangeBounds<usize>>(&self, range: R) -> Result<LockGuard<'a>> {
-        self.unsupported(range, "locking memory")
+        let pages = self.addresses(&range::check(range, self.len)?);
+        if self.kind != Kind::Own {
+            return self.unsupported(.., "locking memory");
+        }
+        if !pages.is_empty() {
+            platform::lock(&pages).map_err(|e| Error::os("mlock", None, e))?;
+        }
+        let value = self.value;
+        Ok(LockGuard { pages, value })
     }
 
-    /// Which pages are in RAM: [not known](Residency::is_reliable).
+    /// Which pages are in RAM. Known on Windows only, for memory and files that are mapped: which pages are in the working
+    /// set of this process.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].
     pub fn residency<R: RangeBounds<usize>>(&self, range: R) -> Result<Residency> {
-        let range = range::check(range, self.len)?;
-        let pages = range.len().div_ceil(page::size());
-        Ok(Residency { pages })
+        let bytes = range::check(range, self.len)?;
+        let pages = self.addresses(&bytes);
+        let residency = Residency::query(pages, self.start, bytes, platform::residency);
+        Ok(if self.kind == Kind::None {
+            residency.into_unknown()
+        } else {
+            residency
+        })
     }
 
-    /// False: not known.
+    /// Whether all pages of a range are in RAM; false where that is not known.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].
     pub fn is_resident<R: RangeBounds<usize>>(&self, range: R) -> Result<bool> {
-        range::check(range, self.len).map(|range| range.is_empty())
+        self.residency(range).map(|residency| residency.is_full())
     }
 
     /// Fails.
@@ -149,87 +199,34 @@ impl Prefetch<'_> {
     }
 }
 
-/// Pages locked into RAM. There are none on this platform.
+/// Pages that stay in RAM while it lives. Locks nest. A VirtualUnlock of the program unlocks these pages, too.
 #[derive(Debug)]
 #[must_use]
 pub struct LockGuard<'a> {
-    never: Infallible,
+    pages: Range<usize>,
     value: PhantomData<&'a [u8]>,
 }
 
 impl LockGuard<'_> {
-    /// How many bytes are locked.
+    /// How many bytes are locked: whole pages.
     pub fn len(&self) -> usize {
-        match self.never {}
+        self.pages.len()
     }
 
     /// True if none are.
     pub fn is_empty(&self) -> bool {
-        match self.never {}
+        self.pages.is_empty()
     }
 
-    /// True if the pages are still locked.
+    /// True: nothing of this crate unlocks them.
     pub fn is_held(&self) -> bool {
-        match self.never {}
+        true
     }
 }
 
-/// Which pages are in RAM: not known on this platform.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Residency {
-    pages: usize,
-}
-
-impl Residency {
-    /// False.
-    pub fn is_reliable(&self) -> bool {
-        false
-    }
-
-    /// How many pages were asked about.
-    pub fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// 0: not known.
-    pub fn resident_pages(&self) -> usize {
-        0
-    }
-
-    /// 0: not known.
-    pub fn resident_bytes(&self) -> usize {
-        0
-    }
-
-    /// True for no pages at all.
-    pub fn is_full(&self) -> bool {
-        self.pages == 0
-    }
-
-    /// False: not known.
-    pub fn is_resident(&self, _byte: usize) -> bool {
-        false
-    }
-
-    /// None: not known.
-    pub fn resident_ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        std::iter::empty()
-    }
-
-    /// Zeros: not known.
-    pub fn fractions(&self, count: usize) -> impl ExactSizeIterator<Item = f64> + '_ {
-        (0..count.min(self.pages)).map(|_| 0.0)
-    }
-}
-
-/// A `?` for each part.
-impl fmt::Display for Residency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = f.width().unwrap_or(DEFAULT_WIDTH);
-        let known = width.min(self.pages);
-        (0..known).try_for_each(|_| f.write_char('?'))?;
-        let rest = f.width().map_or(0, |width| width - known);
-        (0..rest).try_for_each(|_| f.write_char(' '))
+impl Drop for LockGuard<'_> {
+    fn drop(&mut self) {
+        platform::unlock(&self.pages);
     }
 }
 

@@ -58,9 +58,9 @@ impl Private {
         self.bytes.backing()
     }
 
-    /// Residency, advice and locks: nothing is known of them here.
+    /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of(self)
+        self.bytes.pages()
     }
 
     fn new(opened: Opened) -> Self {

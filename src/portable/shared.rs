@@ -1,7 +1,8 @@
-//! Memory of atomics, shared by the threads of this process.
+//! Memory of atomics, shared by the threads of this process; on Windows, between processes, too.
 
 use super::memory::{Buffer, CACHE_LINE};
-use super::pages::Pages;
+use super::pages::{Kind, Pages};
+use super::platform::Section;
 use super::snapshot::Snapshot;
 use crate::Shareable;
 use crate::bytes::ByteSlice;
@@ -14,8 +15,11 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// A `T` of atomics. On this platform the threads of one process share it; between processes it is
-/// [`Error::Unsupported`].
+/// A `T` of atomics. The threads of a process share it.
+///
+/// On Windows processes share it, too: that of [`memfd`](Shared::memfd) is a section without a file, whose handle a child
+/// inherits. It opens it with `Shared::from_handle`. Elsewhere that is [`Error::Unsupported`], and so are files on every
+/// platform but Linux.
 ///
 /// # Examples
 /// ```
@@ -27,8 +31,54 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// ```
 pub struct Shared<T: ?Sized + Shareable> {
     value: NonNull<T>,
-    /// Owns the value. Nothing else looks at its bytes.
-    _memory: Buffer,
+    memory: Memory,
+}
+
+/// Owns the value. Nothing else of this process looks at its bytes.
+enum Memory {
+    Private(Buffer),
+    Section(Section),
+}
+
+impl Memory {
+    /// Of this process; zeroed.
+    fn private<T>(len: usize) -> Result<Self> {
+        Buffer::zeroed(bytes_of::<T>(len)?, CACHE_LINE.max(align_of::<T>())).map(Memory::Private)
+    }
+
+    /// Of every process that has its handle; zeroed.
+    fn section<T>(len: usize) -> Result<Self> {
+        check_align::<T>()?;
+        Section::create(bytes_of::<T>(len)?).map(Memory::Section)
+    }
+
+    /// That of another process.
+    #[cfg(windows)]
+    fn of_handle<T>(handle: std::os::windows::io::BorrowedHandle<'_>, len: usize) -> Result<Self> {
+        check_align::<T>()?;
+        Section::open(handle, bytes_of::<T>(len)?).map(Memory::Section)
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        match self {
+            Memory::Private(memory) => memory.start_and_len().0,
+            Memory::Section(section) => section.start(),
+        }
+    }
+}
+
+fn bytes_of<T>(len: usize) -> Result<usize> {
+    let bytes = len.checked_mul(size_of::<T>());
+    bytes
+        .filter(|&bytes| isize::try_from(bytes).is_ok())
+        .ok_or_else(|| Error::too_large_to_address(None))
+}
+
+fn check_align<T>() -> Result<()> {
+    if align_of::<T>() > Section::ALIGN {
+        return Err(Error::unsupported(None, "so large an alignment"));
+    }
+    Ok(())
 }
 
 // SAFETY: it gives `&T` only, whichever thread holds it, and `Shareable` types are `Sync`; it never drops a `T`.
@@ -38,14 +88,8 @@ unsafe impl<T: ?Sized + Shareable> Send for Shared<T> {}
 #[allow(unsafe_code)]
 unsafe impl<T: ?Sized + Shareable> Sync for Shared<T> {}
 
-fn zeroed<T>(len: usize) -> Result<Buffer> {
-    let bytes = len.checked_mul(size_of::<T>());
-    let bytes = bytes.ok_or_else(|| Error::too_large_to_address(None))?;
-    Buffer::zeroed(bytes, CACHE_LINE.max(align_of::<T>()))
-}
-
-fn between_processes(path: Option<&Path>) -> Error {
-    Error::unsupported(path, "memory shared between processes")
+fn files(path: Option<&Path>) -> Error {
+    Error::unsupported(path, "a file as shared memory")
 }
 
 impl<T: Shareable> Shared<T> {
@@ -54,20 +98,31 @@ impl<T: Shareable> Shared<T> {
     /// # Errors
     /// [`Error::Os`] if the allocator has no more memory.
     pub fn new() -> Result<Self> {
-        let memory = zeroed::<T>(1)?;
-        let value = memory.start_and_len().0.cast();
-        Ok(Shared {
-            value,
-            _memory: memory,
-        })
+        Ok(Shared::one(Memory::private::<T>(1)?))
     }
 
-    /// Fails.
+    /// A zeroed value that other processes can share, on Windows. The name is not used.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// [`Error::Unsupported`]; [`Error::Os`].
     pub fn memfd(_name: &str) -> Result<Self> {
-        Err(between_processes(None))
+        Ok(Shared::one(Memory::section::<T>(1)?))
+    }
+
+    /// The value of another process, by the handle of its section. The handle is duplicated.
+    ///
+    /// # Errors
+    /// [`Error::TooSmall`] if the section has fewer bytes, or only reserved ones; [`Error::Os`] if it cannot be mapped to
+    /// read and write.
+    #[cfg(windows)]
+    pub fn from_handle<H: std::os::windows::io::AsHandle>(handle: H) -> Result<Self> {
+        let memory = Memory::of_handle::<T>(handle.as_handle(), 1)?;
+        Ok(Shared::one(memory))
+    }
+
+    fn one(memory: Memory) -> Self {
+        let value = memory.start().cast();
+        Shared { value, memory }
     }
 
     /// Fails.
@@ -75,7 +130,7 @@ impl<T: Shareable> Shared<T> {
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
-        Err(between_processes(Some(path.as_ref())))
+        Err(files(Some(path.as_ref())))
     }
 
     /// Fails.
@@ -83,7 +138,7 @@ impl<T: Shareable> Shared<T> {
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn create<P: AsRef<Path>>(path: P) -> Result<Self> {
-        Err(between_processes(Some(path.as_ref())))
+        Err(files(Some(path.as_ref())))
     }
 
     /// Fails.
@@ -92,7 +147,7 @@ impl<T: Shareable> Shared<T> {
     /// [`Error::Unsupported`].
     #[cfg(unix)]
     pub fn from_fd<F: std::os::fd::AsFd>(_fd: F) -> Result<Self> {
-        Err(between_processes(None))
+        Err(files(None))
     }
 }
 
@@ -102,21 +157,33 @@ impl<A: Shareable> Shared<[A]> {
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::Os`] if the allocator has no more memory.
     pub fn with_len(len: usize) -> Result<Self> {
-        let memory = zeroed::<A>(len)?;
-        let start = memory.start_and_len().0.cast();
-        let value = NonNull::slice_from_raw_parts(start, len);
-        Ok(Shared {
-            value,
-            _memory: memory,
-        })
+        Ok(Shared::many(Memory::private::<A>(len)?, len))
     }
 
-    /// Fails.
+    /// `len` zeroed values that other processes can share, on Windows. The name is not used.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
-    pub fn memfd_slice(_name: &str, _len: usize) -> Result<Self> {
-        Err(between_processes(None))
+    /// [`Error::TooLarge`]; [`Error::Unsupported`]; [`Error::Os`].
+    pub fn memfd_slice(_name: &str, len: usize) -> Result<Self> {
+        Ok(Shared::many(Memory::section::<A>(len)?, len))
+    }
+
+    /// `len` values of another process, by the handle of their section, which has whole pages. The handle is duplicated.
+    ///
+    /// # Errors
+    /// As [`from_handle`](Shared::from_handle); [`Error::TooLarge`].
+    #[cfg(windows)]
+    pub fn from_handle_slice<H: std::os::windows::io::AsHandle>(
+        handle: H,
+        len: usize,
+    ) -> Result<Self> {
+        let memory = Memory::of_handle::<A>(handle.as_handle(), len)?;
+        Ok(Shared::many(memory, len))
+    }
+
+    fn many(memory: Memory, len: usize) -> Self {
+        let value = NonNull::slice_from_raw_parts(memory.start().cast(), len);
+        Shared { value, memory }
     }
 
     /// Fails.
@@ -124,7 +191,7 @@ impl<A: Shareable> Shared<[A]> {
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn open_slice<P: AsRef<Path>>(path: P) -> Result<Self> {
-        Err(between_processes(Some(path.as_ref())))
+        Err(files(Some(path.as_ref())))
     }
 
     /// Fails.
@@ -132,7 +199,7 @@ impl<A: Shareable> Shared<[A]> {
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn create_slice<P: AsRef<Path>>(path: P, _len: usize) -> Result<Self> {
-        Err(between_processes(Some(path.as_ref())))
+        Err(files(Some(path.as_ref())))
     }
 
     /// Fails.
@@ -141,7 +208,7 @@ impl<A: Shareable> Shared<[A]> {
     /// [`Error::Unsupported`].
     #[cfg(unix)]
     pub fn from_fd_slice<F: std::os::fd::AsFd>(_fd: F) -> Result<Self> {
-        Err(between_processes(None))
+        Err(files(None))
     }
 }
 
@@ -153,7 +220,7 @@ impl Shared<[AtomicU8]> {
     #[allow(unsafe_code)]
     pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
         let start = self.value.as_ptr().cast::<u8>();
-        // SAFETY: `_memory` owns the bytes, which are initialised; the caller excludes all others.
+        // SAFETY: `memory` owns the bytes, which are initialised; the caller excludes all others.
         unsafe { std::slice::from_raw_parts_mut(start, self.len()) }
     }
 
@@ -226,9 +293,23 @@ impl<T: ?Sized + Shareable> Shared<T> {
         None
     }
 
-    /// Residency, advice and locks: nothing is known of them here.
+    /// The handle of the section; `None` if the memory is of this process. It is inheritable if this process has made the
+    /// section: a child opens a [`BorrowedHandle`](std::os::windows::io::BorrowedHandle) of the same number.
+    #[cfg(windows)]
+    pub fn handle(&self) -> Option<std::os::windows::io::BorrowedHandle<'_>> {
+        match &self.memory {
+            Memory::Private(_) => None,
+            Memory::Section(section) => Some(section.handle()),
+        }
+    }
+
+    /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of_len(size_of_val::<T>(self))
+        let kind = match &self.memory {
+            Memory::Private(memory) => memory.kind(),
+            Memory::Section(_) => Kind::Own,
+        };
+        Pages::of_shared(self.value.addr().get(), size_of_val::<T>(self), kind)
     }
 
     /// Fails: other threads may hold a reference, and nothing can seal the memory.
@@ -244,7 +325,7 @@ impl<T: ?Sized + Shareable> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: `_memory` owns a `T` there, aligned; zero bytes are a valid value, and all changes are atomic.
+        // SAFETY: `memory` owns a `T` there, aligned; zero bytes are a valid value, and all changes are atomic.
         #[allow(unsafe_code)]
         unsafe {
             self.value.as_ref()
@@ -296,7 +377,7 @@ impl<T: ?Sized + Shareable> SharedOptions<T> {
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Shared<T>> {
-        Err(between_processes(Some(path.as_ref())))
+        Err(files(Some(path.as_ref())))
     }
 
     /// Fails.
@@ -305,7 +386,7 @@ impl<T: ?Sized + Shareable> SharedOptions<T> {
     /// [`Error::Unsupported`].
     #[cfg(unix)]
     pub fn from_fd<F: std::os::fd::AsFd>(&self, _fd: F) -> Result<Shared<T>> {
-        Err(between_processes(None))
+        Err(files(None))
     }
 }
 

@@ -113,9 +113,9 @@ impl Snapshot {
         Snapshot::from_file(fd)
     }
 
-    /// Residency, advice and locks: nothing is known of them here.
+    /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of(self)
+        self.bytes.pages()
     }
 
     pub(super) fn new(opened: Opened) -> Self {

@@ -170,9 +170,11 @@ fn anonymous_memory_is_zero_wherever_nothing_was_stored() {
         Err(Error::TooLarge { .. })
     ));
     let pages = memory.pages();
-    assert!(!pages.residency(..).unwrap().is_reliable());
     assert!(pages.prefetch(..).unwrap().is_finished());
-    assert!(matches!(pages.lock(..), Err(Error::Unsupported { .. })));
+    if cfg!(not(windows)) {
+        assert!(!pages.residency(..).unwrap().is_reliable());
+        assert!(matches!(pages.lock(..), Err(Error::Unsupported { .. })));
+    }
     assert_eq!(memory.freeze().unwrap().len(), 70);
 }
 
@@ -232,7 +234,7 @@ fn threads_share_memory_and_processes_do_not() {
         Err(Error::OutOfBounds { .. })
     ));
     let unsupported = |error: Error| matches!(error, Error::Unsupported { .. });
-    assert!(unsupported(Shared::<AtomicU32>::memfd("name").unwrap_err()));
+    assert!(cfg!(windows) || unsupported(Shared::<AtomicU32>::memfd("name").unwrap_err()));
     assert!(unsupported(Shared::<AtomicU32>::open("name").unwrap_err()));
     assert!(unsupported(bytes.seal().unwrap_err()));
     assert!(cfg!(windows) || unsupported(Exclusive::open("name").unwrap_err()));

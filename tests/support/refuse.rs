@@ -48,12 +48,13 @@ fn install(
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let line = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    // struct seccomp_data: nr at 0, arguments of 8 bytes from 16 on, low halves first.
+    // struct seccomp_data: nr at 0, arguments of 8 bytes from 16 on. The low half of one is in the byte order of the machine.
+    let low_half = if cfg!(target_endian = "big") { 4 } else { 0 };
     let (argument, mask, value) = argument.unwrap_or((0, 0, 0));
     let mut program = [
         line(LOAD, 0, 0, 0),
         line(EQUAL, call as u32, 0, 4),
-        line(LOAD, 16 + 8 * argument, 0, 0),
+        line(LOAD, 16 + 8 * argument + low_half, 0, 0),
         line(AND, mask, 0, 0),
         line(EQUAL, value, 0, 1),
         line(RETURN, action, 0, 0),

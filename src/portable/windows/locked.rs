@@ -7,6 +7,7 @@ use crate::reason::Reason;
 use std::fs::File;
 use std::io;
 use std::os::windows::fs::MetadataExt;
+use std::os::windows::io::AsHandle;
 use std::ptr::NonNull;
 use windows_sys::Wdk::System::SystemServices::{FILE_REMOTE_DEVICE, FILE_REMOVABLE_MEDIA};
 use windows_sys::Win32::Foundation::{
@@ -194,7 +195,9 @@ impl Mapping {
     ) -> io::Result<Self> {
         let skipped = (offset % GRANULARITY) as usize;
         let mapped = skipped.checked_add(len).ok_or(io::ErrorKind::OutOfMemory)?;
-        let base = system::map(file, offset - skipped as u64, mapped, protection)?;
+        let section = system::section_of_file(file, protection)?;
+        let offset = offset - skipped as u64;
+        let base = system::map_section(section.as_handle(), offset, mapped, protection)?;
         // SAFETY: `mapped` bytes are there, and `skipped` is less.
         #[allow(unsafe_code)]
         let start = unsafe { base.add(skipped) };

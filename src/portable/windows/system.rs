@@ -5,15 +5,17 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
+use std::ops::Range;
 use std::os::windows::ffi::OsStrExt;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::path::Path;
-use std::ptr::{NonNull, null, null_mut};
+use std::ptr::{self, NonNull, null, null_mut};
 use windows_sys::Wdk::Storage::FileSystem::{
     FileFsDeviceInformation, NtQueryVolumeInformationFile,
 };
 use windows_sys::Wdk::System::SystemServices::FILE_FS_DEVICE_INFORMATION;
 use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE, RtlNtStatusToDosError};
+use windows_sys::Win32::Security::SECURITY_ATTRIBUTES;
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_DISPOSITION_INFO, FILE_INFO_BY_HANDLE_CLASS, FILE_REMOTE_PROTOCOL_INFO, FILE_RENAME_INFO,
     FILE_TYPE_DISK, FileDispositionInfo, FileRemoteProtocolInfo, FileRenameInfo, FileRenameInfoEx,
@@ -24,10 +26,16 @@ use windows_sys::Win32::System::IO::{DeviceIoControl, IO_STATUS_BLOCK};
 use windows_sys::Win32::System::Ioctl::{FSCTL_TXFS_GET_METADATA_INFO, TXFS_GET_METADATA_INFO_OUT};
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Memory::{
-    CreateFileMappingW, FILE_MAP_COPY, FILE_MAP_READ, FILE_MAP_WRITE, FlushViewOfFile,
-    MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile, PAGE_READONLY, PAGE_READWRITE, PAGE_WRITECOPY,
-    UnmapViewOfFile,
+    CreateFileMappingW, FILE_MAP_COPY, FILE_MAP_READ, FILE_MAP_WRITE, FlushViewOfFile, MEM_COMMIT,
+    MEM_MAPPED, MEM_RELEASE, MEM_RESERVE, MEMORY_BASIC_INFORMATION, MEMORY_MAPPED_VIEW_ADDRESS,
+    MapViewOfFile, PAGE_READONLY, PAGE_READWRITE, PAGE_WRITECOPY, PrefetchVirtualMemory,
+    UnmapViewOfFile, VirtualAlloc, VirtualFree, VirtualLock, VirtualQuery, VirtualUnlock,
+    WIN32_MEMORY_RANGE_ENTRY,
 };
+use windows_sys::Win32::System::ProcessStatus::{
+    K32QueryWorkingSetEx, PSAPI_WORKING_SET_EX_INFORMATION,
+};
+use windows_sys::Win32::System::Threading::GetCurrentProcess;
 use windows_sys::Win32::System::WindowsProgramming::{
     FILE_RENAME_FLAG_POSIX_SEMANTICS, FILE_RENAME_FLAG_REPLACE_IF_EXISTS,
 };
@@ -174,33 +182,149 @@ pub(super) fn is_wine() -> bool {
     unsafe { GetProcAddress(module, c"wine_get_version".as_ptr().cast()) }.is_some()
 }
 
-/// CreateFileMappingW and MapViewOfFile. `offset` is a multiple of [`GRANULARITY`]; `len` is not 0.
-pub(super) fn map(
-    file: &File,
+/// CreateFileMappingW: a section of a file.
+pub(super) fn section_of_file(file: &File, protection: Protection) -> io::Result<OwnedHandle> {
+    let page = match protection {
+        Protection::Read => PAGE_READONLY,
+        Protection::CopyOnWrite => PAGE_WRITECOPY,
+        Protection::Write => PAGE_READWRITE,
+    };
+    // SAFETY: the handle is open as long as `file` is borrowed; null is allowed for the others.
+    let section = unsafe { CreateFileMappingW(raw(file), null(), page, 0, 0, null()) };
+    owned(section)
+}
+
+/// CreateFileMappingW: a section without a file, zeroed, and an inheritable handle. `len` is not 0.
+pub(super) fn create_section(len: u64) -> io::Result<OwnedHandle> {
+    let inheritable = SECURITY_ATTRIBUTES {
+        nLength: size::<SECURITY_ATTRIBUTES>(),
+        lpSecurityDescriptor: null_mut(),
+        bInheritHandle: 1,
+    };
+    let (high, low) = ((len >> 32) as u32, len as u32);
+    // SAFETY: no file; the attributes are readable and have the size that they name; null is allowed for the name.
+    let section = unsafe {
+        CreateFileMappingW(
+            INVALID_HANDLE_VALUE,
+            &raw const inheritable,
+            PAGE_READWRITE,
+            high,
+            low,
+            null(),
+        )
+    };
+    owned(section)
+}
+
+fn owned(section: HANDLE) -> io::Result<OwnedHandle> {
+    check(i32::from(!section.is_null()))?;
+    // SAFETY: a call made this handle just now, and nothing else owns it.
+    Ok(unsafe { OwnedHandle::from_raw_handle(section) })
+}
+
+/// MapViewOfFile, which keeps the section. `offset` is a multiple of [`GRANULARITY`]; a `len` of 0 is all after it.
+pub(super) fn map_section(
+    section: BorrowedHandle<'_>,
     offset: u64,
     len: usize,
     protection: Protection,
 ) -> io::Result<NonNull<u8>> {
-    let (page, access) = match protection {
-        Protection::Read => (PAGE_READONLY, FILE_MAP_READ),
-        Protection::CopyOnWrite => (PAGE_WRITECOPY, FILE_MAP_COPY),
-        Protection::Write => (PAGE_READWRITE, FILE_MAP_READ | FILE_MAP_WRITE),
+    let access = match protection {
+        Protection::Read => FILE_MAP_READ,
+        Protection::CopyOnWrite => FILE_MAP_COPY,
+        Protection::Write => FILE_MAP_READ | FILE_MAP_WRITE,
     };
-    // SAFETY: the handle is open as long as `file` is borrowed; null is allowed for the others.
-    let section = unsafe { CreateFileMappingW(raw(file), null(), page, 0, 0, null()) };
-    check(i32::from(!section.is_null()))?;
-    // SAFETY: the call made this handle, and nothing else owns it. A view keeps its section.
-    let section = unsafe { OwnedHandle::from_raw_handle(section) };
     let (high, low) = ((offset >> 32) as u32, offset as u32);
     // SAFETY: the handle is open. The view is at an address that the call chooses, so no memory of ours is replaced.
     let view = unsafe { MapViewOfFile(section.as_raw_handle(), access, high, low, len) };
     NonNull::new(view.Value.cast()).ok_or_else(io::Error::last_os_error)
 }
 
+/// VirtualQuery: how many bytes from `start` on are mapped to read and write, and have memory (`MEM_COMMIT`).
+pub(super) fn usable_bytes(start: NonNull<u8>) -> io::Result<usize> {
+    let mut info = MEMORY_BASIC_INFORMATION::default();
+    // SAFETY: it looks at no byte of the memory; `info` is writable and has the size that is passed.
+    let written = unsafe {
+        VirtualQuery(
+            start.as_ptr().cast(),
+            &raw mut info,
+            size_of::<MEMORY_BASIC_INFORMATION>(),
+        )
+    };
+    check(i32::from(written != 0))?;
+    let is_usable =
+        info.State == MEM_COMMIT && info.Type == MEM_MAPPED && info.Protect == PAGE_READWRITE;
+    Ok(if is_usable { info.RegionSize } else { 0 })
+}
+
+/// VirtualAlloc: zeroed memory at a multiple of [`GRANULARITY`]. `len` is not 0.
+pub(super) fn allocate(len: usize) -> Option<NonNull<u8>> {
+    // SAFETY: at an address that the call chooses, so no memory of ours is replaced.
+    let start = unsafe { VirtualAlloc(null(), len, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE) };
+    NonNull::new(start.cast())
+}
+
+/// VirtualFree.
+///
+/// # Safety
+/// `start` was returned by [`allocate`] and not released since, and no reference to the memory is left.
+pub(super) unsafe fn release(start: NonNull<u8>) {
+    // SAFETY: the caller's promises.
+    let done = unsafe { VirtualFree(start.as_ptr().cast(), 0, MEM_RELEASE) };
+    debug_assert_ne!(done, 0);
+}
+
+/// PrefetchVirtualMemory.
+pub(super) fn prefetch(addresses: &Range<usize>) -> io::Result<()> {
+    let range = WIN32_MEMORY_RANGE_ENTRY {
+        VirtualAddress: ptr::without_provenance_mut(addresses.start),
+        NumberOfBytes: addresses.len(),
+    };
+    // SAFETY: the handle of this process is always open; `range` is readable, and one; no byte is changed.
+    let done = unsafe { PrefetchVirtualMemory(GetCurrentProcess(), 1, &raw const range, 0) };
+    check(done)
+}
+
+/// VirtualLock: whole pages.
+pub(super) fn lock(pages: &Range<usize>) -> io::Result<()> {
+    // SAFETY: it changes no byte; addresses without memory are an error.
+    let done = unsafe { VirtualLock(ptr::without_provenance(pages.start), pages.len()) };
+    check(done)
+}
+
+/// VirtualUnlock. Pages that are not locked are not unlocked.
+pub(super) fn unlock(pages: &Range<usize>) {
+    // SAFETY: it changes no byte.
+    unsafe {
+        VirtualUnlock(ptr::without_provenance(pages.start), pages.len());
+    }
+}
+
+/// QueryWorkingSetEx: sets the lowest bit of a byte for each page of `page` bytes from `start` on that is valid.
+pub(super) fn are_valid(start: usize, page: usize, answers: &mut [u8]) -> io::Result<()> {
+    let mut pages: Vec<PSAPI_WORKING_SET_EX_INFORMATION> = (0..answers.len())
+        .map(|number| PSAPI_WORKING_SET_EX_INFORMATION {
+            VirtualAddress: ptr::without_provenance_mut(start + number * page),
+            ..PSAPI_WORKING_SET_EX_INFORMATION::default()
+        })
+        .collect();
+    let bytes = u32::try_from(size_of_val(&pages[..])).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the handle of this process is always open; `pages` is writable and has the size that is passed.
+    let done =
+        unsafe { K32QueryWorkingSetEx(GetCurrentProcess(), pages.as_mut_ptr().cast(), bytes) };
+    check(done)?;
+    for (answer, page) in answers.iter_mut().zip(&pages) {
+        // SAFETY: every bit pattern of the union is a number.
+        let flags = unsafe { page.VirtualAttributes.Flags };
+        *answer = (flags & 1) as u8;
+    }
+    Ok(())
+}
+
 /// UnmapViewOfFile.
 ///
 /// # Safety
-/// `start` was returned by [`map`] and not unmapped since, and no reference to the memory is left.
+/// `start` was returned by [`map_section`] and not unmapped since, and no reference to the memory is left.
 pub(super) unsafe fn unmap(start: NonNull<u8>) {
     let view = MEMORY_MAPPED_VIEW_ADDRESS {
         Value: start.as_ptr().cast(),

@@ -5,7 +5,10 @@
 pub(crate) use stillmap::*;
 
 mod draft;
+mod error;
 mod exclusive;
+mod pages;
+mod shared;
 mod snapshot;
 mod support;
 

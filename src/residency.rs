@@ -1,16 +1,12 @@
 //! Which pages are in RAM, and a drawing of them.
 
-use super::span::chunks;
 use crate::page;
-use crate::sys;
 use std::fmt::{self, Write};
+use std::io;
 use std::ops::Range;
 
-/// The most pages in one mincore(2), which keeps other threads from mapping meanwhile: 256 MiB of them.
-const MINCORE_PAGES: usize = 64 << 10;
-
-/// Pages in one mincore(2) of [`are_resident`]: 4 MiB of them, and a buffer that fits on the stack.
-const MINCORE_PAGES_ON_STACK: usize = 1 << 10;
+/// The most pages in one call of the platform, which keeps other threads from mapping meanwhile: 256 MiB of them.
+const PAGES_PER_CALL: usize = 64 << 10;
 
 /// Characters of a drawing without a width.
 const DEFAULT_WIDTH: usize = 64;
@@ -28,7 +24,9 @@ const DEFAULT_WIDTH: usize = 64;
 /// where the first cannot be ruled out: for a [`Private`](crate::Private) over a sealed file that is all in RAM. No page
 /// counts as resident then.
 ///
-/// Source: mincore(2). It costs one bit for each page.
+/// On Windows a page counts as resident if it is in the working set of this process.
+///
+/// Source: mincore(2), QueryWorkingSetEx. It costs one bit for each page.
 ///
 /// # Examples
 /// ```
@@ -53,8 +51,14 @@ pub struct Residency {
 }
 
 impl Residency {
-    /// Asks about whole pages, which hold `bytes` of a value that starts at the address `start`.
-    pub(super) fn query(pages: Range<usize>, start: usize, bytes: Range<usize>) -> Self {
+    /// Asks about whole pages, which hold `bytes` of a value that starts at the address `start`. `ask` is the call of the
+    /// platform: it sets the lowest bit of a byte for each page from an address on.
+    pub(crate) fn query(
+        pages: Range<usize>,
+        start: usize,
+        bytes: Range<usize>,
+        ask: impl Fn(usize, &mut [u8]) -> io::Result<()>,
+    ) -> Self {
         let count = pages.len() / page::size();
         let mut residency = Residency {
             bits: Vec::with_capacity(count.div_ceil(64)),
@@ -63,11 +67,11 @@ impl Residency {
             bytes,
             known: true,
         };
-        let mut answers = vec![0; count.min(MINCORE_PAGES)];
+        let mut answers = vec![0; count.min(PAGES_PER_CALL)];
         let mut next = 0;
         while next < count {
-            let answers = &mut answers[..(count - next).min(MINCORE_PAGES)];
-            if sys::pages::mincore(pages.start + next * page::size(), answers).is_err() {
+            let answers = &mut answers[..(count - next).min(PAGES_PER_CALL)];
+            if ask(pages.start + next * page::size(), answers).is_err() {
                 return residency.into_unknown();
             }
             residency.bits.extend(answers.chunks(64).map(gather));
@@ -77,7 +81,7 @@ impl Residency {
     }
 
     /// The same where the kernel did not answer, or not reliably.
-    pub(super) fn into_unknown(self) -> Self {
+    pub(crate) fn into_unknown(self) -> Self {
         Residency {
             bits: vec![0; self.pages.div_ceil(64)],
             known: false,
@@ -250,16 +254,6 @@ impl Residency {
         whole + partial(pages.end).count_ones() as usize
             - partial(pages.start).count_ones() as usize
     }
-}
-
-/// Whether all of these pages are in RAM, as far as mincore(2) says.
-pub(super) fn are_resident(pages: Range<usize>) -> bool {
-    let mut answers = [0; MINCORE_PAGES_ON_STACK];
-    chunks(pages, answers.len() * page::size()).all(|chunk| {
-        let answers = &mut answers[..chunk.len() / page::size()];
-        sys::pages::mincore(chunk.start, answers).is_ok()
-            && answers.iter().all(|page| page & 1 == 1)
-    })
 }
 
 /// The lowest bit of each of up to 64 bytes, as a word.
