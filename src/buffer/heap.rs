@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
 /// Blocks start at multiples of this, a cache line.
-pub(super) const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// Larger blocks are not made smaller, but copied, in bytes: from 128 KiB on, allocators make a mapping for each (glibc,
 /// musl), which would stay one.

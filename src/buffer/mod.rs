@@ -13,6 +13,7 @@ use crate::page;
 use crate::pages::Pages;
 use crate::region::Region;
 use block::{Block, READ_ALWAYS_MAX};
+pub(crate) use heap::ALIGN;
 use parallel::{Progress, read_parallel};
 use std::io;
 use std::mem::MaybeUninit;
@@ -56,6 +57,8 @@ const READ_CHUNK: usize = 512 << 10;
 #[derive(Debug)]
 pub(crate) struct Buffer {
     storage: Storage,
+    /// Where the bytes start in `storage`, less than [`ALIGN`].
+    lead: usize,
     len: usize,
 }
 
@@ -73,7 +76,25 @@ impl Buffer {
         } else {
             Storage::Region(Region::with_huge_pages(whole_huge_pages(len))?)
         };
-        Ok(Buffer { storage, len: 0 })
+        Ok(Buffer {
+            storage,
+            lead: 0,
+            len: 0,
+        })
+    }
+
+    /// Capacity for `len` bytes from an offset of a file on, see [`aligned_as`](Buffer::aligned_as).
+    pub(crate) fn for_range(offset: u64, len: usize) -> Result<Self> {
+        let capacity = len.saturating_add(lead(offset));
+        Ok(Buffer::with_capacity(capacity)?.aligned_as(offset))
+    }
+
+    /// The address of the first byte will have the remainder modulo [`ALIGN`] that `offset` has, as if the file were mapped:
+    /// then a cast to a larger type succeeds for both or for none. Takes as much of the capacity.
+    pub(crate) fn aligned_as(mut self, offset: u64) -> Self {
+        debug_assert!(self.len == 0 || lead(offset) == 0);
+        self.lead = lead(offset).min(self.capacity());
+        self
     }
 
     /// Capacity for the next bytes of a stream of unknown length, after a copy of those that were read.
@@ -87,7 +108,8 @@ impl Buffer {
     pub(crate) fn from_region(region: Region, len: usize) -> Self {
         debug_assert!(len <= region.len());
         let storage = Storage::Region(region);
-        Buffer { storage, len }
+        let lead = 0;
+        Buffer { storage, lead, len }
     }
 
     /// A copy of `bytes`.
@@ -129,10 +151,12 @@ impl Buffer {
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
-        match &self.storage {
+        let start = match &self.storage {
             Storage::Block(block) => block.start(),
             Storage::Region(region) => region.start(),
-        }
+        };
+        // SAFETY: `lead` is at most the length of `storage`.
+        unsafe { start.add(self.lead) }
     }
 
     /// The pages of the bytes that were read. A block shares its pages with other blocks.
@@ -144,20 +168,21 @@ impl Buffer {
     }
 
     fn capacity(&self) -> usize {
-        match &self.storage {
+        let len = match &self.storage {
             Storage::Block(block) => block.capacity(),
             Storage::Region(region) => region.len(),
-        }
+        };
+        len - self.lead
     }
 
     fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         match &mut self.storage {
-            Storage::Block(block) => block.uninit_slice_mut(),
+            Storage::Block(block) => &mut block.uninit_slice_mut()[self.lead..],
             Storage::Region(region) => {
-                let len = region.len();
+                let range = self.lead..region.len();
                 // SAFETY: the region is private anonymous memory that this buffer owns. It is writable until it is
                 // shared, and then there is no `&mut self`.
-                unsafe { region.uninit_slice_mut(0..len) }
+                unsafe { region.uninit_slice_mut(range) }
             }
         }
     }
@@ -176,8 +201,8 @@ impl Buffer {
     /// fault in between, which zeroes 2 MiB, would block the writer.
     fn fault_in(&self, chunk: &Range<usize>) {
         if let Storage::Region(region) = &self.storage {
-            let first = whole_huge_pages(chunk.start);
-            let end = whole_huge_pages(chunk.end).min(region.len());
+            let first = whole_huge_pages(self.lead + chunk.start);
+            let end = whole_huge_pages(self.lead + chunk.end).min(region.len());
             if first < end {
                 // Refused (Linux before 5.14, no memory), they are faulted in by the read.
                 let _ = region.advise(first..end, libc::MADV_POPULATE_WRITE);
@@ -223,10 +248,11 @@ impl Buffer {
         }
         match &mut self.storage {
             Storage::Block(block) => {
-                let mut region = Region::with_huge_pages(whole_huge_pages(2 * self.len))?;
+                let used = self.lead + self.len;
+                let mut region = Region::with_huge_pages(whole_huge_pages(2 * used))?;
                 // SAFETY: private anonymous memory, mapped in the line above.
-                let room = unsafe { region.uninit_slice_mut(0..self.len) };
-                room.copy_from_slice(&block.uninit_slice_mut()[..self.len]);
+                let room = unsafe { region.uninit_slice_mut(0..used) };
+                room.copy_from_slice(&block.uninit_slice_mut()[..used]);
                 self.storage = Storage::Region(region);
                 Ok(())
             }
@@ -241,7 +267,11 @@ impl Buffer {
 
     /// Frees the capacity that was not used.
     pub(crate) fn shrink_to_fit(mut self) -> Self {
-        let len = self.len;
+        if self.len == 0 {
+            // No bytes are aligned for every type.
+            self.lead = 0;
+        }
+        let len = self.lead + self.len;
         match &mut self.storage {
             Storage::Block(block) => {
                 if len < block.capacity() {
@@ -258,6 +288,11 @@ impl Buffer {
     }
 }
 
+/// How far behind a multiple of [`ALIGN`] an offset is.
+fn lead(offset: u64) -> usize {
+    offset as usize % ALIGN
+}
+
 fn whole_huge_pages(len: usize) -> usize {
     let huge = page::huge_size().unwrap_or(page::size());
     len.checked_next_multiple_of(huge).unwrap_or(len)
@@ -269,7 +304,8 @@ mod tests {
 
     #[test]
     fn bytes_stay_while_a_block_becomes_a_mapping() {
-        let mut memory = Buffer::for_stream(&[]).unwrap();
+        let offset = 3 * ALIGN as u64 + 5;
+        let mut memory = Buffer::for_stream(&[]).unwrap().aligned_as(offset);
         let mut model = Vec::new();
         let mut next = 0_u8;
         while model.len() < 9 << 20 {
@@ -284,9 +320,11 @@ mod tests {
                 Ok(unsafe { &mut *(std::ptr::from_mut(spare) as *mut [u8]) })
             });
             assert!(n.unwrap() > 0);
+            assert_eq!(memory.start().addr().get() % ALIGN, 5);
         }
         let memory = memory.shrink_to_fit();
         assert!(memory.bytes() == model);
+        assert_eq!(memory.start().addr().get() % ALIGN, 5);
     }
 
     #[test]

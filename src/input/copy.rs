@@ -3,7 +3,7 @@
 use super::unnamed::copy_to_disk;
 use super::{Source, Window};
 use crate::budget;
-use crate::buffer::Buffer;
+use crate::buffer::{ALIGN, Buffer};
 use crate::error::{Error, Result};
 use crate::sys::file::{FileType, Stat};
 use std::fs::File;
@@ -23,9 +23,10 @@ pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) -> io::Result<()> + '
 /// The place of a copy.
 pub(crate) enum Copied {
     Memory(Buffer),
-    /// In an unnamed file of `len` bytes.
+    /// `len` bytes from `start` on in an unnamed file.
     Disk {
         file: File,
+        start: u64,
         len: u64,
     },
 }
@@ -93,7 +94,7 @@ fn into_memory(
 ) -> Result<Buffer> {
     let total = range.end - range.start;
     let len = usize::try_from(total).unwrap_or(usize::MAX);
-    let mut buffer = Buffer::with_capacity(len)?;
+    let mut buffer = Buffer::for_range(range.start, len)?;
     let mut step = |done| progress(done as u64, Some(total));
     let filled = buffer.read_file(fd, range.start, len, &mut step);
     filled.map_err(|e| source.error("pread", e))?;
@@ -107,12 +108,19 @@ fn to_disk(
     progress: &mut Progress<'_>,
 ) -> Result<Copied> {
     let total = range.end - range.start;
-    let mut step = |done| progress(done, Some(total));
+    // Aligned in the copy as in the file, see `Buffer::aligned_as`.
+    let lead = range.start % ALIGN as u64;
+    let aligned = range.start - lead..range.end;
+    let mut step = |done: u64| progress(done.saturating_sub(lead), Some(total));
     // Looking for holes moves the offset.
     let reader = source.reader(true);
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
-    match copy_to_disk(fd, range.clone(), &mut step) {
-        Ok((file, len)) => Ok(Copied::Disk { file, len }),
+    match copy_to_disk(fd, aligned, &mut step) {
+        Ok((file, len)) => Ok(Copied::Disk {
+            file,
+            start: lead,
+            len: len.saturating_sub(lead),
+        }),
         Err(_) if memory_limit.is_none() && budget::fits_available(total) => {
             into_memory(source, fd, range, progress).map(Copied::Memory)
         }

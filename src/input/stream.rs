@@ -3,7 +3,7 @@
 use super::unnamed::{SPACE_CHUNK, with_unnamed_file};
 use super::{Copied, Progress, Request, Source};
 use crate::budget;
-use crate::buffer::Buffer;
+use crate::buffer::{ALIGN, Buffer};
 use crate::error::{Error, Result};
 use crate::space;
 use crate::sys::{file, write};
@@ -27,7 +27,8 @@ pub(crate) fn read_to_end(
     let mut limits = Limits::new(source, request);
     skip(source, request, position, &mut limits, progress)?;
 
-    let mut buffer = Buffer::for_stream(start)?;
+    let first = position.unwrap_or(0).wrapping_add(request.offset);
+    let mut buffer = Buffer::for_stream(start)?.aligned_as(first);
     loop {
         // A read is never cut at the limit: of a datagram, the bytes that do not fit are lost.
         let most = request.len.map_or(usize::MAX, |len| len - buffer.len());
@@ -41,7 +42,14 @@ pub(crate) fn read_to_end(
             if !request.spill {
                 return Err(limits.too_large(limit));
             }
-            return spill(source, request, &buffer, &limits, progress);
+            return spill(
+                source,
+                request,
+                &buffer,
+                &limits,
+                first % ALIGN as u64,
+                progress,
+            );
         }
         progress(done, request.window_len()).map_err(|e| source.error("read", e))?;
     }
@@ -88,16 +96,17 @@ fn skip(
     Ok(())
 }
 
-/// Continues in an unnamed file: first the bytes in memory, then the rest.
+/// Continues in an unnamed file, from offset `lead` on: first the bytes in memory, then the rest.
 fn spill(
     source: &Source<'_>,
     request: &Request,
     read: &Buffer,
     limits: &Limits<'_>,
+    lead: u64,
     progress: &mut Progress<'_>,
 ) -> Result<Copied> {
     let mut done = read.len() as u64;
-    let start = |file: File| write::write_all_at(&file, read.bytes(), 0).map(|()| file);
+    let start = |file: File| write::write_all_at(&file, read.bytes(), lead).map(|()| file);
     let file = with_unnamed_file(None, done, start)
         .map_err(|tried| Error::no_room(source.name().as_deref(), done, tried))?;
     let failed = |e| source.error("copy to an unnamed file", e);
@@ -116,12 +125,16 @@ fn spill(
         if read_some(source, &mut chunk, most)? == 0 {
             break;
         }
-        write::write_all_at(&file, chunk.bytes(), done).map_err(failed)?;
+        write::write_all_at(&file, chunk.bytes(), lead + done).map_err(failed)?;
         done += chunk.len() as u64;
         limits.check_size(done)?;
     }
     request.check_complete(done)?;
-    Ok(Copied::Disk { file, len: done })
+    Ok(Copied::Disk {
+        file,
+        start: lead,
+        len: done,
+    })
 }
 
 /// The most bytes to read. The available memory is looked up only when there are many.

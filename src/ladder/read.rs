@@ -60,12 +60,12 @@ pub(super) fn copy(
 
 /// A copy in an unnamed file is mapped.
 fn held(source: &Source<'_>, request: &Request, copy: Copied) -> Result<Held> {
-    let (file, len) = match copy {
+    let (file, start, len) = match copy {
         Copied::Memory(buffer) => return Ok(Held::buffer(buffer)),
-        Copied::Disk { file, len } => (file, len),
+        Copied::Disk { file, start, len } => (file, start, len),
     };
     let len = addressable(source, &(0..len))?;
-    let mapped = map_window(file.as_fd(), 0, len, request.access);
+    let mapped = map_window(file.as_fd(), start, len, request.access);
     let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
     Ok(Held::mapped(region, delta, len, Backing::Disk))
 }

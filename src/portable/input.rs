@@ -145,7 +145,7 @@ fn read_file(
     };
     check_limits(request, len, reason)?;
     let len = usize::try_from(len).map_err(|_| Error::too_large_to_address(None))?;
-    let mut memory = Buffer::zeroed(len, CACHE_LINE)?;
+    let mut memory = Buffer::zeroed_for(window.start, len, CACHE_LINE)?;
     let done = read_chunks(file, window.start, &mut memory, progress)?;
     // The caller's offset stays where it was, or is behind what was read.
     let end = match from {
@@ -322,7 +322,7 @@ fn read_stream(
     }
     skip(input, request, limit)?;
     let total = request.len.map(|len| len as u64);
-    let mut memory = Buffer::zeroed(0, CACHE_LINE)?;
+    let mut memory = Buffer::zeroed_for(request.offset, 0, CACHE_LINE)?;
     while request.len != Some(memory.len()) {
         let done = memory.len();
         let wanted = request

@@ -15,8 +15,10 @@ pub(super) const CACHE_LINE: usize = 64;
 pub(super) struct Buffer {
     start: NonNull<u8>,
     len: usize,
-    /// Bytes allocated; 0 if nothing is. All of them are initialised.
+    /// Bytes allocated from `start` on, all of them initialised.
     capacity: usize,
+    /// Bytes allocated before `start`.
+    lead: usize,
     align: usize,
 }
 
@@ -30,7 +32,14 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// `align` is a power of two.
     pub(super) fn zeroed(len: usize, align: usize) -> Result<Self> {
-        let start = match layout(len, align)? {
+        Buffer::zeroed_for(0, len, align)
+    }
+
+    /// Bytes of a file from `offset` on: their address has the remainder modulo `align` that the offset has, as if the file
+    /// were mapped.
+    pub(super) fn zeroed_for(offset: u64, len: usize, align: usize) -> Result<Self> {
+        let lead = offset as usize % align;
+        let start = match layout(len.saturating_add(lead), align)? {
             None => {
                 let start = std::ptr::without_provenance_mut(align);
                 NonNull::new(start).unwrap_or(NonNull::dangling())
@@ -38,9 +47,12 @@ impl Buffer {
             Some(layout) => platform::allocate(layout).ok_or_else(no_memory)?,
         };
         Ok(Buffer {
-            start,
+            // SAFETY: the layout has `lead` bytes and `len` more; where it is empty, `lead` is 0.
+            #[allow(unsafe_code)]
+            start: unsafe { start.add(lead) },
             len,
             capacity: len,
+            lead,
             align,
         })
     }
@@ -60,7 +72,7 @@ impl Buffer {
     /// Makes it longer or shorter. Bytes that are new are zero; the others stay, at another address perhaps.
     pub(super) fn resize(&mut self, len: usize) -> Result<()> {
         if len > self.capacity {
-            let mut larger = Buffer::zeroed(len, self.align)?;
+            let mut larger = Buffer::zeroed_for(self.lead as u64, len, self.align)?;
             larger[..self.len].copy_from_slice(self);
             *self = larger;
             return Ok(());
@@ -98,11 +110,14 @@ fn no_memory() -> Error {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Ok(Some(layout)) = layout(self.capacity, self.align) {
-            // SAFETY: allocated by `zeroed` with the same layout, and no borrow is left.
+        if let Ok(Some(layout)) = layout(self.lead + self.capacity, self.align) {
+            // SAFETY: `zeroed_for` allocated `lead` bytes before `start`.
+            #[allow(unsafe_code)]
+            let allocated = unsafe { self.start.sub(self.lead) };
+            // SAFETY: allocated by `zeroed_for` with the same layout, and no borrow is left.
             #[allow(unsafe_code)]
             unsafe {
-                platform::release(self.start, layout);
+                platform::release(allocated, layout);
             }
         }
     }

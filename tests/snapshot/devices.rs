@@ -1,6 +1,6 @@
 //! Devices, and files whose size says nothing: /dev, /proc, /sys, block devices.
 
-use crate::sizes::assert_snapshot;
+use crate::sizes::{assert_snapshot, assert_snapshot_from};
 use crate::support::bytes::{assert_same, cat, pattern};
 use crate::support::disk::LoopDevice;
 use crate::support::kernel::offset_of;
@@ -127,11 +127,8 @@ fn a_block_device() {
     assert_snapshot(&Snapshot::from_fd(&file).unwrap(), &bytes, "its descriptor");
     assert_eq!(offset_of(&file), bytes.len() as u64);
     (&file).seek(SeekFrom::Start(1000)).unwrap();
-    assert_snapshot(
-        &Snapshot::from_fd(&file).unwrap(),
-        &bytes[1000..],
-        "from 1000",
-    );
+    let rest = Snapshot::from_fd(&file).unwrap();
+    assert_snapshot_from(1000, &rest, &bytes[1000..], "from 1000");
     let window = Snapshot::options()
         .offset(77)
         .len(2 << 20)

@@ -385,6 +385,7 @@ fn a_stream_beyond_the_memory_limit_spills() {
         assert_same(&snapshot, &bytes[10..], limit);
         let on_disk = limit < 5 << 20;
         assert_eq!(snapshot.backing() == Backing::Disk, on_disk, "{limit}");
+        assert_eq!(snapshot.as_ptr().addr() % 64, 10, "{limit}: alignment");
     }
     let options = Snapshot::options().memory_limit(1 << 20).spill(true);
     let window = options.clone().len(2 << 20).open("/dev/zero").unwrap();
