@@ -1,5 +1,9 @@
 //! madvise(2) advice, by memmap2's names.
 
+use std::io;
+
+use crate::locks::checked;
+
 /// Advice that leaves the bytes alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -54,6 +58,19 @@ pub enum UncheckedAdvice {
 }
 
 impl UncheckedAdvice {
+    /// Advises whole pages around `len` bytes.
+    ///
+    /// # Safety
+    /// The pages are a mapping's own, of which no reference to a byte is alive.
+    pub(crate) unsafe fn apply(self, start: *const u8, len: usize) -> io::Result<()> {
+        let inside = start.addr() % stillmap::page::size();
+        let start = start.wrapping_sub(inside).cast_mut().cast();
+        // SAFETY: the caller's promise.
+        #[expect(clippy::disallowed_methods, reason = "stillmap gives no such advice")]
+        let returned = unsafe { libc::madvise(start, len + inside, self.code()) };
+        checked(returned)
+    }
+
     pub(crate) fn code(self) -> i32 {
         match self {
             UncheckedAdvice::DontNeed => libc::MADV_DONTNEED,

@@ -17,11 +17,12 @@
 //! open, and stays `unsafe`. What else differs is in the README.
 
 mod advice;
+mod locks;
 mod map;
 mod options;
 mod raw;
 
 pub use advice::{Advice, UncheckedAdvice};
 pub use map::{Mmap, MmapMut};
-pub use options::{MmapOptions, RemapOptions};
+pub use options::{MapIfSafeError, MmapOptions, RemapOptions};
 pub use raw::MmapRaw;

@@ -5,12 +5,13 @@ use std::io;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use stillmap::{Anonymous, LockGuard, Pages, Private, Snapshot};
+use stillmap::{Anonymous, Backing, Error, LockGuard, Pages, Private, Snapshot};
 
 use crate::advice::{Advice, UncheckedAdvice};
-use crate::options::{MmapOptions, RemapOptions, executable};
+use crate::locks::{AddressLock, LockState};
+use crate::options::{MapIfSafeError, MmapOptions, RemapOptions, executable};
 use crate::raw::SharedFile;
 
 /// The bytes of a file, read-only: they never change, whatever other processes do to the file.
@@ -24,8 +25,15 @@ use crate::raw::SharedFile;
 /// ```
 pub struct Mmap {
     /// Before `bytes`, so that it is dropped first.
-    lock: OwnedLock,
+    lock: LockState<MmapLock>,
     bytes: ReadOnly,
+}
+
+#[allow(dead_code, reason = "they are kept until the lock ends")]
+enum MmapLock {
+    /// Of what the `Arc` in `bytes` holds.
+    Pages(LockGuard<'static>),
+    Heap(AddressLock),
 }
 
 enum ReadOnly {
@@ -42,15 +50,32 @@ impl Mmap {
     }
 
     /// See [`MmapOptions::map_if_safe`].
-    pub fn map_if_safe<F: AsFd>(file: F) -> io::Result<Mmap> {
+    pub fn map_if_safe<F: AsFd>(file: F) -> Result<Mmap, MapIfSafeError> {
         MmapOptions::new().map_if_safe(file)
     }
 
-    /// Writable memory with the same bytes; stores are not written to the file.
+    /// Writable again what [`MmapMut::make_read_only`] made read-only. Of other maps a copy in memory, which is not written
+    /// to the file.
     pub fn make_mut(self) -> io::Result<MmapMut> {
-        let mut memory = Anonymous::new(self.len())?;
-        memory.copy_from_slice(&self);
-        Ok(MmapMut::from(memory))
+        let copy = |bytes: &[u8]| {
+            let mut memory = Anonymous::new(bytes.len())?;
+            memory.copy_from_slice(bytes);
+            Ok(MmapMut::from(memory))
+        };
+        let Mmap { lock, bytes } = self;
+        // It refers to what is in `bytes`.
+        drop(lock);
+        match bytes {
+            ReadOnly::Snapshot(snapshot) => copy(&snapshot),
+            ReadOnly::Private(private) => match Arc::try_unwrap(private) {
+                Ok(private) => Ok(MmapMut::from(private)),
+                Err(private) => copy(&private),
+            },
+            ReadOnly::Shared(shared) => match Arc::try_unwrap(shared) {
+                Ok(shared) => Ok(MmapMut::from(shared)),
+                Err(shared) => copy(&shared),
+            },
+        }
     }
 
     pub fn advise(&self, advice: Advice) -> io::Result<()> {
@@ -61,19 +86,78 @@ impl Mmap {
         Ok(self.pages().advise(range(offset, len), advice.into())?)
     }
 
+    /// # Safety
+    /// As [`unchecked_advise_range`](Mmap::unchecked_advise_range).
+    pub unsafe fn unchecked_advise(&self, advice: UncheckedAdvice) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.unchecked_advise_range(advice, 0, self.len()) }
+    }
+
+    /// The bytes of [`map`](Mmap::map) never change: `DontNeed` makes their pages the first to be reclaimed, and the other
+    /// advice fails.
+    ///
+    /// # Safety
+    /// As [`MmapMut::unchecked_advise_range`].
+    pub unsafe fn unchecked_advise_range(
+        &self,
+        advice: UncheckedAdvice,
+        offset: usize,
+        len: usize,
+    ) -> io::Result<()> {
+        let pages = self.pages();
+        pages.advise(range(offset, len), stillmap::Advice::Normal)?;
+        match (&self.bytes, advice) {
+            (ReadOnly::Snapshot(_), UncheckedAdvice::DontNeed) => {
+                Ok(pages.advise(range(offset, len), stillmap::Advice::Cold)?)
+            }
+            (ReadOnly::Private(private), _) if private.backing() != Backing::Memory => {
+                // SAFETY: the range was checked, the pages are the mapping's, and the caller is responsible for the bytes.
+                unsafe { advice.apply(self.as_ptr().wrapping_add(offset), len) }
+            }
+            // SAFETY: as above.
+            (ReadOnly::Shared(_), _) => unsafe {
+                advice.apply(self.as_ptr().wrapping_add(offset), len)
+            },
+            (ReadOnly::Snapshot(_) | ReadOnly::Private(_), _) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+        }
+    }
+
     /// Keeps the bytes in RAM, also after a copy took the place of the mapping, until `unlock` or drop.
     pub fn lock(&self) -> io::Result<()> {
-        let guard = self.pages().lock(..)?;
-        // SAFETY: only the lifetime changes. What the guard refers to is inside the `Arc` of `self.bytes`, which does
-        // not move, and `lock` is dropped before it.
-        let guard = unsafe { mem::transmute::<LockGuard<'_>, LockGuard<'static>>(guard) };
-        self.lock.set(Some(guard));
-        Ok(())
+        self.lock.begin(|| match self.pages().lock(..) {
+            Ok(guard) => {
+                // SAFETY: only the lifetime changes. What the guard refers to is inside the `Arc` of `self.bytes`, which
+                // does not move, and `lock` is dropped before it.
+                let guard = unsafe { mem::transmute::<LockGuard<'_>, LockGuard<'static>>(guard) };
+                Ok(MmapLock::Pages(guard))
+            }
+            // A small file was read into the heap.
+            Err(Error::Unsupported { .. }) => Ok(MmapLock::Heap(AddressLock::new(self)?)),
+            Err(error) => Err(error.into()),
+        })
     }
 
     pub fn unlock(&self) -> io::Result<()> {
-        self.lock.set(None);
+        self.lock.end();
         Ok(())
+    }
+
+    /// Fails, but for what [`MmapMut::map_mut`] has mapped: map the file again.
+    ///
+    /// # Safety
+    /// As [`MmapMut::remap`].
+    pub unsafe fn remap(&mut self, new_len: usize, options: RemapOptions) -> io::Result<()> {
+        match &mut self.bytes {
+            ReadOnly::Shared(shared) => {
+                self.lock.end();
+                let shared = Arc::get_mut(shared).ok_or(io::ErrorKind::Unsupported)?;
+                // SAFETY: the caller's promise.
+                unsafe { shared.remap(new_len, options.may_move) }
+            }
+            ReadOnly::Snapshot(_) | ReadOnly::Private(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn pages(&self) -> Pages<'_> {
@@ -85,27 +169,8 @@ impl Mmap {
     }
 
     fn from_bytes(bytes: ReadOnly) -> Self {
-        let lock = OwnedLock::default();
+        let lock = LockState::new();
         Mmap { lock, bytes }
-    }
-}
-
-/// A guard that is kept beside what it refers to.
-#[derive(Default)]
-struct OwnedLock(Mutex<Option<LockGuard<'static>>>);
-
-impl OwnedLock {
-    fn set(&self, guard: Option<LockGuard<'static>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = guard;
-    }
-}
-
-/// What a system call returned.
-fn checked(returned: i32) -> io::Result<()> {
-    if returned == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 
@@ -163,7 +228,11 @@ impl fmt::Debug for Mmap {
 /// # Ok(())
 /// # }
 /// ```
-pub struct MmapMut(Writable);
+pub struct MmapMut {
+    /// Before `memory`, so that it is dropped first.
+    lock: LockState<AddressLock>,
+    memory: Writable,
+}
 
 enum Writable {
     Anonymous(Anonymous),
@@ -192,14 +261,14 @@ impl MmapMut {
 
     /// Starts to write the changed pages of a file to the disk, and does not wait.
     pub fn flush_async(&self) -> io::Result<()> {
-        match &self.0 {
+        match &self.memory {
             Writable::Shared(shared) => shared.start_writeback(),
             Writable::Anonymous(_) | Writable::Private(_) => Ok(()),
         }
     }
 
     pub fn flush_range(&self, offset: usize, len: usize) -> io::Result<()> {
-        match &self.0 {
+        match &self.memory {
             Writable::Shared(shared) => shared.flush_range(range(offset, len)),
             Writable::Anonymous(_) | Writable::Private(_) => Ok(()),
         }
@@ -211,7 +280,7 @@ impl MmapMut {
     }
 
     pub fn make_read_only(self) -> io::Result<Mmap> {
-        Ok(match self.0 {
+        Ok(match self.memory {
             Writable::Anonymous(memory) => Mmap::from(memory.freeze()?),
             Writable::Private(private) => Mmap::from(private),
             Writable::Shared(shared) => Mmap::from_bytes(ReadOnly::Shared(Arc::new(shared))),
@@ -228,7 +297,7 @@ impl MmapMut {
     }
 
     pub fn advise_range(&self, advice: Advice, offset: usize, len: usize) -> io::Result<()> {
-        let pages = match &self.0 {
+        let pages = match &self.memory {
             Writable::Anonymous(memory) => memory.pages(),
             Writable::Private(private) => private.pages(),
             Writable::Shared(shared) => shared.pages(),
@@ -253,25 +322,24 @@ impl MmapMut {
     ) -> io::Result<()> {
         // The range check, and its error.
         self.advise_range(Advice::Normal, offset, len)?;
-        let start = self.as_ptr().wrapping_add(offset).cast_mut();
-        let page = stillmap::page::size();
-        let inside = start.addr() % page;
-        let start = start.wrapping_sub(inside).cast();
-        // SAFETY: whole pages of this mapping, see above; the caller is responsible for the bytes.
-        #[expect(clippy::disallowed_methods, reason = "stillmap gives no such advice")]
-        let returned = unsafe { libc::madvise(start, len + inside, advice.code()) };
-        checked(returned)
+        match &self.memory {
+            // Pages of the heap hold bytes of others, and in memory there is no file to return to.
+            Writable::Private(private) if private.backing() == Backing::Memory => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+            // SAFETY: the range was checked, the pages are the mapping's, and the caller is responsible for the bytes.
+            _ => unsafe { advice.apply(self.as_ptr().wrapping_add(offset), len) },
+        }
     }
 
     /// Keeps the pages in RAM until `unlock` or drop, mlock(2).
     pub fn lock(&self) -> io::Result<()> {
-        // SAFETY: mlock(2) changes no byte.
-        checked(unsafe { libc::mlock(self.as_ptr().cast(), self.len()) })
+        self.lock.begin(|| AddressLock::new(self))
     }
 
     pub fn unlock(&self) -> io::Result<()> {
-        // SAFETY: munlock(2) changes no byte.
-        checked(unsafe { libc::munlock(self.as_ptr().cast(), self.len()) })
+        self.lock.end();
+        Ok(())
     }
 
     /// Changes the length of the mapping.
@@ -279,32 +347,44 @@ impl MmapMut {
     /// # Safety
     /// As [`map_mut`](MmapOptions::map_mut), for the bytes that are added.
     pub unsafe fn remap(&mut self, new_len: usize, options: RemapOptions) -> io::Result<()> {
-        match &mut self.0 {
+        let was_locked = self.lock.end();
+        let done = match &mut self.memory {
             Writable::Anonymous(memory) if options.may_move || new_len <= memory.len() => {
-                Ok(memory.resize(new_len)?)
+                memory.resize(new_len).map_err(io::Error::from)
             }
             // SAFETY: the caller's promise.
             Writable::Shared(shared) => unsafe { shared.remap(new_len, options.may_move) },
             Writable::Anonymous(_) | Writable::Private(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        if was_locked {
+            self.lock()?;
         }
+        done
+    }
+}
+
+impl MmapMut {
+    fn from_memory(memory: Writable) -> Self {
+        let lock = LockState::new();
+        MmapMut { lock, memory }
     }
 }
 
 impl From<Anonymous> for MmapMut {
     fn from(memory: Anonymous) -> Self {
-        MmapMut(Writable::Anonymous(memory))
+        MmapMut::from_memory(Writable::Anonymous(memory))
     }
 }
 
 impl From<Private> for MmapMut {
     fn from(private: Private) -> Self {
-        MmapMut(Writable::Private(private))
+        MmapMut::from_memory(Writable::Private(private))
     }
 }
 
 impl From<SharedFile> for MmapMut {
     fn from(shared: SharedFile) -> Self {
-        MmapMut(Writable::Shared(shared))
+        MmapMut::from_memory(Writable::Shared(shared))
     }
 }
 
@@ -312,7 +392,7 @@ impl Deref for MmapMut {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.0 {
+        match &self.memory {
             Writable::Anonymous(memory) => memory,
             Writable::Private(private) => private,
             Writable::Shared(shared) => shared,
@@ -322,7 +402,7 @@ impl Deref for MmapMut {
 
 impl DerefMut for MmapMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.0 {
+        match &mut self.memory {
             Writable::Anonymous(memory) => memory,
             Writable::Private(private) => private,
             Writable::Shared(shared) => shared,
@@ -350,3 +430,11 @@ impl fmt::Debug for MmapMut {
             .finish()
     }
 }
+
+// SAFETY: moving the value does not move the bytes.
+#[cfg(feature = "stable_deref_trait")]
+unsafe impl stable_deref_trait::StableDeref for Mmap {}
+
+// SAFETY: as above.
+#[cfg(feature = "stable_deref_trait")]
+unsafe impl stable_deref_trait::StableDeref for MmapMut {}

@@ -1,5 +1,7 @@
 //! How a mapping is made.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -82,8 +84,8 @@ impl MmapOptions {
     }
 
     /// As [`map`](MmapOptions::map), which is safe for every file.
-    pub fn map_if_safe<F: AsFd>(&self, file: F) -> io::Result<Mmap> {
-        self.map(file)
+    pub fn map_if_safe<F: AsFd>(&self, file: F) -> Result<Mmap, MapIfSafeError> {
+        self.map(file).map_err(MapIfSafeError)
     }
 
     /// Fails: stillmap maps nothing executable.
@@ -148,6 +150,46 @@ pub(crate) fn executable() -> io::Error {
         io::ErrorKind::Unsupported,
         "stillmap maps nothing executable",
     )
+}
+
+/// Why [`MmapOptions::map_if_safe`] failed.
+pub struct MapIfSafeError(io::Error);
+
+impl MapIfSafeError {
+    /// False: it is supported wherever this crate is.
+    pub fn not_supported(&self) -> bool {
+        false
+    }
+
+    /// A window that is not inside the file.
+    pub fn not_safe(&self) -> bool {
+        self.0.kind() == io::ErrorKind::InvalidInput
+    }
+
+    /// Any other error.
+    pub fn map_failed(&self) -> bool {
+        !self.not_safe()
+    }
+}
+
+impl Error for MapIfSafeError {}
+
+impl fmt::Display for MapIfSafeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for MapIfSafeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<MapIfSafeError> for io::Error {
+    fn from(error: MapIfSafeError) -> Self {
+        error.0
+    }
 }
 
 /// How [`MmapMut::remap`] may change a mapping.

@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
-use stillmap_memmap2::{Advice, Mmap, MmapMut, MmapOptions, RemapOptions, UncheckedAdvice};
+use stillmap_memmap2::{
+    Advice, Mmap, MmapMut, MmapOptions, MmapRaw, RemapOptions, UncheckedAdvice,
+};
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -64,6 +66,10 @@ fn anonymous_memory() {
     assert!(MmapMut::map_anon(isize::MAX as usize + 1).is_err());
     fn crosses<T: Send + Sync>(_: &T) {}
     crosses(&map);
+    let dir = directory();
+    let file = file_of(&dir.path().join("sent"), 10);
+    crosses(&Mmap::map(&file).unwrap());
+    crosses(&MmapRaw::map_raw(&file).unwrap());
 }
 
 #[test]
@@ -139,6 +145,18 @@ fn writable_and_back() {
     let map = map.make_read_only().unwrap();
     let mut map = map.make_mut().unwrap();
     map[..4].copy_from_slice(b"abcd");
+    map.flush().unwrap();
+    // The file has it, and so has another map.
+    assert_eq!(&Mmap::map(&file).unwrap()[..4], b"abcd");
+    let copy = MmapOptions::new().map_copy(&file).unwrap();
+    let mut copy = copy.make_read_only().unwrap().make_mut().unwrap();
+    copy[..4].copy_from_slice(b"wxyz");
+    assert_eq!(&copy[..4], b"wxyz");
+    assert_eq!(&map[..4], b"abcd");
+    assert_eq!(&Mmap::map(&file).unwrap()[..4], b"abcd");
+    // A map of `map` is never written to the file.
+    let mut other = Mmap::map(&file).unwrap().make_mut().unwrap();
+    other[..4].copy_from_slice(b"wxyz");
     assert_eq!(&map[..4], b"abcd");
     let mut anonymous = MmapMut::map_anon(256).unwrap();
     anonymous[3] = 7;
@@ -209,6 +227,35 @@ fn advice() {
     assert!(outside.is_err());
 }
 
+/// Attack: a small private copy is in the heap, and its page was dropped with all other bytes in it.
+#[test]
+fn unchecked_advice_changes_no_bytes_of_others() {
+    let dir = directory();
+    let path = dir.path().join("private");
+    std::fs::write(&path, b"private").unwrap();
+    let file = File::open(&path).unwrap();
+    let mut maps: Vec<MmapMut> = (0..64)
+        .map(|_| MmapOptions::new().map_copy(&file).unwrap())
+        .collect();
+    maps.iter_mut().for_each(|map| map[0] = b'P');
+    for map in &maps {
+        // SAFETY: no reference to the bytes is alive.
+        let done = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        assert_eq!(done.unwrap_err().kind(), io::ErrorKind::Unsupported);
+    }
+    assert!(maps.iter().all(|map| &map[..] == b"Private"));
+    // What was mapped read-only never changes.
+    for len in [7, 4 << 20] {
+        std::fs::write(&path, vec![7; len]).unwrap();
+        let map = Mmap::map(File::open(&path).unwrap()).unwrap();
+        // SAFETY: as above.
+        unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) }.unwrap();
+        // SAFETY: as above.
+        assert!(unsafe { map.unchecked_advise(UncheckedAdvice::Free) }.is_err());
+        assert!(map.iter().all(|&byte| byte == 7));
+    }
+}
+
 /// Kilobytes that are locked in this process.
 fn locked() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -219,22 +266,41 @@ fn locked() -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// One test, because it looks at all locked memory of the process.
 #[test]
 fn a_lock_is_a_state_and_ends_with_the_map() {
-    let dir = directory();
-    let file = file_of(&dir.path().join("lock"), 4 << 20);
-    let map = Mmap::map(&file).unwrap();
     let before = locked();
-    map.lock().unwrap();
-    map.lock().unwrap();
-    assert!(locked() > before);
-    map.unlock().unwrap();
-    map.unlock().unwrap();
-    assert_eq!(locked(), before);
-    map.lock().unwrap();
-    let moved = Box::new(map);
-    drop(moved);
-    assert_eq!(locked(), before);
+    let dir = directory();
+    // The first is read into the heap.
+    for len in [128, 4 << 20] {
+        let file = file_of(&dir.path().join("lock"), len);
+        let map = Mmap::map(File::open(dir.path().join("lock")).unwrap()).unwrap();
+        map.lock().unwrap();
+        map.lock().unwrap();
+        assert!(locked() > before);
+        map.unlock().unwrap();
+        map.unlock().unwrap();
+        assert_eq!(locked(), before);
+        map.lock().unwrap();
+        let moved = Box::new(map);
+        drop(moved);
+        assert_eq!(locked(), before);
+
+        let raw = MmapRaw::map_raw(&file).unwrap();
+        let private = MmapOptions::new().map_copy(&file).unwrap();
+        let mut anonymous = MmapMut::map_anon(len as usize).unwrap();
+        raw.lock().unwrap();
+        private.lock().unwrap();
+        anonymous.lock().unwrap();
+        let three = locked();
+        assert!(three > before);
+        // SAFETY: anonymous memory.
+        unsafe { anonymous.remap(8 << 20, RemapOptions::new().may_move(true)) }.unwrap();
+        assert!(locked() > three, "the lock is of the whole map");
+        drop((raw, private));
+        anonymous.unlock().unwrap();
+        assert_eq!(locked(), before);
+    }
 }
 
 #[test]
@@ -254,6 +320,21 @@ fn remapped() {
         unsafe { map.remap(64, RemapOptions::new()) }.unwrap();
         assert_eq!(&map[..], counting(64));
     }
+    let mut raw = MmapOptions::new().len(128).map_raw(&file).unwrap();
+    // SAFETY: no address from before is used.
+    unsafe { raw.remap(8192, RemapOptions::new().may_move(true)) }.unwrap();
+    assert_eq!(raw.len(), 8192);
+    // SAFETY: 8192 bytes are mapped, and no other process changes them.
+    assert_eq!(unsafe { raw.as_ptr().add(4096 + 9).read() }, 9);
+    raw.advise_range(Advice::WillNeed, 4096, 100).unwrap();
+    // SAFETY: no reference to the bytes is alive.
+    unsafe { raw.unchecked_advise(UncheckedAdvice::DontNeed) }.unwrap();
+    // SAFETY: as above.
+    assert_eq!(unsafe { raw.as_ptr().add(9).read() }, 9);
+    let mut map = Mmap::map(&file).unwrap();
+    // SAFETY: it is no mapping of `map_mut`.
+    let refused = unsafe { map.remap(1, RemapOptions::new().may_move(true)) };
+    assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::Unsupported);
     let mut memory = MmapMut::map_anon(1024).unwrap();
     // SAFETY: anonymous memory.
     assert!(unsafe { memory.remap(usize::MAX, RemapOptions::new().may_move(true)) }.is_err());
@@ -270,6 +351,20 @@ fn a_live_file_is_safe_to_map() {
     let shrunk = std::thread::spawn(move || std::fs::write(path, b"short"));
     shrunk.join().unwrap().unwrap();
     assert!(map.iter().all(|&byte| byte == 7));
+    let file = File::open(dir.path().join("live")).unwrap();
+    let beyond = MmapOptions::new().offset(3).len(100).map_if_safe(&file);
+    assert!(beyond.unwrap_err().not_safe());
+    let inside = MmapOptions::new().offset(3).map_if_safe(&file).unwrap();
+    assert_eq!(&inside[..], b"rt");
+}
+
+#[cfg(feature = "stable_deref_trait")]
+#[test]
+fn owners_of_stable_bytes() {
+    fn is_stable<T: stable_deref_trait::StableDeref>(_: &T) {}
+    let map = MmapMut::map_anon(128).unwrap();
+    is_stable(&map);
+    is_stable(&map.make_read_only().unwrap());
 }
 
 #[test]
