@@ -139,7 +139,7 @@ impl Snapshot {
         view: *mut ffi::Py_buffer,
         flags: i32,
     ) -> PyResult<()> {
-        let snapshot = this.borrow();
+        let snapshot = this.try_borrow()?;
         let bytes = snapshot.inner()?;
         let (start, len) = (bytes.as_ptr().cast_mut(), bytes.len());
         // SAFETY:
@@ -212,7 +212,7 @@ impl Draft {
     fn __enter__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyMemoryView>> {
         let view = PyMemoryView::from(this.as_any())?;
         // Released at the end of the block, so that the commit finds no view of it.
-        this.borrow_mut().exports.keep(view.clone().unbind());
+        this.try_borrow_mut()?.exports.keep(view.clone().unbind());
         Ok(view)
     }
 
@@ -222,15 +222,17 @@ impl Draft {
         _value: &Bound<'_, PyAny>,
         _trace: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        let view = this.borrow_mut().exports.kept();
-        if let Some(view) = view {
-            view.bind(this.py()).call_method0("release")?;
-        }
-        let mut draft = this.borrow_mut();
+        let view = this.try_borrow_mut()?.exports.kept();
+        let released = match view {
+            Some(view) => view.bind(this.py()).call_method0("release").map(drop),
+            None => Ok(()),
+        };
         if kind.is_none() {
-            draft.commit(this.py(), None)?;
-        } else {
-            draft.discard()?;
+            released?;
+            this.try_borrow_mut()?.commit(this.py(), None)?;
+        } else if released.is_ok() {
+            // A failure here would hide the exception. What still has a view is discarded with the last of them.
+            let _ = this.try_borrow_mut()?.discard();
         }
         Ok(false)
     }
@@ -242,7 +244,8 @@ impl Draft {
         view: *mut ffi::Py_buffer,
         flags: i32,
     ) -> PyResult<()> {
-        let draft = this.borrow();
+        // Another thread may be committing it.
+        let draft = this.try_borrow()?;
         let len = draft.__len__()?;
         let start = draft.start.load(Ordering::Relaxed);
         // SAFETY:

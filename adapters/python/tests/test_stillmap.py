@@ -124,6 +124,13 @@ def test_a_draft_is_the_old_file_or_the_new_one(path):
             view[:] = b"0123456789"
             raise RuntimeError
     assert path.read_bytes() == b"\7" * 300_000
+    # An array that is alive when the block raises does not hide the exception.
+    with pytest.raises(RuntimeError):
+        with stillmap.draft(path, 10) as view:
+            array = np.frombuffer(view, dtype=np.uint8)
+            raise RuntimeError
+    assert path.read_bytes() == b"\7" * 300_000 and array.sum() == 0
+    del array, view
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -186,6 +193,29 @@ def test_a_file_truncated_and_rewritten_under_its_reader(reader, path):
         assert child.returncode == 0 and int(out) == sum(PATTERN)
     else:
         assert child.returncode == -7, "killed by SIGBUS, exit status 135 in a shell"
+
+
+def test_a_view_while_another_thread_commits(path):
+    """A view either is refused, or keeps the draft from being committed."""
+    for _ in range(50):
+        draft = stillmap.draft(path, 4096)
+        outcomes = []
+
+        def look():
+            try:
+                outcomes.append(bytes(memoryview(draft)))
+            except (RuntimeError, ValueError) as error:
+                outcomes.append(error)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            draft.commit()
+        except BufferError:
+            pass
+        thread.join()
+        assert len(outcomes) == 1
+    assert path.stat().st_size == 4096
 
 
 def test_threads_open_and_drop(path):
