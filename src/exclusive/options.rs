@@ -2,9 +2,9 @@
 
 use super::Exclusive;
 use super::open::{self, Request};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,24 +46,6 @@ impl Exclusive {
     pub fn try_open<P: AsRef<Path>>(path: P) -> Result<Self> {
         let options = Exclusive::options().wait(std::time::Duration::ZERO);
         options.open(path)
-    }
-
-    /// A file that is open already, for reading and writing. The descriptor is closed; if there are duplicates of it
-    /// (`try_clone`), the file is [`Busy`](crate::Error::Busy).
-    ///
-    /// # Errors
-    /// As [`open`](Exclusive::open); [`Error::Unsupported`](crate::Error::Unsupported) without /proc.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// let file = std::fs::File::options().read(true).write(true).open("data")?;
-    /// let mut file = stillmap::Exclusive::from_file(file)?;
-    /// file[0] += 1;
-    /// file.close()?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn from_file(file: File) -> Result<Self> {
-        Exclusive::options().from_file(file)
     }
 
     /// A window of the file, room to grow, and how long to wait.
@@ -109,6 +91,33 @@ impl Exclusive {
     pub unsafe fn map_unguarded<F: AsFd>(file: F) -> Result<Self> {
         // SAFETY: the caller's promise.
         unsafe { Exclusive::options().map_unguarded(file) }
+    }
+}
+
+/// A file that is open already, with the default options: [`ExclusiveOptions::from_owned`].
+///
+/// # Examples
+/// ```no_run
+/// let file = std::fs::File::options().read(true).write(true).open("data")?;
+/// let mut file = stillmap::Exclusive::try_from(file)?;
+/// file[0] += 1;
+/// file.close()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+impl TryFrom<File> for Exclusive {
+    type Error = Error;
+
+    fn try_from(file: File) -> Result<Self> {
+        Exclusive::options().from_owned(file)
+    }
+}
+
+/// As from a [`File`].
+impl TryFrom<OwnedFd> for Exclusive {
+    type Error = Error;
+
+    fn try_from(fd: OwnedFd) -> Result<Self> {
+        Exclusive::try_from(File::from(fd))
     }
 }
 
@@ -205,18 +214,19 @@ impl ExclusiveOptions {
         open::path(path.as_ref(), self.request)
     }
 
-    /// A file that is open already: [`Exclusive::from_file`].
+    /// A file that is open already, for reading and writing. The descriptor is closed; if there are duplicates of it
+    /// (`try_clone`), the file is [`Busy`](crate::Error::Busy).
     ///
     /// # Errors
-    /// As [`Exclusive::from_file`].
+    /// As [`Exclusive::open`]; [`Error::Unsupported`](crate::Error::Unsupported) without /proc.
     ///
     /// # Examples
     /// ```no_run
     /// let file = std::fs::File::options().read(true).write(true).open("data")?;
-    /// stillmap::Exclusive::options().from_file(file)?.close()?;
+    /// stillmap::Exclusive::options().len(512).from_owned(file)?.close()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_file(&self, file: File) -> Result<Exclusive> {
+    pub fn from_owned(&self, file: File) -> Result<Exclusive> {
         open::file(file, self.request)
     }
 

@@ -48,14 +48,6 @@ impl Exclusive {
         Exclusive::options().wait(Duration::ZERO).open(path)
     }
 
-    /// Fails: here the open itself keeps others out.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`].
-    pub fn from_file(file: File) -> Result<Self> {
-        Exclusive::options().from_file(file)
-    }
-
     /// How long to wait.
     pub fn options() -> ExclusiveOptions {
         ExclusiveOptions::default()
@@ -141,6 +133,25 @@ unsafe impl ByteSlice for Exclusive {
 impl_byte_slice!(Exclusive, debug: has_waiter);
 impl_byte_slice_mut!(Exclusive);
 
+/// Fails: [`ExclusiveOptions::from_owned`].
+impl TryFrom<File> for Exclusive {
+    type Error = Error;
+
+    fn try_from(file: File) -> Result<Self> {
+        Exclusive::options().from_owned(file)
+    }
+}
+
+/// As from a [`File`].
+#[cfg(unix)]
+impl TryFrom<std::os::fd::OwnedFd> for Exclusive {
+    type Error = Error;
+
+    fn try_from(fd: std::os::fd::OwnedFd) -> Result<Self> {
+        Exclusive::try_from(File::from(fd))
+    }
+}
+
 /// How to open an [`Exclusive`]; made by [`Exclusive::options`].
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
@@ -213,7 +224,7 @@ impl ExclusiveOptions {
     ///
     /// # Errors
     /// [`Error::Unsupported`].
-    pub fn from_file(&self, _file: File) -> Result<Exclusive> {
+    pub fn from_owned(&self, _file: File) -> Result<Exclusive> {
         Err(Error::unsupported(
             None,
             "an exclusive mapping of a file that is open already",

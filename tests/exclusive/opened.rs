@@ -78,7 +78,7 @@ fn a_file_that_is_open() {
     for (kind, system) in systems() {
         let path = file_with(system.path(), "file", b"bytes");
         let mut file = loop {
-            match Exclusive::from_file(read_write(&path)) {
+            match Exclusive::try_from(read_write(&path)) {
                 Err(Error::Busy { .. }) => {}
                 other => break other.unwrap(),
             }
@@ -90,11 +90,8 @@ fn a_file_that_is_open() {
         // A duplicate could write to the file.
         let file = read_write(&path);
         let _duplicate = file.try_clone().unwrap();
-        assert!(matches!(
-            Exclusive::from_file(file),
-            Err(Error::Busy { .. })
-        ));
-        let error = Exclusive::from_file(File::open(&path).unwrap()).unwrap_err();
+        assert!(matches!(Exclusive::try_from(file), Err(Error::Busy { .. })));
+        let error = Exclusive::try_from(File::open(&path).unwrap()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
     }
 }
