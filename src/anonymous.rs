@@ -3,8 +3,10 @@
 use crate::atfork::{self, NotForChildren};
 use crate::buffer::Buffer;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::enums::HugePages;
 use crate::error::{Error, Result};
 use crate::held::Held;
+use crate::options::setters;
 use crate::page;
 use crate::pages::Pages;
 use crate::range::{self, whole_pages};
@@ -58,32 +60,6 @@ struct Memfd {
     not_for_children: NotForChildren,
 }
 
-/// The kind of pages.
-///
-/// Source: madvise(2), mmap(2) on `MAP_HUGETLB`.
-///
-/// # Examples
-/// ```
-/// use stillmap::{Anonymous, HugePages};
-/// let memory = Anonymous::options().huge_pages(HugePages::Transparent).allocate(64 << 20)?;
-/// assert!(memory.iter().all(|&byte| byte == 0));
-/// # Ok::<(), stillmap::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum HugePages {
-    /// The setting of the system (`/sys/kernel/mm/transparent_hugepage/enabled`).
-    #[default]
-    System,
-    /// Small pages only (`MADV_NOHUGEPAGE`).
-    Never,
-    /// Huge pages where the kernel has them available, one fault for each (`MADV_HUGEPAGE`); else small ones. For shared
-    /// memory `shmem_enabled` in the same directory decides.
-    Transparent,
-    /// Huge pages of the reserved pool (`vm.nr_hugepages`), or an error (`MAP_HUGETLB`).
-    Reserved,
-}
-
 /// Options for allocating an [`Anonymous`]; made by [`Anonymous::options`].
 ///
 /// # Examples
@@ -101,7 +77,9 @@ pub struct AnonymousOptions {
     address: Address,
 }
 
-impl AnonymousOptions {
+setters! {
+    impl AnonymousOptions;
+
     /// The kind of pages; default [`HugePages::System`].
     ///
     /// # Examples
@@ -112,10 +90,7 @@ impl AnonymousOptions {
     /// println!("{} of 64 MiB in huge pages", table.pages().huge_bytes()? >> 20);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn huge_pages(mut self, how: HugePages) -> Self {
-        self.huge_pages = how;
-        self
-    }
+    fn huge_pages(how: HugePages) { huge_pages = how; }
 
     /// Whether to grant all pages before returning; default false.
     ///
@@ -126,10 +101,7 @@ impl AnonymousOptions {
     /// assert!(memory.pages().residency(..)?.is_full());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn populate(mut self, enable: bool) -> Self {
-        self.populate = enable;
-        self
-    }
+    fn populate(enable: bool) { populate = enable; }
 
     /// Whether forked children share the memory (`MAP_SHARED`) rather than get a copy of it; default false.
     ///
@@ -140,10 +112,7 @@ impl AnonymousOptions {
     /// assert_eq!(memory[0], 7);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn shared(mut self, enable: bool) -> Self {
-        self.shared = enable;
-        self
-    }
+    fn shared(enable: bool) { shared = enable; }
 
     /// A hint for the address; the kernel chooses another if it is in use.
     ///
@@ -155,10 +124,7 @@ impl AnonymousOptions {
     /// assert_ne!(first.as_ptr(), second.as_ptr());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn hint_address(mut self, address: usize) -> Self {
-        self.address = Address::Hint(page::align_down(address));
-        self
-    }
+    fn hint_address(address: usize) { address = Address::Hint(page::align_down(address)); }
 
     /// The exact address; a mapping that is there is not replaced (`MAP_FIXED_NOREPLACE`, Linux 4.17). A later
     /// [`Anonymous::resize`] may move it.
@@ -172,11 +138,10 @@ impl AnonymousOptions {
     /// assert!(matches!(taken, Err(Error::AddressTaken { .. })));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn fixed_address(mut self, address: usize) -> Self {
-        self.address = Address::Fixed(address);
-        self
-    }
+    fn fixed_address(address: usize) { address = Address::Fixed(address); }
+}
 
+impl AnonymousOptions {
     /// Allocates `len` bytes: any number, including 0.
     ///
     /// # Errors

@@ -79,7 +79,10 @@
 mod backing;
 mod bytes;
 pub mod docs;
+mod enums;
 mod error;
+pub mod faults;
+mod options;
 pub mod page;
 mod range;
 mod reason;
@@ -142,33 +145,31 @@ mod sys;
 mod table;
 
 pub use backing::Backing;
+pub use enums::{Change, HugePages, Replace};
 pub use error::{Error, Result, Tried};
 pub use reason::Reason;
 pub use residency::Residency;
 pub use shareable::Shareable;
 
 #[cfg(target_os = "linux")]
-pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
+pub use anonymous::{Anonymous, AnonymousOptions};
 #[cfg(target_os = "linux")]
-pub use draft::{CommitError, Draft, DraftOptions, Replace};
+pub use draft::{CommitError, Draft, DraftOptions};
 #[cfg(target_os = "linux")]
 pub use exclusive::{Exclusive, ExclusiveOptions};
 #[cfg(target_os = "linux")]
-pub use live::{Change, Live};
+pub use live::Live;
 #[cfg(target_os = "linux")]
 pub use open_all::{OpenAll, open_all};
-#[cfg(target_os = "linux")]
-pub use pages::faults;
 #[cfg(target_os = "linux")]
 pub use pages::{Advice, LockGuard, Pages, Prefetch};
 #[cfg(not(target_os = "linux"))]
 use portable::system as sys;
 #[cfg(not(target_os = "linux"))]
 pub use portable::{
-    Advice, Anonymous, AnonymousOptions, Change, CommitError, Draft, DraftOptions, Exclusive,
-    ExclusiveOptions, HugePages, Live, LockGuard, OpenAll, Pages, Prefetch, Private,
-    PrivateOptions, Replace, Shared, SharedOptions, Snapshot, SnapshotOptions, SnapshotProgress,
-    faults, fork, open_all,
+    Advice, Anonymous, AnonymousOptions, CommitError, Draft, DraftOptions, Exclusive,
+    ExclusiveOptions, Live, LockGuard, OpenAll, Pages, Prefetch, Private, PrivateOptions, Shared,
+    SharedOptions, Snapshot, SnapshotOptions, SnapshotProgress, fork, open_all,
 };
 #[cfg(target_os = "linux")]
 pub use private::{Private, PrivateOptions};

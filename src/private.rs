@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::held::{Held, Opened};
 use crate::input::{Access, Request, Source};
 use crate::ladder;
+use crate::options::{impl_try_from_file, setters};
 use crate::pages::Pages;
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -145,22 +145,9 @@ unsafe impl ByteSlice for Private {
 impl_byte_slice!(Private, debug: backing);
 impl_byte_slice_mut!(Private);
 
-/// The whole file, wherever its offset is.
-impl TryFrom<File> for Private {
-    type Error = Error;
-
-    fn try_from(file: File) -> Result<Self> {
-        Private::options().open_source(Source::from_owned(file))
-    }
-}
-
-/// As from a [`File`].
-impl TryFrom<OwnedFd> for Private {
-    type Error = Error;
-
-    fn try_from(fd: OwnedFd) -> Result<Self> {
-        Private::try_from(File::from(fd))
-    }
+impl_try_from_file! {
+    /// The whole file, wherever its offset is.
+    Private, file => Private::options().open_source(Source::from_owned(file))
 }
 
 /// Options for opening a [`Private`]; made by [`Private::options`].
@@ -189,7 +176,9 @@ impl Default for PrivateOptions {
     }
 }
 
-impl PrivateOptions {
+setters! {
+    impl PrivateOptions;
+
     /// Skips the first `offset` bytes of the input; they need not be whole pages.
     ///
     /// # Examples
@@ -198,10 +187,7 @@ impl PrivateOptions {
     /// assert!(bytes.starts_with(b"package]"));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn offset(mut self, offset: u64) -> Self {
-        self.request.offset = offset;
-        self
-    }
+    fn offset(offset: u64) { request.offset = offset; }
 
     /// Takes `len` bytes, no more and no less; the default is all up to the end.
     ///
@@ -211,10 +197,7 @@ impl PrivateOptions {
     /// assert_eq!(&bytes[..], b"[package]");
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn len(mut self, len: usize) -> Self {
-        self.request.len = Some(len);
-        self
-    }
+    fn len(len: usize) { request.len = Some(len); }
 
     /// The most bytes of the input, as [`SnapshotOptions::size_limit`](crate::SnapshotOptions::size_limit).
     ///
@@ -223,10 +206,7 @@ impl PrivateOptions {
     /// let endless = stillmap::Private::options().size_limit(1 << 20).open("/dev/zero");
     /// assert!(matches!(endless, Err(stillmap::Error::TooLarge { .. })));
     /// ```
-    pub fn size_limit(mut self, bytes: u64) -> Self {
-        self.request.limits.size = Some(bytes);
-        self
-    }
+    fn size_limit(bytes: u64) { request.limits.size = Some(bytes); }
 
     /// The most bytes to copy into memory, as [`SnapshotOptions::memory_limit`](crate::SnapshotOptions::memory_limit).
     /// Pages of a mapping that are stored to take memory in addition.
@@ -240,11 +220,10 @@ impl PrivateOptions {
     /// assert_ne!(bytes.backing(), stillmap::Backing::Memory);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.request.limits.memory = Some(bytes);
-        self
-    }
+    fn memory_limit(bytes: u64) { request.limits.memory = Some(bytes); }
+}
 
+impl PrivateOptions {
     /// Opens a path.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ impl Draft {
     /// [`CommitError`], which gives the draft back. The path is then as it was and no trace is left, with three
     /// exceptions: the last step, an `fsync` of the directory, comes when the file is visible already; a pipe may have
     /// got a part of the bytes (`EPIPE` if it has no reader, without a signal); a file that is written
-    /// [in place](super::Replace::InPlace) may be a mixture.
+    /// [in place](crate::Replace::InPlace) may be a mixture.
     ///
     /// # Examples
     /// ```

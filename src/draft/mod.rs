@@ -16,7 +16,7 @@ mod target;
 mod temp_file;
 
 pub use commit_error::CommitError;
-pub use options::{DraftOptions, Replace};
+pub use options::DraftOptions;
 
 use crate::atfork::NotForChildren;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};

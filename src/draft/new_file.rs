@@ -1,11 +1,12 @@
 //! A file that takes its path in one step, or replaces the file there.
 
+use super::DraftOptions;
 use super::publish::{self, NotNamed};
 use super::rights::{self, Loss, Rights};
 use super::store::Store;
 use super::target::{REPLACE, TargetName};
 use super::temp_file::{TempFile, sync_directory};
-use super::{DraftOptions, Replace};
+use crate::enums::Replace;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::input::copy_into;

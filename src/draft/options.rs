@@ -1,45 +1,8 @@
 //! How a draft is created.
 
 use crate::budget;
-
-/// How [`Draft::commit`](super::Draft::commit) puts the new bytes in the place of a file that exists.
-///
-/// | | [`Rename`](Replace::Rename) | [`InPlace`](Replace::InPlace) |
-/// |---|---|---|
-/// | readers see | the old bytes or the new ones | for a while, a mixture of both |
-/// | after a crash in `commit` | the old bytes or the new ones | perhaps a mixture |
-/// | inode, hard links, watches (inotify), open descriptors | those of the old file are left behind | stay |
-/// | a file that is a mount point (`docker run -v FILE`) | cannot be replaced | is written |
-/// | needs | write permission for the directory | write permission for the file |
-///
-/// # Examples
-/// ```
-/// use std::os::unix::fs::MetadataExt;
-/// use stillmap::{Draft, Replace};
-/// let directory = tempfile::tempdir()?;
-/// let path = directory.path().join("settings");
-/// std::fs::write(&path, "old and long")?;
-/// let inode = path.metadata()?.ino();
-/// let mut draft = Draft::options().replace(Replace::InPlace).create(&path, 3)?;
-/// draft.copy_from_slice(b"new");
-/// draft.commit()?;
-/// assert_eq!(std::fs::read(&path)?, b"new");
-/// assert_eq!(path.metadata()?.ino(), inode);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Replace {
-    /// A new file takes the path in one step: rename(2).
-    #[default]
-    Rename,
-    /// The bytes are written over those of the file. A path without a file gets a new one, as with
-    /// [`Rename`](Replace::Rename).
-    InPlace,
-    /// [`Rename`](Replace::Rename), or [`InPlace`](Replace::InPlace) where that is not possible: for a mount point, or
-    /// in a directory that may not be written to. Other hard links are no reason; they keep the old bytes.
-    RenameOrInPlace,
-}
+use crate::enums::Replace;
+use crate::options::setters;
 
 /// How to create a [`Draft`](super::Draft); made by [`Draft::options`](super::Draft::options).
 ///
@@ -78,7 +41,9 @@ impl Default for DraftOptions {
     }
 }
 
-impl DraftOptions {
+setters! {
+    impl DraftOptions;
+
     /// Whether pages that were never written to become holes, which take no space. Nothing is reserved then: a full
     /// disk is an error of [`commit`](super::Draft::commit), and what is written is kept in memory, whatever the memory
     /// limit. Default false.
@@ -95,10 +60,7 @@ impl DraftOptions {
     /// assert!(path.metadata()?.blocks() * 512 < 1 << 20);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn sparse(mut self, enable: bool) -> Self {
-        self.sparse = enable;
-        self
-    }
+    fn sparse(enable: bool) { sparse = enable; }
 
     /// Whether the path must not exist, not even as a dangling link, neither at `create` nor at `commit`; if two drafts
     /// race, one fails with `EEXIST`. Default false.
@@ -113,10 +75,7 @@ impl DraftOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias = "O_EXCL")]
-    pub fn create_new(mut self, enable: bool) -> Self {
-        self.create_new = enable;
-        self
-    }
+    fn create_new(enable: bool) { create_new = enable; }
 
     /// How a file that exists is replaced. Default: [`Replace::Rename`].
     ///
@@ -130,10 +89,7 @@ impl DraftOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias("inotify", "bind mount", "EBUSY", "hard link"))]
-    pub fn replace(mut self, how: Replace) -> Self {
-        self.replace = how;
-        self
-    }
+    fn replace(how: Replace) { replace = how; }
 
     /// Whether owner, group, ACL and extended attributes of a replaced file must all be kept: `create` (or `commit`, if
     /// they have changed since) then fails where one cannot be copied. Default false: what may not be copied is left
@@ -149,10 +105,7 @@ impl DraftOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias("ACL", "xattr", "chown"))]
-    pub fn require_attributes(mut self, enable: bool) -> Self {
-        self.require_attributes = enable;
-        self
-    }
+    fn require_attributes(enable: bool) { require_attributes = enable; }
 
     /// The mode of the file, exactly: the umask and a default ACL of the directory do not apply, and a replaced file's
     /// mode and ACL are not kept. Default: those of the file that is replaced, or what [`File::create`] gives.
@@ -168,10 +121,7 @@ impl DraftOptions {
     /// ```
     ///
     /// [`File::create`]: std::fs::File::create
-    pub fn mode(mut self, mode: u32) -> Self {
-        self.mode = Some(mode & 0o7777);
-        self
-    }
+    fn mode(mode: u32) { mode = Some(mode & 0o7777); }
 
     /// Whether `commit` waits until the file is durable; default true. Without it the file is just as complete for
     /// every process that opens it, but a loss of power soon after may leave the old file, or, on some file systems, an
@@ -187,10 +137,7 @@ impl DraftOptions {
     /// assert_eq!(std::fs::read(&path)?, b"ab");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn durable(mut self, enable: bool) -> Self {
-        self.durable = enable;
-        self
-    }
+    fn durable(enable: bool) { durable = enable; }
 
     /// The most bytes to keep in memory; a longer draft is written to its unnamed file from the start. That needs a
     /// file system where stores into reserved space cannot fail (ext4, xfs, tmpfs); elsewhere, and in place, a longer
@@ -205,11 +152,10 @@ impl DraftOptions {
     /// draft.commit()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.memory_limit = Some(bytes);
-        self
-    }
+    fn memory_limit(bytes: u64) { memory_limit = Some(bytes); }
+}
 
+impl DraftOptions {
     pub(super) fn fits_in_memory(&self, len: usize) -> bool {
         budget::fits_memory(len as u64, self.memory_limit)
     }

@@ -1,11 +1,12 @@
 //! The destination of a draft's bytes.
 
+use super::DraftOptions;
 use super::in_place::InPlaceFile;
 use super::new_file::NewFile;
 use super::store::Store;
 use super::stream::Stream;
 use super::target::{Target, TargetName, is_irreplaceable};
-use super::{DraftOptions, Replace};
+use crate::enums::Replace;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::path::Path;

@@ -3,8 +3,9 @@
 use super::Exclusive;
 use super::open::{self, Request};
 use crate::error::{Error, Result};
+use crate::options::{impl_try_from_file, setters};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,31 +95,18 @@ impl Exclusive {
     }
 }
 
-/// A file that is open already, with the default options: [`ExclusiveOptions::from_owned`].
-///
-/// # Examples
-/// ```no_run
-/// let file = std::fs::File::options().read(true).write(true).open("data")?;
-/// let mut file = stillmap::Exclusive::try_from(file)?;
-/// file[0] += 1;
-/// file.close()?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
-impl TryFrom<File> for Exclusive {
-    type Error = Error;
-
-    fn try_from(file: File) -> Result<Self> {
-        Exclusive::options().from_owned(file)
-    }
-}
-
-/// As from a [`File`].
-impl TryFrom<OwnedFd> for Exclusive {
-    type Error = Error;
-
-    fn try_from(fd: OwnedFd) -> Result<Self> {
-        Exclusive::try_from(File::from(fd))
-    }
+impl_try_from_file! {
+    /// A file that is open already, with the default options: [`ExclusiveOptions::from_owned`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// let file = std::fs::File::options().read(true).write(true).open("data")?;
+    /// let mut file = stillmap::Exclusive::try_from(file)?;
+    /// file[0] += 1;
+    /// file.close()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    Exclusive, file => Exclusive::options().from_owned(file)
 }
 
 /// Options for opening an [`Exclusive`]; made by [`Exclusive::options`].
@@ -137,7 +125,9 @@ pub struct ExclusiveOptions {
     request: Request,
 }
 
-impl ExclusiveOptions {
+setters! {
+    impl ExclusiveOptions;
+
     /// Skips the first `offset` bytes of the file; they need not be whole pages. The lease is for the whole file. Only
     /// the window gets blocks for its holes, and only it is copied if the lease is lost.
     ///
@@ -149,10 +139,7 @@ impl ExclusiveOptions {
     /// index.close()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn offset(mut self, offset: u64) -> Self {
-        self.request.offset = offset;
-        self
-    }
+    fn offset(offset: u64) { request.offset = offset; }
 
     /// Takes `len` bytes, no more and no less; the default is all up to the end.
     ///
@@ -163,10 +150,7 @@ impl ExclusiveOptions {
     /// header.close()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn len(mut self, len: usize) -> Self {
-        self.request.len = Some(len);
-        self
-    }
+    fn len(len: usize) { request.len = Some(len); }
 
     /// Reserves address space for `len` bytes, though the file is shorter: up to that length,
     /// [`resize`](Exclusive::resize) does not move the bytes. It takes neither memory nor disk space. Default 0.
@@ -180,10 +164,7 @@ impl ExclusiveOptions {
     /// log.close()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn reserve(mut self, len: usize) -> Self {
-        self.request.reserved = len;
-        self
-    }
+    fn reserve(len: usize) { request.reserved = len; }
 
     /// Maximum time to wait until no other descriptor has the file open, and until a lease of another process is released;
     /// then it is [`Busy`](crate::Error::Busy). Default: about 30 milliseconds for an open file, as a child that was
@@ -195,11 +176,10 @@ impl ExclusiveOptions {
     /// options.open("data")?.close()?;
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn wait(mut self, time: Duration) -> Self {
-        self.request.wait = Some(time);
-        self
-    }
+    fn wait(time: Duration) { request.wait = Some(time); }
+}
 
+impl ExclusiveOptions {
     /// Opens a file: [`Exclusive::open`].
     ///
     /// # Errors

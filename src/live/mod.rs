@@ -7,6 +7,7 @@
 mod mapping;
 mod read;
 
+use crate::enums::Change;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::held::Held;
@@ -17,7 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::file::{self, FileType, Stat};
 use mapping::LiveMapping;
 use std::fmt;
-use std::ops::{Range, RangeBounds};
+use std::ops::RangeBounds;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -79,37 +80,6 @@ pub struct Live {
     on_disk: bool,
     fd: OwnedFd,
     path: Option<PathBuf>,
-}
-
-/// What [`Live::refresh`] found, in bytes of the file.
-///
-/// # Examples
-/// ```
-/// use stillmap::{Change, Live};
-/// use std::io::Write;
-///
-/// let directory = tempfile::tempdir()?;
-/// let path = directory.path().join("log");
-/// let mut log = std::fs::File::create(&path)?;
-/// log.write_all(b"one\n")?;
-/// let mut live = Live::open(&path)?;
-/// assert_eq!(live.refresh()?, Change::Same);
-/// log.write_all(b"two\n")?;
-/// assert_eq!(live.refresh()?, Change::Grown(4..8));
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Change {
-    /// The length is the same. Bytes may have been overwritten.
-    Same,
-    /// These bytes were added.
-    Grown(Range<usize>),
-    /// These bytes are gone.
-    Cut(Range<usize>),
-    /// The file was truncated, or its device failed, while it was read. It may have been rewritten since: no byte that
-    /// was read before needs to be the same.
-    PagesLost,
 }
 
 impl Live {

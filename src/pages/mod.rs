@@ -5,7 +5,6 @@
 //! leased file: advice may be lost then, locks are not.
 
 mod advice;
-pub mod faults;
 mod huge;
 mod lock;
 mod populate;

@@ -3,7 +3,9 @@
 use super::memory::Buffer;
 use super::pages::Pages;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::enums::HugePages;
 use crate::error::{Error, Result};
+use crate::options::setters;
 use crate::page;
 use crate::range;
 use std::ops::RangeBounds;
@@ -26,21 +28,6 @@ pub struct Anonymous {
     memory: Buffer,
 }
 
-/// Which pages to use. Only [`System`](HugePages::System) and [`Never`](HugePages::Never) have an effect on every platform.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum HugePages {
-    /// The setting of the system.
-    #[default]
-    System,
-    /// Small pages only.
-    Never,
-    /// Huge pages where there are any; here the same as `System`.
-    Transparent,
-    /// Huge pages of a reserved pool; here [`Error::Unsupported`].
-    Reserved,
-}
-
 /// How to allocate an [`Anonymous`]; made by [`Anonymous::options`].
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
@@ -50,35 +37,26 @@ pub struct AnonymousOptions {
     at: Option<usize>,
 }
 
-impl AnonymousOptions {
-    /// Which pages to use; default [`HugePages::System`].
-    pub fn huge_pages(mut self, how: HugePages) -> Self {
-        self.huge_pages = how;
-        self
-    }
+setters! {
+    impl AnonymousOptions;
 
-    /// No effect.
-    pub fn populate(self, _enable: bool) -> Self {
-        self
-    }
+    /// Which pages to use; default [`HugePages::System`].
+    fn huge_pages(how: HugePages) { huge_pages = how; }
 
     /// Whether forked children share the memory; here that is [`Error::Unsupported`].
-    pub fn shared(mut self, enable: bool) -> Self {
-        self.shared = enable;
-        self
-    }
-
-    /// No effect: it is a hint.
-    pub fn hint_address(self, _address: usize) -> Self {
-        self
-    }
+    fn shared(enable: bool) { shared = enable; }
 
     /// The exact address; here that is [`Error::Unsupported`].
-    pub fn fixed_address(mut self, address: usize) -> Self {
-        self.at = Some(address);
-        self
-    }
+    fn fixed_address(address: usize) { at = Some(address); }
 
+    /// No effect.
+    fn populate(_enable: bool) {}
+
+    /// No effect: it is a hint.
+    fn hint_address(_address: usize) {}
+}
+
+impl AnonymousOptions {
     /// Allocates `len` bytes: any number, including 0.
     ///
     /// # Errors

@@ -20,7 +20,9 @@ use super::pages::{Kind, Pages};
 use super::platform::Temporary;
 use super::snapshot::Snapshot;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::enums::Replace;
 use crate::error::{Error, Result};
+use crate::options::setters;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -57,19 +59,6 @@ enum Target {
     Stdout,
 }
 
-/// How a file that exists is replaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Replace {
-    /// By a rename: the path names the old file or the new one.
-    #[default]
-    Rename,
-    /// By writing over it: the file keeps its identity, and a crash may leave a part of both.
-    InPlace,
-    /// By a rename where that is possible, otherwise by writing over it.
-    RenameOrInPlace,
-}
-
 /// How to make a [`Draft`]; made by [`Draft::options`].
 #[derive(Clone, Copy, Debug)]
 #[must_use]
@@ -93,48 +82,33 @@ impl Default for DraftOptions {
     }
 }
 
-impl DraftOptions {
-    /// No effect: zeros are written.
-    pub fn sparse(self, _enable: bool) -> Self {
-        self
-    }
+setters! {
+    impl DraftOptions;
 
     /// Fails if the path exists when the draft is committed.
-    pub fn create_new(mut self, enable: bool) -> Self {
-        self.create_new = enable;
-        self
-    }
+    fn create_new(enable: bool) { create_new = enable; }
 
     /// How a file that exists is replaced.
-    pub fn replace(mut self, how: Replace) -> Self {
-        self.replace = how;
-        self
-    }
+    fn replace(how: Replace) { replace = how; }
 
     /// Whether all attributes of the replaced file must be kept. Only its permissions can be kept here, so replacing a file
     /// by a rename is [`Error::Unsupported`] then.
-    pub fn require_attributes(mut self, enable: bool) -> Self {
-        self.require_attributes = enable;
-        self
-    }
+    fn require_attributes(enable: bool) { require_attributes = enable; }
 
     /// The permissions of a new file, on Unix.
-    pub fn mode(mut self, mode: u32) -> Self {
-        self.mode = Some(mode);
-        self
-    }
+    fn mode(mode: u32) { mode = Some(mode); }
 
     /// Whether to wait until the file is on the device; default true.
-    pub fn durable(mut self, enable: bool) -> Self {
-        self.durable = enable;
-        self
-    }
+    fn durable(enable: bool) { durable = enable; }
+
+    /// No effect: zeros are written.
+    fn sparse(_enable: bool) {}
 
     /// No effect: the bytes are in memory.
-    pub fn memory_limit(self, _bytes: u64) -> Self {
-        self
-    }
+    fn memory_limit(_bytes: u64) {}
+}
 
+impl DraftOptions {
     /// A draft of `len` zeros.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use super::platform::Writable;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
+use crate::options::{impl_try_from_file, setters};
 use crate::range;
 use std::fs::File;
 use std::ops::RangeBounds;
@@ -133,23 +134,9 @@ unsafe impl ByteSlice for Exclusive {
 impl_byte_slice!(Exclusive, debug: has_waiter);
 impl_byte_slice_mut!(Exclusive);
 
-/// Fails: [`ExclusiveOptions::from_owned`].
-impl TryFrom<File> for Exclusive {
-    type Error = Error;
-
-    fn try_from(file: File) -> Result<Self> {
-        Exclusive::options().from_owned(file)
-    }
-}
-
-/// As from a [`File`].
-#[cfg(unix)]
-impl TryFrom<std::os::fd::OwnedFd> for Exclusive {
-    type Error = Error;
-
-    fn try_from(fd: std::os::fd::OwnedFd) -> Result<Self> {
-        Exclusive::try_from(File::from(fd))
-    }
+impl_try_from_file! {
+    /// Fails: [`ExclusiveOptions::from_owned`].
+    Exclusive, file => Exclusive::options().from_owned(file)
 }
 
 /// How to open an [`Exclusive`]; made by [`Exclusive::options`].
@@ -160,27 +147,23 @@ pub struct ExclusiveOptions {
     has_window: bool,
 }
 
-impl ExclusiveOptions {
-    /// How long to try to open a file that is open elsewhere. Default: 30 milliseconds.
-    pub fn wait(mut self, time: Duration) -> Self {
-        self.wait = Some(time);
-        self
-    }
+setters! {
+    impl ExclusiveOptions;
 
+    /// How long to try to open a file that is open elsewhere. Default: 30 milliseconds.
+    fn wait(time: Duration) { wait = Some(time); }
+
+    /// Only the whole file: a window is [`Error::Unsupported`].
+    fn len(_len: usize) { has_window = true; }
+
+    /// No effect.
+    fn reserve(_len: usize) {}
+}
+
+impl ExclusiveOptions {
     /// Only the whole file: a window is [`Error::Unsupported`].
     pub fn offset(mut self, offset: u64) -> Self {
         self.has_window |= offset != 0;
-        self
-    }
-
-    /// Only the whole file: a window is [`Error::Unsupported`].
-    pub fn len(mut self, _len: usize) -> Self {
-        self.has_window = true;
-        self
-    }
-
-    /// No effect.
-    pub fn reserve(self, _len: usize) -> Self {
         self
     }
 

@@ -7,11 +7,12 @@ use super::pages::Pages;
 use super::snapshot::Snapshot;
 use crate::Shareable;
 use crate::bytes::ByteSlice;
+use crate::enums::Change;
 use crate::error::{Error, Result};
 use crate::range;
 use std::fmt;
 use std::fs::File;
-use std::ops::{Range, RangeBounds};
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
 /// A file that other processes keep writing. Here each call reads from the file.
@@ -28,20 +29,6 @@ pub struct Live {
     file: File,
     len: usize,
     path: Option<PathBuf>,
-}
-
-/// What [`Live::refresh`] found.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Change {
-    /// The length is the same.
-    Same,
-    /// Bytes were appended.
-    Grown(Range<usize>),
-    /// Bytes were cut off.
-    Cut(Range<usize>),
-    /// The mapping had lost pages; here there is none.
-    PagesLost,
 }
 
 impl Live {

@@ -31,12 +31,12 @@ use by_std as platform;
 #[cfg(windows)]
 use windows as platform;
 
-pub use anonymous::{Anonymous, AnonymousOptions, HugePages};
-pub use draft::{CommitError, Draft, DraftOptions, Replace};
+pub use anonymous::{Anonymous, AnonymousOptions};
+pub use draft::{CommitError, Draft, DraftOptions};
 pub use exclusive::{Exclusive, ExclusiveOptions};
-pub use live::{Change, Live};
+pub use live::Live;
 pub use open_all::{OpenAll, open_all};
-pub use pages::{Advice, LockGuard, Pages, Prefetch, faults};
+pub use pages::{Advice, LockGuard, Pages, Prefetch};
 pub use private::{Private, PrivateOptions};
 pub use shared::{Shared, SharedOptions};
 pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};

@@ -6,7 +6,7 @@ use super::pages::Pages;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
-use std::fs::File;
+use crate::options::{impl_try_from_file, setters};
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -81,23 +81,9 @@ unsafe impl ByteSlice for Private {
 impl_byte_slice!(Private, debug: backing);
 impl_byte_slice_mut!(Private);
 
-/// The whole file, wherever its offset is.
-impl TryFrom<File> for Private {
-    type Error = Error;
-
-    fn try_from(file: File) -> Result<Self> {
-        Private::from_file(file)
-    }
-}
-
-/// As from a [`File`].
-#[cfg(unix)]
-impl TryFrom<std::os::fd::OwnedFd> for Private {
-    type Error = Error;
-
-    fn try_from(fd: std::os::fd::OwnedFd) -> Result<Self> {
-        Private::from_file(fd)
-    }
+impl_try_from_file! {
+    /// The whole file, wherever its offset is.
+    Private, file => Private::from_file(file)
 }
 
 /// How to open a [`Private`]; made by [`Private::options`].
@@ -118,31 +104,23 @@ impl Default for PrivateOptions {
     }
 }
 
-impl PrivateOptions {
+setters! {
+    impl PrivateOptions;
+
     /// Skips the first `offset` bytes of the input.
-    pub fn offset(mut self, offset: u64) -> Self {
-        self.request.offset = offset;
-        self
-    }
+    fn offset(offset: u64) { request.offset = offset; }
 
     /// Takes `len` bytes, no more and no less; the default is all up to the end.
-    pub fn len(mut self, len: usize) -> Self {
-        self.request.len = Some(len);
-        self
-    }
+    fn len(len: usize) { request.len = Some(len); }
 
     /// The most bytes of the input; more is [`Error::TooLarge`].
-    pub fn size_limit(mut self, bytes: u64) -> Self {
-        self.request.limit = Some(bytes);
-        self
-    }
+    fn size_limit(bytes: u64) { request.limit = Some(bytes); }
 
     /// The most bytes to read into memory; more is [`Error::TooLarge`], as nothing is copied to a disk here.
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.request.memory_limit = Some(bytes);
-        self
-    }
+    fn memory_limit(bytes: u64) { request.memory_limit = Some(bytes); }
+}
 
+impl PrivateOptions {
     /// Opens a path.
     ///
     /// # Errors

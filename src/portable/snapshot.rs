@@ -7,9 +7,9 @@ use super::pages::Pages;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice};
 use crate::error::{Error, Result};
+use crate::options::{impl_try_from_file, setters};
 use crate::reason::Reason;
 use std::fmt;
-use std::fs::File;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -138,23 +138,9 @@ unsafe impl ByteSlice for Snapshot {
 
 impl_byte_slice!(Snapshot, debug: backing, is_consistent, reason);
 
-/// The whole file, wherever its offset is.
-impl TryFrom<File> for Snapshot {
-    type Error = Error;
-
-    fn try_from(file: File) -> Result<Self> {
-        Snapshot::from_file(file)
-    }
-}
-
-/// As from a [`File`].
-#[cfg(unix)]
-impl TryFrom<std::os::fd::OwnedFd> for Snapshot {
-    type Error = Error;
-
-    fn try_from(fd: std::os::fd::OwnedFd) -> Result<Self> {
-        Snapshot::from_file(fd)
-    }
+impl_try_from_file! {
+    /// The whole file, wherever its offset is.
+    Snapshot, file => Snapshot::from_file(file)
 }
 
 impl Anonymous {
@@ -189,60 +175,38 @@ impl Default for SnapshotOptions {
     }
 }
 
-impl SnapshotOptions {
+setters! {
+    impl SnapshotOptions;
+
     /// Skips the first `offset` bytes of the input.
-    pub fn offset(mut self, offset: u64) -> Self {
-        self.request.offset = offset;
-        self
-    }
+    fn offset(offset: u64) { request.offset = offset; }
 
     /// Takes `len` bytes, no more and no less; the default is all up to the end.
-    pub fn len(mut self, len: usize) -> Self {
-        self.request.len = Some(len);
-        self
-    }
+    fn len(len: usize) { request.len = Some(len); }
 
     /// The most bytes of the input; more is [`Error::TooLarge`].
-    pub fn size_limit(mut self, bytes: u64) -> Self {
-        self.request.limit = Some(bytes);
-        self
-    }
+    fn size_limit(bytes: u64) { request.limit = Some(bytes); }
 
     /// The most bytes to read into memory; more is [`Error::TooLarge`], as nothing is copied to a disk here.
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.request.memory_limit = Some(bytes);
-        self
-    }
+    fn memory_limit(bytes: u64) { request.memory_limit = Some(bytes); }
 
     /// The most bytes to copy; more is [`Error::NotMappable`] if they cannot be mapped.
-    pub fn copy_limit(mut self, bytes: u64) -> Self {
-        self.request.copy_limit = Some(bytes);
-        self
-    }
-
-    /// No effect: nothing is copied to a disk here.
-    pub fn spill(self, _enable: bool) -> Self {
-        self
-    }
+    fn copy_limit(bytes: u64) { request.copy_limit = Some(bytes); }
 
     /// Whether to lock a file, which keeps others from writing to it; default true. Otherwise it is read.
-    pub fn lease(mut self, enable: bool) -> Self {
-        self.request.view = enable.then_some(Access::Read);
-        self
-    }
+    fn lease(enable: bool) { request.view = enable.then_some(Access::Read); }
 
     /// Refuses what is larger than 1 MiB and cannot be mapped, with [`Error::NotMappable`].
-    pub fn require_mapping(mut self, enable: bool) -> Self {
-        self.request.require_mapping = enable;
-        self
-    }
+    fn require_mapping(enable: bool) { request.require_mapping = enable; }
 
     /// Whether to read all bytes before the call returns, also those of a file that is mapped.
-    pub fn populate(mut self, enable: bool) -> Self {
-        self.request.populate = enable;
-        self
-    }
+    fn populate(enable: bool) { request.populate = enable; }
 
+    /// No effect: nothing is copied to a disk here.
+    fn spill(_enable: bool) {}
+}
+
+impl SnapshotOptions {
     /// Calls `f` with the bytes read so far and those in all, where that is known. Mapping a file reads nothing.
     pub fn progress<F: FnMut(u64, Option<u64>)>(self, f: F) -> SnapshotProgress<F> {
         SnapshotProgress { options: self, f }

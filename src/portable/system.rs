@@ -1,4 +1,4 @@
-//! Page sizes of the platform.
+//! Page sizes and page faults of the platform.
 
 /// `sysconf(_SC_PAGESIZE)`, sysconf(3).
 #[cfg(unix)]
@@ -22,4 +22,11 @@ pub(crate) fn page_size() -> usize {
 /// Not known.
 pub(crate) fn huge_page_size() -> Option<usize> {
     None
+}
+
+pub(crate) mod pages {
+    /// They are not counted.
+    pub(crate) fn faults() -> (u64, u64) {
+        (0, 0)
+    }
 }

@@ -3,8 +3,8 @@
 use super::{Snapshot, SnapshotOptions};
 use crate::error::{Error, Result};
 use crate::input::Source;
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use crate::options::impl_try_from_file;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 impl Snapshot {
@@ -138,21 +138,8 @@ impl Snapshot {
     }
 }
 
-/// The whole file, wherever its offset is. The descriptor is given up, so a file that only this process had open for
-/// writing can be leased.
-impl TryFrom<File> for Snapshot {
-    type Error = Error;
-
-    fn try_from(file: File) -> Result<Self> {
-        Snapshot::options().open_source(Source::from_owned(file), &mut |_, _| Ok(()))
-    }
-}
-
-/// As from a [`File`].
-impl TryFrom<OwnedFd> for Snapshot {
-    type Error = Error;
-
-    fn try_from(fd: OwnedFd) -> Result<Self> {
-        Snapshot::try_from(File::from(fd))
-    }
+impl_try_from_file! {
+    /// The whole file, wherever its offset is. The descriptor is given up, so a file that only this process had open for
+    /// writing can be leased.
+    Snapshot, file => Snapshot::options().open_source(Source::from_owned(file), &mut |_, _| Ok(()))
 }

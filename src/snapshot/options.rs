@@ -5,6 +5,7 @@ use crate::atfork::{self, Process};
 use crate::error::{Error, Result};
 use crate::input::{Progress, Request, Source};
 use crate::ladder;
+use crate::options::setters;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
@@ -27,7 +28,9 @@ pub struct SnapshotOptions {
     request: Request,
 }
 
-impl SnapshotOptions {
+setters! {
+    impl SnapshotOptions;
+
     /// Skips the first `offset` bytes of the input; they need not be whole pages. The input of a descriptor starts at its
     /// current offset.
     ///
@@ -37,10 +40,7 @@ impl SnapshotOptions {
     /// assert!(bytes.starts_with(b"package]"));
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn offset(mut self, offset: u64) -> Self {
-        self.request.offset = offset;
-        self
-    }
+    fn offset(offset: u64) { request.offset = offset; }
 
     /// Takes `len` bytes, no more and no less; the default is all up to the end.
     ///
@@ -50,10 +50,7 @@ impl SnapshotOptions {
     /// assert_eq!(&bytes[..], b"package");
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn len(mut self, len: usize) -> Self {
-        self.request.len = Some(len);
-        self
-    }
+    fn len(len: usize) { request.len = Some(len); }
 
     /// The most bytes of the input, with those that are skipped for an [`offset`](SnapshotOptions::offset) by reading; an
     /// input with more is [`Error::TooLarge`](crate::Error::TooLarge). By default a file may have any size, and a stream or
@@ -70,10 +67,7 @@ impl SnapshotOptions {
     /// let large = Snapshot::options().size_limit(3).open("Cargo.toml");
     /// assert!(matches!(large, Err(Error::TooLarge { limit: 3, .. })));
     /// ```
-    pub fn size_limit(mut self, bytes: u64) -> Self {
-        self.request.limits.size = Some(bytes);
-        self
-    }
+    fn size_limit(bytes: u64) { request.limits.size = Some(bytes); }
 
     /// The most bytes to copy into memory, now or when a lease is broken. A larger file is copied to an unnamed file on
     /// disk; a larger stream is [`Error::TooLarge`](crate::Error::TooLarge), or goes there with
@@ -92,10 +86,7 @@ impl SnapshotOptions {
     /// assert_eq!(bytes.backing(), Backing::Disk);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.request.limits.memory = Some(bytes);
-        self
-    }
+    fn memory_limit(bytes: u64) { request.limits.memory = Some(bytes); }
 
     /// The most bytes to read or copy, into memory or to disk: a larger input is mapped, or is
     /// [`Error::NotMappable`](crate::Error::NotMappable) with the [`Reason`](crate::Reason). No limit by default.
@@ -110,10 +101,7 @@ impl SnapshotOptions {
     /// }
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn copy_limit(mut self, bytes: u64) -> Self {
-        self.request.limits.copy = Some(bytes);
-        self
-    }
+    fn copy_limit(bytes: u64) { request.limits.copy = Some(bytes); }
 
     /// Whether a stream beyond the memory limit is continued in an unnamed file on disk; default false: it is
     /// [`Error::TooLarge`](crate::Error::TooLarge).
@@ -125,10 +113,7 @@ impl SnapshotOptions {
     /// assert_eq!(options.open("/dev/zero")?.backing(), Backing::Disk);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn spill(mut self, enable: bool) -> Self {
-        self.request.spill = enable;
-        self
-    }
+    fn spill(enable: bool) { request.spill = enable; }
 
     /// Whether the file may be leased; default true.
     ///
@@ -139,10 +124,7 @@ impl SnapshotOptions {
     /// assert_ne!(bytes.backing(), Backing::Leased);
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn lease(mut self, enable: bool) -> Self {
-        self.request.lease = enable;
-        self
-    }
+    fn lease(enable: bool) { request.lease = enable; }
 
     /// Whether to fail with [`Error::NotMappable`](crate::Error::NotMappable) rather than copy more than 1 MiB, or read an
     /// input without a size; default false. A small file may be read all the same: that is faster than mapping it.
@@ -152,10 +134,7 @@ impl SnapshotOptions {
     /// let null = stillmap::Snapshot::options().require_mapping(true).open("/dev/null");
     /// assert!(matches!(null, Err(stillmap::Error::NotMappable { .. })));
     /// ```
-    pub fn require_mapping(mut self, enable: bool) -> Self {
-        self.request.require_mapping = enable;
-        self
-    }
+    fn require_mapping(enable: bool) { request.require_mapping = enable; }
 
     /// Whether to fault all pages in before returning; default false. Bytes that were read or copied are in memory
     /// anyway. A page that the device cannot read is [`Error::PagesLost`](crate::Error::PagesLost) then, and not a
@@ -168,11 +147,10 @@ impl SnapshotOptions {
     /// assert!(bytes.pages().residency(..)?.is_full());
     /// # Ok::<(), stillmap::Error>(())
     /// ```
-    pub fn populate(mut self, enable: bool) -> Self {
-        self.request.populate = enable;
-        self
-    }
+    fn populate(enable: bool) { request.populate = enable; }
+}
 
+impl SnapshotOptions {
     /// Calls `f` after each step of a read or copy with the bytes done, and the total if it is known. In a child that `f`
     /// forks, opening fails with [`Error::WrongProcess`](crate::Error::WrongProcess).
     ///

@@ -28,7 +28,7 @@ pub struct Faults {
 /// The faults of the calling thread since it started. One fault can bring many pages: a huge page, or those around
 /// the one that was touched.
 ///
-/// Source: getrusage(2), `RUSAGE_THREAD`, Linux 2.6.26.
+/// Source: getrusage(2), `RUSAGE_THREAD`, Linux 2.6.26. Elsewhere they are not counted: 0.
 ///
 /// # Examples
 /// ```
