@@ -8,9 +8,61 @@ use crate::support::{file_with, kernel, skip};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use stillmap::{Error, Exclusive};
+
+const PAGES: usize = 2 * 512;
+
+/// Bytes of each half of the file.
+const HALF: usize = PAGES / 2 * 4096;
+
+/// Stores 1 into each page, then 2, and so on until `stop`; returns the last number.
+fn store_rising_numbers(half: &mut [u8], round: &AtomicU64, stop: &AtomicBool) -> u64 {
+    let mut number = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        // Downwards, so that no page is ever behind the one after it.
+        for page in half.chunks_mut(4096).rev() {
+            page[100..108].copy_from_slice(&number.to_le_bytes());
+        }
+        round.store(number, Ordering::Relaxed);
+    }
+    number
+}
+
+/// The number in a page.
+fn number(page: &[u8]) -> u64 {
+    u64::from_le_bytes(page[100..108].try_into().unwrap())
+}
+
+/// Up to some page the number is that of the last round, and from there on that of the round that was under way.
+fn assert_stores_until_one_moment(half: &[u8], count: u64, kind: &str) {
+    let numbers: Vec<u64> = half.chunks(4096).map(number).collect();
+    let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
+    assert!(first > 0 && first < count, "{kind}: {first} of {count}");
+    assert!(numbers.is_sorted(), "{kind}: a store was lost");
+    assert!(last - first <= 1, "{kind}: {numbers:?}");
+}
+
+/// Stores stay in this process, and every call that would write to the file fails.
+fn assert_is_memory(mut file: Exclusive, path: &Path, kind: &str) {
+    file.fill(3);
+    assert!(file.has_waiter());
+    assert!(matches!(file.flush(), Err(Error::LeaseLost { .. })));
+    assert!(matches!(
+        file.start_writeback(..),
+        Err(Error::LeaseLost { .. })
+    ));
+    assert!(matches!(file.resize(1), Err(Error::LeaseLost { .. })));
+    assert_same(&file, &vec![3; PAGES * 4096], kind);
+    let error = file.close().unwrap_err();
+    assert!(
+        matches!(&error, Error::LeaseLost { path: Some(p), .. } if p == path),
+        "{error}"
+    );
+}
 
 /// Two threads store rising numbers, each into its half; the opener sees for each half how far it had got: all stores
 /// until then, none after. The mapping goes on.
@@ -21,8 +73,7 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
             return;
         };
         for (kind, system) in systems() {
-            let pages = 2 * 512;
-            let path = file_with(system.path(), "file", &vec![0; pages * 4096]);
+            let path = file_with(system.path(), "file", &vec![0; PAGES * 4096]);
             let mut file = open(&path);
             let address = file.as_ptr();
             let stop = AtomicBool::new(false);
@@ -36,25 +87,14 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
                     }
                 }
             };
-            let (left, right) = file.split_at_mut(pages / 2 * 4096);
+            let (left, right) = file.split_at_mut(HALF);
             let (seen, counts) = thread::scope(|scope| {
                 let storing: Vec<_> = [left, right]
                     .into_iter()
                     .zip(&rounds)
                     .map(|(half, round)| {
                         let stop = &stop;
-                        scope.spawn(move || {
-                            let mut number = 0_u64;
-                            while !stop.load(Ordering::Relaxed) {
-                                number += 1;
-                                // Downwards, so that no page is ever behind the one after it.
-                                for page in half.chunks_mut(4096).rev() {
-                                    page[100..108].copy_from_slice(&number.to_le_bytes());
-                                }
-                                round.store(number, Ordering::Relaxed);
-                            }
-                            number
-                        })
+                        scope.spawn(move || store_rising_numbers(half, round, stop))
                     })
                     .collect();
                 wait_for_rounds();
@@ -66,44 +106,19 @@ fn at_the_deadline_the_opener_gets_all_stores_until_then_and_the_mapping_goes_on
                 let counts: Vec<u64> = storing.into_iter().map(|t| t.join().unwrap()).collect();
                 (seen, counts)
             });
-            assert_eq!(seen.len(), pages * 4096, "{kind}");
-            let number = |page: &[u8]| u64::from_le_bytes(page[100..108].try_into().unwrap());
-            for (half, count) in seen.chunks(pages / 2 * 4096).zip(&counts) {
-                let numbers: Vec<u64> = half.chunks(4096).map(number).collect();
-                assert!(
-                    numbers[0] > 0 && numbers[0] < *count,
-                    "{kind}: {} of {count}",
-                    numbers[0]
-                );
-                // The stores until one moment: from some page on the round that was under way, before it the last.
-                assert!(numbers.is_sorted(), "{kind}: a store was lost");
-                assert!(
-                    numbers[numbers.len() - 1] - numbers[0] <= 1,
-                    "{kind}: {numbers:?}"
-                );
+            assert_eq!(seen.len(), PAGES * 4096, "{kind}");
+            for (half, count) in seen.chunks(HALF).zip(&counts) {
+                assert_stores_until_one_moment(half, *count, kind);
             }
             // The mapping holds the last number everywhere.
-            for (half, count) in file.chunks(pages / 2 * 4096).zip(&counts) {
+            for (half, count) in file.chunks(HALF).zip(&counts) {
                 assert!(
                     half.chunks(4096).all(|page| number(page) == *count),
                     "{kind}"
                 );
             }
             assert_eq!(file.as_ptr(), address);
-            file.fill(3);
-            assert!(file.has_waiter());
-            assert!(matches!(file.flush(), Err(Error::LeaseLost { .. })));
-            assert!(matches!(
-                file.start_writeback(..),
-                Err(Error::LeaseLost { .. })
-            ));
-            assert!(matches!(file.resize(1), Err(Error::LeaseLost { .. })));
-            assert_same(&file, &vec![3; pages * 4096], kind);
-            let error = file.close().unwrap_err();
-            assert!(
-                matches!(&error, Error::LeaseLost { path: Some(p), .. } if *p == path),
-                "{error}"
-            );
+            assert_is_memory(file, &path, kind);
             assert_eq!(fs::read(&path).unwrap(), b"the opener's", "{kind}");
         }
     })

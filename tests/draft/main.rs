@@ -5,6 +5,7 @@
 mod support;
 
 mod attacked;
+mod attributes;
 mod failed;
 mod forked;
 mod full;

@@ -23,7 +23,7 @@ const LABEL: &str = "security.selinux";
 /// Users and their groups: one that ACLs name, one in the files' group, an owner, and one without any rights.
 const USERS: [(u32, u32); 4] = [(2001, 2001), (2002, 4321), (1234, 1234), (65534, 65534)];
 
-fn chmod(path: &Path, mode: u32) {
+pub fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
@@ -50,7 +50,7 @@ fn rights(path: &Path) -> (u32, u32, u32, [Option<Vec<u8>>; 4]) {
 
 type Case = (&'static str, fn(&Path) -> PathBuf);
 
-fn file(dir: &Path, mode: u32) -> PathBuf {
+pub fn file(dir: &Path, mode: u32) -> PathBuf {
     let path = file_with(dir, "file", b"old");
     chmod(&path, mode);
     path
@@ -376,40 +376,6 @@ fn a_private_new_file_is_private_from_the_first_moment() {
             }
         });
         child.argument("UNNAMED", unnamed).succeed();
-    }
-}
-
-/// The owner takes rights away while the draft is written.
-#[test]
-fn rights_are_those_of_the_moment_of_the_commit() {
-    let dir = temp_dir();
-    let path = file(dir.path(), 0o644);
-    let draft = draft_of(Draft::options(), &path, b"new").unwrap();
-    chmod(&path, 0o600);
-    draft.commit().unwrap();
-    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-}
-
-#[test]
-fn what_the_caller_sets_before_the_commit_stays() {
-    let dir = temp_dir();
-    for store in crate::stores(dir.path()) {
-        let path = file(dir.path(), 0o644);
-        let draft = draft_of(store, &path, b"new").unwrap();
-        let file = draft.file().unwrap();
-        file.set_permissions(Permissions::from_mode(0o604)).unwrap();
-        file.set_modified(std::time::UNIX_EPOCH).unwrap();
-        let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
-        let noted = set_xattr(name.as_ref(), "user.note", b"mine").is_ok();
-        // It cannot be used to change the bytes.
-        assert!(file.set_len(0).is_err());
-        draft.commit().unwrap();
-        let stat = fs::metadata(&path).unwrap();
-        assert_eq!(stat.mode() & 0o7777, 0o604);
-        assert_eq!(stat.modified().unwrap(), std::time::UNIX_EPOCH);
-        let note = noted.then(|| b"mine".to_vec());
-        assert_eq!(get_xattr(&path, "user.note"), note);
-        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 }
 

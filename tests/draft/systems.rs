@@ -45,48 +45,12 @@ fn row(kind: &str, dir: &Path) -> String {
         assert_eq!(mode(&path), mode_before, "{kind}");
     }
     assert_eq!(names(dir), before, "{kind}");
-
-    let new = Draft::options().create_new(true);
-    let racing = [1, 2].map(|n| draft_of(new, &dir.join("new"), &[n]).unwrap());
-    let [first, second] = racing.map(Draft::commit);
-    first.unwrap_or_else(|e| panic!("{kind}: {e:?}"));
-    let lost = second.unwrap_err();
-    assert_eq!(lost.kind(), ErrorKind::AlreadyExists, "{kind}");
-    drop(lost);
-    assert_eq!(fs::read(dir.join("new")).unwrap(), [1], "{kind}");
-
-    let long = dir.join("議".repeat(79));
-    let long_names = match File::create(&long) {
-        Ok(_) => {
-            fs::remove_file(&long).unwrap();
-            draft_of(Draft::options(), &long, b"x")
-                .unwrap()
-                .commit()
-                .unwrap();
-            draft_of(Draft::options(), &long, b"y")
-                .unwrap()
-                .commit()
-                .unwrap();
-            fs::remove_file(&long).unwrap();
-            true
-        }
-        Err(_) => false,
-    };
+    assert_one_of_two_new_files_wins(kind, &dir.join("new"));
+    let long_names = takes_long_names(dir);
     let links = fs::hard_link(&path, dir.join("link")).is_ok();
     let _ = fs::remove_file(dir.join("link"));
 
-    let larger = match Draft::options()
-        .memory_limit(0)
-        .create(dir.join("large"), 1 << 20)
-    {
-        Ok(draft) => {
-            draft.commit().unwrap();
-            fs::remove_file(dir.join("large")).unwrap();
-            "in its file"
-        }
-        Err(Error::TooLarge { .. }) => "`TooLarge`",
-        Err(error) => panic!("{kind}: {error:?}"),
-    };
+    let larger = above_its_memory_limit(kind, &dir.join("large"));
     let draft = Draft::create(dir.join("large"), 1 << 20).unwrap();
     let reserved = draft
         .file()
@@ -102,17 +66,7 @@ fn row(kind: &str, dir: &Path) -> String {
     edit.commit().unwrap();
     assert_eq!(fs::read(&path).unwrap()[4..7], [7, 8, 7], "{kind}");
 
-    let exclusive = loop {
-        match Exclusive::open(&path) {
-            Err(Error::Busy { .. }) => {}
-            Err(Error::Unprotectable { .. }) => break "`Unprotectable`",
-            other => {
-                let file = other.unwrap_or_else(|e| panic!("{kind}: {e:?}"));
-                assert_eq!(file.backing(), Backing::Leased);
-                break "yes";
-            }
-        }
-    };
+    let exclusive = exclusive(kind, &path);
     let unnamed = File::options()
         .read(true)
         .write(true)
@@ -134,6 +88,59 @@ fn row(kind: &str, dir: &Path) -> String {
         yes(links),
         yes(long_names)
     )
+}
+
+fn assert_one_of_two_new_files_wins(kind: &str, path: &Path) {
+    let new = Draft::options().create_new(true);
+    let racing = [1, 2].map(|n| draft_of(new, path, &[n]).unwrap());
+    let [first, second] = racing.map(Draft::commit);
+    first.unwrap_or_else(|e| panic!("{kind}: {e:?}"));
+    let lost = second.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::AlreadyExists, "{kind}");
+    assert_eq!(fs::read(path).unwrap(), [1], "{kind}");
+}
+
+/// Whether a draft can have, and replace, a name of 237 bytes; it can where `File::create` can.
+fn takes_long_names(dir: &Path) -> bool {
+    let long = dir.join("議".repeat(79));
+    if File::create(&long).is_err() {
+        return false;
+    }
+    fs::remove_file(&long).unwrap();
+    for bytes in [b"x", b"y"] {
+        let draft = draft_of(Draft::options(), &long, bytes).unwrap();
+        draft.commit().unwrap();
+    }
+    fs::remove_file(&long).unwrap();
+    true
+}
+
+/// Where a draft above its memory limit has its bytes.
+fn above_its_memory_limit(kind: &str, path: &Path) -> &'static str {
+    match Draft::options().memory_limit(0).create(path, 1 << 20) {
+        Ok(draft) => {
+            draft.commit().unwrap();
+            fs::remove_file(path).unwrap();
+            "in its file"
+        }
+        Err(Error::TooLarge { .. }) => "`TooLarge`",
+        Err(error) => panic!("{kind}: {error:?}"),
+    }
+}
+
+/// Whether a file can be edited there.
+fn exclusive(kind: &str, path: &Path) -> &'static str {
+    loop {
+        match Exclusive::open(path) {
+            Err(Error::Busy { .. }) => {}
+            Err(Error::Unprotectable { .. }) => return "`Unprotectable`",
+            other => {
+                let file = other.unwrap_or_else(|e| panic!("{kind}: {e:?}"));
+                assert_eq!(file.backing(), Backing::Leased);
+                return "yes";
+            }
+        }
+    }
 }
 
 /// Whether a clone has the same blocks: FIEMAP, linux/fiemap.h.

@@ -1,22 +1,15 @@
 //! When there is no memory for the copy it goes to disk; when no further mapping is possible, it is made all the same.
 
 use super::Folder;
-use super::support::child::scenario;
-use super::support::kernel::{fill_mappings, may_open, most_mappings, status};
-use super::support::skip;
-use std::fs;
-use stillmap::{Backing, Snapshot, SnapshotOptions};
+use super::leased;
+use super::support::child::{fork, report, scenario};
+use super::support::control_group::ControlGroup;
+use super::support::kernel::{fill_mappings, limit, may_open, most_mappings, status};
+use super::support::{self, exclusive, skip};
+use std::fs::{self, File};
+use stillmap::{Backing, Exclusive, Reason, Snapshot, SnapshotOptions};
 
 const LEN: usize = 8 << 20;
-
-fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: bytes,
-        rlim_max: bytes,
-    };
-    // SAFETY: reads the one struct.
-    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
-}
 
 /// A writer comes to a leased file after `hinder`; what keeps the bytes then. `None` where there are no leases.
 fn after_a_writer(options: SnapshotOptions, hinder: impl FnOnce()) -> Option<Backing> {
@@ -37,7 +30,9 @@ fn after_a_writer(options: SnapshotOptions, hinder: impl FnOnce()) -> Option<Bac
 fn a_writer_gets_through_at_the_limit_of_private_memory() {
     scenario!(|| {
         // Anonymous memory counts as data (Linux 4.7), mappings of files do not.
-        let hinder = || limit(libc::RLIMIT_DATA, status("VmData") as u64 + (1 << 20));
+        let hinder = || {
+            limit(libc::RLIMIT_DATA, status("VmData") as u64 + (1 << 20));
+        };
         let backing = after_a_writer(Snapshot::options(), hinder);
         // Into the reserved addresses or to disk.
         assert_ne!(backing, Some(Backing::Leased));
@@ -121,4 +116,79 @@ fn a_limit_of_addresses_leaves_room_for_the_copy() {
         assert!(snapshot.is_consistent());
     })
     .succeed();
+}
+
+/// Attack "`ulimit -v`": a file is leased, then there are no addresses left, then a writer comes. Before: held for 40 s,
+/// then the process was aborted.
+#[test]
+fn a_writer_gets_through_without_addresses() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 8 << 20]).unwrap();
+        let snapshot = leased(|| Snapshot::open(&path));
+        limit(libc::RLIMIT_AS, status("VmSize") as u64);
+        fs::write(&path, b"new").unwrap();
+        assert!(matches!(
+            snapshot.backing(),
+            Backing::Memory | Backing::Cloned
+        ));
+        assert!(snapshot.iter().all(|&byte| byte == 5) && snapshot.is_consistent());
+    })
+    .succeed();
+}
+
+/// The same, with too few addresses when the file is opened: what an answer needs is not there, so there is no lease.
+#[test]
+fn without_addresses_for_an_answer_there_is_no_lease() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = folder.path().join("file");
+        let len = 64 << 20;
+        File::create(&path).unwrap().set_len(len).unwrap();
+        // The threads and their buffers.
+        let small = folder.path().join("small");
+        fs::write(&small, vec![5; 2 << 20]).unwrap();
+        drop(leased(|| Snapshot::open(&small)));
+        limit(libc::RLIMIT_AS, status("VmSize") as u64 + len + len / 2);
+        if let Ok(snapshot) = Snapshot::open(&path) {
+            assert_ne!(snapshot.backing(), Backing::Leased);
+            assert!(snapshot.iter().all(|&byte| byte == 0));
+        }
+    })
+    .succeed();
+}
+
+/// Attack "no thread can be started" (pids.max). Before: the lease was taken, and with a slow disk no thread watched
+/// the time; at 45.28 s a byte changed.
+#[test]
+fn without_threads_there_is_no_lease() {
+    let mut child = scenario!(|| {
+        let (Some(folder), Some(group)) = (Folder::new(), ControlGroup::with_pids()) else {
+            return;
+        };
+        let path = folder.path().join("file");
+        fs::write(&path, vec![5; 2 << 20]).unwrap();
+        let system = exclusive::any_system();
+        for threads in [0, 1] {
+            let child = fork(|| {
+                group.join_with(threads);
+                let snapshot = Snapshot::open(&path).unwrap();
+                assert_eq!(snapshot.reason(), Some(Reason::Threads));
+                assert!(snapshot.iter().all(|&byte| byte == 5));
+                if let Some(system) = &system {
+                    let path = support::file_with(system.path(), "edited", &[1; 5000]);
+                    let refused = Exclusive::open(&path).unwrap_err();
+                    assert!(refused.to_string().contains("threads"), "{refused}");
+                }
+            });
+            child.succeed();
+        }
+        report("done");
+    });
+    child.succeed();
 }

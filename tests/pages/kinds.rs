@@ -30,20 +30,39 @@ pub fn each(deed: &mut impl Deed) {
     each_in(temp_dir().path(), deed);
 }
 
-/// A new type or backing is one line here.
+/// A new type or backing is one line in one of these.
 pub fn each_in(dir: &Path, deed: &mut impl Deed) {
-    let page = page_size();
-    let len = (PAGES - 1) * page + 123;
+    let len = (PAGES - 1) * page_size() + 123;
     let bytes = pattern(5, 4 << 20);
-    let large = &file_with(dir, "large", &bytes);
-    let small = &file_with(dir, "small", &bytes[..len]);
-    let open = |path: &Path| File::open(path).expect("open the file");
-    let sealed = sealed_memfd(&bytes[..1 << 20]);
-    let at = |name: &str| dir.join(name);
-    let window = |offset| Snapshot::options().offset(offset).len(len).copy_limit(0);
-    let memory = Anonymous::options;
+    let files = Files {
+        dir,
+        large: &file_with(dir, "large", &bytes),
+        small: &file_with(dir, "small", &bytes[..len]),
+        sealed: &sealed_memfd(&bytes[..1 << 20]),
+        bytes: &bytes,
+        len,
+    };
     let mut of = Each(deed);
+    memory(len, &mut of);
+    snapshots(&files, &mut of);
+    writable_files(&files, &mut of);
+    shared(&files, &mut of);
+}
 
+/// The files behind the values.
+struct Files<'a> {
+    dir: &'a Path,
+    large: &'a Path,
+    small: &'a Path,
+    sealed: &'a File,
+    /// Those of `large`.
+    bytes: &'a [u8],
+    /// Bytes of `small`.
+    len: usize,
+}
+
+fn memory<D: Deed>(len: usize, of: &mut Each<'_, D>) {
+    let memory = Anonymous::options;
     of.writable("private memory", Anonymous::new(len));
     of.writable("shared memory", Anonymous::shared(len));
     of.writable(
@@ -54,25 +73,29 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     of.writable("huge pages", huge.allocate(len));
     of.writable("shared huge pages", huge.shared(true).allocate(5 << 20));
     of.writable("no memory", Anonymous::new(0));
+}
 
+fn snapshots<D: Deed>(files: &Files<'_>, of: &mut Each<'_, D>) {
+    let (dir, large, len) = (files.dir, files.large, files.len);
+    let window = |offset| Snapshot::options().offset(offset).len(len).copy_limit(0);
     match refusal(dir) {
         Some(why) => skip(format_args!("no lease here: {why}")),
         None => {
-            for offset in [0, 77, page as u64 + 4000] {
+            for offset in [0, 77, page_size() as u64 + 4000] {
                 let window = leased(|| window(offset).open(large));
                 of.mapped("a window under a lease", Backing::Leased, Ok(window));
             }
-            let overwritten = overwritten(&at("overwritten"), &bytes);
+            let overwritten = overwritten(&dir.join("overwritten"), files.bytes);
             of.is("a file that was written to", Ok(overwritten), false);
         }
     }
     // SAFETY: no other code knows the file.
-    let unguarded = unsafe { Snapshot::map_unguarded(open(large)) };
+    let unguarded = unsafe { Snapshot::map_unguarded(File::open(large).expect("open the file")) };
     of.mapped("an unguarded map", Backing::Unguarded, unguarded);
     of.mapped(
         "a window of a sealed memfd",
         Backing::Sealed,
-        window(13).from_fd(&sealed),
+        window(13).from_fd(files.sealed),
     );
     let on_disk = Snapshot::options().offset(99).lease(false).memory_limit(0);
     let on_disk = on_disk.open(large);
@@ -85,20 +108,24 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     of.mapped(
         "a long stream",
         Backing::Memory,
-        Snapshot::from_fd(stream(&bytes)),
+        Snapshot::from_fd(stream(files.bytes)),
     );
     let frozen = Anonymous::new(len).and_then(Anonymous::freeze);
     of.mapped("frozen memory", Backing::Memory, frozen);
-    of.heap("a small file", stillmap::Snapshot::open(small));
+    of.heap("a small file", stillmap::Snapshot::open(files.small));
     of.heap(
         "a file of /proc",
         stillmap::Snapshot::open("/proc/self/status"),
     );
     of.heap("no file", stillmap::Snapshot::open("/dev/null"));
+}
 
-    of.heap("a small file to change", Private::open(small));
-    of.writable("a large file to change", Private::open(large));
-    of.writable("a sealed memfd to change", Private::from_fd(&sealed));
+fn writable_files<D: Deed>(files: &Files<'_>, of: &mut Each<'_, D>) {
+    let (dir, len) = (files.dir, files.len);
+    let at = |name: &str| dir.join(name);
+    of.heap("a small file to change", Private::open(files.small));
+    of.writable("a large file to change", Private::open(files.large));
+    of.writable("a sealed memfd to change", Private::from_fd(files.sealed));
 
     of.writable("a draft in memory", Draft::create(at("new"), len));
     of.writable(
@@ -112,15 +139,21 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     }
     of.writable("a draft for a device", Draft::create("/dev/null", len));
 
-    match exclusive(&file_with(dir, "edited", &bytes[..len])) {
+    match exclusive(&file_with(dir, "edited", &files.bytes[..len])) {
         Err(Error::Unprotectable { why, .. }) => skip(format_args!("no editing here: {why}")),
         file => of.writable("a file to edit", file),
     }
+}
 
+fn shared<D: Deed>(files: &Files<'_>, of: &mut Each<'_, D>) {
+    let (bytes, len) = (files.bytes, files.len);
     type Bytes = Shared<[AtomicU8]>;
     of.atomics("shared atomics", Bytes::with_len(len));
     of.atomics("a shared memfd", Bytes::memfd_slice("memfd", len));
-    of.atomics("a shared file", Bytes::create_slice(at("shared"), len));
+    of.atomics(
+        "a shared file",
+        Bytes::create_slice(files.dir.join("shared"), len),
+    );
     let received = Bytes::from_fd_slice(memfd(&bytes[..len]));
     of.atomics("a received memfd", received);
     of.numbers(

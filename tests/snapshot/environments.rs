@@ -4,7 +4,7 @@ use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{argument, scenario};
 use crate::support::control_group::{ControlGroup, join};
 use crate::support::disk::LoopFs;
-use crate::support::kernel::{self, offset_of};
+use crate::support::kernel::offset_of;
 use crate::support::namespace::{bind, hide, mount, own_mounts};
 use crate::support::pipe::{feed, pipe};
 use crate::support::refuse::refuse;
@@ -311,33 +311,6 @@ fn free(path: &Path) -> u64 {
     stat.f_bfree
 }
 
-/// Case: 13,471 leases beside 52,000 mappings of the program, and the program could start no thread any more.
-#[test]
-fn the_last_mappings_are_for_the_program() {
-    scenario!(|| {
-        let dir = temp_dir();
-        // One file has one lease and one mapping, so there are many files.
-        let open = |number: usize| {
-            let path = dir.path().join(number.to_string());
-            File::create(&path).unwrap().set_len(2 << 20).unwrap();
-            stillmap::Snapshot::open(&path).unwrap()
-        };
-        if open(0).backing() != Backing::Leased {
-            return skip("no leases in the directory for temporary files");
-        }
-        let mut give_back = kernel::fill_mappings();
-        (0..2000).for_each(|_| give_back());
-        let mut held = Vec::new();
-        let reason = (1..600).find_map(|number| {
-            held.push(open(number));
-            held.last().unwrap().reason()
-        });
-        assert_eq!(reason, Some(Reason::Mappings), "{} held", held.len());
-        std::thread::spawn(|| ()).join().unwrap();
-    })
-    .succeed();
-}
-
 /// Case: `write_all`, then a map of the same `&File`, as memmap2 is used: the whole file, twice.
 #[test]
 fn a_whole_file_wherever_its_offset_is() {
@@ -370,43 +343,6 @@ fn a_whole_file_wherever_its_offset_is() {
         }
     })
     .succeed();
-}
-
-/// Case: a stream larger than memory.
-#[test]
-fn a_stream_beyond_the_memory_limit_spills() {
-    let bytes = pattern(9, 5 << 20);
-    for limit in [0, 1, 1 << 20, 5 << 20] {
-        let (reader, writer) = pipe();
-        let writing = feed(writer, bytes.clone());
-        let options = Snapshot::options().memory_limit(limit).spill(true);
-        let snapshot = options.offset(10).from_fd(&reader).unwrap();
-        writing.join().unwrap();
-        assert_same(&snapshot, &bytes[10..], limit);
-        let on_disk = limit < 5 << 20;
-        assert_eq!(snapshot.backing() == Backing::Disk, on_disk, "{limit}");
-        assert_eq!(snapshot.as_ptr().addr() % 64, 10, "{limit}: alignment");
-    }
-    let options = Snapshot::options().memory_limit(1 << 20).spill(true);
-    let window = options.clone().len(2 << 20).open("/dev/zero").unwrap();
-    assert!(window.len() == 2 << 20 && window.iter().all(|&byte| byte == 0));
-    let endless = options.size_limit(8 << 20).open("/dev/zero").unwrap_err();
-    assert!(matches!(endless, Error::TooLarge { limit: 8388608, .. }));
-}
-
-/// Attack: bytes skipped for an offset were neither limited nor counted.
-#[test]
-fn skipped_bytes_count_against_the_limit() {
-    let options = Snapshot::options().offset(1 << 60).size_limit(1 << 20);
-    let error = options.open("/dev/zero").unwrap_err();
-    assert!(matches!(error, Error::TooLarge { limit: 1048576, .. }));
-    let (reader, writer) = pipe();
-    let writing = feed(writer, pattern(1, 1 << 20));
-    let options = Snapshot::options()
-        .offset((1 << 20) - 5)
-        .size_limit(1 << 20);
-    assert_eq!(options.from_fd(&reader).unwrap().len(), 5, "just enough");
-    writing.join().unwrap();
 }
 
 /// Cases: a container of 256 MiB with a read-only root and tmpfs on /tmp. A file of 300 MiB is an error that says where a

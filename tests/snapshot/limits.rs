@@ -2,11 +2,12 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{report, scenario};
-use crate::support::kernel::{Holdings, may_write, status};
+use crate::support::kernel::{self, Holdings, may_write, status};
 use crate::support::pipe::{feed, pipe};
-use crate::support::{file_with, limit_file_sizes, temp_dir};
+use crate::support::{file_with, limit_file_sizes, skip, temp_dir};
+use std::fs::File;
 use std::os::fd::AsFd;
-use stillmap::{Error, Snapshot};
+use stillmap::{Backing, Error, Reason, Snapshot};
 
 #[test]
 fn a_stream_may_have_as_many_bytes_as_the_limit_and_no_more() {
@@ -202,4 +203,68 @@ fn a_copy_on_disk_over_the_limit_on_file_sizes_is_an_error_and_no_signal() {
         assert_same(&snapshot, &pattern(3, 2 << 20), "in memory");
     })
     .succeed();
+}
+
+/// Case: 13,471 leases beside 52,000 mappings of the program, and the program could start no thread any more.
+#[test]
+fn the_last_mappings_are_for_the_program() {
+    scenario!(|| {
+        let dir = temp_dir();
+        // One file has one lease and one mapping, so there are many files.
+        let open = |number: usize| {
+            let path = dir.path().join(number.to_string());
+            File::create(&path).unwrap().set_len(2 << 20).unwrap();
+            stillmap::Snapshot::open(&path).unwrap()
+        };
+        if open(0).backing() != Backing::Leased {
+            return skip("no leases in the directory for temporary files");
+        }
+        let mut give_back = kernel::fill_mappings();
+        (0..2000).for_each(|_| give_back());
+        let mut held = Vec::new();
+        let reason = (1..600).find_map(|number| {
+            held.push(open(number));
+            held.last().unwrap().reason()
+        });
+        assert_eq!(reason, Some(Reason::Mappings), "{} held", held.len());
+        std::thread::spawn(|| ()).join().unwrap();
+    })
+    .succeed();
+}
+
+/// Case: a stream larger than memory.
+#[test]
+fn a_stream_beyond_the_memory_limit_spills() {
+    let bytes = pattern(9, 5 << 20);
+    for limit in [0, 1, 1 << 20, 5 << 20] {
+        let (reader, writer) = pipe();
+        let writing = feed(writer, bytes.clone());
+        let options = Snapshot::options().memory_limit(limit).spill(true);
+        let snapshot = options.offset(10).from_fd(&reader).unwrap();
+        writing.join().unwrap();
+        assert_same(&snapshot, &bytes[10..], limit);
+        let on_disk = limit < 5 << 20;
+        assert_eq!(snapshot.backing() == Backing::Disk, on_disk, "{limit}");
+        assert_eq!(snapshot.as_ptr().addr() % 64, 10, "{limit}: alignment");
+    }
+    let options = Snapshot::options().memory_limit(1 << 20).spill(true);
+    let window = options.clone().len(2 << 20).open("/dev/zero").unwrap();
+    assert!(window.len() == 2 << 20 && window.iter().all(|&byte| byte == 0));
+    let endless = options.size_limit(8 << 20).open("/dev/zero").unwrap_err();
+    assert!(matches!(endless, Error::TooLarge { limit: 8388608, .. }));
+}
+
+/// Attack: bytes skipped for an offset were neither limited nor counted.
+#[test]
+fn skipped_bytes_count_against_the_limit() {
+    let options = Snapshot::options().offset(1 << 60).size_limit(1 << 20);
+    let error = options.open("/dev/zero").unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: 1048576, .. }));
+    let (reader, writer) = pipe();
+    let writing = feed(writer, pattern(1, 1 << 20));
+    let options = Snapshot::options()
+        .offset((1 << 20) - 5)
+        .size_limit(1 << 20);
+    assert_eq!(options.from_fd(&reader).unwrap().len(), 5, "just enough");
+    writing.join().unwrap();
 }
