@@ -3,8 +3,9 @@
 //! Filling a shared mapping of a file costs a fault for each 4 KiB; filling memory with huge pages and writing that to
 //! the file afterwards is several times faster. So a draft is memory, as long as memory suffices.
 
-use crate::anonymous::{Anonymous, HugePages};
+use crate::anonymous::Anonymous;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::enums::HugePages;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::range::whole_pages;

@@ -1,7 +1,7 @@
 //! The portable types do what those of Linux do; run on Linux, where both are compiled.
 
 use super::*;
-use crate::{Backing, Error, Reason};
+use crate::{Backing, Change, Error, Reason, Replace};
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
