@@ -92,7 +92,7 @@ setters! {
     /// ```
     fn huge_pages(how: HugePages) { huge_pages = how; }
 
-    /// Whether to grant all pages before returning; default false.
+    /// Whether to fault in all pages before returning; default false.
     ///
     /// # Examples
     /// ```
@@ -220,7 +220,7 @@ impl Anonymous {
     /// `len` bytes of shared memory: a child of [`fork::scope`](crate::fork::scope) writes to the parts that are passed to
     /// it, and the parent reads what it wrote. The rest of it is not accessible in a forked child, however it was forked.
     ///
-    /// It is held by a memfd, so it takes a descriptor, and other processes of the same user can reach it through
+    /// A memfd holds it, so it takes a descriptor, and other processes of the same user can reach it through
     /// `/proc` as they can reach any memory of this process.
     ///
     /// # Errors
@@ -272,7 +272,7 @@ impl Anonymous {
     #[doc(alias = "mremap")]
     pub fn resize(&mut self, len: usize) -> Result<()> {
         if len < self.len {
-            // Bytes that are cut off must read as zero if the memory grows again.
+            // Removed bytes must read as zero if the memory grows again.
             self.discard(len..self.len)?;
         }
         self.check_process()?;
@@ -309,7 +309,7 @@ impl Anonymous {
         if pages > self.region.len() {
             self.grow(len, pages)?;
         } else {
-            // Cutting a mapping in two can exceed vm.max_map_count; then the rest stays mapped, empty.
+            // Splitting a mapping in two can exceed vm.max_map_count; then the rest stays mapped, empty.
             let _ = self.region.resize(pages, page_size);
         }
         self.len = len;

@@ -114,7 +114,7 @@ impl BeforeForks {
     /// This moment; `None` while another thread forks, and before [`install`] has succeeded.
     pub(crate) fn now() -> Option<Self> {
         EMPTY_FILE.get()?;
-        // In this order: those that were wanted by the second load were over at the first.
+        // In this order: if the numbers are equal, every fork that was wanted at the second load had ended at the first.
         let ended = ENDED.load(Ordering::SeqCst);
         let wanted = WANTED.load(Ordering::SeqCst);
         (wanted == ended).then_some(BeforeForks(wanted))
@@ -128,7 +128,7 @@ impl BeforeForks {
     }
 }
 
-/// While it lives, a fork waits, though not for long: what is made meanwhile can be registered before.
+/// While it lives, a fork waits (at most [`MAKERS_MAX`]), so that what is made meanwhile can be registered first.
 #[derive(Debug)]
 pub(crate) struct NoFork {
     since: BeforeForks,
@@ -147,7 +147,7 @@ impl NoFork {
     fn begin_after_forks() -> Option<Self> {
         let start = Instant::now();
         loop {
-            // Before the look: either a fork is seen here, or its handler sees this.
+            // Counted before the check: either a fork is seen here, or its handler sees the count.
             MAKERS.fetch_add(1, Ordering::SeqCst);
             if let Some(since) = BeforeForks::now() {
                 return Some(NoFork { since });
@@ -178,7 +178,7 @@ fn decrement(count: &AtomicUsize) {
     let _ = count.fetch_update(order.0, order.1, |count| count.checked_sub(1));
 }
 
-/// Threads that wait for a fork go before the next one, and those that make something end it.
+/// Before a fork begins, threads that waited for an earlier fork continue, and threads with a [`NoFork`] finish.
 extern "C" fn before_fork() {
     wait_for_none(&WAITING);
     WANTED.fetch_add(1, Ordering::SeqCst);
@@ -186,7 +186,7 @@ extern "C" fn before_fork() {
     BEGUN.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Not for ever: the thread that forks may be one of them, in a signal handler.
+/// Waits for a limited time only: the thread that forks may be one of those counted, in a signal handler.
 fn wait_for_none(count: &AtomicUsize) {
     let start = clock::monotonic_ms();
     while count.load(Ordering::SeqCst) > 0 && clock::monotonic_ms() < start + MAKERS_MAX {
@@ -355,7 +355,7 @@ pub(crate) unsafe fn lend(pages: Range<usize>) -> Result<()> {
     unsafe { memory::protect_read_write(pages.clone()) }
         .map_err(|e| Error::os("mprotect", None, e))?;
     part.set_lendable(pages.clone(), pages.len(), page_size);
-    // For as long as this process lives.
+    // Never removed: the pages stay lendable as long as this process lives.
     std::mem::forget(part);
     Ok(())
 }

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 /// A copy of at most this size, in bytes, is made without looking up the available memory.
 const ALWAYS_FITS: u64 = 1 << 20;
 
-/// A stream, or a read-ahead, of at most so many bytes goes on without looking up the available memory: reading it from
-/// /proc takes as long as reading 100 KiB.
+/// A stream, or a read-ahead, of at most this many bytes continues without looking up the available memory, which takes as
+/// long as reading 100 KiB.
 pub(crate) const UNCHECKED_MAX: u64 = 64 << 20;
 
-/// A descriptor below this number is never among the last ones: there is no process with so low a limit.
+/// A descriptor below this number is never counted as scarce: no process has so low a limit.
 const NEVER_SCARCE_BELOW: i32 = 64;
 
 /// This many mappings are made before they are counted for the first time, and refused before they are counted again:

@@ -132,7 +132,7 @@ impl FileSystem {
         self == FileSystem::Tmpfs && file::seals(fd) & wanted == wanted
     }
 
-    /// True if the file is under fs-verity, and so read-only for ever. Overlayfs shows the attribute of the file below.
+    /// True if the file is under fs-verity, and so can never be changed. Overlayfs shows the attribute of the file below.
     pub(crate) fn is_verity(self, fd: BorrowedFd<'_>) -> bool {
         use FileSystem::*;
         matches!(self, Ext | Btrfs | F2fs | Overlayfs) && file::is_verity(fd)

@@ -31,8 +31,8 @@ enum Owner {
     Leased(LeasedMapping),
 }
 
-// SAFETY: `&Held` only reads the bytes, and no other process changes them: that is what `Backing` says. They are written
-// to through `&mut`, by the owner of memory or of a private mapping.
+// SAFETY: `&Held` only reads the bytes, and no other process changes them, see `Backing`. They are written only
+// through `&mut`, by the owner of memory or of a private mapping.
 unsafe impl Send for Held {}
 // SAFETY: as above.
 unsafe impl Sync for Held {}

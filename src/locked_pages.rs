@@ -3,8 +3,11 @@
 //! The kernel keeps one flag for a page, so locks are counted here: a page is unlocked with the last range that holds it.
 //! A page that was locked before by other means (mlockall(2)) stays locked.
 //!
-//! The counts are atomics, since a thread that answers a lease break reads them without a lock: it puts other pages in
-//! the place of these and locks them again.
+//! The counts are atomics, since the thread that handles a lease break reads them without a lock: it replaces the pages
+//! and locks the new ones.
+//!
+//! mlock(2) may wait for a page that this thread supplies (`lease/detach.rs`); it takes no lock, so it never waits for one
+//! that is held here.
 //!
 //! ```text
 //!   a thread that locks                a thread that replaces the pages

@@ -252,7 +252,7 @@ impl<I> OpenAll<I> {
             self.queue.state.lock().is_closed = true;
             self.queue.work.notify_all();
         } else {
-            // Never dropped: a thread that does not exist here may have been changing it.
+            // Never dropped in a child: a thread that does not exist here may have been changing it.
             mem::forget(Arc::clone(&self.queue));
         }
         self.threads.clear();

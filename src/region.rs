@@ -356,7 +356,7 @@ impl Region {
         start
     }
 
-    /// The mapping has moved: its old owner must not unmap the old addresses.
+    /// Called after the mapping has moved: its old owner must not unmap the old addresses.
     fn moved_to(&mut self, start: NonNull<u8>, len: usize) {
         mem::forget(self.raw.take());
         // Only a leaked guard can be left.

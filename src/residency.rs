@@ -51,7 +51,7 @@ pub struct Residency {
 }
 
 impl Residency {
-    /// Asks about whole pages, which hold `bytes` of a value that starts at the address `start`. `ask` is the call of the
+    /// Queries whole pages, which hold `bytes` of a value that starts at the address `start`. `ask` is the call of the
     /// platform: it sets the lowest bit of a byte for each page from an address on.
     pub(crate) fn query(
         pages: Range<usize>,

@@ -41,7 +41,7 @@ pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
         let left = most.min(space.total / LEFT_FREE_PART);
         space.total == 0 || bytes.saturating_add(left) <= space.free
     };
-    // Most disks have room; only the others are asked what they are.
+    // Most disks have room; the type of the file system is looked up only for the others.
     if bytes == 0 || has_room(LEFT_FREE_MAX) {
         return Ok(());
     }

@@ -4,8 +4,8 @@
 //! debug build checks this at every lock. Data behind a lock is never left half changed by a panic, so a poisoned mutex
 //! is used like any other.
 //!
-//! No lock is held across a system call that waits for another process or for a page that a thread of this crate
-//! supplies (open(2) for writing, mlock(2), a copy). The threads of the lease monitor take no lock of this table.
+//! No lock is held across a system call that waits for another process (open(2) for writing). `LockedPages` is held across
+//! mlock(2), which may wait for a page that a lease thread supplies: the lease threads take no lock of this table.
 
 /// The types of the state machines that `tests/loom.rs` compiles with the atomics of loom.
 #[cfg_attr(not(target_os = "linux"), allow(unused_imports))]

@@ -25,7 +25,7 @@ use std::ptr::NonNull;
 pub(crate) const READ_MAX: usize = 1 << 20;
 
 /// How many bytes all blocks of more than [`READ_ALWAYS_MAX`] may have for another one to be read. A program that keeps
-/// its files reads two of 1 MiB for nothing, which costs as much as leasing four. Eight threads that drop each file of
+/// its files reads two of 1 MiB before it leases, which costs as much as leasing four. Eight threads that drop each file of
 /// 256 KiB read them all.
 const LARGE_HELD_MAX: usize = 2 << 20;
 
@@ -49,8 +49,8 @@ const DATAGRAM_MAX: usize = 64 << 10;
 /// First size of the buffer for a stream of unknown length: what a pipe holds by default, and a datagram after that.
 const STREAM_BLOCK: usize = 2 * DATAGRAM_MAX;
 
-/// Bytes per read. The system call does not count at this size, and what was read is still in the cache of the processor
-/// when it is used.
+/// Bytes per read. At this size the cost of the system call is small, and the bytes are still in the cache of the processor
+/// when they are used.
 const READ_CHUNK: usize = 512 << 10;
 
 /// Bytes that were read, and capacity for more.
@@ -187,7 +187,7 @@ impl Buffer {
         }
     }
 
-    /// Where the next read goes: behind the bytes so far, at most `most` bytes.
+    /// The memory for the next read: behind the bytes so far, at most `most` bytes.
     fn next_chunk(&self, most: usize) -> Range<usize> {
         self.len..self.len + (self.capacity() - self.len).min(most).min(READ_CHUNK)
     }

@@ -14,7 +14,7 @@ pub(super) struct InPlaceFile {
 }
 
 impl InPlaceFile {
-    /// The file exists; it is opened by `commit` only, so that until then other programs can use it in every way.
+    /// The file exists. Only `commit` opens it, so until then other programs can use it without restriction.
     pub(super) fn new(target: TargetName) -> Result<Self> {
         target.check_writable()?;
         Ok(InPlaceFile { target })

@@ -84,7 +84,7 @@ impl NewFile {
         Ok(file)
     }
 
-    /// Copies at creation what can be copied then, so that a failure is reported early.
+    /// Copies the rights at creation, as far as possible, so that a failure is reported early.
     fn prepare_rights(&mut self, options: &DraftOptions) -> Result<()> {
         if self.rights.has_access {
             return Ok(());
@@ -256,7 +256,7 @@ impl NewFile {
         }
         if options.durable {
             if let Err(e) = file.sync_all() {
-                // A second fsync that succeeds would prove nothing.
+                // If fsync fails once, a second one that succeeds proves nothing.
                 self.is_spent = true;
                 return Err(self.target.error("fsync", e));
             }

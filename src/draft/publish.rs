@@ -117,7 +117,7 @@ struct Replacement<'a> {
 }
 
 impl Replacement<'_> {
-    /// `again`: after the child has done an unknown part of it.
+    /// `again`: the child may have done a part of it already.
     fn advance(&self, again: bool) {
         if matches!(self.progress.get(), PublishProgress::Start) {
             match link(self.proc_path, self.fd, self.dir, self.temp) {

@@ -15,7 +15,7 @@ use std::os::unix::fs::{PermissionsExt, fchown};
 const ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
-/// Attributes that hold for one inode or one content: the ACL is copied on its own, and the kernel drops or computes
+/// Attributes that belong to one inode or one content: the ACL is copied on its own, and the kernel drops or computes
 /// the others (capabilities(7): a write removes the capabilities of a file).
 const NOT_COPIED: [&[u8]; 4] = [
     b"system.posix_acl_",

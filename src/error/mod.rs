@@ -120,7 +120,10 @@ pub enum Error {
     },
     /// The write lease was lost; later stores are in memory only.
     #[non_exhaustive]
-    #[error("the lease was lost before the changes were saved{}", Colon(path))]
+    #[error(
+        "the write lease was lost; later changes were not saved{}",
+        Colon(path)
+    )]
     LeaseLost {
         /// The file.
         path: Option<PathBuf>,

@@ -33,9 +33,8 @@ use std::ptr::NonNull;
 /// [`has_waiter`](Exclusive::has_waiter) returns whether one is blocked.
 ///
 /// The kernel blocks an open for a limited time (`fs.lease-break-time`, 45 seconds). At three quarters of that time (5
-/// seconds earlier for each GiB of the file, which has to be copied) the
-/// bytes become memory, in place: the file keeps all stores made until then, the waiting process gets the file, and later
-/// stores stay in this process; `flush`, `resize` and `close` fail with [`LeaseLost`](Error::LeaseLost) from then on.
+/// seconds earlier for each GiB of the file, which has to be copied) the bytes become memory, in place: the file keeps all
+/// stores made until then, the waiting process gets the file, and later stores stay in this process; `flush`, `resize` and `close` fail with [`LeaseLost`](Error::LeaseLost) from then on.
 /// Where memory is short (also that of the control group), they become an unnamed file instead, beside the file or in a
 /// directory for temporary files. If there is no room for that either, the process is aborted with a message, since other
 /// processes would write under a `&mut [u8]`. (While it happens, threads that touch the bytes wait, up to some

@@ -210,7 +210,7 @@ impl ExclusiveOptions {
         open::file(file, self.request)
     }
 
-    /// Maps a file that nothing guards: [`Exclusive::map_unguarded`]. Nothing is waited for.
+    /// Maps a file without a lease: [`Exclusive::map_unguarded`]. It never waits.
     ///
     /// # Errors
     /// As [`Exclusive::map_unguarded`], and [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not

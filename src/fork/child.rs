@@ -78,7 +78,7 @@ impl fmt::Debug for Child<'_> {
     }
 }
 
-/// The children of a scope that are not reaped.
+/// The children of a scope that were not reaped yet.
 pub(super) struct Children {
     /// The process whose children they are: a forked child has a copy of this.
     process: Process,

@@ -115,7 +115,7 @@ fn spill(
     loop {
         progress(done, request.window_len()).map_err(failed)?;
         if done >= checked {
-            // So that the disk is never filled, not even until this fails.
+            // Checked in advance, so that the disk is never filled.
             space::check_free(file.as_fd(), SPACE_CHUNK).map_err(failed)?;
             checked = done + SPACE_CHUNK;
         }

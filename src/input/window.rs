@@ -26,7 +26,7 @@ impl Window {
 
     /// The window as a range of a file of `size` bytes.
     pub(crate) fn in_file(&self, size: u64) -> Result<Range<u64>> {
-        // The offset of a descriptor may be past the end: nothing is left to read then, and that is no error.
+        // The offset of a descriptor may be past the end: then there are no bytes, which is no error.
         let rest = size.saturating_sub(self.base);
         let range = check_window(self.offset, self.len, rest)?;
         Ok(self.base + range.start..self.base + range.end)

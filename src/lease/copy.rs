@@ -1,5 +1,5 @@
-//! Handles a broken read lease: the bytes are copied, and the copy replaces the
-//! mapping, at the same addresses and in one step; then the lease is released. Nothing here allocates or takes a lock.
+//! Handles a broken read lease: the bytes are copied, and the copy replaces the mapping, at the same addresses and in one
+//! step; then the lease is released. Nothing here allocates or takes a lock.
 #![allow(unsafe_code)]
 
 use super::space::{ReservedMemory, pointer, replace};

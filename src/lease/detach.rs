@@ -1,5 +1,5 @@
-//! Handles a broken write lease after three quarters of the break time: memory takes
-//! the place of the mapping while other threads continue to store to it. Nothing here allocates or takes a lock.
+//! Handles a broken write lease after three quarters of the break time: memory takes the place of the mapping while other
+//! threads continue to store to it. Nothing here allocates or takes a lock.
 //!
 //! 1. Memory without pages, registered with userfaultfd(2), is moved over the mapping in one step. A store before that
 //!    is in the file; a later access to a page blocks.

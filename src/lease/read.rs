@@ -35,7 +35,8 @@ use std::sync::{Arc, Weak};
 /// Bytes that are faulted in between two checks of the lease; a copy has all its pages.
 const POPULATE_CHUNK: usize = 2 << 20;
 
-/// The leased files of this process. Leaked, and made anew in a child that is forked while another thread uses it.
+/// The leased files of this process. Never freed; replaced by a new list in a child that was forked while another thread
+/// held the lock.
 static FILES: AtomicPtr<Lock<Files>> = AtomicPtr::new(ptr::null_mut());
 
 #[derive(Default)]
@@ -283,7 +284,7 @@ fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
     mappings.or_default().push(known);
 }
 
-/// The reason for having no read lease.
+/// Why no read lease was granted.
 fn refusal(error: &io::Error) -> Reason {
     if !copier::is_running() {
         return match error.kind() {

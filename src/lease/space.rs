@@ -35,7 +35,7 @@ struct Span {
     fits: usize,
 }
 
-/// True if a copy of `len` bytes has its place.
+/// True if there is a range for a copy of `len` bytes.
 pub(super) fn fits(len: usize) -> bool {
     len <= FITS.load(Ordering::Acquire)
 }
@@ -45,7 +45,7 @@ pub(super) fn reserve(len: usize) -> io::Result<()> {
     if fits(len) {
         return Ok(());
     }
-    // Doubled, if possible, so that ever longer files do not reserve again and again.
+    // Twice as long, if possible, so that a series of longer and longer files reserves seldom.
     let double = len.checked_next_power_of_two().unwrap_or(len);
     let span = Span::map(double).or_else(|_| Span::map(len))?;
     FITS.store(span.fits, Ordering::Release);

@@ -68,7 +68,7 @@ pub(super) struct LeaseEntry {
     pub(super) is_inconsistent: AtomicBool,
     /// Of a write lease: memory has taken the place of the mapping, or is about to. Stores may not be in the file.
     pub(super) is_moved: AtomicBool,
-    /// How much an answer copies, in bytes.
+    /// How much is copied when the lease is broken, in bytes.
     copied: AtomicUsize,
     data: UnsafeCell<Data>,
 }
@@ -220,20 +220,20 @@ impl LeaseEntry {
             if !self.needs_lease() {
                 return false;
             }
-            // SeqCst: the answerer sets it first, and moves the memory then.
+            // SeqCst: the copier sets it before it moves the memory.
             if !self.is_moved.load(Ordering::SeqCst) {
                 return true;
             }
             match self.state() {
                 WORKING => futex::wait(&self.state, WORKING),
-                // The answerer could not finish, or has not begun.
+                // The copier could not finish, or has not begun.
                 LIVE | BUSY => return !self.is_moved.load(Ordering::SeqCst),
                 _ => return false,
             }
         }
     }
 
-    /// How much an answer copies, in bytes.
+    /// How much is copied when the lease is broken, in bytes.
     pub(super) fn copied(&self) -> usize {
         self.copied.load(Ordering::Relaxed)
     }

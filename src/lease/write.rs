@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The reason for having no write lease.
+/// Why no write lease was granted.
 pub(crate) enum WriteLeaseError {
     /// The file is open elsewhere, or was opened just now.
     Busy,

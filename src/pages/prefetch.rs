@@ -12,8 +12,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes in one fault: dropping the guard waits for no more than that, or for the readahead of the device. One
-/// `MADV_WILLNEED` reads as much from any device.
+/// Bytes in one fault: dropping the guard waits for at most one of them, or for the readahead of the device. Every device
+/// reads this much in one `MADV_WILLNEED`.
 const PREFETCH_CHUNK: usize = 128 << 10;
 
 /// Reads pages in while it lives; made by [`Pages::prefetch`](crate::Pages::prefetch).

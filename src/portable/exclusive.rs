@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// after it was written.
 const DEFAULT_WAIT: Duration = Duration::from_millis(30);
 
-/// The time between two tries.
+/// The time between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The bytes of a file, to edit in place while others are kept away: stores go to the file.

@@ -105,7 +105,7 @@ fn layout(len: usize, align: usize) -> Result<Option<Layout>> {
 }
 
 fn no_memory() -> Error {
-    Error::os("malloc", None, io::ErrorKind::OutOfMemory.into())
+    Error::os("allocate memory", None, io::ErrorKind::OutOfMemory.into())
 }
 
 impl Drop for Buffer {

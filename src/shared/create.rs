@@ -69,7 +69,7 @@ fn ensure_len(file: File, path: &Path, len: u64) -> Result<OwnedFd> {
         return Ok(file.into());
     }
     match space::reserve_from_start(&file, len) {
-        // Same as `open`: if the disk fills up later, the store faults and the handler deals with it.
+        // As after `open`: if the disk fills up later, a store faults, and the handler replaces the mapping.
         Err(e) if space::is_unsupported(&e) && stat.size >= len => Ok(file.into()),
         Err(e) => Err(Error::os("fallocate", Some(path), e)),
         Ok(()) => Ok(file.into()),

@@ -9,7 +9,7 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// How many. Other threads may map, too, when they were given up.
+/// How many. More than one, since other threads may use some of them once they were given up.
 const MAPPINGS: usize = 16;
 
 /// Where they start, or null: no page has the protection of the next, so each is a mapping.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The signal by which the kernel reports a broken lease. The C libraries keep it for themselves (glibc: SIGCANCEL;
 /// musl: SIGTIMER): no program can install a handler for it, block it or wait for it, and it is only ever sent to one
-/// thread. So nothing is taken from the program. In a thread of this crate it means nothing but this.
+/// thread. So nothing is taken from the program. In a thread of this crate it has no other meaning.
 const SIGNAL: i32 = 32;
 
 /// The signals by which the C library makes all threads change their user: never blocked.

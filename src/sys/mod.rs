@@ -70,7 +70,7 @@ pub(crate) fn is_call_unknown(error: &io::Error) -> bool {
 pub(crate) fn page_size() -> usize {
     // SAFETY: sysconf(3) reads a constant and touches no memory of ours.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // sysconf(3) cannot fail for this name; 4096 keeps the arithmetic sane if it did.
+    // sysconf(3) cannot fail for this name.
     usize::try_from(size).unwrap_or(4096)
 }
 

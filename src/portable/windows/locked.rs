@@ -61,7 +61,7 @@ impl Locked {
                 Reason::NotReopened
             }
         })?;
-        // Asked of the handle that locks it: it is the file, whatever the path stands for now.
+        // Checked by the handle that locks the file: the path may name another one by now.
         if !is_plain(&file) || is_trusted(&file).is_none() {
             return Err(Reason::FileSystem);
         }
