@@ -24,9 +24,10 @@ struct Args {
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    let done = match Args::parse().receive {
-        true => receive(),
-        false => give(),
+    let done = if Args::parse().receive {
+        receive()
+    } else {
+        give()
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

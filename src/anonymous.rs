@@ -159,18 +159,16 @@ impl AnonymousOptions {
         if let Address::Fixed(address) = self.address {
             if address == 0 {
                 // The null page cannot be mapped.
-                return Err(Error::AddressTaken { address });
+                return Err(Error::address_taken(address));
             }
             if address % page_size != 0 {
-                return Err(Error::Misaligned {
-                    value: address as u64,
-                    align: page_size,
-                });
+                return Err(Error::misaligned(address as u64, page_size));
             }
         }
-        let shared = match self.shared {
-            true => Some(memfd(self.huge_pages)?),
-            false => None,
+        let shared = if self.shared {
+            Some(memfd(self.huge_pages)?)
+        } else {
+            None
         };
         let mut memory = Anonymous {
             region: Region::empty(),
@@ -419,9 +417,10 @@ impl Anonymous {
     fn pages_inside(&self, range: &Range<usize>) -> Range<usize> {
         let page_size = self.page_size;
         let start = range.start.next_multiple_of(page_size);
-        let end = match range.end == self.len {
-            true => range.end.next_multiple_of(page_size),
-            false => range.end - range.end % page_size,
+        let end = if range.end == self.len {
+            range.end.next_multiple_of(page_size)
+        } else {
+            range.end - range.end % page_size
         };
         start..end.max(start)
     }
@@ -453,7 +452,7 @@ impl Anonymous {
         if let Address::Fixed(address) = address {
             // Before Linux 4.17 the flag is not known, and the address only a hint.
             if region.start().as_ptr().addr() != address {
-                return Err(Error::AddressTaken { address });
+                return Err(Error::address_taken(address));
             }
         }
         let advice = match self.huge_pages {
@@ -569,7 +568,7 @@ fn memfd(huge_pages: HugePages) -> Result<Memfd> {
 fn map_eexist(error: Error, address: Address) -> Error {
     match address {
         Address::Fixed(address) if error.raw_os_error() == Some(libc::EEXIST) => {
-            Error::AddressTaken { address }
+            Error::address_taken(address)
         }
         _ => error,
     }

@@ -46,22 +46,27 @@ impl Held {
         }
     }
 
-    /// `len` bytes from `delta` on, in a mapping whose bytes do not change.
-    pub(crate) fn mapped(region: Region, delta: usize, len: usize, backing: Backing) -> Self {
-        debug_assert!(delta + len <= region.len());
+    /// `len` bytes from `offset_in_mapping` on, in a mapping whose bytes do not change.
+    pub(crate) fn mapped(
+        region: Region,
+        offset_in_mapping: usize,
+        len: usize,
+        backing: Backing,
+    ) -> Self {
+        debug_assert!(offset_in_mapping + len <= region.len());
         Held {
-            // SAFETY: `delta` lies inside the mapping.
-            start: unsafe { region.start().add(delta) },
+            // SAFETY: `offset_in_mapping` lies inside the mapping.
+            start: unsafe { region.start().add(offset_in_mapping) },
             len,
             owner: Owner::Mapped(region, backing),
         }
     }
 
-    /// `len` bytes from `delta` on, in a mapping under a lease.
-    pub(crate) fn leased(mapping: LeasedMapping, delta: usize, len: usize) -> Self {
+    /// `len` bytes from `offset_in_mapping` on, in a mapping under a lease.
+    pub(crate) fn leased(mapping: LeasedMapping, offset_in_mapping: usize, len: usize) -> Self {
         Held {
-            // SAFETY: `delta` lies inside the mapping, whose address does not change.
-            start: unsafe { mapping.start().add(delta) },
+            // SAFETY: `offset_in_mapping` lies inside the mapping, whose address does not change.
+            start: unsafe { mapping.start().add(offset_in_mapping) },
             len,
             owner: Owner::Leased(mapping),
         }

@@ -1,9 +1,9 @@
 //! A shared, writable mapping of a file, or of a window of it, whose length changes with that of the file.
 //!
 //! ```text
-//!   a page of the file                                  the last one of the window
-//!   |<--- delta --->|<----------- len ----------->|      |
-//!   |<------------------------- used ------------------->|<-- reserved, if there is room for more -->|
+//!   a page of the file                        the last one of the window
+//!   |<- offset_in_page ->|<----------- len ----------->|      |
+//!   |<------------------- used ----------------------->|<-- reserved, if there is room for more -->|
 //! ```
 //! Pages beyond the end of the file are never touched.
 
@@ -27,16 +27,16 @@ pub(crate) struct FileWindow {
 pub(crate) struct MappedFile {
     region: Region,
     /// Offset of the window in the first page.
-    delta: usize,
+    offset_in_page: usize,
     window: FileWindow,
 }
 
 impl MappedFile {
     pub(crate) fn new(fd: BorrowedFd<'_>, window: FileWindow) -> Result<Self> {
-        let (region, delta) = Region::shared_window(fd, window.offset, window.mapped())?;
+        let (region, offset_in_page) = Region::shared_window(fd, window.offset, window.mapped())?;
         Ok(MappedFile {
             region,
-            delta,
+            offset_in_page,
             window,
         })
     }
@@ -52,18 +52,18 @@ impl MappedFile {
     /// The start of the window, until it is resized.
     pub(crate) fn start(&self) -> NonNull<u8> {
         let first_page = self.region.start();
-        let start = first_page.as_ptr().wrapping_add(self.delta);
+        let start = first_page.as_ptr().wrapping_add(self.offset_in_page);
         NonNull::new(start).unwrap_or(first_page)
     }
 
     /// Offset of the mapping in the file: a multiple of the page size.
     pub(crate) fn offset(&self) -> u64 {
-        self.window.offset - self.delta as u64
+        self.window.offset - self.offset_in_page as u64
     }
 
     /// Bytes from the start of the mapping to the end of the window.
     pub(crate) fn used(&self) -> usize {
-        self.delta + self.window.len
+        self.offset_in_page + self.window.len
     }
 
     /// Changes the length of the window, and by `set_size` that of the file. After an error the window is as it was.
@@ -73,7 +73,7 @@ impl MappedFile {
         set_size: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let window = FileWindow { len, ..self.window };
-        let mapped = window.mapped().saturating_add(self.delta);
+        let mapped = window.mapped().saturating_add(self.offset_in_page);
         whole_pages(mapped, page::size())?;
         // A mapping that is longer than the file does no harm, so it grows first, and shrinks last.
         if mapped > self.region.len() {

@@ -1,9 +1,9 @@
 //! One live mapping, and its owner.
 //!
 //! ```text
-//!   start                                     start + len
-//!   |<----------------- whole pages --------------->|
-//!   |   delta   |<------ bytes of a window ----->|  |
+//!   start                                                start + len
+//!   |<---------------------- whole pages --------------------->|
+//!   | offset_in_page |<------- bytes of a window ------->|     |
 //! ```
 //! A `Region` counts whole pages; the type that holds it decides which bytes are visible.
 #![allow(unsafe_code)]
@@ -103,11 +103,14 @@ impl Region {
         offset: u64,
         len: usize,
     ) -> Result<(Self, usize)> {
-        let delta = offset % page::size() as u64;
-        let pages = whole_pages(len.saturating_add(delta as usize), page::size())?;
-        let start = memory::map_shared(fd, offset - delta, pages, Address::Anywhere);
+        let offset_in_page = offset % page::size() as u64;
+        let pages = whole_pages(len.saturating_add(offset_in_page as usize), page::size())?;
+        let start = memory::map_shared(fd, offset - offset_in_page, pages, Address::Anywhere);
         let start = start.map_err(|e| Error::os("mmap", None, e))?;
-        Ok((Region::from_raw_parts(start, pages), delta as usize))
+        Ok((
+            Region::from_raw_parts(start, pages),
+            offset_in_page as usize,
+        ))
     }
 
     /// Private zeroed memory that starts on a huge page and asks for huge pages (`MADV_HUGEPAGE`).
@@ -193,15 +196,18 @@ impl Region {
     }
 
     fn around(raw: MmapRaw, offset: u64, len: usize) -> (Self, usize) {
-        let delta = (offset % page::size() as u64) as usize;
-        // The kernel has mapped delta + len bytes, so rounding them up cannot overflow.
-        let whole = page::align_up(delta + len).unwrap_or(delta + len);
-        (Region::owned_by_memmap2(raw, delta, whole), delta)
+        let offset_in_page = (offset % page::size() as u64) as usize;
+        // The kernel has mapped offset_in_page + len bytes, so rounding them up cannot overflow.
+        let whole = page::align_up(offset_in_page + len).unwrap_or(offset_in_page + len);
+        (
+            Region::owned_by_memmap2(raw, offset_in_page, whole),
+            offset_in_page,
+        )
     }
 
-    /// `raw` starts `delta` bytes into the first page.
-    fn owned_by_memmap2(raw: MmapRaw, delta: usize, len: usize) -> Self {
-        let start = raw.as_mut_ptr().wrapping_sub(delta);
+    /// `raw` starts `offset_in_page` bytes into the first page.
+    fn owned_by_memmap2(raw: MmapRaw, offset_in_page: usize, len: usize) -> Self {
+        let start = raw.as_mut_ptr().wrapping_sub(offset_in_page);
         Region {
             start: NonNull::new(start).unwrap_or(NonNull::dangling()),
             len,
@@ -398,9 +404,10 @@ impl Region {
     pub(crate) fn discard(&mut self, pages: Range<usize>, shared: bool) -> io::Result<()> {
         // MADV_REMOVE punches a hole into shared memory, for every process; MADV_DONTNEED would only drop the pages of
         // this mapping.
-        let advice = match shared {
-            true => libc::MADV_REMOVE,
-            false => libc::MADV_DONTNEED,
+        let advice = if shared {
+            libc::MADV_REMOVE
+        } else {
+            libc::MADV_DONTNEED
         };
         // SAFETY: `&mut self` proves that no reference into the mapping is left.
         unsafe { self.advise_any(pages, advice) }

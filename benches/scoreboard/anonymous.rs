@@ -29,9 +29,10 @@ pub fn measure(
 }
 
 fn first_touch(name: String, size: usize, huge: bool) -> Workload<'static> {
-    let pages = match huge {
-        true => HugePages::Transparent,
-        false => HugePages::System,
+    let pages = if huge {
+        HugePages::Transparent
+    } else {
+        HugePages::System
     };
     let workload = Workload::new(ROOM, name, Unit::Rate(size as u64))
         .stillmap("Anonymous", move || {

@@ -32,9 +32,10 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
             let path = &files.paths()[0];
             // For the first round, too: a copy that outlasts fs.lease-break-time ends the process.
             touch_free_memory(3 * size as usize);
-            match freezes_into_memory(path)? {
-                true => board.measure(wait(freeze, size, path)),
-                false => eprintln!("{ROOM}: {freeze}: skipped: not leased and copied here"),
+            if freezes_into_memory(path)? {
+                board.measure(wait(freeze, size, path))
+            } else {
+                eprintln!("{ROOM}: {freeze}: skipped: not leased and copied here")
             }
         }
         let cold = format!("cold scan of {}", size::name(size));
@@ -110,9 +111,10 @@ fn scan_cold(name: String, size: u64, path: &Path) -> Workload<'_> {
         })
         .limit(DIRECT[0], direct(2, 4 * MIB))
         .limit(DIRECT[1], direct(16, MIB / 4));
-    match size < 256 * MIB {
-        true => workload,
-        false => workload.claim(0.95, DIRECT[0]).claim(0.95, DIRECT[1]),
+    if size < 256 * MIB {
+        workload
+    } else {
+        workload.claim(0.95, DIRECT[0]).claim(0.95, DIRECT[1])
     }
 }
 

@@ -120,9 +120,10 @@ fn scan_files(name: String, size: u64, pattern: Pattern<'_>) -> Workload<'_> {
     } else {
         let workload = workload.limit("pread into a warm buffer", pread_each(pattern, size));
         // The faster of the two depends on the size.
-        match size <= CHUNK {
-            true => workload,
-            false => workload.limit("pread in steps of 256 KiB", pread_each(pattern, CHUNK)),
+        if size <= CHUNK {
+            workload
+        } else {
+            workload.limit("pread in steps of 256 KiB", pread_each(pattern, CHUNK))
         }
     };
     if size <= MIB {

@@ -162,8 +162,10 @@ pub enum Error {
     },
     /// An address, an offset or a length is not aligned.
     #[non_exhaustive]
-    #[error("{value:#x} is not a multiple of {align}")]
+    #[error("{value:#x} is not a multiple of {align}{}", Colon(path))]
     Misaligned {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
         /// The address, offset or length, in bytes.
         value: u64,
         /// The alignment, in bytes.
@@ -231,10 +233,10 @@ macro_rules! path_field {
             | Error::PagesLost { path }
             | Error::TooSmall { path, .. }
             | Error::WrongSize { path, .. }
+            | Error::Misaligned { path, .. }
             | Error::WrongProcess { path }
             | Error::Unsupported { path, .. } => Some(path),
-            Error::Misaligned { .. }
-            | Error::NotShared
+            Error::NotShared
             | Error::MultiThreaded { .. }
             | Error::ChildFailed { .. }
             | Error::AddressTaken { .. } => None,

@@ -109,7 +109,15 @@ impl Error {
     }
 
     pub(crate) fn misaligned(value: u64, align: usize) -> Self {
-        Error::Misaligned { value, align }
+        Error::Misaligned {
+            path: None,
+            value,
+            align,
+        }
+    }
+
+    pub(crate) fn address_taken(address: usize) -> Self {
+        Error::AddressTaken { address }
     }
 
     pub(crate) fn not_shared() -> Self {

@@ -203,9 +203,9 @@ impl Exclusive {
         }
         self.while_leased("msync", |_| {
             let first = self.start.as_ptr().wrapping_add(range.start);
-            let delta = first.addr() - page::align_down(first.addr());
-            let start = NonNull::new(first.wrapping_sub(delta)).unwrap_or(self.start);
-            memory::sync(start, delta + range.len())
+            let offset_in_page = first.addr() - page::align_down(first.addr());
+            let start = NonNull::new(first.wrapping_sub(offset_in_page)).unwrap_or(self.start);
+            memory::sync(start, offset_in_page + range.len())
         })
     }
 

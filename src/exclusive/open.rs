@@ -191,9 +191,12 @@ impl Attempt<'_> {
         let window = self.request.window(stat.size, self.name)?;
         let range = window.offset..window.offset + window.len as u64;
         // A process that waits is let in after a while, whatever is going on here.
-        let check = || match lease.is_held() {
-            true => Ok(()),
-            false => Err(io::ErrorKind::WouldBlock.into()),
+        let check = || {
+            if lease.is_held() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
         };
         match space::unshare_and_allocate(lease.file(), range, stat.size, &check) {
             Err(_) if !lease.is_held() => return Ok(None),

@@ -111,9 +111,10 @@ pub(crate) fn copy_into(
     let has_holes = !range.is_empty() && stat.allocated < stat.size && has_holes();
     'copy: while offset < range.end {
         // Holes stay holes: a sparse file may be larger than any disk.
-        let data = match has_holes {
-            true => file::next_data(fd, offset)?,
-            false => Some((offset, range.end)),
+        let data = if has_holes {
+            file::next_data(fd, offset)?
+        } else {
+            Some((offset, range.end))
         };
         let Some((start, end)) = data else {
             offset = range.end.min(file::stat(fd)?.size).max(range.start);

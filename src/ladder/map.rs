@@ -41,9 +41,9 @@ pub(super) fn map(
     }
     if request.lease && request.access == Access::Read {
         let found = LeasedMapping::find(&stat, range, request.limits.memory);
-        if let Some((mapping, delta)) = found {
+        if let Some((mapping, offset_in_mapping)) = found {
             let len = addressable(source, range)?;
-            return leased(source, request, mapping, delta, len);
+            return leased(source, request, mapping, offset_in_mapping, len);
         }
     }
     let fd = source.fd();
@@ -120,8 +120,8 @@ fn lease(
         }
         let len = addressable(source, &range)?;
         match lease.map(source, range.start, len, request.limits.memory) {
-            Ok(Mapped::Leased(mapping, delta)) => {
-                return leased(source, request, mapping, delta, len);
+            Ok(Mapped::Leased(mapping, offset_in_mapping)) => {
+                return leased(source, request, mapping, offset_in_mapping, len);
             }
             Ok(Mapped::Broken) => return Ok(Outcome::MustCopy(Reason::OpenForWriting)),
             Ok(Mapped::Forked) => {}
@@ -136,14 +136,14 @@ fn leased(
     source: &Source<'_>,
     request: &Request,
     mapping: LeasedMapping,
-    delta: usize,
+    offset_in_mapping: usize,
     len: usize,
 ) -> Result<Outcome> {
     if request.populate {
         mapping.populate().map_err(|e| not_populated(source, e))?;
     }
     Ok(Outcome::Mapped(Opened {
-        bytes: Held::leased(mapping, delta, len),
+        bytes: Held::leased(mapping, offset_in_mapping, len),
         is_consistent: true,
         reason: None,
     }))
@@ -191,7 +191,7 @@ fn map_range(
         return Ok(Outcome::MustCopy(reason));
     }
     let mapped = map_window(fd, range.start, len, request.access);
-    let Ok((region, delta)) = mapped else {
+    let Ok((region, offset_in_page)) = mapped else {
         return Ok(Outcome::MustCopy(Reason::Mappings));
     };
     if request.populate {
@@ -199,7 +199,7 @@ fn map_range(
         populated.map_err(|e| not_populated(source, e))?;
     }
     Ok(Outcome::Mapped(Opened {
-        bytes: Held::mapped(region, delta, len, backing),
+        bytes: Held::mapped(region, offset_in_page, len, backing),
         is_consistent: true,
         reason,
     }))

@@ -66,8 +66,8 @@ fn held(source: &Source<'_>, request: &Request, copy: Copied) -> Result<Held> {
     };
     let len = addressable(source, &(0..len))?;
     let mapped = map_window(file.as_fd(), start, len, request.access);
-    let (region, delta) = mapped.map_err(|e| source.error("mmap", e))?;
-    Ok(Held::mapped(region, delta, len, Backing::Disk))
+    let (region, offset_in_page) = mapped.map_err(|e| source.error("mmap", e))?;
+    Ok(Held::mapped(region, offset_in_page, len, Backing::Disk))
 }
 
 /// A block device is copied, whatever its size: nothing keeps processes from writing to it.

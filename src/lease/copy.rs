@@ -75,9 +75,12 @@ fn finish(entry: &LeaseEntry, file: BorrowedFd<'_>, read: &ReadData) {
 /// True if the file is as it was when the lease was set. Under a lease that is held, only a truncation can have come in
 /// between, which changes size and mtime; links, permissions and owners change ctime.
 pub(super) fn is_unchanged(file: BorrowedFd<'_>, then: &Stat, is_held: bool) -> bool {
-    file::stat(file).is_ok_and(|now| match is_held {
-        true => now.stamp.has_same_content(&then.stamp),
-        false => now.stamp == then.stamp,
+    file::stat(file).is_ok_and(|now| {
+        if is_held {
+            now.stamp.has_same_content(&then.stamp)
+        } else {
+            now.stamp == then.stamp
+        }
     })
 }
 

@@ -225,8 +225,8 @@ impl ReadLease {
         } else {
             (offset, len)
         };
-        let (region, delta) = Region::file(holder.file.as_fd(), from, mapped)?;
-        let start = from - delta as u64;
+        let (region, offset_in_page) = Region::file(holder.file.as_fd(), from, mapped)?;
+        let start = from - offset_in_page as u64;
         let kind = LeaseData::Read(ReadData {
             offset: start,
             stat,
@@ -246,10 +246,11 @@ impl ReadLease {
             // Not left to the closing: a child that was forked meanwhile may have the file open, and answers no break.
             lease::release(inner.holder.file.as_raw_fd());
         }
-        match published? {
-            true if is_alone => {}
-            true => return Ok(Mapped::Forked),
-            false => return Ok(Mapped::Broken),
+        if !published? {
+            return Ok(Mapped::Broken);
+        }
+        if !is_alone {
+            return Ok(Mapped::Forked);
         }
         source.close_behind();
         share(&inner, start..from + mapped as u64, memory_limit);
@@ -331,10 +332,10 @@ impl LeasedMapping {
                 && known.entry.state() == LIVE
                 && known.entry.broken_at.load(Ordering::Acquire) == 0
         })?;
-        let delta = (range.start - found.range.start) as usize;
+        let offset_in_mapping = (range.start - found.range.start) as usize;
         let inner = found.mapping.upgrade();
         drop(files);
-        inner.map(|inner| (LeasedMapping(inner), delta))
+        inner.map(|inner| (LeasedMapping(inner), offset_in_mapping))
     }
 
     /// The start of the mapping, which does not change.

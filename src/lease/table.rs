@@ -203,9 +203,10 @@ impl LeaseEntry {
     }
 
     pub(super) fn lease(&self) -> Lease {
-        match self.is_write.load(Ordering::Relaxed) {
-            true => Lease::Write,
-            false => Lease::Read,
+        if self.is_write.load(Ordering::Relaxed) {
+            Lease::Write
+        } else {
+            Lease::Read
         }
     }
 

@@ -72,7 +72,8 @@ impl Live {
         let align = align_of::<T>();
         let from = self.mapping.start().wrapping_add(offset);
         if from.addr() % align != 0 {
-            return Err(Error::misaligned(offset as u64, align));
+            let error = Error::misaligned(offset as u64, align);
+            return Err(error.with_path(|| self.path.clone()));
         }
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY:

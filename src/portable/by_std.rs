@@ -22,7 +22,7 @@ pub(super) fn is_stream(_file: &File) -> bool {
 pub(super) struct Locked(Infallible);
 
 impl Locked {
-    pub(super) fn of(_file: &File) -> std::result::Result<Self, Reason> {
+    pub(super) fn lock(_file: &File) -> std::result::Result<Self, Reason> {
         Err(Reason::Platform)
     }
 

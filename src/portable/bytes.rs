@@ -31,7 +31,7 @@ impl Bytes {
     pub(super) fn pages(&self) -> Pages<'_> {
         match self {
             Bytes::Memory(memory) => memory.pages(),
-            Bytes::Locked(_) => Pages::of(self, Kind::Own),
+            Bytes::Locked(_) => Pages::new(self, Kind::Own),
         }
     }
 }

@@ -114,7 +114,7 @@ impl DraftOptions {
     /// # Errors
     /// [`Error::IsDirectory`]; [`Error::Os`].
     pub fn create<P: AsRef<Path>>(self, path: P, len: usize) -> Result<Draft> {
-        Draft::new(self, Target::of(path.as_ref())?, len)
+        Draft::new(self, Target::resolve(path.as_ref())?, len)
     }
 
     /// A draft with the bytes of a file that exists.
@@ -131,7 +131,7 @@ impl DraftOptions {
 
 impl Target {
     /// Follows symbolic links.
-    fn of(path: &Path) -> Result<Self> {
+    fn resolve(path: &Path) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::is_directory(Some(path)));
         }
@@ -204,7 +204,7 @@ impl Draft {
     /// [`CommitError`], which has the draft.
     #[allow(clippy::result_large_err, reason = "the draft is given back")]
     pub fn commit_to<P: AsRef<Path>>(self, path: P) -> std::result::Result<(), CommitError> {
-        let target = Target::of(path.as_ref());
+        let target = Target::resolve(path.as_ref());
         match target.and_then(|target| self.write(&target)) {
             Ok(()) => Ok(()),
             Err(error) => Err(CommitError { error, draft: self }),
@@ -221,7 +221,7 @@ impl Draft {
 
     /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of(self, Kind::Heap)
+        Pages::new(self, Kind::Heap)
     }
 
     fn new(options: DraftOptions, target: Target, len: usize) -> Result<Self> {

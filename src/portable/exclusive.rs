@@ -118,7 +118,7 @@ impl Exclusive {
 
     /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of(self, Kind::Own)
+        Pages::new(self, Kind::Own)
     }
 }
 

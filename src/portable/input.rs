@@ -192,7 +192,7 @@ fn map(
     let Some(access) = request.view else {
         return Ok(Err(Reason::NotAsked));
     };
-    let locked = match Locked::of(file) {
+    let locked = match Locked::lock(file) {
         Ok(locked) => locked,
         Err(reason) => return Ok(Err(reason)),
     };

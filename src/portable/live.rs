@@ -130,7 +130,8 @@ impl Live {
     pub fn load<T: Shareable>(&self, offset: usize) -> Result<T> {
         range::check_bytes(offset, size_of::<T>(), self.len)?;
         if offset % align_of::<T>() != 0 {
-            return Err(Error::misaligned(offset as u64, align_of::<T>()));
+            let error = Error::misaligned(offset as u64, align_of::<T>());
+            return Err(error.with_path(|| self.path.clone()));
         }
         let bytes = self.read(offset, size_of::<T>())?;
         let start = bytes.start_and_len().0.cast::<T>();
@@ -158,7 +159,7 @@ impl Live {
 
     /// Prefetch, populate, lock and residency of its pages, as far as the platform has them.
     pub fn pages(&self) -> Pages<'_> {
-        Pages::of_len(self.len)
+        Pages::without_bytes(self.len)
     }
 
     fn size(&self) -> Result<usize> {

@@ -66,7 +66,7 @@ impl Buffer {
     }
 
     pub(super) fn pages(&self) -> Pages<'_> {
-        Pages::of(self, self.kind())
+        Pages::new(self, self.kind())
     }
 
     /// Makes it longer or shorter. Bytes that are new are zero; the others stay, at another address perhaps.

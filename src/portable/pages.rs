@@ -33,15 +33,15 @@ pub(super) enum Kind {
 }
 
 impl<'a> Pages<'a> {
-    pub(super) fn of(bytes: &'a [u8], kind: Kind) -> Self {
+    pub(super) fn new(bytes: &'a [u8], kind: Kind) -> Self {
         Pages {
             bytes: Some(bytes),
-            ..Pages::of_shared(bytes.as_ptr().addr(), bytes.len(), kind)
+            ..Pages::shared(bytes.as_ptr().addr(), bytes.len(), kind)
         }
     }
 
     /// Of bytes that other threads change, from an address on.
-    pub(super) fn of_shared(start: usize, len: usize, kind: Kind) -> Self {
+    pub(super) fn shared(start: usize, len: usize, kind: Kind) -> Self {
         Pages {
             start,
             len,
@@ -52,8 +52,8 @@ impl<'a> Pages<'a> {
     }
 
     /// Of bytes that are not in memory.
-    pub(super) fn of_len(len: usize) -> Self {
-        Pages::of_shared(0, len, Kind::None)
+    pub(super) fn without_bytes(len: usize) -> Self {
+        Pages::shared(0, len, Kind::None)
     }
 
     fn unsupported<T, R: RangeBounds<usize>>(&self, range: R, what: &'static str) -> Result<T> {

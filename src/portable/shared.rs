@@ -309,7 +309,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
             Memory::Private(memory) => memory.kind(),
             Memory::Section(_) => Kind::Own,
         };
-        Pages::of_shared(self.value.addr().get(), size_of_val::<T>(self), kind)
+        Pages::shared(self.value.addr().get(), size_of_val::<T>(self), kind)
     }
 
     /// Fails: other threads may hold a reference, and nothing can seal the memory.

@@ -150,14 +150,14 @@ fn map_window(
     let stat = file::stat(fd).map_err(|e| Error::os("statx", None, e))?;
     check_file(fd, stat.kind, seals)?;
     let len = window.require_size(stat.size)?;
-    let (region, delta) = if len > 0 {
+    let (region, offset_in_page) = if len > 0 {
         Region::shared_window(fd, window.offset, len)?
     } else {
         (Region::empty(), 0)
     };
-    // SAFETY: `delta` is in the first page of the mapping, or 0.
+    // SAFETY: `offset_in_page` is in the first page of the mapping, or 0.
     #[allow(unsafe_code)]
-    let start = unsafe { region.start().add(delta) };
+    let start = unsafe { region.start().add(offset_in_page) };
     let (address, align) = (start.as_ptr().addr(), window.element.align());
     if address % align != 0 {
         return Err(Error::misaligned(address as u64, align));

@@ -163,12 +163,13 @@ impl<T: ?Sized + Shareable> Shared<T> {
         if !range.is_empty() {
             // A window may start in the middle of a page.
             let first_page = self.region().start();
-            let delta = self.value.as_ptr().cast::<u8>().addr() - first_page.as_ptr().addr();
-            let start = page::align_down(delta + range.start);
+            let offset_in_page =
+                self.value.as_ptr().cast::<u8>().addr() - first_page.as_ptr().addr();
+            let start = page::align_down(offset_in_page + range.start);
             // SAFETY: inside the mapping.
             #[allow(unsafe_code)]
             let address = unsafe { first_page.add(start) };
-            let done = sys::memory::sync(address, delta + range.end - start);
+            let done = sys::memory::sync(address, offset_in_page + range.end - start);
             done.map_err(|e| self.error("msync", e))?;
         }
         // Pages that were lost during the call did not reach the device.

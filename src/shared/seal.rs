@@ -69,8 +69,8 @@ impl<T: ?Sized + Shareable> Shared<T> {
             ));
         }
         let mapped = Region::file(fd.as_fd(), offset, len);
-        let (region, delta) = mapped.map_err(|e| Error::os("mmap", path, e))?;
-        let held = Held::mapped(region, delta, len, Backing::Sealed);
+        let (region, offset_in_page) = mapped.map_err(|e| Error::os("mmap", path, e))?;
+        let held = Held::mapped(region, offset_in_page, len, Backing::Sealed);
         Ok(Snapshot::from_held(held, true))
     }
 }

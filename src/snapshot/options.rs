@@ -326,14 +326,16 @@ impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
         let process = Process::current();
         let opened = open(&self.options, &mut |done, total| {
             (self.f)(done, total);
-            match process.is_current() {
-                true => Ok(()),
-                false => Err(io::ErrorKind::Other.into()),
+            if process.is_current() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::Other.into())
             }
         });
-        match process.is_current() {
-            true => opened,
-            false => Err(Error::wrong_process(None)),
+        if process.is_current() {
+            opened
+        } else {
+            Err(Error::wrong_process(None))
         }
     }
 

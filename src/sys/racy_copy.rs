@@ -14,9 +14,10 @@ pub(crate) unsafe fn replace_by_zeros(start: NonNull<u8>, len: usize) -> io::Res
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: the caller owns the range, see above.
     let at = unsafe { libc::mmap(start.as_ptr().cast(), len, protection, flags, -1, 0) };
-    match at == libc::MAP_FAILED {
-        true => Err(io::Error::last_os_error()),
-        false => Ok(()),
+    if at == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 

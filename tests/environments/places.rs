@@ -117,9 +117,10 @@ fn overlay(is_lower: bool) -> Option<Place> {
     }
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
     mount("none", merged.as_ref(), Some("overlay"), 0, &options);
-    match is_lower {
-        true => kept(dirs[3].join("file"), disk),
-        false => place(&dirs[3], disk),
+    if is_lower {
+        kept(dirs[3].join("file"), disk)
+    } else {
+        place(&dirs[3], disk)
     }
 }
 

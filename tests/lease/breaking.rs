@@ -43,9 +43,10 @@ fn a_broken_lease_becomes_a_clone_or_memory() {
         let mut competitor = Competitor::start(SERVER);
         competitor.tell(Blow::Rewrite, &path);
         competitor.wait();
-        let expected = match disk.has_clones() {
-            true => Backing::Cloned,
-            false => Backing::Memory,
+        let expected = if disk.has_clones() {
+            Backing::Cloned
+        } else {
+            Backing::Memory
         };
         assert_eq!(snapshot.backing(), expected, "{}", disk.name);
         assert!(snapshot[..] == bytes);

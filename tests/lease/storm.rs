@@ -229,13 +229,13 @@ impl Dice {
     }
 }
 
-/// Opens snapshots of files in `folder` while `go_on` says so, has the competitor strike, and checks every byte: those
+/// Opens snapshots of files in `folder` as long as `continues` returns true, has the competitor strike, and checks every byte: those
 /// of the snapshots, by threads that never pause, and those of the files.
 pub fn storm(
     folder: &Path,
     server: &str,
     seed: u64,
-    mut go_on: impl FnMut(&Survived) -> bool,
+    mut continues: impl FnMut(&Survived) -> bool,
 ) -> Survived {
     println!("storm in {}, seed {seed}", folder.display());
     let folder = crate::support::temp_dir_in(folder);
@@ -250,7 +250,7 @@ pub fn storm(
         })
         .collect();
     let mut survived = Survived::default();
-    while go_on(&survived) {
+    while continues(&survived) {
         let blow = BLOWS[dice.below(BLOWS.len())];
         let broken = round(folder.path(), blow, &mut dice, &mut competitor, &watched);
         survived.blows += 1;

@@ -129,9 +129,10 @@ impl Deed for Count {
         let parts = parts.filter(|area| area.start < end && start < area.end);
         let inside = |area: Range<usize>| start <= area.start && area.end <= end;
         let said = smaps_of(start..end);
-        match !is_heap && parts.into_iter().all(inside) {
-            true => assert_eq!(counted, said, "{name}"),
-            false => assert!(counted <= said, "{name}: {counted} of {said}"),
+        if !is_heap && parts.into_iter().all(inside) {
+            assert_eq!(counted, said, "{name}")
+        } else {
+            assert!(counted <= said, "{name}: {counted} of {said}")
         }
         self.0 += usize::from(counted > 0);
     }

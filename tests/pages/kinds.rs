@@ -230,11 +230,12 @@ impl<D: Deed> Each<'_, D> {
 }
 
 /// How large the pages under these bytes are.
-pub fn granule(bytes: &[u8]) -> usize {
+pub fn page_size_of(bytes: &[u8]) -> usize {
     let start = bytes.as_ptr() as usize;
-    match bytes.is_empty() {
-        true => page_size(),
-        false => smaps(start..start + 1, "KernelPageSize"),
+    if bytes.is_empty() {
+        page_size()
+    } else {
+        smaps(start..start + 1, "KernelPageSize")
     }
 }
 

@@ -43,7 +43,7 @@ impl Deed for Lock {
         let all = pages.lock(..).unwrap_or_else(|e| panic!("{name}: {e}"));
         let residency = pages.residency(..).expect("residency");
         assert!(residency.is_full() || !residency.is_reliable(), "{name}");
-        if kinds::granule(bytes) > page_size() {
+        if kinds::page_size_of(bytes) > page_size() {
             // Reserved huge pages never leave RAM, and are not counted.
             return assert_eq!(locked(), 0, "{name}");
         }

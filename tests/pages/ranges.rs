@@ -28,18 +28,19 @@ type Marks = BTreeMap<usize, BTreeSet<String>>;
 
 /// The pages that advice for `range` may reach, one page at a time.
 fn pages_of(bytes: &[u8], range: &Range<usize>, partly: bool) -> BTreeSet<usize> {
-    let (start, granule) = (bytes.as_ptr() as usize, kinds::granule(bytes));
+    let (start, size) = (bytes.as_ptr() as usize, kinds::page_size_of(bytes));
     let end = start + bytes.len();
     let mut pages = BTreeSet::new();
-    for page in (start / granule * granule..end).step_by(granule) {
+    for page in (start / size * size..end).step_by(size) {
         // Those of the bytes that are in this page.
-        let mut ours = page.max(start) - start..end.min(page + granule) - start;
-        let reached = match partly {
-            true => ours.start < range.end && range.start < ours.end && !range.is_empty(),
-            false => ours.all(|byte| range.contains(&byte)),
+        let mut ours = page.max(start) - start..end.min(page + size) - start;
+        let reached = if partly {
+            ours.start < range.end && range.start < ours.end && !range.is_empty()
+        } else {
+            ours.all(|byte| range.contains(&byte))
         };
         if reached {
-            pages.extend((page..page + granule).step_by(page_size()));
+            pages.extend((page..page + size).step_by(page_size()));
         }
     }
     pages
@@ -92,7 +93,7 @@ pub struct Advise {
 impl Deed for Advise {
     fn on(&mut self, name: &str, pages: Pages<'_>, bytes: &[u8], is_heap: bool) {
         // Nearly all of a long one would only make the oracle slow.
-        let size = bytes.len().min(kinds::PAGES * kinds::granule(bytes));
+        let size = bytes.len().min(kinds::PAGES * kinds::page_size_of(bytes));
         let (before, mut marks) = (mapped(), pages_with(&FLAGS));
         for &(advice, a, b) in &self.cases {
             let (a, b) = (a % (size + 1), b % (size + 1));

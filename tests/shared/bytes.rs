@@ -39,9 +39,10 @@ fn bulk_bytes_agree_with_a_model() {
             let mut buf = vec![0xAA; len];
             let done = shared.read_at(offset, &mut buf);
             assert_eq!(done.is_ok(), inside, "read {offset}+{len}");
-            match inside {
-                true => assert!(buf == model[offset..offset + len]),
-                false => assert!(matches!(done, Err(Error::OutOfBounds { .. }))),
+            if inside {
+                assert!(buf == model[offset..offset + len])
+            } else {
+                assert!(matches!(done, Err(Error::OutOfBounds { .. })))
             }
         }
     }

@@ -16,7 +16,7 @@ use stillmap::{Backing, Error, Reason, Snapshot};
 const LEN: usize = 20_000;
 
 /// Until the file is old enough to be read with one look at it.
-fn settle(path: &Path) {
+fn wait_until_settled(path: &Path) {
     let written = fs::metadata(path).unwrap().modified().unwrap();
     while written + Duration::from_millis(150) > SystemTime::now() {
         std::thread::yield_now();
@@ -27,7 +27,7 @@ fn settle(path: &Path) {
 fn with_settled(name: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = temp_dir();
     let path = file_with(dir.path(), name, &pattern(1, LEN));
-    settle(&path);
+    wait_until_settled(&path);
     drop(Snapshot::open(&path).unwrap());
     (dir, path)
 }

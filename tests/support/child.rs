@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const SCENARIO: &str = "STILLMAP_TEST_SCENARIO";
 /// Only against a hang: no test depends on how long anything takes.
-const PATIENCE: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Starts a test that has a child: `let child = scenario!(|| { ... });` as its first statement.
 /// In the child the closure runs and the process ends; in the parent the value configures and runs that child.
@@ -85,7 +85,7 @@ impl Scenario {
         let waiter = std::thread::spawn(move || {
             let _ = ended.send(child.wait_with_output());
         });
-        let output = end.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let output = end.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
             // SAFETY: our own child, not waited for yet, so the number is still its.
             unsafe { libc::kill(id, libc::SIGKILL) };
             end.recv().expect("the waiter sends before it ends")
@@ -106,7 +106,7 @@ impl Scenario {
         let outcome = self.run();
         assert!(
             outcome.status.success(),
-            "the child ended with {} (killed after {PATIENCE:?} if SIGKILL)\n--- stdout\n{}\n--- stderr\n{}",
+            "the child ended with {} (killed after {TIMEOUT:?} if SIGKILL)\n--- stdout\n{}\n--- stderr\n{}",
             outcome.status,
             outcome.stdout,
             outcome.stderr

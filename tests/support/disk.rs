@@ -168,9 +168,10 @@ impl LoopFs {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status()?;
-            match status.success() {
-                true => Ok(()),
-                false => Err(io::Error::other(format!("fuse2fs ended with {status}"))),
+            if status.success() {
+                Ok(())
+            } else {
+                Err(io::Error::other(format!("fuse2fs ended with {status}")))
             }
         })
     }

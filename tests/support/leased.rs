@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Only against a hang: no test depends on how long anything takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Opens until the snapshot is leased. A file that was just written is for a moment still open for writing in whatever
 /// process another test is starting, which has our descriptors until it executes its program.
@@ -23,7 +23,7 @@ pub fn leased(open: impl Fn() -> stillmap::Result<stillmap::Snapshot>) -> stillm
             Ok(_) | Err(stillmap::Error::NotMappable { .. }) => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
-        assert!(start.elapsed() < PATIENCE, "no lease in {PATIENCE:?}");
+        assert!(start.elapsed() < TIMEOUT, "no lease in {TIMEOUT:?}");
     }
 }
 
@@ -48,7 +48,7 @@ pub fn refusal(folder: &Path) -> Option<String> {
         while unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } != 0 {
             let error = io::Error::last_os_error();
             // As above, for a moment.
-            if error.kind() != io::ErrorKind::WouldBlock || start.elapsed() > PATIENCE {
+            if error.kind() != io::ErrorKind::WouldBlock || start.elapsed() > TIMEOUT {
                 return Err(error);
             }
             std::thread::yield_now();

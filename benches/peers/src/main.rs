@@ -72,9 +72,10 @@ fn fmmap_open(path: &Path) -> MmapFile {
 fn with_memory_peers(workload: Workload<'static>, size: usize, huge: bool) -> Workload<'static> {
     let size = size as u64;
     workload.peer("mmap-io AnonymousMmap", move || {
-        let allocate = || match huge {
-            true => AnonymousMmap::with_huge_pages(size),
-            false => AnonymousMmap::new(size),
+        let allocate = || if huge {
+            AnonymousMmap::with_huge_pages(size)
+        } else {
+            AnonymousMmap::new(size)
         };
         allocate_and_touch(allocate, |memory| {
             touch(&mut memory.as_mut_slice(0, size).expect("as_mut_slice"))

@@ -52,7 +52,7 @@ pub(in super::super) struct Locked {
 impl Locked {
     /// Opens the file of a handle once more. It is refused if the file is open for writing, or a writable view of it is
     /// left; and everywhere but on the volumes that [`is_trusted`] knows.
-    pub(in super::super) fn of(file: &File) -> std::result::Result<Self, Reason> {
+    pub(in super::super) fn lock(file: &File) -> std::result::Result<Self, Reason> {
         let opened = system::reopen(file, GENERIC_READ, FILE_SHARE_READ);
         let file = opened.map_err(|e| {
             if is(&e, ERROR_SHARING_VIOLATION) {
