@@ -250,24 +250,18 @@ fn draw_panel(
         .iter()
         .map(|(_, names, colour, width)| (board.points(panel, names), *colour, *width))
         .collect();
-    let sizes = || {
-        lines
-            .iter()
-            .flat_map(|(points, ..)| points.iter().map(|point| point.0))
-    };
-    let bold = ("sans-serif", 15)
-        .into_font()
-        .style(FontStyle::Bold)
-        .color(&INK);
+    let points = lines.iter().flat_map(|(points, ..)| points);
+    let mut sizes: Vec<f64> = points.map(|point| point.0).collect();
+    sizes.sort_by(f64::total_cmp);
+    sizes.dedup();
+    let bold = ("sans-serif", 15).into_font().style(FontStyle::Bold);
+    let bold = bold.color(&INK);
     let small = ("sans-serif", 13).into_font().color(&PALE);
     area.draw(&Text::new(panel.title, (48, 0), bold))?;
-    let (first, last) = sizes().fold((f64::MAX, 0.0_f64), |(first, last), size| {
-        (first.min(size), last.max(size))
-    });
-    if last == 0.0 {
+    let (Some(&first), Some(&last)) = (sizes.first(), sizes.last()) else {
         area.draw(&Text::new("not in this run", (48, 24), small))?;
         return Ok(());
-    }
+    };
     let any_rate = rates.start;
     let mut chart = ChartBuilder::on(&area.margin(20, 14, 0, 0))
         .x_label_area_size(26)
@@ -296,11 +290,8 @@ fn draw_panel(
         area.draw(&Text::new(rate.to_string(), place, right.clone()))?;
     }
     // Labels where there are points, not where the scale would put them.
-    let mut labelled: Vec<f64> = sizes().collect();
-    labelled.sort_by(f64::total_cmp);
-    labelled.dedup();
     let bottom = chart.plotting_area().get_pixel_range().1.end;
-    for size in labelled {
+    for size in sizes {
         let x = chart.backend_coord(&(size, any_rate)).0;
         let place = (x - base.0.start, bottom - base.1.start + 8);
         area.draw(&Text::new(size_name(size), place, centred.clone()))?;

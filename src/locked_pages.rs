@@ -225,7 +225,7 @@ impl Table {
     }
 }
 
-/// So many zeros. Memory that is not touched costs nothing, and a large mapping has many pages that are never locked.
+/// `len` zeros. Memory that is not touched costs nothing, and a large mapping has many pages that are never locked.
 fn zeros(len: usize) -> io::Result<Box<[AtomicU32]>> {
     let out_of_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
     let layout = Layout::array::<AtomicU32>(len).map_err(|_| out_of_memory())?;

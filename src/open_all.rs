@@ -180,7 +180,7 @@ where
         }
         let batches = self.next_paths();
         if self.process != std::process::id() {
-            // A forked child: the lock may be held for ever, and no thread opens anything.
+            // A forked child: the lock may be held forever, and no thread opens anything.
             self.is_ended = true;
             return Err(Error::wrong_process(None));
         }

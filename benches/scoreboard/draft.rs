@@ -60,18 +60,7 @@ fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
         })
         .peer("memmap2, flush, rename", move || {
             Sample::of(1, || {
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .open(&map.1)
-                    .expect("create");
-                file.set_len(len as u64).expect("set_len");
-                // SAFETY: no other code has the file.
-                let mut bytes = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("map");
-                fill(&mut bytes);
-                bytes.flush().expect("flush");
+                let file = map_and_fill(&map.1, len);
                 publish(&file, &map.1, &map.0);
                 length(&map.0)
             })
@@ -92,6 +81,19 @@ fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
             .claim(1.0, "Vec, write, fsync, rename")
             .claim(1.0, "memmap2, flush, rename"),
     })
+}
+
+/// A new file, filled through memmap2 and flushed.
+fn map_and_fill(path: &Path, len: usize) -> File {
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(true);
+    let file = options.open(path).expect("create");
+    file.set_len(len as u64).expect("set_len");
+    // SAFETY: no other code has the file.
+    let mut bytes = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("map");
+    fill(&mut bytes);
+    bytes.flush().expect("flush");
+    file
 }
 
 /// What each produces: words that are all different.

@@ -263,41 +263,8 @@ impl Board {
                     .any(|part| full.contains(part.as_str())))
     }
 
-    pub fn measure(&mut self, workload: Workload<'_>) {
-        let Workload {
-            room,
-            name,
-            unit,
-            mut contenders,
-            claims,
-            page_cache,
-        } = workload;
-        eprint!("{room}: {name} ...");
-        let begin = Instant::now();
-        // The first round warms up and shows the memory; its times do not count.
-        let peaks = contenders
-            .iter_mut()
-            .map(|it| machine::peak_rss_of(|| (it.run)()))
-            .collect::<Vec<_>>();
-        let checks = peaks
-            .iter()
-            .zip(&contenders)
-            .filter_map(|((sample, _), it)| Some((sample.check?, it.name)));
-        let checks = checks.collect::<Vec<_>>();
-        for pair in checks.windows(2) {
-            assert_eq!(
-                pair[0].0, pair[1].0,
-                "{name}: {} and {} saw different bytes",
-                pair[0].1, pair[1].1
-            );
-        }
-        let memory = peaks
-            .iter()
-            .filter_map(|(_, peak)| *peak)
-            .max()
-            .unwrap_or(0) as usize
-            + page_cache;
-        let ticks = machine::Ticks::now();
+    /// The times of each contender. Each takes up to `memory` bytes.
+    fn run_rounds(&self, contenders: &mut [Contender<'_>], memory: usize) -> Vec<Vec<f64>> {
         let mut nanos = vec![Vec::new(); contenders.len()];
         let start = Instant::now();
         for round in 0..self.plan.most_rounds {
@@ -319,6 +286,38 @@ impl Board {
                 nanos[index].push((contenders[index].run)().nanos);
             }
         }
+        nanos
+    }
+
+    pub fn measure(&mut self, workload: Workload<'_>) {
+        let Workload {
+            room,
+            name,
+            unit,
+            mut contenders,
+            claims,
+            page_cache,
+        } = workload;
+        eprint!("{room}: {name} ...");
+        let begin = Instant::now();
+        // The first round warms up and shows the memory; its times do not count.
+        let peaks = contenders
+            .iter_mut()
+            .map(|it| machine::peak_rss_of(|| (it.run)()))
+            .collect::<Vec<_>>();
+        let checks = peaks
+            .iter()
+            .zip(&contenders)
+            .filter_map(|((sample, _), it)| Some((sample.check?, it.name)));
+        assert_same(&name, &checks.collect::<Vec<_>>());
+        let memory = peaks
+            .iter()
+            .filter_map(|(_, peak)| *peak)
+            .max()
+            .unwrap_or(0) as usize
+            + page_cache;
+        let ticks = machine::Ticks::now();
+        let nanos = self.run_rounds(&mut contenders, memory);
         let others = ticks.zip(machine::Ticks::now());
         let others = others.map(|(then, now)| now.others_since(then));
         let standing = |((contender, mut nanos), (_, peak_rss)): ((Contender<'_>, Vec<f64>), _)| {
@@ -345,5 +344,16 @@ impl Board {
             others,
             claims,
         });
+    }
+}
+
+/// All contenders of a workload have seen the same bytes.
+fn assert_same(workload: &str, checks: &[(u64, &str)]) {
+    for pair in checks.windows(2) {
+        assert_eq!(
+            pair[0].0, pair[1].0,
+            "{workload}: {} and {} saw different bytes",
+            pair[0].1, pair[1].1
+        );
     }
 }

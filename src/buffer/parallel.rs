@@ -106,7 +106,7 @@ impl<'a> Chunks<'a> {
         Some((start, chunk))
     }
 
-    /// Takes no lock: a child that `progress` has forked may find it locked for ever.
+    /// Takes no lock: a child that `progress` has forked may find it locked forever.
     fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
     }

@@ -161,7 +161,7 @@ impl<'a> Limits<'a> {
         }
     }
 
-    /// Endless input must not be skipped for ever: the default is the limit for reading.
+    /// Endless input must not be skipped forever: the default is the limit for reading.
     fn check_skipped(&mut self) -> Result<()> {
         if self.total.is_none() && self.skipped >= budget::UNCHECKED_MAX {
             self.total = Some(budget::UNCHECKED_MAX.saturating_add(budget::default_memory_limit()));

@@ -26,7 +26,7 @@ impl Deadline {
         self.elapsed(now) >= self.break_time
     }
 
-    /// True once three quarters of the break time have passed, less the time that it takes to copy so many bytes.
+    /// True once three quarters of the break time have passed, less the time that it takes to copy that many bytes.
     pub(crate) fn has_waited_long(&self, now: u64, bytes: usize) -> bool {
         let copy = bytes as u64 / COPIED_PER_MS;
         self.elapsed(now) + copy >= self.break_time / 4 * 3

@@ -13,7 +13,7 @@
 //! ```
 //! The users of `data`: the owner in PREPARING and BUSY, the copier in WORKING and SWAPPED, the fork handler (no other
 //! thread exists in the child). Everything else is atomic. A thread that looks at an entry may see an older lease than
-//! the one that is in it now; so the copier asks the kernel once more before it acts.
+//! the one that is in it now; so the copier asks the kernel again before it acts.
 #![allow(unsafe_code)]
 
 use crate::backing::Backing;

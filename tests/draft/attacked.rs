@@ -126,7 +126,7 @@ fn a_link_that_another_user_swaps_in_a_sticky_directory_leads_nowhere() {
     .succeed();
 }
 
-/// Attack "squatted names". Before: links under the names that a commit uses in passing made it fail with EEXIST for ever.
+/// Attack "squatted names". Before: links under the names that a commit uses in passing made it fail with EEXIST forever.
 /// Here all names that the commits before have used are taken.
 #[test]
 fn names_in_passing_cannot_be_taken_before() {

@@ -91,8 +91,9 @@ fn daemon_after_an_open() {
     .succeed();
 }
 
-/// The kind of "a child's descriptor holds the lease, nobody answers": another thread forks at any moment of an open or a
-/// drop. Before, a child had the descriptor of the open that was under way, and with it the lease after its parent's end.
+/// The kind of "a child's descriptor holds the lease, no process handles the break": another thread forks at any moment of
+/// an open or a drop. Before, a child had the descriptor of the open that was under way, and with it the lease after its
+/// parent's end.
 #[test]
 fn a_fork_at_any_moment_of_an_open_takes_no_lease_with_it() {
     const FORKS: usize = 500;
@@ -326,8 +327,8 @@ fn a_cut_through_an_overlay_is_never_intact_again() {
     .succeed();
 }
 
-/// Attack "a parent with a leased snapshot forks and exits", with an exclusive file. Before: nobody answered for the
-/// child's descriptor.
+/// Attack "a parent with a leased snapshot forks and exits", with an exclusive file. Before: no process handled
+/// the break of the child's descriptor.
 #[test]
 fn an_exclusive_file_does_not_outlive_its_process() {
     scenario!(|| {

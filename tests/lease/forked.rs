@@ -85,7 +85,7 @@ fn nothing_of_a_lease_outlives_its_process() {
             return;
         };
         let path = file(&folder);
-        let (mut tell, told) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+        let (mut tell, heard) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
         let parent = fork_and_go_on(|| {
             let snapshot = stillmap::Snapshot::open(&path).unwrap();
             assert_eq!(snapshot.backing(), Backing::Leased);
@@ -102,7 +102,7 @@ fn nothing_of_a_lease_outlives_its_process() {
             }
         });
         let mut id = [0; 4];
-        std::io::Read::read_exact(&mut { told }, &mut id).unwrap();
+        std::io::Read::read_exact(&mut { heard }, &mut id).unwrap();
         parent.kill();
         let _ = parent.wait();
         // It returns once no process holds a lease: the child answers for its own.

@@ -165,9 +165,13 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
             .allocate(10 * page)
             .expect("the same place");
         let guard = memory.pages().lock(..).expect("lock");
-        assert_eq!(locked(), guard.len(), "nobody had locked these pages");
+        assert_eq!(
+            locked(),
+            guard.len(),
+            "no other code had locked these pages"
+        );
         drop(guard);
-        assert_eq!(locked(), 0, "nobody holds it");
+        assert_eq!(locked(), 0, "no guard holds it");
         // Nor does it stay behind when the mapping moves away.
         let mut moving = Anonymous::new(10 * page).expect("memory");
         let address = moving.as_ptr() as usize;
@@ -189,10 +193,10 @@ fn a_leaked_guard_does_not_outlive_its_mapping() {
         assert_eq!(
             locked(),
             before + guard.len(),
-            "nobody had locked these pages"
+            "no other code had locked these pages"
         );
         drop(guard);
-        assert_eq!(locked(), before, "nobody holds it");
+        assert_eq!(locked(), before, "no guard holds it");
     })
     .succeed();
 }

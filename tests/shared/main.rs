@@ -290,7 +290,7 @@ fn sealed_bytes_are_final() {
     assert!(file.set_len(0).is_err());
     assert!(file.set_len(10_000).is_err());
     assert!(Shared::<AtomicU8>::from_fd(file.try_clone().unwrap()).is_err());
-    // So few bytes are read.
+    // Files this small are read.
     assert!(Snapshot::from_fd(&file).unwrap()[..] == [7; 5000]);
 }
 

@@ -200,7 +200,7 @@ fn a_file_that_is_too_short_is_noticed_before_it_is_touched() {
             let mask = block_sigbus();
             assert!(is_faulted(shared.flush()), "{len}");
             unblock(mask);
-            // For ever, though the file is long enough again.
+            // Forever, though the file is long enough again.
             set_len(&path, 1 << 20);
             assert!(is_faulted(shared.read_at(0, &mut [0])));
             assert_eq!(shared[0].load(Ordering::Relaxed), 0);
@@ -374,7 +374,7 @@ fn a_lost_page_is_replaced_when_the_process_has_all_the_mappings_it_may_have() {
         let _free = kernel::fill_mappings();
         let one_more = || {
             let (len, flags) = (2 * PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            // SAFETY: new address space, that nobody touches.
+            // SAFETY: new address space, that no other code touches.
             let at =
                 unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, -1, 0) };
             // SAFETY: as above; it cannot be merged with another.

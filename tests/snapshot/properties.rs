@@ -152,7 +152,7 @@ fn windows_of_pipes() {
         let bytes = pattern(10, size);
         let (reader, writer) = pipe();
         let writing = crate::support::pipe::feed(writer, bytes.clone());
-        // An endless offset would be skipped for ever, were it not for the end of the pipe.
+        // An endless offset would be skipped forever, were it not for the end of the pipe.
         let result = with_window(offset, len).from_fd(&reader);
         drop(reader);
         writing.join().unwrap();

@@ -153,7 +153,7 @@ fn what_keeps_messages_apart_loses_no_byte() {
     assert_snapshot(&got, &packets.concat(), "pipe in packet mode");
 }
 
-/// In a child, since a reader that does not see the end of a terminal's input waits for ever.
+/// In a child, since a reader that does not see the end of a terminal's input waits forever.
 #[test]
 fn a_terminal_until_its_end_of_file_key() {
     scenario!(|| {

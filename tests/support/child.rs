@@ -148,7 +148,7 @@ pub fn report(line: impl std::fmt::Display) {
 /// libtest runs tests beside its main thread, and a process with two threads may not do all that ours may. The copy
 /// that fork makes has one. Ends this process as the copy ended.
 fn run_alone(body: impl FnOnce()) -> ! {
-    // What a child has changed is put back when it ends, so it ends with whoever waits for it.
+    // What a child has changed is put back when it ends, so it ends with the process that waits for it.
     // SAFETY: takes plain numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     let parent = std::process::id();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub struct ControlGroup(PathBuf);
 
 impl ControlGroup {
-    /// A group that may have so many bytes; `None`, after saying why, where there can be none.
+    /// A group that may have this many bytes; `None`, after saying why, where there can be none.
     pub fn with_memory(bytes: u64) -> Option<Self> {
         ControlGroup::new("memory", |dir| {
             let limits = ["memory.max", "memory.limit_in_bytes"];
@@ -60,7 +60,7 @@ impl ControlGroup {
             .expect("join the group");
     }
 
-    /// Moves a process into the group, where it may have so many threads.
+    /// Moves a process into the group, where it may have this many threads.
     pub fn take(&self, process: u32, threads: u32) -> io::Result<()> {
         fs::write(self.0.join("pids.max"), threads.to_string())?;
         fs::write(self.0.join("cgroup.procs"), process.to_string())

@@ -29,7 +29,7 @@ impl Setting {
         let before = fs::read_to_string(file)?.trim().to_string();
         // To know first whether it can be put back.
         fs::write(file, &before)?;
-        // It writes by the descriptor that is locked, so nobody has the file until it has: the next one would take our
+        // It writes by the descriptor that is locked, so no other process has the file until it has: the next one would take our
         // value for the original.
         let put_back = format!("trap '' INT TERM HUP; read line; echo {before}");
         let after_all = Command::new("sh")

@@ -190,10 +190,8 @@ async fn run(store: &dyn ObjectStore, operation: &Operation) -> Result<Value, Er
             get(store, &path(*name), options).await
         }
         GetRanges(name, ranges) => {
-            let ranges: Vec<_> = ranges
-                .iter()
-                .map(|(start, len)| *start..start + len)
-                .collect();
+            let ranges = ranges.iter().map(|(start, len)| *start..start + len);
+            let ranges: Vec<_> = ranges.collect();
             Ok(Value::Bytes(store.get_ranges(&path(*name), &ranges).await?))
         }
         GetIf(name, other, not) => {
