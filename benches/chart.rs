@@ -246,10 +246,8 @@ fn draw_panel(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     rates: Range<f64>,
 ) -> Outcome<()> {
-    let lines: Vec<_> = SERIES
-        .iter()
-        .map(|(_, names, colour, width)| (board.points(panel, names), *colour, *width))
-        .collect();
+    let line = |(_, names, colour, width)| (board.points(panel, names), colour, width);
+    let lines = SERIES.map(line);
     let points = lines.iter().flat_map(|(points, ..)| points);
     let mut sizes: Vec<f64> = points.map(|point| point.0).collect();
     sizes.sort_by(f64::total_cmp);
@@ -262,7 +260,6 @@ fn draw_panel(
         area.draw(&Text::new("not in this run", (48, 24), small))?;
         return Ok(());
     };
-    let any_rate = rates.start;
     let mut chart = ChartBuilder::on(&area.margin(20, 14, 0, 0))
         .x_label_area_size(26)
         .y_label_area_size(48)
@@ -292,7 +289,7 @@ fn draw_panel(
     // Labels where there are points, not where the scale would put them.
     let bottom = chart.plotting_area().get_pixel_range().1.end;
     for size in sizes {
-        let x = chart.backend_coord(&(size, any_rate)).0;
+        let x = chart.backend_coord(&(size, rates.start)).0;
         let place = (x - base.0.start, bottom - base.1.start + 8);
         area.draw(&Text::new(size_name(size), place, centred.clone()))?;
     }
