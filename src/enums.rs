@@ -1,4 +1,4 @@
-//! Public enums that are the same on every platform: the pages of memory, how a file is replaced, how a file has changed.
+//! Public enums of every platform: kinds of pages, ways to replace a file, and how a file has changed.
 
 use std::ops::Range;
 
@@ -24,8 +24,8 @@ pub enum HugePages {
     System,
     /// Small pages only (`MADV_NOHUGEPAGE`).
     Never,
-    /// Huge pages where the kernel has them available, one fault for each (`MADV_HUGEPAGE`); else small ones. For shared
-    /// memory `shmem_enabled` in the same directory decides.
+    /// Huge pages where the kernel has them available, one fault for each (`MADV_HUGEPAGE`); else small ones. For
+    /// shared memory `shmem_enabled` in the same directory decides.
     Transparent,
     /// Huge pages of the reserved pool (`vm.nr_hugepages`), or an error (`MAP_HUGETLB`).
     Reserved,
@@ -70,7 +70,7 @@ pub enum Replace {
     RenameOrInPlace,
 }
 
-/// What [`Live::refresh`] found, in bytes of the file.
+/// What [`Live::refresh`](crate::Live::refresh) found, in bytes of the file.
 ///
 /// # Examples
 /// ```

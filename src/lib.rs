@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | a path, stdin, a pipe, a descriptor | its bytes, read-only | [`Snapshot`] | `&[u8]` |
 //! | a file | a private copy that you can modify | [`Private`] | `&mut [u8]` |
-//! | a new file to write | the old file or the new one, complete | [`Draft`] | `&mut [u8]` |
+//! | bytes to write | a new file, or an old one replaced in one step | [`Draft`] | `&mut [u8]` |
 //! | an existing file | to edit it in place, alone | [`Exclusive`] | `&mut [u8]` |
 //! | a file that other processes keep writing | to read it meanwhile | [`Live`] | copies and atomic loads |
 //! | memory that other processes also write | counters, tables, messages | [`Shared`], [`shareable!`] | `&T` of atomics |

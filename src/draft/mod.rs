@@ -47,7 +47,7 @@ use store::Store;
 ///   that one's owner, group, mode, ACL and extended attributes (but not its capabilities). What this process may not
 ///   copy is left out, and gives no user more access; see [`DraftOptions::require_attributes`].
 /// - A symbolic link at the path is followed, where the kernel would follow it. Other hard links to the old file keep
-///   the old bytes, and watches (inotify) stay with the old file; see [`Replace::InPlace`].
+///   the old bytes, and watches (inotify) stay with the old file; see [`Replace::InPlace`](crate::Replace::InPlace).
 /// - What is not a regular file (a pipe, a terminal, `/dev/stdout`), and files of /proc and /sys, get the bytes written
 ///   out by `commit`.
 /// - A program at the path can be started at any moment: no descriptor is open for writing when the file becomes
