@@ -347,26 +347,20 @@ impl<T: ?Sized + Shareable> fmt::Debug for Shared<T> {
     }
 }
 
-/// Which part of a file to share.
+/// Which part of a file to share. It has no effect here: no file is shared.
 #[must_use]
-pub struct SharedOptions<T: ?Sized> {
-    offset: u64,
-    len: Option<usize>,
-    value: PhantomData<fn() -> Box<T>>,
-}
+pub struct SharedOptions<T: ?Sized>(PhantomData<fn() -> Box<T>>);
 
 impl<T: ?Sized> SharedOptions<T> {
-    /// The first byte of the file to share.
-    pub fn offset(mut self, bytes: u64) -> Self {
-        self.offset = bytes;
+    /// No effect.
+    pub fn offset(self, _bytes: u64) -> Self {
         self
     }
 }
 
 impl<A> SharedOptions<[A]> {
-    /// How many elements to share.
-    pub fn len(mut self, elements: usize) -> Self {
-        self.len = Some(elements);
+    /// No effect.
+    pub fn len(self, _elements: usize) -> Self {
         self
     }
 }
@@ -392,25 +386,18 @@ impl<T: ?Sized + Shareable> SharedOptions<T> {
 
 impl<T: ?Sized> Default for SharedOptions<T> {
     fn default() -> Self {
-        SharedOptions {
-            offset: 0,
-            len: None,
-            value: PhantomData,
-        }
+        SharedOptions(PhantomData)
     }
 }
 
 impl<T: ?Sized> Clone for SharedOptions<T> {
     fn clone(&self) -> Self {
-        SharedOptions { ..*self }
+        SharedOptions::default()
     }
 }
 
 impl<T: ?Sized> fmt::Debug for SharedOptions<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedOptions")
-            .field("offset", &self.offset)
-            .field("len", &self.len)
-            .finish()
+        f.write_str("SharedOptions")
     }
 }
