@@ -325,12 +325,12 @@ fn remapped() {
     unsafe { raw.remap(8192, RemapOptions::new().may_move(true)) }.unwrap();
     assert_eq!(raw.len(), 8192);
     // SAFETY: 8192 bytes are mapped, and no other process changes them.
-    assert_eq!(unsafe { raw.as_ptr().add(4096 + 9).read() }, 9);
+    assert_eq!(unsafe { raw.as_ptr().wrapping_add(4096 + 9).read() }, 9);
     raw.advise_range(Advice::WillNeed, 4096, 100).unwrap();
     // SAFETY: no reference to the bytes is alive.
     unsafe { raw.unchecked_advise(UncheckedAdvice::DontNeed) }.unwrap();
     // SAFETY: as above.
-    assert_eq!(unsafe { raw.as_ptr().add(9).read() }, 9);
+    assert_eq!(unsafe { raw.as_ptr().wrapping_add(9).read() }, 9);
     let mut map = Mmap::map(&file).unwrap();
     // SAFETY: it is no mapping of `map_mut`.
     let refused = unsafe { map.remap(1, RemapOptions::new().may_move(true)) };
