@@ -24,7 +24,7 @@ fn the_stopped_process() {
     std::process::exit(0);
 }
 
-fn is_intact_after(folder: &Folder, write: impl FnOnce(&Path)) -> String {
+fn consistency_after(folder: &Folder, write: impl FnOnce(&Path)) -> String {
     let path = folder.path().join("file");
     fs::write(&path, vec![5; 2 << 20]).unwrap();
     let mut process = Command::new(std::env::current_exe().unwrap())
@@ -59,7 +59,7 @@ fn a_file_that_was_written_to_meanwhile_is_not_intact() {
     let (Some(_time), Some(folder)) = (BreakTime::of(1), Folder::new()) else {
         return;
     };
-    let intact = is_intact_after(&folder, |path| fs::write(path, vec![6; 2 << 20]).unwrap());
+    let intact = consistency_after(&folder, |path| fs::write(path, vec![6; 2 << 20]).unwrap());
     assert_eq!(intact, "false");
 }
 
@@ -68,7 +68,7 @@ fn a_file_that_was_only_opened_meanwhile_is_intact() {
     let (Some(_time), Some(folder)) = (BreakTime::of(1), Folder::new()) else {
         return;
     };
-    let intact = is_intact_after(&folder, |path| {
+    let intact = consistency_after(&folder, |path| {
         drop(OpenOptions::new().write(true).open(path).unwrap())
     });
     assert_eq!(intact, "true");

@@ -21,6 +21,7 @@ mod locks;
 mod map;
 mod options;
 mod raw;
+mod shared_file;
 
 pub use advice::{Advice, UncheckedAdvice};
 pub use map::{Mmap, MmapMut};

@@ -1,4 +1,4 @@
-//! `Mmap` and `MmapMut`.
+//! `Mmap` and `MmapMut`, and the options that make them.
 
 use std::fmt;
 use std::io;
@@ -7,12 +7,77 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use stillmap::{Anonymous, Backing, Error, LockGuard, Pages, Private, Snapshot};
+use stillmap::{Anonymous, Backing, Error, HugePages, LockGuard, Pages, Private, Snapshot};
 
 use crate::advice::{Advice, UncheckedAdvice};
 use crate::locks::{AddressLock, LockState};
 use crate::options::{MapIfSafeError, MmapOptions, RemapOptions, executable};
-use crate::raw::SharedFile;
+use crate::shared_file::{SharedFile, map_file, range};
+
+/// How each of them is made.
+impl MmapOptions {
+    /// The bytes of a file, read-only: they never change.
+    pub fn map<F: AsFd>(&self, file: F) -> io::Result<Mmap> {
+        let mut options = Snapshot::options()
+            .offset(self.offset)
+            .populate(self.populate);
+        if let Some(len) = self.len {
+            options = options.len(len);
+        }
+        Ok(Mmap::from(options.from_file(file)?))
+    }
+
+    /// As [`map`](MmapOptions::map), which is safe for every file.
+    pub fn map_if_safe<F: AsFd>(&self, file: F) -> Result<Mmap, MapIfSafeError> {
+        self.map(file).map_err(MapIfSafeError)
+    }
+
+    /// Fails: stillmap maps nothing executable.
+    pub fn map_exec<F: AsFd>(&self, _file: F) -> io::Result<Mmap> {
+        Err(executable())
+    }
+
+    /// A writable mapping of a file, shared with every process that has it open.
+    ///
+    /// # Safety
+    /// As memmap2's `map_mut`: no other process or part of this one changes the bytes or truncates the file while it is mapped.
+    pub unsafe fn map_mut<F: AsFd>(&self, file: F) -> io::Result<MmapMut> {
+        // SAFETY: the caller's promise.
+        let file = unsafe { map_file(file, self.offset, self.len) }?;
+        Ok(MmapMut::from(file))
+    }
+
+    /// A private copy of the bytes of a file: stores are not written to it.
+    pub fn map_copy<F: AsFd>(&self, file: F) -> io::Result<MmapMut> {
+        self.private(file).map(MmapMut::from)
+    }
+
+    /// The same, read-only.
+    pub fn map_copy_read_only<F: AsFd>(&self, file: F) -> io::Result<Mmap> {
+        self.private(file).map(Mmap::from)
+    }
+
+    fn private<F: AsFd>(&self, file: F) -> io::Result<Private> {
+        let mut options = Private::options().offset(self.offset);
+        if let Some(len) = self.len {
+            options = options.len(len);
+        }
+        Ok(options.from_file(file)?)
+    }
+
+    /// Zeroed memory of the length that was set.
+    pub fn map_anon(&self) -> io::Result<MmapMut> {
+        let huge = if self.huge {
+            HugePages::Reserved
+        } else {
+            HugePages::System
+        };
+        let options = Anonymous::options()
+            .huge_pages(huge)
+            .populate(self.populate);
+        Ok(MmapMut::from(options.allocate(self.len.unwrap_or(0))?))
+    }
+}
 
 /// The bytes of a file, read-only: they never change, whatever other processes do to the file.
 ///
@@ -172,11 +237,6 @@ impl Mmap {
         let lock = LockState::new();
         Mmap { lock, bytes }
     }
-}
-
-/// `offset..offset + len`; what overflows is out of bounds.
-pub(crate) fn range(offset: usize, len: usize) -> std::ops::Range<usize> {
-    offset..offset.saturating_add(len)
 }
 
 impl From<Snapshot> for Mmap {

@@ -3,12 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
-
-use stillmap::{Anonymous, HugePages, Private, Snapshot};
-
-use crate::map::{Mmap, MmapMut};
-use crate::raw::{MmapRaw, map_file};
 
 /// Which part of a file to map, and how; the same options as memmap2's.
 ///
@@ -22,10 +16,10 @@ use crate::raw::{MmapRaw, map_file};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct MmapOptions {
-    offset: u64,
-    len: Option<usize>,
-    huge: bool,
-    populate: bool,
+    pub(crate) offset: u64,
+    pub(crate) len: Option<usize>,
+    pub(crate) huge: bool,
+    pub(crate) populate: bool,
 }
 
 impl MmapOptions {
@@ -71,78 +65,6 @@ impl MmapOptions {
     pub fn no_probe_handle(&mut self) -> &mut Self {
         self
     }
-
-    /// The bytes of a file, read-only: they never change.
-    pub fn map<F: AsFd>(&self, file: F) -> io::Result<Mmap> {
-        let mut options = Snapshot::options()
-            .offset(self.offset)
-            .populate(self.populate);
-        if let Some(len) = self.len {
-            options = options.len(len);
-        }
-        Ok(Mmap::from(options.from_file(file)?))
-    }
-
-    /// As [`map`](MmapOptions::map), which is safe for every file.
-    pub fn map_if_safe<F: AsFd>(&self, file: F) -> Result<Mmap, MapIfSafeError> {
-        self.map(file).map_err(MapIfSafeError)
-    }
-
-    /// Fails: stillmap maps nothing executable.
-    pub fn map_exec<F: AsFd>(&self, _file: F) -> io::Result<Mmap> {
-        Err(executable())
-    }
-
-    /// A writable mapping of a file, shared with every process that has it open.
-    ///
-    /// # Safety
-    /// As memmap2's `map_mut`: no other process or part of this one changes the bytes or truncates the file while it is mapped.
-    pub unsafe fn map_mut<F: AsFd>(&self, file: F) -> io::Result<MmapMut> {
-        // SAFETY: the caller's promise.
-        let file = unsafe { map_file(file, self.offset, self.len) }?;
-        Ok(MmapMut::from(file))
-    }
-
-    /// A private copy of the bytes of a file: stores are not written to it.
-    pub fn map_copy<F: AsFd>(&self, file: F) -> io::Result<MmapMut> {
-        self.private(file).map(MmapMut::from)
-    }
-
-    /// The same, read-only.
-    pub fn map_copy_read_only<F: AsFd>(&self, file: F) -> io::Result<Mmap> {
-        self.private(file).map(Mmap::from)
-    }
-
-    fn private<F: AsFd>(&self, file: F) -> io::Result<Private> {
-        let mut options = Private::options().offset(self.offset);
-        if let Some(len) = self.len {
-            options = options.len(len);
-        }
-        Ok(options.from_file(file)?)
-    }
-
-    /// Zeroed memory of the length that was set.
-    pub fn map_anon(&self) -> io::Result<MmapMut> {
-        let huge = if self.huge {
-            HugePages::Reserved
-        } else {
-            HugePages::System
-        };
-        let options = Anonymous::options()
-            .huge_pages(huge)
-            .populate(self.populate);
-        Ok(MmapMut::from(options.allocate(self.len.unwrap_or(0))?))
-    }
-
-    /// A writable mapping of a file by its address alone: no reference to its bytes is made.
-    pub fn map_raw<F: AsFd>(&self, file: F) -> io::Result<MmapRaw> {
-        MmapRaw::writable(file, self.offset, self.len)
-    }
-
-    /// The address of the bytes that [`map`](MmapOptions::map) gives: they never change.
-    pub fn map_raw_read_only<F: AsFd>(&self, file: F) -> io::Result<MmapRaw> {
-        self.map(file).map(MmapRaw::from)
-    }
 }
 
 pub(crate) fn executable() -> io::Error {
@@ -153,7 +75,7 @@ pub(crate) fn executable() -> io::Error {
 }
 
 /// Why [`MmapOptions::map_if_safe`] failed.
-pub struct MapIfSafeError(io::Error);
+pub struct MapIfSafeError(pub(crate) io::Error);
 
 impl MapIfSafeError {
     /// False: it is supported wherever this crate is.
@@ -192,7 +114,7 @@ impl From<MapIfSafeError> for io::Error {
     }
 }
 
-/// How [`MmapMut::remap`] may change a mapping.
+/// How [`MmapMut::remap`](crate::MmapMut::remap) may change a mapping.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RemapOptions {
     pub(crate) may_move: bool,
