@@ -13,8 +13,9 @@ use std::time::Duration;
 use clap::Parser;
 use stillmap::{Change, Error, Live};
 
-/// How long to wait when nothing was added.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait when nothing was added: twice as long each time, up to the longest pause. A writer of 500 MB/s adds half
+/// a megabyte in the shortest one.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 
 /// Print what is appended to FILE. Start again when it is truncated or replaced.
 #[derive(Parser)]
@@ -43,10 +44,11 @@ fn main() -> ExitCode {
 fn follow(path: &Path, all: bool) -> io::Result<std::convert::Infallible> {
     let mut live = Live::open(path)?;
     let mut printed = if all { 0 } else { live.len() };
+    let mut pause = PAUSES.0;
     loop {
         printed += print(&live, printed)?;
         match live.refresh()? {
-            Change::Grown(_) => continue,
+            Change::Grown(_) => pause = PAUSES.0,
             Change::Cut(_) | Change::PagesLost => {
                 eprintln!("follow: {} was truncated", path.display());
                 printed = 0;
@@ -55,7 +57,10 @@ fn follow(path: &Path, all: bool) -> io::Result<std::convert::Infallible> {
                 eprintln!("follow: {} was replaced", path.display());
                 (live, printed) = (Live::open(path)?, 0);
             }
-            _ => sleep(PAUSE),
+            _ => {
+                sleep(pause);
+                pause = PAUSES.1.min(2 * pause);
+            }
         }
     }
 }

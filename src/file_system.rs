@@ -125,6 +125,13 @@ impl FileSystem {
         matches!(self, Ext | Xfs | Tmpfs)
     }
 
+    /// True where truncate(2) sets the length and unmaps the pages behind it before it zeroes the rest of the last page
+    /// (`truncate_pagecache`). xfs zeroes first (`xfs_setattr_size`), and holds a lock that read(2) waits for.
+    pub(crate) fn unmaps_before_zeroing(self) -> bool {
+        use FileSystem::*;
+        matches!(self, Ext | Btrfs | F2fs | Tmpfs)
+    }
+
     /// True if no process can ever change or shorten the memfd behind `fd` (memfd_create(2), Linux 3.17). A sealed
     /// hugetlbfs file maps in whole huge pages only, so it is read instead.
     pub(crate) fn is_sealed(self, fd: BorrowedFd<'_>) -> bool {

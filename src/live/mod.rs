@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::file::{self, FileType, Stat};
 use mapping::LiveMapping;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::RangeBounds;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,8 @@ pub struct Live {
     len: usize,
     /// Whether the file can become shorter.
     can_shrink: bool,
+    /// Whether a truncation unmaps pages before it zeroes bytes.
+    unmaps_first: bool,
     /// Whether its pages come from a disk.
     on_disk: bool,
     fd: OwnedFd,
@@ -153,6 +156,7 @@ impl Live {
             mapping,
             len,
             can_shrink,
+            unmaps_first: system.unmaps_before_zeroing(),
             on_disk: system != FileSystem::Tmpfs,
             fd,
             path,
@@ -231,7 +235,7 @@ impl Live {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn check_fault(&self) -> Result<()> {
-        self.check_read(self.len)
+        self.check_copied(self.len, || false)
     }
 
     /// Copies a range at one moment.
@@ -255,7 +259,7 @@ impl Live {
         let range = range::check(range, self.len)?;
         let before = self.stat()?.stamp;
         let (copy, is_same) = self.mapping.copy(range.clone())?;
-        self.check_read(range.end)?;
+        self.check_copied(range.end, || false)?;
         let is_consistent = is_same && self.stat()?.stamp == before;
         Ok(Snapshot::from_held(Held::buffer(copy), is_consistent))
     }
@@ -279,18 +283,28 @@ impl Live {
         stat.map_err(|e| Error::os("fstat", self.path.as_deref(), e))
     }
 
-    /// Fails if the bytes up to `end` were not all in the file when they were read.
-    fn check_read(&self, end: usize) -> Result<()> {
-        if self.mapping.is_faulted() {
-            return Err(Error::pages_lost(self.path.as_deref()));
-        }
-        // The kernel zeroes the rest of the last page of a file that is truncated, and that is no fault. The page behind
-        // it is lost then, before that or at the same time; looking at it costs a tenth of fstat(2).
-        let is_whole = !self.can_shrink || self.has_page_behind(end);
-        if is_whole || self.stat()?.size >= end as u64 {
+    /// Fails if the bytes up to `end` were not all in the file when they were copied out. `is_certain` says whether the
+    /// copy itself shows it.
+    fn check_copied(&self, end: usize, is_certain: impl FnOnce() -> bool) -> Result<()> {
+        // The kernel zeroes the rest of the last page of a file that is truncated, and that is no fault. Where it unmaps the
+        // page behind it first, looking at that page costs a tenth of a system call.
+        let is_whole =
+            !self.can_shrink || self.unmaps_first && self.has_page_behind(end) || is_certain();
+        if !self.mapping.is_faulted() && (is_whole || self.has_byte_before(end)) {
             return Ok(());
         }
         Err(Error::pages_lost(self.path.as_deref()))
+    }
+
+    /// True if read(2) still finds the byte before `end`. It waits for a truncation that has zeroed bytes and did not yet
+    /// set the length, which fstat(2) does not.
+    fn has_byte_before(&self, end: usize) -> bool {
+        let Some(last) = end.checked_sub(1) else {
+            return true;
+        };
+        let mut byte = [MaybeUninit::uninit()];
+        let read = file::read_at(self.fd.as_fd(), &mut byte, last as u64);
+        read.is_ok_and(|read| !read.is_empty())
     }
 
     /// Touches the page behind the one that holds the byte before `end`. False if it is lost, or the file had none.

@@ -2,6 +2,7 @@
 
 use super::Live;
 use crate::error::{Error, Result};
+use crate::page;
 use crate::range;
 use crate::shareable::Shareable;
 use crate::sys::racy_copy::{copy_out, load_out};
@@ -14,7 +15,8 @@ impl Live {
     ///
     /// Each byte is one that was there at some time during the call. If others write meanwhile, the bytes need not be of
     /// one moment: of a file that is truncated and grows again during the call, bytes in between can be zero. A look at the
-    /// page behind, or at the end of the file one fstat(2), makes sure that the file is long enough.
+    /// page behind makes sure that the file is long enough; one pread(2) does it on other file systems than ext4, btrfs, f2fs
+    /// and tmpfs, and at the end of the file if the bytes of its last page contain a zero.
     ///
     /// # Errors
     /// [`Error::PagesLost`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds
@@ -41,8 +43,21 @@ impl Live {
         // - `buf` is exclusively ours, and not in the mapping.
         unsafe { copy_out(from, buf.as_mut_ptr(), len) };
         fence(Ordering::Acquire);
-        self.check_read(offset + len)?;
+        let copied = &buf[..len];
+        self.check_copied(offset + len, || self.shows_no_cut(offset, copied))?;
         Ok(len)
+    }
+
+    /// True if no byte that a truncation could have zeroed before it was copied out is zero. If the last page is still
+    /// there, that is no byte before it, where pages are unmapped first.
+    fn shows_no_cut(&self, offset: usize, copied: &[u8]) -> bool {
+        let last_page = page::align_down(offset + copied.len() - 1);
+        let at_risk = if self.unmaps_first && self.mapping.touch(last_page) {
+            &copied[last_page.saturating_sub(offset)..]
+        } else {
+            copied
+        };
+        at_risk.len() <= page::size() && !at_risk.contains(&0)
     }
 
     /// A value as it is now, copied out. An aligned integer is loaded in one piece (`Acquire`), any other type byte by

@@ -3,7 +3,7 @@
 use super::support::child::scenario;
 use super::support::disk::LoopFs;
 use super::support::kernel::{may_map, may_write};
-use super::support::user::{become_nobody, may_be_others};
+use super::support::user::{become_nobody, may_be_others, with_capabilities};
 use super::support::{file_with, temp_dir, temp_dir_in};
 use super::{Disk, Folder, leased};
 use std::fs::{self, File, OpenOptions};
@@ -135,6 +135,32 @@ fn a_file_of_another_owner_is_copied_for_an_unprivileged_user() {
         let snapshot = stillmap::Snapshot::open(&path).unwrap();
         assert_ne!(snapshot.backing(), Backing::Leased);
         assert!(snapshot[..] == bytes());
+    })
+    .argument("PATH", &path)
+    .succeed();
+}
+
+/// What docs/leases.md names for files of another owner: `setcap cap_lease+ep`, or a container that has it.
+#[test]
+fn a_file_of_another_owner_is_leased_with_cap_lease_alone() {
+    if !may_be_others() {
+        return;
+    }
+    let Some(folder) = Folder::new() else {
+        return;
+    };
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = file_with(folder.path(), "of-root", &bytes());
+    scenario!(|| {
+        // SAFETY: takes numbers.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+        become_nobody();
+        // CAP_LEASE, capabilities(7).
+        if with_capabilities(1 << 28) {
+            let path = super::support::child::argument("PATH");
+            let snapshot = leased(|| Snapshot::open(&path));
+            assert!(snapshot[..] == bytes());
+        }
     })
     .argument("PATH", &path)
     .succeed();

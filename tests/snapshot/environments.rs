@@ -9,7 +9,7 @@ use crate::support::namespace::{bind, hide, mount, own_mounts};
 use crate::support::pipe::{feed, pipe};
 use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
-use crate::support::{file_with, skip, temp_dir};
+use crate::support::{file_with, temp_dir};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -393,22 +393,6 @@ fn a_container_with_little_memory_and_no_disk() {
         .argument("GROUP", group.path())
         .argument("DIR", &path)
         .succeed();
-}
-
-/// Case: a 9p share shows the magic number of its server's file system, and grants leases that hold back no process of the
-/// server. `.ci/kernels` has one.
-#[test]
-fn a_9p_share_is_not_leased() {
-    let Some(dir) = std::env::var_os("STILLMAP_TEST_9P") else {
-        return skip("no 9p share; .ci/kernels has one");
-    };
-    let bytes = pattern(10, LARGE);
-    let path = file_with(Path::new(&dir), "file", &bytes);
-    let snapshot = Snapshot::open(&path).unwrap();
-    assert_eq!(snapshot.reason(), Some(Reason::FileSystem));
-    assert_same(&snapshot, &bytes, "9p");
-    let error = stillmap::Exclusive::open(&path).unwrap_err();
-    assert!(matches!(error, Error::Unprotectable { .. }), "{error:?}");
 }
 
 /// Case: the file and all directories for temporary files are on a file system of which nothing is known.

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bounds;
 mod changing;
 mod descriptors;
 mod devices;
@@ -16,6 +17,7 @@ mod options;
 mod paths;
 mod properties;
 mod sealed;
+mod served;
 mod settled;
 mod sizes;
 mod stdin;

@@ -2,8 +2,11 @@
 
 use crate::sizes::assert_snapshot;
 use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
 use crate::support::kernel::{mapping_at, offset_of};
+use crate::support::namespace::{mount, own_mounts};
+use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, skip, temp_dir};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -177,20 +180,45 @@ fn a_sealed_memfd_of_huge_pages() {
     }
 }
 
+/// For every user, and also where it is below an overlay.
 #[test]
 fn a_file_under_fs_verity_is_mapped() {
-    let Some(fs) = LoopFs::with_options("ext4", 64 << 20, &["-O", "verity"]) else {
-        return;
-    };
-    let bytes = pattern(6, LARGE);
-    let path = file_with(fs.path(), "file", &bytes);
-    let file = File::open(&path).unwrap();
-    if let Err(error) = enable_verity(&file) {
-        return skip(format_args!("no fs-verity: {error}"));
-    }
-    let snapshot = stillmap::Snapshot::open(&path).unwrap();
-    assert_snapshot(&snapshot, &bytes, "verity");
-    assert_eq!(snapshot.backing(), Backing::Sealed);
+    scenario!(|| {
+        if !own_mounts() {
+            return;
+        }
+        let Some(fs) = LoopFs::with_options("ext4", 64 << 20, &["-O", "verity"]) else {
+            return;
+        };
+        let readable = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(fs.path(), readable()).unwrap();
+        let dirs = ["lower", "upper", "work", "merged"].map(|name| {
+            let dir = fs.path().join(name);
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::set_permissions(&dir, readable()).unwrap();
+            dir
+        });
+        let [lower, upper, work, merged] = &dirs;
+        let bytes = pattern(6, LARGE);
+        let file = File::open(file_with(lower, "file", &bytes)).unwrap();
+        if let Err(error) = enable_verity(&file) {
+            return skip(format_args!("no fs-verity: {error}"));
+        }
+        let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        mount("none", merged, Some("overlay"), 0, &options);
+        if may_be_others() {
+            become_nobody();
+        }
+        for dir in [&dirs[0], merged] {
+            let snapshot = Snapshot::open(dir.join("file")).unwrap();
+            assert_snapshot(&snapshot, &bytes, dir.display());
+            assert_eq!(snapshot.backing(), Backing::Sealed, "{}", dir.display());
+        }
+        // The mounts go with the namespace.
+        std::mem::forget(fs);
+    })
+    .succeed();
 }
 
 fn enable_verity(file: &File) -> std::io::Result<()> {

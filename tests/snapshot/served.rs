@@ -1,0 +1,172 @@
+//! Files of 9p and NFS servers, and files that a server in this kernel exports. `.ci/kernels` runs the servers.
+
+use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::{fork, report, scenario};
+use crate::support::namespace::{mount, own_mounts};
+use crate::support::{file_with, skip, temp_dir, truncate};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use stillmap::{Backing, Error, Exclusive, Live, Private, Reason, Snapshot};
+
+const LEN: usize = (3 << 20) + 99;
+
+/// The directory where a share is mounted, and the directory that its server exports, which is on a disk here.
+struct Share {
+    client: PathBuf,
+    server: PathBuf,
+}
+
+/// What `.ci/kernels` says of its servers; `None`, after saying why, where there are none.
+fn setting(name: &str) -> Option<String> {
+    let value = std::env::var(format!("STILLMAP_TEST_{name}")).ok();
+    if value.is_none() {
+        skip(format_args!("no {name}; .ci/kernels has one"));
+    }
+    value
+}
+
+fn nfs() -> Option<Share> {
+    let (client, server) = (setting("NFS")?.into(), setting("NFS_SERVER")?.into());
+    Some(Share { client, server })
+}
+
+/// Overwrites the file in place from the beginning, and cuts it.
+fn overwrite_and_cut(path: &Path) {
+    let mut file = File::options().write(true).open(path).unwrap();
+    file.write_all(&vec![7; LEN]).unwrap();
+    file.set_len(10).unwrap();
+}
+
+fn assert_not_protected(share: &Share) {
+    let bytes = pattern(10, LEN);
+    let on_server = file_with(&share.server, "file", &bytes);
+    let path = share.client.join("file");
+    let snapshot = Snapshot::open(&path).unwrap();
+    assert_eq!(snapshot.backing(), Backing::Memory);
+    assert_eq!(snapshot.reason(), Some(Reason::FileSystem));
+    let private = Private::open(&path).unwrap();
+    assert_eq!(private.backing(), Backing::Memory);
+    let live = Live::open(&path).unwrap();
+    let mut start = [0; 100];
+    assert_eq!(live.read_at(5, &mut start).unwrap(), 100);
+    assert_eq!(start, bytes[5..105]);
+    let error = Exclusive::open(&path).unwrap_err();
+    assert!(matches!(error, Error::Unprotectable { .. }), "{error:?}");
+    overwrite_and_cut(&on_server);
+    assert_same(&snapshot, &bytes, "snapshot");
+    assert_same(&private, &bytes, "private");
+    fs::remove_file(on_server).unwrap();
+}
+
+/// Forwards the messages of 9p, size\[4\] type\[1\] tag\[2\], and puts the magic number of ext4 into the answers to statfs,
+/// where the type follows: QEMU answers with that of its host's file system.
+fn forward(mut from: TcpStream, mut to: TcpStream) -> std::io::Result<()> {
+    const RSTATFS: u8 = 9;
+    loop {
+        let mut size = [0; 4];
+        from.read_exact(&mut size)?;
+        let mut message = vec![0; u32::from_le_bytes(size) as usize - 4];
+        from.read_exact(&mut message)?;
+        if message[0] == RSTATFS {
+            message[3..7].copy_from_slice(&(libc::EXT4_SUPER_MAGIC as u32).to_le_bytes());
+        }
+        to.write_all(&[&size, &message[..]].concat())?;
+    }
+}
+
+/// For each connection to `door`.
+fn forward_all(door: &TcpListener, server: &str) {
+    for client in door.incoming().flatten() {
+        let server = TcpStream::connect(server).unwrap();
+        let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || forward(from, to));
+        std::thread::spawn(move || forward(server, client));
+    }
+}
+
+/// Case: a 9p share shows the magic number of its server's file system, and grants leases that hold back no process of the
+/// server.
+#[test]
+fn a_9p_share_is_not_leased() {
+    let seen = scenario!(|| {
+        let (Some(address), Some(server)) = (setting("9P"), setting("9P_SERVER")) else {
+            return;
+        };
+        if !own_mounts() {
+            return;
+        }
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = door.local_addr().unwrap().port();
+        // Not in this process: when it ends, the kernel waits for answers to what it closes.
+        let forwarding = fork(|| forward_all(&door, &address));
+        let dir = temp_dir();
+        let options =
+            format!("trans=tcp,port={port},version=9p2000.L,aname={server},uname=root,access=any");
+        mount("127.0.0.1", dir.path(), Some("9p"), 0, &options);
+        let path = file_with(Path::new(&server), "probe", b"probe");
+        let probe = File::open(dir.path().join("probe")).unwrap();
+        // SAFETY: takes numbers.
+        let lease = unsafe { libc::fcntl(probe.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+        let magic = crate::support::kernel::file_system(&probe);
+        report(format_args!(
+            "type {magic:#x}, lease granted: {}",
+            lease == 0
+        ));
+        drop(probe);
+        fs::remove_file(path).unwrap();
+        assert_not_protected(&Share {
+            client: dir.path().to_path_buf(),
+            server: server.into(),
+        });
+        // SAFETY: a C string.
+        let unmounted = unsafe { libc::umount(crate::support::c_path(dir.path()).as_ptr()) };
+        assert_eq!(unmounted, 0, "{}", std::io::Error::last_os_error());
+        forwarding.kill();
+    })
+    .succeed();
+    println!("{}", seen.reports().join("\n"));
+}
+
+#[test]
+fn an_nfs_share_is_not_leased() {
+    if let Some(share) = nfs() {
+        assert_not_protected(&share);
+    }
+}
+
+/// The row of docs/leases.md: a leased file whose server is in this kernel. A client that writes waits for the copy. One
+/// that truncates does not; bytes are zero or gone then, and `is_consistent` says so.
+#[test]
+fn a_file_that_this_kernel_exports_by_nfs() {
+    let seen = scenario!(|| {
+        let Some(share) = nfs() else {
+            return;
+        };
+        let bytes = pattern(11, LEN);
+        let path = file_with(&share.server, "exported", &bytes);
+        let by_client = share.client.join("exported");
+        let written = Snapshot::open(&path).unwrap();
+        assert_eq!(written.backing(), Backing::Leased);
+        let mut client = File::options().write(true).open(&by_client).unwrap();
+        client.write_all(&vec![7; LEN]).unwrap();
+        client.sync_all().unwrap();
+        drop(client);
+        assert!(fs::read(&path).unwrap() == vec![7; LEN]);
+        assert_same(&written, &bytes, "written to by a client");
+        assert!(written.is_consistent());
+        let cut = Snapshot::options().copy_limit(0);
+        let cut = crate::support::leased::leased(|| cut.open(&path));
+        truncate(&by_client, 10).unwrap();
+        report(format_args!(
+            "cut by a client: {:?}, consistent: {}",
+            cut.backing(),
+            cut.is_consistent()
+        ));
+        assert!(!cut.is_consistent() || cut[..] == vec![7; LEN]);
+    })
+    .succeed();
+    println!("{}", seen.reports().join("\n"));
+}
