@@ -9,7 +9,7 @@ use crate::support::namespace::{bind, hide, mount, own_mounts};
 use crate::support::pipe::{feed, pipe};
 use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
-use crate::support::{file_with, skip, temp_dir};
+use crate::support::{file_with, temp_dir};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek, Write};
