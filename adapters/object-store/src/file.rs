@@ -153,15 +153,23 @@ impl MappedFile {
         self.bytes.slice(in_memory(range))
     }
 
-    /// Whether all pages of a range are in RAM, so that touching them does not read from the disk.
-    pub(crate) fn is_resident(&self, range: &Range<u64>) -> bool {
-        let range = in_memory(range);
+    /// The ranges of which some page is not in RAM, so that touching it would read from the disk.
+    pub(crate) fn cold(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let wanted: Vec<_> = ranges.iter().map(in_memory).collect();
         // mincore(2) is reliable for the owner of a file.
         let user = geteuid();
-        if user.is_root() || user.as_raw() == self.metadata.uid() {
-            return are_resident(&self.bytes[range]);
-        }
-        self.snapshot.pages().is_resident(range).unwrap_or(false)
+        let resident = if user.is_root() || user.as_raw() == self.metadata.uid() {
+            are_resident(&self.bytes, &wanted)
+        } else {
+            let pages = self.snapshot.pages();
+            let is_resident = |range| pages.is_resident(range).unwrap_or(false);
+            wanted.into_iter().map(is_resident).collect()
+        };
+        let cold = ranges
+            .iter()
+            .zip(resident)
+            .filter(|(_, resident)| !resident);
+        cold.map(|(range, _)| range.clone()).collect()
     }
 
     /// Reads the pages of ranges into RAM and maps them. It blocks on the disk.

@@ -295,8 +295,7 @@ impl ObjectStore for StillmapFileSystem {
 
 /// The bytes of ranges that lie inside the file. Cold ones are read from the disk on the blocking pool.
 async fn read(file: &MappedFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-    let is_cold = |range: &&Range<u64>| !file.is_resident(range);
-    let cold: Vec<_> = ranges.iter().filter(is_cold).cloned().collect();
+    let cold = file.cold(ranges);
     if !cold.is_empty() {
         let file = file.clone();
         blocking(move || file.populate(&cold).map_err(generic)).await?;
@@ -310,7 +309,8 @@ fn pieces(file: MappedFile, range: Range<u64>) -> BoxStream<'static, Result<Byte
         if rest.is_empty() {
             return Ok(None);
         }
-        let is_whole = rest.end - rest.start <= COLD_PIECE || file.is_resident(&rest);
+        let is_short = rest.end - rest.start <= COLD_PIECE;
+        let is_whole = is_short || file.cold(std::slice::from_ref(&rest)).is_empty();
         let end = if is_whole {
             rest.end
         } else {

@@ -16,21 +16,28 @@ use tokio::runtime::Handle;
 #[derive(Debug)]
 pub(super) struct DraftUpload {
     state: Arc<State>,
-    /// Where the next part starts.
+    /// Where the next part starts: the sum of the parts before it.
     offset: usize,
 }
 
 #[derive(Debug)]
 struct State {
     /// `None` after the upload is complete or aborted.
-    draft: Mutex<Option<Draft>>,
+    draft: Mutex<Option<Parts>>,
     path: PathBuf,
     cache: Arc<Cache>,
 }
 
+#[derive(Debug)]
+struct Parts {
+    draft: Draft,
+    /// How many bytes of it were written.
+    written: usize,
+}
+
 impl DraftUpload {
     pub(super) fn new(draft: Draft, path: PathBuf, cache: Arc<Cache>) -> Self {
-        let draft = Mutex::new(Some(draft));
+        let draft = Mutex::new(Some(Parts { draft, written: 0 }));
         DraftUpload {
             state: Arc::new(State { draft, path, cache }),
             offset: 0,
@@ -41,7 +48,7 @@ impl DraftUpload {
 impl State {
     fn write(&self, offset: usize, data: &PutPayload) -> Result<()> {
         let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
-        let draft = draft.as_mut().ok_or_else(ended)?;
+        let Parts { draft, written } = draft.as_mut().ok_or_else(ended)?;
         let end = offset + data.content_length();
         if draft.len() < end {
             draft
@@ -50,11 +57,12 @@ impl State {
                 .map_err(generic)?;
         }
         copy_into(&mut draft[offset..end], data);
+        *written += data.content_length();
         Ok(())
     }
 
     /// Ends the upload: no part is written after this.
-    fn take(&self) -> Result<Draft> {
+    fn take(&self) -> Result<Parts> {
         let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
         draft.take().ok_or_else(ended)
     }
@@ -74,9 +82,13 @@ impl MultipartUpload for DraftUpload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let state = Arc::clone(&self.state);
+        let (state, len) = (Arc::clone(&self.state), self.offset);
         blocking(move || {
-            let draft = state.take()?;
+            let Parts { draft, written } = state.take()?;
+            if written < len {
+                // The object would have zeros instead of it.
+                return Err(generic("a part was not written"));
+            }
             let published = publish::publish(draft, &state.path, &Expected::Anything);
             let etag = published.map_err(|e| into_error(e, &state.path))?;
             state.cache.forget(&state.path);
