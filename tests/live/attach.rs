@@ -2,7 +2,7 @@
 
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, scenario};
-use crate::support::kernel::{limit, mappings, page_size, status};
+use crate::support::kernel::{can_populate, limit, mappings, page_size, status};
 use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, skip, temp_dir};
 use std::fs::{File, Permissions};
@@ -57,7 +57,9 @@ fn a_memfd_that_is_sealed_against_future_writing() {
     assert_eq!(live.read_at(99_000, &mut found).expect("read"), 13);
     assert_eq!(&found, b"still written");
     live.pages().populate(..).expect("populate");
-    assert!(live.pages().is_resident(..).expect("in bounds"));
+    // Before Linux 5.14 pages are read ahead, and a memfd with holes has none to read.
+    let is_resident = live.pages().is_resident(..).expect("in bounds");
+    assert!(is_resident || !can_populate());
 }
 
 #[test]
