@@ -184,12 +184,12 @@ mod tests {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
         let most = (pages << 12) + (1 << 20);
-        let limit = libc::rlimit {
+        let limit = libc::rlimit64 {
             rlim_cur: most,
             rlim_max: most,
         };
         // SAFETY: setrlimit(2) reads the struct.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        assert_eq!(unsafe { libc::setrlimit64(libc::RLIMIT_AS, &limit) }, 0);
     }
 
     const ALONE: &str = "STILLMAP_TEST_NO_THREADS";

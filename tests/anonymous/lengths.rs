@@ -118,12 +118,12 @@ fn what_the_process_may_not_have_is_an_error() {
         if !may_write(1 << 30) {
             return;
         }
-        let limit = libc::rlimit {
+        let limit = libc::rlimit64 {
             rlim_cur: 200 << 20,
             rlim_max: 200 << 20,
         };
         // SAFETY: a valid limit.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        assert_eq!(unsafe { libc::setrlimit64(libc::RLIMIT_AS, &limit) }, 0);
         for options in both_kinds() {
             for huge in [HugePages::System, HugePages::Never, HugePages::Transparent] {
                 let options = options.huge_pages(huge);

@@ -9,13 +9,13 @@ use stillmap::Snapshot;
 
 const LEN: usize = 8 << 20;
 
-fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
-    let limit = libc::rlimit {
+fn limit(resource: crate::support::kernel::Resource, bytes: u64) {
+    let limit = libc::rlimit64 {
         rlim_cur: bytes,
         rlim_max: bytes,
     };
     // SAFETY: reads the one struct.
-    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
+    assert_eq!(unsafe { libc::setrlimit64(resource, &limit) }, 0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn fill(dir: &Path, free: u64) {
     while step >= 4096 {
         // SAFETY: plain numbers.
         let done =
-            unsafe { libc::fallocate(std::os::fd::AsRawFd::as_raw_fd(&ballast), 0, len, step) };
+            unsafe { libc::fallocate64(std::os::fd::AsRawFd::as_raw_fd(&ballast), 0, len, step) };
         match done {
             0 => len += step,
             _ => step /= 2,

@@ -67,9 +67,9 @@ fn stores(dir: &Path) -> Vec<stillmap::DraftOptions> {
 /// True where drafts over their memory limit are mapped files; prints `skipped:` elsewhere.
 fn can_map(dir: &Path) -> bool {
     let can = [
-        libc::EXT4_SUPER_MAGIC,
-        libc::XFS_SUPER_MAGIC,
-        libc::TMPFS_MAGIC,
+        libc::EXT4_SUPER_MAGIC as i64,
+        libc::XFS_SUPER_MAGIC as i64,
+        libc::TMPFS_MAGIC as i64,
     ]
     .contains(&support::kernel::file_system(
         std::fs::File::open(dir).unwrap(),

@@ -21,8 +21,8 @@ fn all_of_it(options: DraftOptions, path: &Path) -> Result<()> {
 const CALLS: [(libc::c_long, &str); 9] = [
     (libc::SYS_openat, "open"),
     (libc::SYS_fallocate, "fallocate"),
-    (libc::SYS_ftruncate, "ftruncate"),
-    (libc::SYS_mmap, "mmap"),
+    (crate::support::refuse::FTRUNCATE, "ftruncate"),
+    (crate::support::refuse::MMAP, "mmap"),
     (libc::SYS_pwrite64, "pwrite"),
     (libc::SYS_fchmod, "fchmod"),
     (libc::SYS_fsync, "fsync"),

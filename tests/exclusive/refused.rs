@@ -138,9 +138,9 @@ fn what_is_no_file_is_an_error() {
 fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
     const CALLS: [(libc::c_long, &str); 6] = [
         (libc::SYS_openat, "open"),
-        (libc::SYS_fcntl, "fcntl"),
-        (libc::SYS_mmap, "mmap"),
-        (libc::SYS_ftruncate, "ftruncate"),
+        (crate::support::refuse::FCNTL, "fcntl"),
+        (crate::support::refuse::MMAP, "mmap"),
+        (crate::support::refuse::FTRUNCATE, "ftruncate"),
         (libc::SYS_fdatasync, "fdatasync"),
         (libc::SYS_sync_file_range, "sync_file_range"),
     ];

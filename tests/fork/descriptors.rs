@@ -39,9 +39,9 @@ fn free_bytes(dir: &Path) -> u64 {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(dir.as_os_str().as_bytes()).unwrap();
     // SAFETY: zero bits are a valid statvfs.
-    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    let mut stat: libc::statvfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: reads the path and writes one struct.
-    assert_eq!(unsafe { libc::statvfs(path.as_ptr(), &mut stat) }, 0);
+    assert_eq!(unsafe { libc::statvfs64(path.as_ptr(), &mut stat) }, 0);
     stat.f_bavail * stat.f_frsize
 }
 

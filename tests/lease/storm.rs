@@ -77,7 +77,7 @@ impl Blow {
                 let file = write()?;
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
                 // SAFETY: takes numbers only.
-                let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, 2 * PAGE as i64) };
+                let done = unsafe { libc::fallocate64(file.as_raw_fd(), mode, 0, 2 * PAGE as i64) };
                 check(done)
             }
             Blow::MapShared => {

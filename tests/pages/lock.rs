@@ -208,15 +208,15 @@ fn over_the_limit_the_error_names_it_and_nothing_is_locked() {
             return;
         }
         let bytes = 8 << 20;
-        let mut limit = libc::rlimit {
+        let mut limit = libc::rlimit64 {
             rlim_cur: 0,
             rlim_max: 0,
         };
         // SAFETY: writes one struct, and reads it.
         unsafe {
-            assert_eq!(libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit), 0);
+            assert_eq!(libc::getrlimit64(libc::RLIMIT_MEMLOCK, &mut limit), 0);
             limit.rlim_cur = limit.rlim_max.min(bytes as u64);
-            assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit), 0);
+            assert_eq!(libc::setrlimit64(libc::RLIMIT_MEMLOCK, &limit), 0);
         }
         let bytes = limit.rlim_cur as usize / page_size() * page_size();
         become_nobody();

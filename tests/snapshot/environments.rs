@@ -305,9 +305,9 @@ fn a_copy_that_no_disk_takes() {
 fn free(path: &Path) -> u64 {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: zero bits are a valid struct.
-    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    let mut stat: libc::statvfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: a C string; writes one struct.
-    assert_eq!(unsafe { libc::statvfs(path.as_ptr(), &mut stat) }, 0);
+    assert_eq!(unsafe { libc::statvfs64(path.as_ptr(), &mut stat) }, 0);
     stat.f_bfree
 }
 

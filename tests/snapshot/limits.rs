@@ -110,12 +110,12 @@ fn a_process_without_memory_gets_an_error() {
         return;
     }
     let reports = scenario!(|| {
-        let limit = libc::rlimit {
+        let limit = libc::rlimit64 {
             rlim_cur: 300 << 20,
             rlim_max: 300 << 20,
         };
         // SAFETY: a valid limit.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        assert_eq!(unsafe { libc::setrlimit64(libc::RLIMIT_AS, &limit) }, 0);
         let dir = temp_dir();
         let path = dir.path().join("large");
         std::fs::File::create(&path)

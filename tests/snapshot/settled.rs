@@ -1,4 +1,5 @@
 //! Small files that have not changed lately, and what else is opened after one.
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused_imports))]
 
 use crate::support::bytes::pattern;
 use crate::support::child::{fork, scenario};

@@ -312,11 +312,12 @@ pub fn unmount(dir: &Path) {
 }
 
 /// Bytes that root may still take of a file system: `df`.
+#[allow(clippy::unnecessary_cast)] // fewer bits on some platforms
 pub fn free(dir: &Path) -> u64 {
     let dir = CString::new(dir.as_os_str().as_bytes()).expect("no NUL");
     // SAFETY: zero bits are a valid struct.
-    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    let mut stat: libc::statvfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: a C string and one struct.
-    assert_eq!(unsafe { libc::statvfs(dir.as_ptr(), &mut stat) }, 0);
-    stat.f_bfree * stat.f_frsize
+    assert_eq!(unsafe { libc::statvfs64(dir.as_ptr(), &mut stat) }, 0);
+    stat.f_bfree * stat.f_frsize as u64
 }

@@ -39,17 +39,23 @@ pub fn threads() -> usize {
         .count()
 }
 
+/// What a limit is for, as the C library has it.
+#[cfg(target_env = "gnu")]
+pub type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+pub type Resource = libc::c_int;
+
 /// Sets a limit of this process (getrlimit(2)), and gives what it was; the most that it may be stays.
-pub fn limit(resource: libc::__rlimit_resource_t, to: u64) -> u64 {
-    let mut limit = libc::rlimit {
+pub fn limit(resource: Resource, to: u64) -> u64 {
+    let mut limit = libc::rlimit64 {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: both calls take one `struct rlimit`.
     unsafe {
-        assert_eq!(libc::getrlimit(resource, &mut limit), 0);
+        assert_eq!(libc::getrlimit64(resource, &mut limit), 0);
         let before = std::mem::replace(&mut limit.rlim_cur, to);
-        assert_eq!(libc::setrlimit(resource, &limit), 0);
+        assert_eq!(libc::setrlimit64(resource, &limit), 0);
         before
     }
 }
@@ -183,13 +189,14 @@ pub fn minor_faults() -> u64 {
 }
 
 /// The magic number of the file system that holds an open file or directory, fstatfs(2).
+#[allow(clippy::unnecessary_cast)] // its type differs with the C library
 pub fn file_system(fd: impl AsFd) -> i64 {
     // SAFETY: zero bits are a valid struct.
     let mut system: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: writes the one struct.
     let result = unsafe { libc::fstatfs(fd.as_fd().as_raw_fd(), &mut system) };
     assert_eq!(result, 0, "fstatfs: {}", std::io::Error::last_os_error());
-    system.f_type
+    system.f_type as i64
 }
 
 pub fn page_size() -> usize {
@@ -240,13 +247,13 @@ pub fn fill_mappings() -> impl FnMut() {
     }
 }
 
-fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
-    let mut limit = libc::rlimit {
+fn limit_of(resource: Resource) -> libc::rlimit64 {
+    let mut limit = libc::rlimit64 {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: writes the one struct.
-    assert_eq!(unsafe { libc::getrlimit(resource, &mut limit) }, 0);
+    assert_eq!(unsafe { libc::getrlimit64(resource, &mut limit) }, 0);
     limit
 }
 
@@ -276,7 +283,7 @@ pub fn may_open(count: u64) -> bool {
     if limit.rlim_cur < count {
         limit.rlim_cur = limit.rlim_max;
         // SAFETY: reads the one struct.
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+        unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &limit) };
     }
     if limit.rlim_cur < count {
         let may = limit.rlim_cur;
@@ -322,7 +329,7 @@ pub fn may_map(bytes: usize) -> bool {
 /// Current offset of a descriptor.
 pub fn offset_of(fd: impl AsFd) -> u64 {
     // SAFETY: lseek takes any number for a descriptor.
-    let at = unsafe { libc::lseek(fd.as_fd().as_raw_fd(), 0, libc::SEEK_CUR) };
+    let at = unsafe { libc::lseek64(fd.as_fd().as_raw_fd(), 0, libc::SEEK_CUR) };
     assert!(at >= 0, "lseek: {}", std::io::Error::last_os_error());
     at as u64
 }

@@ -53,7 +53,7 @@ pub fn c_path(path: &Path) -> std::ffi::CString {
 /// truncate(2): the file need not be opened for it.
 pub fn truncate(path: &Path, len: u64) -> std::io::Result<()> {
     // SAFETY: the path is a C string.
-    match unsafe { libc::truncate(c_path(path).as_ptr(), len as i64) } {
+    match unsafe { libc::truncate64(c_path(path).as_ptr(), len as i64) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
@@ -61,12 +61,12 @@ pub fn truncate(path: &Path, len: u64) -> std::io::Result<()> {
 
 /// RLIMIT_FSIZE of this process, in bytes; over it there is an error, and SIGXFSZ.
 pub fn limit_file_sizes(bytes: u64) {
-    let limit = libc::rlimit {
+    let limit = libc::rlimit64 {
         rlim_cur: bytes,
         rlim_max: bytes,
     };
     // SAFETY: reads one struct.
-    let done = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) };
+    let done = unsafe { libc::setrlimit64(libc::RLIMIT_FSIZE, &limit) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 

@@ -13,6 +13,12 @@ pub struct Refusal {
     pub argument: Option<(u32, u32, u32)>,
 }
 
+/// What the C library calls for mmap(2), fcntl(2) and ftruncate(2) with offsets of 64 bits.
+#[cfg(target_pointer_width = "64")]
+pub use libc::{SYS_fcntl as FCNTL, SYS_ftruncate as FTRUNCATE, SYS_mmap as MMAP};
+#[cfg(target_pointer_width = "32")]
+pub use libc::{SYS_fcntl64 as FCNTL, SYS_ftruncate64 as FTRUNCATE, SYS_mmap2 as MMAP};
+
 /// Refuses one system call, always.
 pub fn refuse(call: libc::c_long, errno: i32) {
     refuse_if(Refusal {
