@@ -139,8 +139,8 @@ fn ten_thousand_errors_of_each_kind() {
                 .unwrap_err();
             Snapshot::from_fd(&write_only).unwrap_err();
             Snapshot::from_fd(File::open(dir.path()).unwrap()).unwrap_err();
-            Anonymous::new(1 << 60).unwrap_err();
-            Anonymous::shared(1 << 60).unwrap_err();
+            Anonymous::new(usize::MAX / 16).unwrap_err();
+            Anonymous::shared(usize::MAX / 16).unwrap_err();
             Anonymous::options()
                 .fixed_address(4095)
                 .allocate(1)

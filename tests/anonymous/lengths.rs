@@ -14,9 +14,13 @@ const IMPOSSIBLE: [usize; 8] = [
     usize::MAX / 2 + 1,
     isize::MAX as usize,
     isize::MAX as usize - 4095,
-    1 << 62,
-    1 << 48,
+    // 1 << 62 and 1 << 48 of 64 bits, 1 << 31 of 32.
+    1 << if usize::BITS == 64 { 62 } else { 31 },
+    1 << if usize::BITS == 64 { 48 } else { 31 },
 ];
+
+/// An address that is free in every process.
+const FREE_ADDRESS: usize = 1 << (usize::BITS * 5 / 8);
 
 #[test]
 fn it_is_as_long_as_asked_and_zero() {
@@ -94,8 +98,8 @@ fn impossible_lengths_are_errors_and_leave_things_as_they_were() {
                 );
             }
             for options in [
-                options.hint_address(1 << 40),
-                options.fixed_address(1 << 40),
+                options.hint_address(FREE_ADDRESS),
+                options.fixed_address(FREE_ADDRESS),
             ] {
                 assert!(options.allocate(len).is_err());
             }

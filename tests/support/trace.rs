@@ -127,6 +127,21 @@ impl Traced {
         assert_eq!(set, 0, "{}", io::Error::last_os_error());
     }
 
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn entering(&self) -> Option<libc::c_long> {
+        panic!("the test is ignored: the registers of x86-64 only are known")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn fail(&mut self, _errno: i32) {
+        panic!("as above")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn clear_in_first_argument(&mut self, _bits: u64) {
+        panic!("as above")
+    }
+
     /// Lets the child go on without stops; gives how it ended.
     pub fn run_on(self) -> i32 {
         resume(self.at, libc::PTRACE_DETACH);
@@ -185,7 +200,12 @@ fn kill(id: libc::pid_t) {
     unsafe { libc::kill(id, libc::SIGKILL) };
 }
 
-fn resume(id: libc::pid_t, how: libc::c_uint) {
+#[cfg(target_env = "gnu")]
+type Request = libc::c_uint;
+#[cfg(not(target_env = "gnu"))]
+type Request = libc::c_int;
+
+fn resume(id: libc::pid_t, how: Request) {
     let none = ptr::null_mut::<libc::c_void>();
     // SAFETY: a stopped process that we trace, or ESRCH; no signal is passed on.
     unsafe { libc::ptrace(how, id, none, none) };
