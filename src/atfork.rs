@@ -138,6 +138,9 @@ impl NoFork {
     /// Waits while another thread forks. `None` if that takes too long: its handlers may wait for this thread.
     pub(crate) fn begin() -> Option<Self> {
         install().ok()?;
+        if let Some(begun) = NoFork::try_begin() {
+            return Some(begun);
+        }
         WAITING.fetch_add(1, Ordering::SeqCst);
         let begun = NoFork::begin_after_forks();
         decrement(&WAITING);
@@ -147,17 +150,25 @@ impl NoFork {
     fn begin_after_forks() -> Option<Self> {
         let start = Instant::now();
         loop {
-            // Counted before the check: either a fork is seen here, or its handler sees the count.
-            MAKERS.fetch_add(1, Ordering::SeqCst);
-            if let Some(since) = BeforeForks::now() {
-                return Some(NoFork { since });
+            if let Some(begun) = NoFork::try_begin() {
+                return Some(begun);
             }
-            decrement(&MAKERS);
             if start.elapsed() >= FORK_MAX {
                 return None;
             }
             std::thread::yield_now();
         }
+    }
+
+    /// `None` while another thread forks.
+    fn try_begin() -> Option<Self> {
+        // Counted before the check: either a fork is seen here, or its handler sees the count.
+        MAKERS.fetch_add(1, Ordering::SeqCst);
+        let since = BeforeForks::now();
+        if since.is_none() {
+            decrement(&MAKERS);
+        }
+        since.map(|since| NoFork { since })
     }
 
     /// When it began.

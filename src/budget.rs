@@ -3,7 +3,7 @@
 use crate::reason::Reason;
 use crate::sys::limits;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 /// A copy of at most this size, in bytes, is made without looking up the available memory.
 const ALWAYS_FITS: u64 = 1 << 20;
@@ -14,6 +14,9 @@ pub(crate) const UNCHECKED_MAX: u64 = 64 << 20;
 
 /// A descriptor below this number is never counted as scarce: no process has so low a limit.
 const NEVER_SCARCE_BELOW: i32 = 64;
+
+/// While there is no `RLIMIT_AS`, it is looked up for one mapping of this many: getrlimit(2) takes 0.3 µs.
+const UNLIMITED_MAPPINGS: usize = 16;
 
 /// This many mappings are made before they are counted for the first time, and refused before they are counted again:
 /// counting 65,000 of them takes about 30 ms.
@@ -58,8 +61,18 @@ pub(crate) fn is_descriptor_scarce(fd: BorrowedFd<'_>) -> bool {
 
 /// True if a mapping of `len` bytes, and its copy, would take more than three quarters of `RLIMIT_AS`.
 fn is_address_space_scarce(len: u64) -> bool {
+    /// How many mappings are made before the next look.
+    static LEFT: AtomicUsize = AtomicUsize::new(0);
+
+    // Two threads may count one for two, so no order is needed.
+    let left = LEFT.load(Ordering::Relaxed);
+    if left > 0 {
+        LEFT.store(left - 1, Ordering::Relaxed);
+        return false;
+    }
     let limit = limits::address_space();
     if limit == u64::MAX {
+        LEFT.store(UNLIMITED_MAPPINGS - 1, Ordering::Relaxed);
         return false;
     }
     let used = limits::used_address_space().unwrap_or(limit);

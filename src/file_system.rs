@@ -2,6 +2,7 @@
 
 use crate::sys::file::{self, Stat};
 use crate::sys::statfs;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -25,6 +26,12 @@ pub(crate) enum FileSystem {
     Network,
     /// ZFS, bcachefs, FUSE and all others.
     Other,
+}
+
+thread_local! {
+    /// The mount of the file that this thread has looked up last, and its file system, if that keeps leases. A mount has
+    /// one superblock as long as it lives, and its id is never given to another. A device number is, so it proves nothing.
+    static LAST: Cell<Option<(u64, FileSystem)>> = const { Cell::new(None) };
 }
 
 /// True for an overlay without an upper layer, whose lower layers are all on file systems that are never written. With
@@ -57,12 +64,26 @@ impl FileSystem {
         FileSystem::from_stat(fd, &file::stat(fd)?)
     }
 
-    /// The same, with the fstat(2) of the file.
+    /// The same, with the metadata of the file. fstatfs(2) takes 0.65 µs; it is not called again for the same mount.
+    pub(crate) fn from_stat(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
+        let known = LAST.get().filter(|&(mount, _)| Some(mount) == stat.mount);
+        if let Some((_, system)) = known {
+            return Ok(system);
+        }
+        let system = FileSystem::look_up(fd, stat)?;
+        let keeps_leases = |_: &u64| system.keeps_leases();
+        if let Some(mount) = stat.mount.filter(keeps_leases) {
+            LAST.set(Some((mount, system)));
+        }
+        Ok(system)
+    }
+
+    /// By fstatfs(2).
     ///
     /// 9p shows the magic number of its server's file system, and grants leases that hold back no process of the
     /// server. It has no block device, so the major number of `st_dev` is 0, which it never is for ext, xfs and f2fs.
     /// It is also 0 for btrfs, which is recognised by an ioctl(2) of its own.
-    pub(crate) fn from_stat(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
+    fn look_up(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
         use FileSystem::*;
         let found = match statfs::magic(fd)? {
             0xef53 => Ext,
@@ -140,8 +161,8 @@ impl FileSystem {
     }
 
     /// True if the file is under fs-verity, and so can never be changed. Overlayfs shows the attribute of the file below.
-    pub(crate) fn is_verity(self, fd: BorrowedFd<'_>) -> bool {
+    pub(crate) fn is_verity(self, stat: &Stat) -> bool {
         use FileSystem::*;
-        matches!(self, Ext | Btrfs | F2fs | Overlayfs) && file::is_verity(fd)
+        matches!(self, Ext | Btrfs | F2fs | Overlayfs) && stat.is_verity
     }
 }

@@ -11,12 +11,13 @@ use crate::error::{Error, Result};
 use crate::pages::Advice;
 use crate::snapshot::{Snapshot, SnapshotOptions};
 use crate::sync::{Lock, Rank};
-use crate::sys::thread::Worker;
+use crate::sys::thread::{self, Worker};
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::FusedIterator;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar};
 use std::{mem, vec};
 
@@ -27,10 +28,25 @@ const BATCH: usize = 16;
 /// Most files that are opened ahead of the caller. A leased one holds a descriptor.
 const FILES_AHEAD: usize = 512;
 
+/// The same while no thread waits for a disk: what was read is still in the cache of the processor when it is used.
+///
+/// Measured, a warm tree of 5,000 files, 2 processors that others used as well: processor time / time, a loop being 1.
+///
+/// | threads | 512 ahead | 256 ahead | 128 ahead |
+/// |---|---|---|---|
+/// | 8 | 1.39 / 0.91 | | |
+/// | 2 | 1.27 / 0.88 | 1.24 / 0.84 | 1.11 / 0.84 |
+/// | 1 | 1.27 / 1.53 | | 1.11 / 1.12 |
+const FILES_AHEAD_IN_MEMORY: usize = 128;
+
+/// Threads wait for a disk if they were blocked this many times while they opened one batch: more often than by locks.
+const DISK_WAITS_MIN: u64 = BATCH as u64 / 4;
+
 /// Threads open no more files while those ahead of the caller have this many bytes.
 const BYTES_AHEAD: usize = 64 << 20;
 
-/// Most threads. They are more than the processors of a small machine, so that a disk has several reads to do at a time.
+/// Most threads. While they wait for a disk, they are more than the processors of a small machine, so that the disk has
+/// several reads to do at a time.
 const THREADS: usize = 8;
 
 /// Bytes of a mapped file that are read ahead when it is opened. Further readahead is the kernel's.
@@ -59,6 +75,8 @@ pub struct OpenAll<I> {
     queued: usize,
     queue: Arc<Queue>,
     threads: Vec<Worker<Arc<Queue>>>,
+    /// How many threads there are at most while none waits for a disk; 0 if that was not looked up.
+    processors: usize,
     /// The process that has the threads.
     process: u32,
     is_ended: bool,
@@ -79,6 +97,8 @@ struct Queue {
     state: Lock<State>,
     /// Of what was opened ahead of the caller. It is changed without the lock, and nothing but a bound depends on it.
     bytes: AtomicUsize,
+    /// A thread has waited for a disk.
+    is_on_disk: AtomicBool,
     /// There is a batch to open and room for its bytes, or the end.
     work: Condvar,
     /// A thread has opened its batch.
@@ -123,9 +143,10 @@ impl SnapshotOptions {
     /// could be opened or not.
     ///
     /// Opening starts with the first call of `next`. Up to 8 threads (`stillmap-open`) open at most 512 files ahead of the
-    /// caller, and stop at 64 MiB of them; one larger file for each thread may come to that. They start reading mapped
-    /// files into memory. They end with the last file, or when the iterator is dropped: that waits for the files that
-    /// are being opened, and for a FIFO until it has a writer. If no thread can be started, the caller opens all files.
+    /// caller, and stop at 64 MiB of them; one larger file for each thread may come to that. As long as no disk has to be
+    /// waited for, they are as many as the processors, and open 128 files ahead. They start reading mapped files into
+    /// memory. They end with the last file, or when the iterator is dropped: that waits for the files that are being
+    /// opened, and for a FIFO until it has a writer. If no thread can be started, the caller opens all files.
     ///
     /// While there are threads, [`fork::scope`](crate::fork::scope) fails with
     /// [`Error::MultiThreaded`](crate::Error::MultiThreaded).
@@ -158,10 +179,12 @@ impl SnapshotOptions {
                 options: self.clone(),
                 state: Lock::new(Rank::OpenAll, State::default()),
                 bytes: AtomicUsize::new(0),
+                is_on_disk: AtomicBool::new(false),
                 work: Condvar::new(),
                 opened: Condvar::new(),
             }),
             threads: Vec::new(),
+            processors: 0,
             process: std::process::id(),
             is_ended: false,
         }
@@ -197,7 +220,12 @@ where
     /// What the queue has room for. The iterator is the caller's code, so no lock is held here.
     fn next_paths(&mut self) -> Vec<Vec<PathBuf>> {
         let mut batches = Vec::new();
-        while self.queued + batches.len() < FILES_AHEAD / BATCH {
+        let ahead = if self.queue.is_on_disk() {
+            FILES_AHEAD
+        } else {
+            FILES_AHEAD_IN_MEMORY
+        };
+        while self.queued + batches.len() < ahead / BATCH {
             let paths = self.paths.by_ref().take(BATCH);
             let paths: Vec<_> = paths.map(|path| path.as_ref().to_path_buf()).collect();
             if paths.is_empty() {
@@ -226,7 +254,7 @@ where
 
     /// One thread for each batch that waits, but for the first, which the caller takes.
     fn start_threads(&mut self, waiting: usize) {
-        while self.threads.len() < THREADS.min(waiting.saturating_sub(1)) {
+        while self.threads.len() < waiting.saturating_sub(1).min(self.most_threads()) {
             let queue = Arc::clone(&self.queue);
             match Worker::start(c"stillmap-open", queue, |queue| queue.open_batches()) {
                 Ok(thread) => self.threads.push(thread),
@@ -237,6 +265,16 @@ where
 }
 
 impl<I> OpenAll<I> {
+    fn most_threads(&mut self) -> usize {
+        if self.queue.is_on_disk() {
+            return THREADS;
+        }
+        if self.processors == 0 {
+            self.processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        }
+        self.processors.min(THREADS)
+    }
+
     fn next_present(&mut self) -> Option<Result<Snapshot>> {
         let queue = &self.queue;
         let opened = self.present.opened.next();
@@ -279,6 +317,10 @@ impl Queue {
         self.options.open(path)
     }
 
+    fn is_on_disk(&self) -> bool {
+        self.is_on_disk.load(Ordering::Relaxed)
+    }
+
     fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) >= BYTES_AHEAD
     }
@@ -286,7 +328,11 @@ impl Queue {
     /// What a thread does.
     fn open_batches(&self) {
         while let Some((number, batch)) = self.take_waiting() {
+            let waits = thread::waits();
             let batch = self.open_batch(batch);
+            if thread::waits() >= waits + DISK_WAITS_MIN {
+                self.is_on_disk.store(true, Ordering::Relaxed);
+            }
             let mut state = self.state.lock();
             let index = number - state.first;
             state.batches[index] = Slot::Opened(batch);

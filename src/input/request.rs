@@ -72,8 +72,17 @@ impl Request {
         self.require_mapping || self.len.is_some() || limits.size.or(limits.copy).is_some()
     }
 
-    /// True if reading this many bytes costs less than mapping them.
-    pub(crate) fn is_read_faster(&self, len: u64) -> bool {
+    /// True if a file may be mapped under a lease.
+    pub(crate) fn may_lease(&self) -> bool {
+        self.lease && self.access == Access::Read
+    }
+
+    /// True if this many bytes of a file are read, since that costs less than mapping them.
+    pub(crate) fn is_read(&self, len: u64) -> bool {
+        self.is_read_faster(len) && self.may_copy(len)
+    }
+
+    fn is_read_faster(&self, len: u64) -> bool {
         match self.access {
             Access::CopyOnWrite => len <= PRIVATE_READ_MAX,
             Access::Read => buffer::is_reading_faster(len),

@@ -1,22 +1,29 @@
 //! An open descriptor of this crate, and its name for errors.
 
-use crate::atfork::{self, BeforeForks, NoFork};
+use crate::atfork::{BeforeForks, NoFork};
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A descriptor that only this crate has. The caller's descriptor is duplicated once and then never used again: another
 /// thread may close it, or put another file in its place, at any time.
 pub(crate) struct Source<'a> {
-    fd: OwnedFd,
+    fd: Descriptor,
     path: Option<&'a Path>,
     description: Description,
     is_nonblocking_fifo: bool,
     /// Before it was opened, if the description is its own.
     opened: Option<BeforeForks>,
+}
+
+enum Descriptor {
+    Own(OwnedFd),
+    /// A lease may keep it.
+    Shared(Arc<OwnedFd>),
 }
 
 /// The open file description of the descriptor, with its offset, lease and flags: open(2).
@@ -94,7 +101,7 @@ impl<'a> Source<'a> {
 
     fn new(fd: OwnedFd, path: Option<&'a Path>, description: Description) -> Self {
         Source {
-            fd,
+            fd: Descriptor::Own(fd),
             path,
             description,
             is_nonblocking_fifo: false,
@@ -102,8 +109,23 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The same, so that a lease can have its descriptor.
+    pub(crate) fn into_shared(self) -> Self {
+        let fd = match self.fd {
+            Descriptor::Own(fd) => Arc::new(fd),
+            Descriptor::Shared(fd) => fd,
+        };
+        Source {
+            fd: Descriptor::Shared(fd),
+            ..self
+        }
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match &self.fd {
+            Descriptor::Own(fd) => fd.as_fd(),
+            Descriptor::Shared(fd) => fd.as_fd(),
+        }
     }
 
     /// True if the input starts at the offset of the caller's descriptor, which is moved.
@@ -140,27 +162,18 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A descriptor for a lease, on a description of the same file that only this crate has. It has a number of its own:
-    /// when a lease is broken, the number of its descriptor leads to another file at once, and this source may be read
-    /// still. Second, no child has the description while this lives.
-    pub(crate) fn lease_descriptor(&self) -> io::Result<(OwnedFd, NoFork)> {
+    /// A descriptor for a lease, on a description of the same file that only this crate has. It may be the one of this
+    /// source: when a lease is broken, its number leads to another file at once, so nothing is read from this source
+    /// once the file is leased. Second, no child has the description while this lives.
+    pub(crate) fn lease_descriptor(&self) -> io::Result<(Arc<OwnedFd>, NoFork)> {
         let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
         // A child that was forked since it was opened has this one.
         let is_alone = self.opened.is_some_and(BeforeForks::is_still);
-        let file = if is_alone {
-            self.fd.try_clone()?
-        } else {
-            self.reopen()?
+        let file = match &self.fd {
+            Descriptor::Shared(fd) if is_alone => Arc::clone(fd),
+            _ => Arc::new(self.reopen()?),
         };
         Ok((file, no_fork))
-    }
-
-    /// Closes what is behind the descriptor, once the file is leased: a child that is forked from now on would keep the
-    /// lease by it. Nothing is read from this source afterwards.
-    pub(crate) fn close_behind(&self) {
-        if self.opened.is_some() {
-            atfork::close_behind(self.fd());
-        }
     }
 
     /// Opens the file again, for reading and with an own description, through `/proc/self/fd`. What is opened there is
@@ -183,6 +196,10 @@ impl<'a> Source<'a> {
 
     pub(crate) fn stat(&self) -> Result<Stat> {
         file::stat(self.fd()).map_err(|e| self.error("fstat", e))
+    }
+
+    pub(crate) fn stat_and_mount(&self) -> Result<Stat> {
+        file::stat_and_mount(self.fd()).map_err(|e| self.error("fstat", e))
     }
 
     /// The size of a block device, in bytes.

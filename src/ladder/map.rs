@@ -36,10 +36,10 @@ pub(super) fn map(
     range: &Range<u64>,
 ) -> Result<Outcome> {
     let len = range.end - range.start;
-    if len == 0 || (request.is_read_faster(len) && request.may_copy(len)) {
+    if len == 0 || request.is_read(len) {
         return Ok(Outcome::MustCopy(Reason::Small));
     }
-    if request.lease && request.access == Access::Read {
+    if request.may_lease() {
         let found = LeasedMapping::find(&stat, range, request.limits.memory);
         if let Some((mapping, offset_in_mapping)) = found {
             let len = addressable(source, range)?;
@@ -51,7 +51,7 @@ pub(super) fn map(
     if system == FileSystem::NeverWritten {
         return map_unchanging(source, request, window, system, Backing::ReadOnly);
     }
-    if system.is_sealed(fd) {
+    if system.is_sealed(fd) || system.is_verity(&stat) {
         return map_unchanging(source, request, window, system, Backing::Sealed);
     }
     let scarce = || budget::refuse_mapping(len);
@@ -62,10 +62,6 @@ pub(super) fn map(
             leased => return Ok(leased),
         },
     };
-    // Not checked before the lease, which does that as well.
-    if system.is_verity(fd) {
-        return map_unchanging(source, request, window, system, Backing::Sealed);
-    }
     if request.access == Access::Read && is_copy_faster(fd, range, request) {
         return Ok(Outcome::MustCopy(reason));
     }
@@ -95,14 +91,14 @@ fn is_too_sparse(system: FileSystem, stat: &Stat, request: &Request) -> bool {
     system == FileSystem::Tmpfs && holes > 0 && !budget::fits_memory(holes, request.limits.memory)
 }
 
-/// A mapping under a read lease, unless the file is under fs-verity.
+/// A mapping under a read lease.
 fn lease(
     source: &Source<'_>,
     request: &Request,
     window: &Window,
     system: FileSystem,
 ) -> Result<Outcome> {
-    if !request.lease || request.access != Access::Read {
+    if !request.may_lease() {
         return Ok(Outcome::MustCopy(Reason::NotAsked));
     }
     for _ in 0..FORKS_MAX {
@@ -110,16 +106,13 @@ fn lease(
             Ok(lease) => lease,
             Err(reason) => return Ok(Outcome::MustCopy(reason)),
         };
-        if lease.is_verity() {
-            return Ok(Outcome::MustCopy(Reason::NotAsked));
-        }
         // The size cannot change from here on.
         let range = window.in_file(lease.stat().size)?;
         if range.is_empty() {
             return Ok(Outcome::MustCopy(Reason::Small));
         }
         let len = addressable(source, &range)?;
-        match lease.map(source, range.start, len, request.limits.memory) {
+        match lease.map(range.start, len, request.limits.memory) {
             Ok(Mapped::Leased(mapping, offset_in_mapping)) => {
                 return leased(source, request, mapping, offset_in_mapping, len);
             }

@@ -37,11 +37,16 @@ pub(crate) fn open(
     request: &Request,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let stat = source.stat()?;
+    let stat = source.stat_and_mount()?;
     if stat.kind == FileType::Directory {
         return Err(Error::is_directory(source.name().as_deref()));
     }
     settled::note(&source, &stat);
+    let source = if request.may_lease() && !request.is_read(stat.size) {
+        source.into_shared()
+    } else {
+        source
+    };
     // A mapping does not know its path, the source does.
     let opened = open_kind(&source, request, stat, progress);
     opened.map_err(|e| e.with_path(|| source.name()))

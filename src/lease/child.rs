@@ -20,7 +20,7 @@ use crate::backing::Backing;
 use crate::sys::lease::{self, Lease};
 use crate::sys::{atfork as handlers, clock, file, memory, process, unnamed};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// Two changes of a file that are further apart differ in their times: the clock of the page cache moves every 1 to
@@ -103,11 +103,22 @@ fn detach_from_parent(entry: &LeaseEntry) -> bool {
             }
             entry.set(DONE);
         }
+        (PREPARING, _) if !is_open(fd) => {
+            entry.forget_descriptor();
+            return false;
+        }
         (PREPARING, _) => {}
         _ => entry.set(DONE),
     }
     atfork::close_behind(file);
     false
+}
+
+/// False if the parent was closing the descriptor: another thread may have been given the number. No other descriptor of
+/// the process has the signal of a lease.
+fn is_open(fd: RawFd) -> bool {
+    let entries = TABLE.iter().map(|entry| entry.fd.load(Ordering::Acquire));
+    entries.filter(|&number| number == fd).count() == 1 && lease::is_reported(fd)
 }
 
 /// Keeps the bytes of a snapshot as they are in the child.

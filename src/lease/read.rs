@@ -10,7 +10,7 @@
 use super::copy::is_unchanged;
 use super::table::{BUSY, Data, LIVE, LeaseData, LeaseEntry, ReadData, TABLE, WORKING};
 use super::{child, copier, monitor, space, threads};
-use crate::atfork::{self, BeforeForks, NoFork};
+use crate::atfork::{BeforeForks, NoFork};
 use crate::backing::Backing;
 use crate::budget;
 use crate::error::Result;
@@ -24,9 +24,10 @@ use crate::sys::file::{self, Stat};
 use crate::sys::lease::{self, Lease};
 use crate::table::Claimed;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -91,10 +92,30 @@ pub(super) fn reserve_space(len: usize) -> io::Result<()> {
 /// A descriptor with a lease, which the monitor looks after once its entry is published.
 pub(super) struct LeaseHolder<F: AsFd> {
     pub(super) file: Arc<F>,
-    pub(super) entry: Claimed<LeaseEntry>,
+    // Dropped after `file`: the number stays registered until it is closed, so a child that is forked meanwhile finds it.
+    pub(super) entry: OwnEntry,
     events: u64,
     /// Before the description was made that has the lease.
     opened: BeforeForks,
+    /// The lease ends with the descriptor, which is closed at once. Dropped last.
+    closing: Option<NoFork>,
+}
+
+/// An entry whose descriptor is forgotten when it is dropped.
+pub(super) struct OwnEntry(Claimed<LeaseEntry>);
+
+impl Deref for OwnEntry {
+    type Target = LeaseEntry;
+
+    fn deref(&self) -> &LeaseEntry {
+        &self.0
+    }
+}
+
+impl Drop for OwnEntry {
+    fn drop(&mut self) {
+        self.forget_descriptor();
+    }
 }
 
 impl<F: AsFd> LeaseHolder<F> {
@@ -105,7 +126,7 @@ impl<F: AsFd> LeaseHolder<F> {
             child::install(reset_in_child)?;
             threads::start()?;
         }
-        let entry = TABLE.claim();
+        let entry = OwnEntry(TABLE.claim());
         entry.prepare(file.as_fd().as_raw_fd(), lease);
         let events = monitor::events();
         let holder = LeaseHolder {
@@ -113,6 +134,7 @@ impl<F: AsFd> LeaseHolder<F> {
             entry,
             events,
             opened,
+            closing: None,
         };
         monitor::set_lease(holder.file.as_fd(), lease)?;
         Ok(holder)
@@ -135,6 +157,16 @@ impl<F: AsFd> LeaseHolder<F> {
         self.opened.is_still()
     }
 
+    /// Gives up a lease that was published. False if the copier was faster: then the bytes of the mapping are a copy, and
+    /// the descriptor leads to no file.
+    fn give_up(&self) -> bool {
+        let was_leased = self.entry.end();
+        if was_leased {
+            self.release();
+        }
+        was_leased
+    }
+
     /// Releases the lease of an entry that was ended. True if it was held until now.
     pub(super) fn release(&self) -> bool {
         // Closing the descriptor is not enough: the caller may still have it open.
@@ -146,7 +178,7 @@ impl<F: AsFd> LeaseHolder<F> {
 
 impl<F: AsFd> Drop for LeaseHolder<F> {
     fn drop(&mut self) {
-        if self.entry.fd.load(Ordering::Relaxed) >= 0 {
+        if self.closing.is_none() && self.entry.fd.load(Ordering::Relaxed) >= 0 {
             self.entry.end();
             self.release();
         }
@@ -157,7 +189,6 @@ impl<F: AsFd> Drop for LeaseHolder<F> {
 pub(crate) struct ReadLease {
     holder: LeaseHolder<OwnedFd>,
     stat: Stat,
-    is_verity: bool,
     system: FileSystem,
     /// Until the mapping is registered.
     _no_fork: NoFork,
@@ -179,24 +210,17 @@ impl ReadLease {
         if budget::is_descriptor_scarce(file.as_fd()) {
             return Ok(Err(Reason::Descriptors));
         }
-        let holder = match LeaseHolder::new(Arc::new(file), no_fork.since(), Lease::Read) {
+        let holder = match LeaseHolder::new(file, no_fork.since(), Lease::Read) {
             Ok(holder) => holder,
             Err(error) => return Ok(Err(refusal(&error))),
         };
-        let stat = file::stat_and_verity(holder.file.as_fd());
-        let (stat, is_verity) = stat.map_err(|e| source.error("fstat", e))?;
+        let stat = file::stat(holder.file.as_fd()).map_err(|e| source.error("fstat", e))?;
         Ok(Ok(ReadLease {
             holder,
             stat,
-            is_verity,
             system,
             _no_fork: no_fork,
         }))
-    }
-
-    /// True if the file needs no lease, since it is under fs-verity.
-    pub(crate) fn is_verity(&self) -> bool {
-        self.is_verity
     }
 
     /// The metadata of the file, which stay while the lease holds.
@@ -204,10 +228,9 @@ impl ReadLease {
         &self.stat
     }
 
-    /// Maps `offset..offset+len` under the lease. If that succeeds, the source leads to nothing.
+    /// Maps `offset..offset+len` under the lease. If that succeeds, nothing is read from the source any more.
     pub(crate) fn map(
         self,
-        source: &Source<'_>,
         offset: u64,
         len: usize,
         memory_limit: Option<u64>,
@@ -234,25 +257,22 @@ impl ReadLease {
             memory_limit,
         });
         let data = Data::new(&region, kind);
+        // SAFETY: the region is unmapped after the entry was ended: by `give_up`, or by `Inner`.
+        let is_held = unsafe { holder.publish(data) }?;
+        let is_alone = holder.is_alone();
+        // Not left to the closing: a child that was forked meanwhile may have the file open, and answers no break.
+        if !(is_held && is_alone) && holder.give_up() {
+            return Ok(if is_alone {
+                Mapped::Broken
+            } else {
+                Mapped::Forked
+            });
+        }
         let inner = Arc::new(Inner {
             holder,
             region,
             stat,
         });
-        // SAFETY: `Inner` unmaps the region after it has ended the entry.
-        let published = unsafe { inner.holder.publish(data) };
-        let is_alone = inner.holder.is_alone();
-        if !is_alone || !matches!(published, Ok(true)) {
-            // Not left to the closing: a child that was forked meanwhile may have the file open, and answers no break.
-            lease::release(inner.holder.file.as_raw_fd());
-        }
-        if !published? {
-            return Ok(Mapped::Broken);
-        }
-        if !is_alone {
-            return Ok(Mapped::Forked);
-        }
-        source.close_behind();
         share(&inner, start..from + mapped as u64, memory_limit);
         Ok(Mapped::Leased(
             LeasedMapping(inner),
@@ -275,7 +295,7 @@ pub(crate) enum Mapped {
 fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
     let known = KnownMapping {
         mapping: Arc::downgrade(inner),
-        entry: inner.holder.entry.get(),
+        entry: inner.holder.entry.0.get(),
         stat: inner.stat,
         range,
         memory_limit,
@@ -408,10 +428,12 @@ impl fmt::Debug for LeasedMapping {
 impl Drop for Inner {
     fn drop(&mut self) {
         let mut files = files().lock();
-        if let Some(known) = files.mappings.get_mut(&self.stat.stamp.inode()) {
-            known.retain(|known| !ptr::eq(known.mapping.as_ptr(), self));
-            if known.is_empty() {
-                files.mappings.remove(&self.stat.stamp.inode());
+        if let Entry::Occupied(mut known) = files.mappings.entry(self.stat.stamp.inode()) {
+            known
+                .get_mut()
+                .retain(|known| !ptr::eq(known.mapping.as_ptr(), self));
+            if known.get().is_empty() {
+                known.remove();
             }
         }
         drop(files);
@@ -420,14 +442,9 @@ impl Drop for Inner {
         self.holder.entry.end();
         self.region = Region::empty();
         // Closed, and not released: a child that was forked before may still depend on the lease. One that was forked just
-        // now may have the file mapped without knowing of it, and no code that reads it.
-        let is_alone = |no_fork: &NoFork| no_fork.since().is_still();
-        if !no_fork.as_ref().is_some_and(is_alone) {
-            lease::release(self.holder.file.as_raw_fd());
-        }
-        // In place of a close, so that no child takes the number for this one after another thread was given it.
-        atfork::close_behind(self.holder.file.as_fd());
-        self.holder.entry.forget_descriptor();
-        drop(no_fork);
+        // now may have the file mapped without knowing of it, and no code that reads it; then the holder releases it.
+        let is_only_owner = Arc::strong_count(&self.holder.file) == 1;
+        let may_close = |no_fork: &NoFork| is_only_owner && no_fork.since().is_still();
+        self.holder.closing = no_fork.filter(may_close);
     }
 }

@@ -51,6 +51,7 @@ pub(crate) fn set(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<(
 }
 
 const F_SETSIG: i32 = 10;
+const F_GETSIG: i32 = 11;
 const F_SETOWN_EX: i32 = 15;
 const F_OWNER_TID: i32 = 0;
 
@@ -59,6 +60,12 @@ const F_OWNER_TID: i32 = 0;
 struct FOwner {
     kind: i32,
     id: i32,
+}
+
+/// True for a descriptor with which [`set`] was called, and for duplicates of it.
+pub(crate) fn is_reported(fd: RawFd) -> bool {
+    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
+    retry_eintr(|| unsafe { libc::fcntl(fd, F_GETSIG) }).is_ok_and(|signal| signal == SIGNAL)
 }
 
 /// True unless another process is blocked by the lease, or the kernel has ended it.

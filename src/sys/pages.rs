@@ -158,11 +158,7 @@ pub(crate) fn huge_bytes(range: Range<usize>) -> io::Result<usize> {
 
 /// Page faults of the calling thread so far, minor and major: `RUSAGE_THREAD` of getrusage(2), Linux 2.6.26.
 pub(crate) fn faults() -> (u64, u64) {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage(2) writes one `struct rusage`. It cannot fail for this thread.
-    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
-    // SAFETY: zeroed is a valid `struct rusage`.
-    let usage = unsafe { usage.assume_init() };
+    let usage = super::thread::usage();
     let count = |count: libc::c_long| u64::try_from(count).unwrap_or(0);
     (count(usage.ru_minflt), count(usage.ru_majflt))
 }

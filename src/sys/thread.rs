@@ -111,6 +111,20 @@ pub(crate) fn start_detached(run: extern "C" fn(*mut c_void) -> *mut c_void) -> 
     Ok(())
 }
 
+/// What the calling thread has used so far: `RUSAGE_THREAD` of getrusage(2), Linux 2.6.26.
+pub(super) fn usage() -> libc::rusage {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage(2) writes one `struct rusage`. It cannot fail for this thread.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid `struct rusage`.
+    unsafe { usage.assume_init() }
+}
+
+/// How often the calling thread was blocked so far: by a disk, a lock, or another thread.
+pub(crate) fn waits() -> u64 {
+    u64::try_from(usage().ru_nvcsw).unwrap_or(0)
+}
+
 /// Names the calling thread, prctl(2).
 pub(crate) fn set_name(name: &CStr) {
     // SAFETY: PR_SET_NAME of prctl(2) reads the string.

@@ -4,7 +4,7 @@ use super::support::child::scenario;
 use super::support::disk::LoopFs;
 use super::support::kernel::{may_map, may_write};
 use super::support::user::{become_nobody, may_be_others, with_capabilities};
-use super::support::{file_with, temp_dir, temp_dir_in};
+use super::support::{file_with, skip, temp_dir, temp_dir_in};
 use super::{Disk, Folder, leased};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
@@ -119,6 +119,28 @@ fn where_a_lease_proves_nothing_there_is_none() {
             assert!(!snapshot.is_empty(), "{path}");
         }
     }
+}
+
+/// Attack: another file system comes to the device number and the path of one that keeps leases. What was known of the
+/// device was taken for what is there now.
+#[test]
+fn a_file_system_is_looked_up_again_after_it_was_mounted() {
+    scenario!(|| {
+        let Some(disk) = LoopFs::new("ext4", 64 << 20) else {
+            return;
+        };
+        let path = file_with(disk.path(), "file", &bytes());
+        for _ in 0..2 {
+            drop(leased(|| Snapshot::open(&path)));
+        }
+        if let Err(error) = disk.become_squashfs(&[("file", &bytes())]) {
+            return skip(format_args!("no squashfs: {error}"));
+        }
+        let snapshot = Snapshot::open(&path).unwrap();
+        assert_eq!(snapshot.backing(), Backing::ReadOnly);
+        assert!(snapshot[..] == bytes());
+    })
+    .succeed();
 }
 
 #[test]

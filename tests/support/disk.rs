@@ -8,14 +8,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A loop device over a file; the kernel detaches it with its last user, even if we are killed.
 pub struct LoopDevice {
     path: PathBuf,
-    _open: File,
+    open: File,
 }
 
 impl LoopDevice {
@@ -57,7 +57,7 @@ impl LoopDevice {
             config[1 + 6] = u64::from(AUTOCLEAR) << 32;
             // SAFETY: a struct loop_config of 304 bytes, which the kernel reads.
             if unsafe { libc::ioctl(open.as_raw_fd(), CONFIGURE, config.as_ptr()) } == 0 {
-                return Ok(LoopDevice { path, _open: open });
+                return Ok(LoopDevice { path, open });
             }
             let error = io::Error::last_os_error();
             if error.raw_os_error() != Some(libc::EBUSY) {
@@ -129,27 +129,50 @@ impl LoopFs {
     /// The same, or an erofs.
     pub fn read_only(kind: &str, files: &[(&str, &[u8])]) -> Option<Self> {
         Self::made(kind, |dir| {
-            let content = dir.with_file_name("content");
-            std::fs::create_dir(&content)?;
-            for (name, bytes) in files {
-                std::fs::write(content.join(name), bytes)?;
-            }
-            let image = dir.with_file_name("image");
-            let mut make = match kind {
-                "squashfs" => Command::new(tool("mksquashfs")?),
-                _ => Command::new(tool("mkfs.erofs")?),
-            };
-            match kind {
-                "squashfs" => make
-                    .arg(&content)
-                    .arg(&image)
-                    .args(["-quiet", "-no-progress"]),
-                _ => make.arg(&image).arg(&content),
-            };
-            run(&mut make)?;
-            let device = LoopDevice::attach(&image)?;
+            let device = LoopDevice::attach(&Self::image(kind, dir, "image", files)?)?;
             mount_device(kind, &device, dir, libc::MS_RDONLY)
         })
+    }
+
+    fn image(kind: &str, dir: &Path, name: &str, files: &[(&str, &[u8])]) -> io::Result<PathBuf> {
+        let content = dir.with_file_name("content");
+        std::fs::create_dir(&content)?;
+        for (name, bytes) in files {
+            std::fs::write(content.join(name), bytes)?;
+        }
+        let image = dir.with_file_name(name);
+        let mut make = match kind {
+            "squashfs" => Command::new(tool("mksquashfs")?),
+            _ => Command::new(tool("mkfs.erofs")?),
+        };
+        match kind {
+            "squashfs" => make
+                .arg(&content)
+                .arg(&image)
+                .args(["-quiet", "-no-progress"]),
+            _ => make.arg(&image).arg(&content),
+        };
+        run(&mut make)?;
+        Ok(image)
+    }
+
+    /// Puts a squashfs in the place of this file system: on the same device, mounted at the same path. Fails while files
+    /// are open here.
+    pub fn become_squashfs(&self, files: &[(&str, &[u8])]) -> io::Result<()> {
+        let image = Self::image("squashfs", &self.mount, "next image", files)?;
+        let number = libc::minor(std::fs::metadata(&self.mount)?.dev());
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let open = OpenOptions::new().read(true).write(true).open(&path)?;
+        let device = LoopDevice { path, open };
+        let dir = CString::new(self.mount.as_os_str().as_bytes()).expect("no NUL");
+        // SAFETY: a C string.
+        if unsafe { libc::umount2(dir.as_ptr(), 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // squashfs reads the device past its page cache.
+        device.open.write_all_at(&std::fs::read(image)?, 0)?;
+        device.open.sync_all()?;
+        mount_device("squashfs", &device, &self.mount, libc::MS_RDONLY)
     }
 
     /// An ext4 of that size, served by the FUSE program `fuse2fs`.
