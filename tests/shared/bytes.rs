@@ -76,7 +76,7 @@ fn a_read_beside_a_writer_gives_bytes_that_were_there() {
 
 #[test]
 fn what_was_written_before_a_release_is_read_after_an_acquire() {
-    let rounds: u64 = if cfg!(miri) { 20 } else { 20_000 };
+    let rounds: u64 = if cfg!(miri) { 20 } else { 2_000 };
     let message = Shared::<[AtomicU8]>::with_len(1000).unwrap();
     let turn = Shared::<AtomicU64>::new().unwrap();
     let start = Barrier::new(2);
