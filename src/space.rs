@@ -121,6 +121,8 @@ pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Re
     match allocated {
         Err(e) if is_unsupported(&e) => Ok(()),
         Err(e) => {
+            // What another process has appended meanwhile stays.
+            let size = file.metadata().map_or(len, |now| now.len().max(size));
             let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, end_of_block(size), len);
             Err(e)
         }

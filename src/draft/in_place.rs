@@ -33,6 +33,7 @@ impl InPlaceFile {
         let target = &self.target;
         let error = |operation| move |e: io::Error| target.error(operation, e);
         let directory = self.target.directory()?;
+        self.target.check_not_edited()?;
         let file = self.target.open(libc::O_WRONLY)?;
         let stat = dir::stat(file.as_fd()).map_err(error("fstat"))?;
         crate::resolve::check_sticky(&directory, &stat).map_err(error("open"))?;

@@ -64,6 +64,7 @@ impl Output {
                 return Err(Error::not_mappable(Some(&stream.path), what));
             }
         };
+        target.check_not_edited()?;
         target.open(libc::O_RDONLY)
     }
 

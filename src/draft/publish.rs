@@ -199,6 +199,6 @@ pub(super) fn wait_for_writers(fd: BorrowedFd<'_>) {
     }
 }
 
-/// Milliseconds to wait for writers. A child executes its program within a few; one that never does must not hold a
-/// commit.
-const WRITER_POLLS: u32 = 100;
+/// Milliseconds to wait for writers. A child of posix_spawn(3) executes its program within a few, or as soon as it gets a
+/// processor; one that never does must not hold a commit.
+const WRITER_POLLS: u32 = 5000;

@@ -89,9 +89,9 @@ impl Rights {
         }
     }
 
-    /// The group's bits may be the mask of an ACL that gives the group less.
+    /// The group's bits may be the mask of an ACL that gives the group less, and some users less than all others.
     fn without_acl(&mut self, error: &io::Error) {
-        self.mode &= !0o070;
+        self.mode &= !0o077;
         self.miss(error);
     }
 
@@ -199,14 +199,13 @@ impl Rights {
         }
         match &self.acl {
             Some(acl) => {
-                let acl = if has_group {
-                    acl.clone()
-                } else {
-                    acl::with_group_as_other(acl.clone())
-                };
+                let mut acl = acl.clone();
+                if !has_group {
+                    mode = mode & !0o007 | acl::narrow(&mut acl);
+                }
                 if let Err(e) = xattr::set(file.as_fd(), ACL, &acl) {
-                    // Without the ACL the group's bits, which were its mask, are those of the group.
-                    mode = mode & !0o070 | acl::group_access(&acl) << 3;
+                    // Those that the ACL names are of the group then, or of all others.
+                    mode = with_others(mode, acl::least_access(&acl));
                     xattr::remove(file.as_fd(), ACL)?;
                     loss = Some(e);
                 }
@@ -214,8 +213,9 @@ impl Rights {
             None => {
                 xattr::remove(file.as_fd(), ACL)?;
                 if !has_group {
-                    // Access of a group we are not in must not become access of our own group.
-                    mode &= !0o070 | (mode & 0o007) << 3;
+                    // Access of a group we are not in must not become access of our own group, and those that were in
+                    // the group are of the others now.
+                    mode = with_others(mode, mode >> 3 & mode & 0o007);
                 }
             }
         }
@@ -227,6 +227,11 @@ impl Rights {
         }
         Ok(loss)
     }
+}
+
+/// The mode with these permissions for the group and for all others.
+fn with_others(mode: u32, permissions: u32) -> u32 {
+    mode & !0o077 | permissions << 3 | permissions
 }
 
 /// Why an attribute could not be copied; of several reasons the last.
@@ -251,6 +256,7 @@ mod acl {
     const ENTRY: usize = 8;
     const USER_OBJ: u16 = 0x01;
     const GROUP_OBJ: u16 = 0x04;
+    const GROUP: u16 = 0x08;
     const MASK: u16 = 0x10;
     const OTHER: u16 = 0x20;
 
@@ -271,25 +277,37 @@ mod acl {
         entries.find(|entry| tag(entry) == wanted).map(permissions)
     }
 
-    /// What the owning group may do: its entry, less what the mask takes away.
-    pub(super) fn group_access(acl: &[u8]) -> u32 {
-        let group = find(acl, GROUP_OBJ).unwrap_or(0);
-        u32::from(group & find(acl, MASK).unwrap_or(7))
+    /// What each user and each group may do, but for the owner: the least that an entry gives, less what the mask takes
+    /// away.
+    pub(super) fn least_access(acl: &[u8]) -> u32 {
+        let mask = find(acl, MASK).unwrap_or(7);
+        let entries = acl.get(HEADER..).unwrap_or_default().chunks_exact(ENTRY);
+        let given = entries.filter_map(|entry| match tag(entry) {
+            USER_OBJ | MASK => None,
+            OTHER => Some(permissions(entry)),
+            _ => Some(permissions(entry) & mask),
+        });
+        given.fold(7, |least, permissions| least & u32::from(permissions))
     }
 
-    /// The same ACL for a file with another owning group, which gets no more than all others.
-    pub(super) fn with_group_as_other(mut acl: Vec<u8>) -> Vec<u8> {
-        let other = find(&acl, OTHER).unwrap_or(0);
-        for entry in acl
-            .get_mut(HEADER..)
-            .unwrap_or_default()
-            .chunks_exact_mut(ENTRY)
-        {
-            if tag(entry) == GROUP_OBJ {
-                set(entry, permissions(entry) & other);
+    /// Changes the ACL for a file with another owning group: that group gets no more than all others and each named
+    /// group, and all others no more than the group before. Returns what all others get.
+    pub(super) fn narrow(acl: &mut [u8]) -> u32 {
+        let group = find(acl, GROUP_OBJ).unwrap_or(0) & find(acl, MASK).unwrap_or(7);
+        let other = group & find(acl, OTHER).unwrap_or(0);
+        let entries = acl.get_mut(HEADER..).unwrap_or_default();
+        let named = entries
+            .chunks_exact(ENTRY)
+            .filter(|entry| tag(entry) == GROUP);
+        let named = named.fold(7, |least, entry| least & permissions(entry));
+        for entry in entries.chunks_exact_mut(ENTRY) {
+            match tag(entry) {
+                GROUP_OBJ => set(entry, other & named),
+                OTHER => set(entry, other),
+                _ => {}
             }
         }
-        acl
+        u32::from(other)
     }
 
     /// The mode and the ACL of a new file in a directory with this default ACL: fs/posix_acl.c,
@@ -337,10 +355,21 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_limits_the_group() {
-        let acl = acl_of(&[(1, 6), (2, 6), (4, 7), (0x10, 4), (0x20, 0)]);
-        assert_eq!(acl::group_access(&acl), 4);
-        assert_eq!(acl::group_access(&acl::with_group_as_other(acl)), 0);
+    fn another_group_gets_the_least_and_the_old_one_no_more_than_before() {
+        let mut acl = acl_of(&[(1, 6), (2, 6), (4, 7), (8, 6), (0x10, 4), (0x20, 7)]);
+        assert_eq!(acl::least_access(&acl), 4);
+        assert_eq!(acl::narrow(&mut acl), 4);
+        let narrowed = [(1, 6), (2, 6), (4, 4), (8, 6), (0x10, 4), (0x20, 4)];
+        assert_eq!(acl, acl_of(&narrowed));
+        // A named user or group that is denied what all others may do.
+        for tag in [2, 8] {
+            let mut acl = acl_of(&[(1, 6), (tag, 0), (4, 6), (0x10, 6), (0x20, 4)]);
+            assert_eq!(acl::least_access(&acl), 0);
+            assert_eq!(acl::narrow(&mut acl), 4);
+            let group = if tag == 8 { 0 } else { 4 };
+            let narrowed = [(1, 6), (tag, 0), (4, group), (0x10, 6), (0x20, 4)];
+            assert_eq!(acl, acl_of(&narrowed));
+        }
     }
 
     #[test]
@@ -349,7 +378,7 @@ mod tests {
         assert_eq!(acl::inherit(plain, 0o666), (0o644, None));
         let named = acl_of(&[(1, 7), (2, 7), (4, 5), (0x10, 7), (0x20, 0)]);
         let (mode, acl) = acl::inherit(named, 0o666);
-        assert_eq!(mode, 0o660);
-        assert_eq!(acl::group_access(&acl.unwrap()), 4);
+        let inherited = acl_of(&[(1, 6), (2, 7), (4, 5), (0x10, 6), (0x20, 0)]);
+        assert_eq!((mode, acl), (0o660, Some(inherited)));
     }
 }

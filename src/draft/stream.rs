@@ -33,10 +33,20 @@ impl Stream {
         let _ = io::stdout().flush();
         let error = |operation, e| Error::os(operation, Some(&self.path), e);
         write::write_all(&self.to, bytes).map_err(|e| error("write", e))?;
+        if !sync {
+            return Ok(());
+        }
         match self.to.sync_all() {
-            Err(e) if sync && e.raw_os_error() == Some(libc::EIO) => Err(error("fsync", e)),
-            // Pipes and terminals cannot be synced (EINVAL).
+            // Pipes, terminals and files of /proc cannot be synced.
+            Err(e) if !is_unsyncable(&e) => Err(error("fsync", e)),
             _ => Ok(()),
         }
     }
+}
+
+fn is_unsyncable(error: &io::Error) -> bool {
+    let unsyncable = [libc::EINVAL, libc::EROFS, libc::EOPNOTSUPP, libc::ENOSYS];
+    error
+        .raw_os_error()
+        .is_some_and(|e| unsyncable.contains(&e))
 }

@@ -2,6 +2,7 @@
 
 use super::stream::Stream;
 use crate::error::{Error, Result};
+use crate::exclusive::is_edited;
 use crate::resolve::{self, Found, Name, Resolved};
 use crate::sys::credentials;
 use crate::sys::dir::{self, DirEntry};
@@ -105,6 +106,14 @@ impl TargetName {
             },
             path: self.path.clone(),
         })
+    }
+
+    /// `Busy` if this process edits the file in place: an open of it would wait for this process.
+    pub(super) fn check_not_edited(&self) -> Result<()> {
+        match dir::stat_at(self.dir(), &self.name.name) {
+            Ok(stat) if is_edited(stat.id) => Err(Error::busy(Some(&self.path))),
+            _ => Ok(()),
+        }
     }
 
     /// Opens the regular file that has the name now.

@@ -5,6 +5,7 @@ mod open;
 mod open_files;
 mod options;
 
+pub(crate) use open_files::is_edited;
 pub use options::ExclusiveOptions;
 
 use crate::atfork::Process;
@@ -25,6 +26,7 @@ use std::ops::RangeBounds;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// An existing file, edited in place. Stores go to the file, and the kernel blocks every other open meanwhile.
 ///
@@ -83,6 +85,8 @@ pub struct Exclusive {
     claim: Option<Claim>,
     process: Process,
     path: Option<PathBuf>,
+    /// The errno of a flush that failed. The kernel reports it once, and counts what it could not write as written.
+    flush_error: AtomicI32,
 }
 
 // SAFETY: the bytes are reached through `&self` for reading and `&mut self` for writing only; the lease keeps every other
@@ -116,6 +120,7 @@ impl Exclusive {
             claim,
             process: Process::current(),
             path,
+            flush_error: AtomicI32::new(0),
         }
     }
 
@@ -168,8 +173,8 @@ impl Exclusive {
     /// ([`docs::durability`](crate::docs::durability)).
     ///
     /// # Errors
-    /// [`Error::Os`] if the disk failed: its contents are unknown then, even if another flush succeeds.
-    /// [`Error::LeaseLost`].
+    /// [`Error::Os`] if the disk failed. Its contents are unknown then, so every later flush fails with the same error,
+    /// and so does [`close`](Exclusive::close). [`Error::LeaseLost`].
     ///
     /// # Examples
     /// ```no_run
@@ -199,9 +204,9 @@ impl Exclusive {
         let range = range::check(range, self.len)?;
         if range == (0..self.len) {
             // Also where there are no pages: it also writes a new length.
-            return self.while_leased("fdatasync", File::sync_data);
+            return self.flush_with("fdatasync", File::sync_data);
         }
-        self.while_leased("msync", |_| {
+        self.flush_with("msync", |_| {
             let first = self.start.as_ptr().wrapping_add(range.start);
             let offset_in_page = first.addr() - page::align_down(first.addr());
             let start = NonNull::new(first.wrapping_sub(offset_in_page)).unwrap_or(self.start);
@@ -274,6 +279,24 @@ impl Exclusive {
         let was_held = bytes.release();
         drop(claim);
         if was_held { flushed } else { Err(lost) }
+    }
+
+    /// Runs a system call that waits until stores are on the disk, unless one has failed before.
+    fn flush_with(
+        &self,
+        operation: &'static str,
+        sync: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<()> {
+        self.while_leased(operation, |file| {
+            let failed = self.flush_error.load(Ordering::Relaxed);
+            if failed != 0 {
+                return Err(io::Error::from_raw_os_error(failed));
+            }
+            sync(file).inspect_err(|e| {
+                let errno = e.raw_os_error().unwrap_or(libc::EIO);
+                self.flush_error.store(errno, Ordering::Relaxed);
+            })
+        })
     }
 
     /// Runs a system call that makes sense only while stores go to the file. No lock is held meanwhile, since it may

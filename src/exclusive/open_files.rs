@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 /// Device and inode.
-pub(super) type FileId = (u64, u64);
+pub(crate) type FileId = (u64, u64);
 
 static OPEN_FILES: Lock<Vec<OpenFile>> = Lock::new(Rank::ExclusiveFiles, Vec::new());
 
@@ -33,6 +33,13 @@ impl OpenFile {
             |file: Arc<File>| dir::stat(file.as_fd()).is_ok_and(|stat| stat.id == self.id);
         self.process.is_current() && self.file.upgrade().is_some_and(is_same)
     }
+}
+
+/// True if this process edits the file: it would wait for itself if it opened it.
+pub(crate) fn is_edited(id: FileId) -> bool {
+    let mut files = OPEN_FILES.lock();
+    files.retain(OpenFile::is_open);
+    files.iter().any(|entry| entry.id == id)
 }
 
 impl Claim {

@@ -121,7 +121,8 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// Writes the changes to the device and waits for it (`MS_SYNC`). For memory without a file it does nothing.
     ///
     /// # Errors
-    /// [`Error::PagesLost`]; [`Error::Os`] if msync(2) failed.
+    /// [`Error::PagesLost`]; [`Error::Os`] if msync(2) failed: what is on the disk is unknown then, even if a later flush
+    /// succeeds, as the kernel reports an error only once.
     ///
     /// # Examples
     /// ```

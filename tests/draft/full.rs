@@ -7,7 +7,8 @@ use crate::support::{limit_file_sizes, skip};
 use crate::{can_map, draft_of, names, stores};
 use std::fs;
 use std::path::Path;
-use stillmap::{Draft, Replace};
+use std::sync::atomic::AtomicU8;
+use stillmap::{Draft, Exclusive, Replace, Shared, Snapshot};
 
 /// Fills a file system until nothing goes in any more, and leaves `free` bytes.
 fn fill(dir: &Path, free: u64) {
@@ -267,6 +268,42 @@ fn the_limit_on_file_sizes_is_an_error_too() {
         mapped.map_or(Ok(()), Draft::commit).unwrap();
         too_big(stream.commit().map_err(stillmap::Error::from));
         assert_eq!(output.metadata().unwrap().len(), 1 << 20);
+    })
+    .succeed();
+}
+
+/// What else takes space: `Shared`, a file that grows, copies on disk.
+#[test]
+fn of_a_quota_for_the_other_types() {
+    scenario!(|| {
+        const BYTES: usize = 64 << 20;
+        let Some((disk, dir, _)) = with_quota("btrfs", 16 << 20) else {
+            return;
+        };
+        let path = crate::support::file_with(&dir, "file", b"old");
+        let file = fs::File::options().read(true).write(true).open(&path);
+        let file = file.unwrap();
+        file.sync_all().unwrap();
+        let before = free(disk.path());
+        let shared = Shared::<[AtomicU8]>::create_slice(dir.join("shared"), BYTES);
+        let error = shared.map(drop).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{error}");
+        // SAFETY: this test alone knows the file.
+        let mut grows = unsafe { Exclusive::map_unguarded(&file) }.unwrap();
+        let error = grows.resize(BYTES).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{error}");
+        assert_eq!(grows[..], *b"old");
+        grows.close().unwrap();
+        // A copy on disk that does not fit there goes to another disk, and leaves nothing here.
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var("TMPDIR", &dir) };
+        let (pipe, end) = crate::support::pipe::pipe();
+        let feeder = crate::support::pipe::feed(end, vec![7; BYTES]);
+        let copy = Snapshot::options().memory_limit(1 << 20).from_fd(&pipe);
+        feeder.join().unwrap();
+        assert!(copy.is_ok_and(|copy| copy.iter().all(|&byte| byte == 7)));
+        assert_eq!(names(&dir), ["file"]);
+        wait_for_free(disk.path(), before - (1 << 20), "the other types");
     })
     .succeed();
 }

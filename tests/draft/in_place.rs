@@ -1,6 +1,7 @@
 //! Files that are written over, and files that cannot be replaced.
 
 use crate::others::Watch;
+use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
 use crate::support::user::{as_user, may_be_others};
@@ -13,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-use stillmap::{Draft, Replace};
+use stillmap::{Draft, Error, Private, Replace, Snapshot};
 
 #[test]
 fn inode_links_and_watches_stay() {
@@ -236,4 +237,67 @@ fn without_room_the_file_stays_as_it_is() {
         assert_eq!(fs::read(&path).unwrap(), [7; 10_000], "{kind}");
         assert_eq!(crate::support::disk::free(disk.path()), before, "{kind}");
     }
+}
+
+/// The process that has a leased snapshot of the file writes over it: its own open of the file blocks until the lease
+/// threads have copied the bytes.
+#[test]
+fn a_snapshot_of_the_file_in_the_same_process_keeps_its_bytes() {
+    for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        let Some(disk) = LoopFs::new(kind, 64 << 20) else {
+            continue;
+        };
+        for len in [1000, 3 << 20] {
+            let (old, new) = (pattern(1, len), pattern(2, len + 5));
+            for replace in [Replace::Rename, Replace::InPlace, Replace::RenameOrInPlace] {
+                let what = format!("{kind}, {len} bytes, {replace:?}");
+                let path = file_with(disk.path(), "file", &old);
+                let options = Draft::options().replace(replace);
+                let snapshot = Snapshot::open(&path).unwrap();
+                let mut private = Private::open(&path).unwrap();
+                private[0] ^= 1;
+                let edited = options.edit(&path).unwrap();
+                draft_of(options, &path, &new).unwrap().commit().unwrap();
+                assert_same(&snapshot, &old, &what);
+                assert!(snapshot.is_consistent(), "{what}");
+                assert_same(&private[1..], &old[1..], &what);
+                assert_same(&fs::read(&path).unwrap(), &new, &what);
+                // Of a snapshot of the file itself, while that one lives.
+                let source = Snapshot::open(&path).unwrap();
+                draft_of(options, &path, &source).unwrap().commit().unwrap();
+                edited.commit().unwrap();
+                assert_same(&source, &new, &what);
+                assert_same(&fs::read(&path).unwrap(), &old, &what);
+            }
+        }
+    }
+}
+
+/// It would wait for itself, and the file would be lost to it after 34 seconds.
+#[test]
+fn a_file_that_this_process_edits_is_busy() {
+    let Some(disk) = crate::support::exclusive::any_system() else {
+        return;
+    };
+    let path = file_with(disk.path(), "file", b"old");
+    let mut file = crate::support::exclusive::open(&path);
+    file[0] = b'O';
+    let error = Draft::edit(&path).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    let options = Draft::options().replace(Replace::InPlace);
+    let failed = draft_of(options, &path, b"new").unwrap().commit();
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed.error, Error::Busy { .. }), "{failed}");
+    assert!(!file.has_waiter());
+    file.close().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"Old");
+    failed.draft.commit().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    // A rename needs no open.
+    let file = crate::support::exclusive::open(&path);
+    let draft = draft_of(Draft::options(), &path, b"newer").unwrap();
+    draft.commit().unwrap();
+    assert!(!file.has_waiter());
+    assert_eq!(file[..], *b"new");
+    assert_eq!(fs::read(&path).unwrap(), b"newer");
 }

@@ -1,7 +1,7 @@
 //! The users that could read or write a file before it is replaced can do so after, and no others, at no moment.
 
 use crate::in_place::{APPEND, IMMUTABLE, set_flags};
-use crate::support::child::scenario;
+use crate::support::child::{Forked, scenario};
 use crate::support::disk::{LoopFs, unmount};
 use crate::support::namespace::mount;
 use crate::support::refuse::{Refusal, refuse_if};
@@ -10,25 +10,28 @@ use crate::support::xattr::{GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl, get_xat
 use crate::support::{file_with, skip, temp_dir};
 use crate::{draft_of, names};
 use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use stillmap::{Draft, Replace};
 
-const ACCESS: &str = "system.posix_acl_access";
+pub const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 
 /// The label of a security module. Without the module it is an attribute as any other.
-const LABEL: &str = "security.selinux";
+pub const LABEL: &str = "security.selinux";
+
+const CAPABILITY: &str = "security.capability";
 
 /// Users and their groups: one that ACLs name, one in the files' group, an owner, and one without any rights.
-const USERS: [(u32, u32); 4] = [(2001, 2001), (2002, 4321), (1234, 1234), (65534, 65534)];
+pub const USERS: [(u32, u32); 4] = [(2001, 2001), (2002, 4321), (1234, 1234), (65534, 65534)];
 
 pub fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 /// What each user may do: (read, write).
-fn access(path: &Path) -> Vec<(bool, bool)> {
+pub fn access(path: &Path) -> Vec<(bool, bool)> {
     let may = |user: u32, group: u32, write: bool| {
         as_user(user, group, || {
             let mut options = File::options();
@@ -42,7 +45,7 @@ fn access(path: &Path) -> Vec<(bool, bool)> {
 }
 
 /// All metadata of the file.
-fn rights(path: &Path) -> (u32, u32, u32, [Option<Vec<u8>>; 4]) {
+pub fn rights(path: &Path) -> (u32, u32, u32, [Option<Vec<u8>>; 4]) {
     let stat = fs::metadata(path).unwrap();
     let values = [ACCESS, "user.note", "trusted.label", LABEL].map(|name| get_xattr(path, name));
     (stat.uid(), stat.gid(), stat.mode(), values)
@@ -70,7 +73,7 @@ fn with_mask(path: &Path) {
     assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o660);
 }
 
-fn default_acl(dir: &Path) {
+pub fn default_acl(dir: &Path) {
     let entries = [
         (USER_OBJ, 7, 0),
         (USER, 7, 2001),
@@ -81,7 +84,7 @@ fn default_acl(dir: &Path) {
     set_xattr(dir, DEFAULT, &acl(&entries)).unwrap();
 }
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 18] = [
     ("private", |dir| file(dir, 0o600)),
     ("group", |dir| {
         let path = file(dir, 0o640);
@@ -121,6 +124,20 @@ const CASES: [Case; 16] = [
         let path = file(dir, 0o640);
         // A module that is loaded takes only what its policy allows.
         let _ = set_xattr(&path, LABEL, b"system_u:object_r:etc_t:s0\0");
+        path
+    }),
+    ("capability", |dir| {
+        let path = file(dir, 0o755);
+        // struct vfs_cap_data, linux/capability.h: CAP_NET_RAW, permitted and effective.
+        let mut value = [0; 20];
+        (value[0], value[3], value[5]) = (1, 2, 0x20);
+        set_xattr(&path, CAPABILITY, &value).unwrap();
+        path
+    }),
+    ("set-user-ID and set-group-ID", |dir| {
+        let path = file(dir, 0o755);
+        chown(&path, Some(1234), Some(4321)).unwrap();
+        chmod(&path, 0o6751);
         path
     }),
     ("set-group-ID directory", |dir| {
@@ -172,20 +189,36 @@ fn refusal(name: &str, replace: Replace) -> Option<i32> {
     }
 }
 
-/// Users that may not read the file at first try all the time, also under every other name in the directory.
-fn watch(path: &Path, before: &[(bool, bool)]) -> Vec<crate::support::child::Forked> {
+/// Each user tries all the time to open the file, for reading and for writing: it may do so at every moment what it
+/// could do at first, and nothing else. Who may not read the file tries every other name in the directory, too.
+pub fn watch(path: &Path, may: &[(bool, bool)], is_new: bool) -> Vec<Forked> {
     let stop = path.with_file_name("stop");
-    let users = USERS.iter().zip(before).filter(|(_, may)| !may.0);
+    let open = |path: &Path, write: bool| File::options().read(!write).write(write).open(path);
+    let users = USERS.iter().zip(may);
     users
-        .map(|(&(user, group), _)| {
+        .map(|(&(user, group), &(may_read, may_write))| {
             start_as_user(user, group, || {
                 let dir = path.parent().unwrap();
                 while !stop.exists() {
-                    for entry in fs::read_dir(dir).unwrap() {
-                        let other = entry.unwrap().path();
-                        if other != stop && File::open(&other).is_ok() {
-                            return false;
+                    for (write, may) in [(false, may_read), (true, may_write)] {
+                        match open(path, write) {
+                            // New files are removed by the test, so that others are new.
+                            Err(e) if is_new && e.kind() == ErrorKind::NotFound => {}
+                            opened if opened.is_ok() != may => return false,
+                            _ => {}
                         }
+                    }
+                    if may_read {
+                        continue;
+                    }
+                    let names = fs::read_dir(dir)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path());
+                    if names
+                        .filter(|name| *name != stop)
+                        .any(|name| open(&name, false).is_ok())
+                    {
+                        return false;
                     }
                 }
                 true
@@ -202,8 +235,9 @@ fn table(dir: &Path) {
             chmod(&inner, 0o755);
             let path = make(&inner);
             let before = (rights(&path), access(&path));
-            let watchers = watch(&path, &before.1);
+            let watchers = watch(&path, &before.1, false);
             let refusal = refusal(name, replace);
+            let had_capability = get_xattr(&path, CAPABILITY).is_some();
             for round in 0..10_u8 {
                 let options = Draft::options().replace(replace).durable(false);
                 let options = options.require_attributes(true);
@@ -216,10 +250,17 @@ fn table(dir: &Path) {
             assert_eq!(fs::read(&path).unwrap(), bytes, "{name}, {replace:?}");
             file_with(&inner, "stop", b"");
             for watcher in watchers {
-                assert!(watcher.wait().success(), "{name}, {replace:?}: was opened");
+                assert!(
+                    watcher.wait().success(),
+                    "{name}, {replace:?}: was opened, or was not"
+                );
             }
             let after = (rights(&path), access(&path));
             assert_eq!(after, before, "{name}, {replace:?}");
+            if had_capability {
+                // As the kernel does when a file is written to.
+                assert_eq!(get_xattr(&path, CAPABILITY), None, "{name}, {replace:?}");
+            }
             if name == MOUNT_POINT {
                 unmount(&path);
             } else {
@@ -244,7 +285,7 @@ fn replacing_a_file_changes_no_users_access() {
     .succeed();
 }
 
-fn without_unnamed_files() {
+pub fn without_unnamed_files() {
     refuse_if(Refusal {
         call: libc::SYS_openat,
         errno: libc::EOPNOTSUPP,
@@ -266,117 +307,6 @@ fn nor_does_it_where_there_are_no_unnamed_files() {
         table(disk.path());
     })
     .succeed();
-}
-
-/// As the argument UNNAMED of the scenario says.
-fn disk_with_or_without_unnamed_files() -> Option<LoopFs> {
-    let disk = LoopFs::new("ext4", 64 << 20)?;
-    if crate::support::child::argument("UNNAMED").is_empty() {
-        without_unnamed_files();
-    }
-    Some(disk)
-}
-
-#[test]
-fn a_new_file_is_as_file_create_makes_it() {
-    if !may_be_others() {
-        return;
-    }
-    for unnamed in ["1", ""] {
-        let mut child = scenario!(|| {
-            let Some(disk) = disk_with_or_without_unnamed_files() else {
-                return;
-            };
-            for umask in [0, 0o022, 0o077] {
-                // SAFETY: takes a number; this process has one thread.
-                unsafe { libc::umask(umask) };
-                for kind in ["plain", "default ACL", "set-group-ID"] {
-                    let dir = disk.path().join(format!("{kind} {umask}"));
-                    fs::create_dir(&dir).unwrap();
-                    match kind {
-                        "default ACL" => default_acl(&dir),
-                        "set-group-ID" => {
-                            chown(&dir, None, Some(4321)).unwrap();
-                            chmod(&dir, 0o2755);
-                        }
-                        _ => {}
-                    }
-                    let (ours, std) = (dir.join("ours"), dir.join("std"));
-                    File::create(&std).unwrap();
-                    let draft = draft_of(Draft::options(), &ours, b"x").unwrap();
-                    draft.commit().unwrap();
-                    assert_eq!(rights(&ours), rights(&std), "{kind}, {umask:o}");
-                    // The file to be replaced is gone at commit, or comes only then.
-                    let draft = draft_of(Draft::options(), &ours, b"x").unwrap();
-                    fs::remove_file(&ours).unwrap();
-                    draft.commit().unwrap();
-                    assert_eq!(rights(&ours), rights(&std), "{kind}, {umask:o}: gone");
-                    fs::remove_file(&ours).unwrap();
-                    let draft = draft_of(Draft::options(), &ours, b"x").unwrap();
-                    file_with(&dir, "ours", b"late");
-                    chmod(&ours, 0o604);
-                    let _ = set_xattr(
-                        &ours,
-                        ACCESS,
-                        &acl(&[(USER_OBJ, 6, 0), (GROUP_OBJ, 0, 0), (OTHER, 4, 0)]),
-                    );
-                    let late = rights(&ours);
-                    draft.commit().unwrap();
-                    assert_eq!(rights(&ours), late, "{kind}, {umask:o}: late");
-                    // An explicit mode is exact, also where an ACL would be inherited.
-                    let exact = Draft::options().mode(0o646);
-                    draft_of(exact, &dir.join("exact"), b"x")
-                        .unwrap()
-                        .commit()
-                        .unwrap();
-                    let (_, _, mode, values) = rights(&dir.join("exact"));
-                    assert_eq!((mode & 0o7777, &values[0]), (0o646, &None), "{kind}");
-                }
-            }
-        });
-        child.argument("UNNAMED", unnamed).succeed();
-    }
-}
-
-/// A new file that is private is never open to others, whatever the directory gives to new files.
-#[test]
-fn a_private_new_file_is_private_from_the_first_moment() {
-    if !may_be_others() {
-        return;
-    }
-    for unnamed in ["1", ""] {
-        let mut child = scenario!(|| {
-            let Some(disk) = disk_with_or_without_unnamed_files() else {
-                return;
-            };
-            // SAFETY: takes a number; this process has one thread.
-            unsafe { libc::umask(0) };
-            for mode in [0o777, 0o2777, 0o1777] {
-                let dir = disk.path().join(format!("{mode:o}"));
-                fs::create_dir(&dir).unwrap();
-                default_acl(&dir);
-                chown(&dir, None, Some(4321)).unwrap();
-                chmod(&dir, mode);
-                let path = dir.join("new");
-                let watchers = watch(&path, &[(false, false); USERS.len()]);
-                for _ in 0..20 {
-                    let options = Draft::options().mode(0o600).create_new(true).durable(false);
-                    draft_of(options, &path, b"secret")
-                        .unwrap()
-                        .commit()
-                        .unwrap();
-                    let (_, _, now, values) = rights(&path);
-                    assert_eq!((now & 0o7777, &values[0]), (0o600, &None), "{mode:o}");
-                    fs::remove_file(&path).unwrap();
-                }
-                file_with(&dir, "stop", b"");
-                for watcher in watchers {
-                    assert!(watcher.wait().success(), "{mode:o}: was opened");
-                }
-            }
-        });
-        child.argument("UNNAMED", unnamed).succeed();
-    }
 }
 
 /// Without privileges: an owner that cannot be kept is refused at `create`, or gives no user more.
@@ -420,6 +350,62 @@ fn an_owner_that_cannot_be_kept() {
         // The group that it has now has no more than all others.
         assert!(!as_user(2002, 65534, || File::open(&path).is_ok()));
         assert!(as_user(2001, 2001, || File::open(&path).is_ok()));
+    })
+    .succeed();
+}
+
+/// Without privileges, a file of a group that this user is not in: neither those of its own group nor those that were in
+/// the other one get more than before, whatever the file gave to each of them.
+#[test]
+fn a_group_that_cannot_be_kept() {
+    if !may_be_others() {
+        return;
+    }
+    scenario!(|| {
+        let dir = temp_dir();
+        chmod(dir.path(), 0o777);
+        let named = |group, other| {
+            [
+                (USER_OBJ, 6, 0),
+                (USER, 4, 2001),
+                (GROUP_OBJ, group, 0),
+                (MASK, 6, 0),
+                (OTHER, other, 0),
+            ]
+        };
+        for (mode, named) in [
+            (0o604, None),
+            (0o640, None),
+            (0o664, None),
+            (0o646, None),
+            (0o664, Some(named(0, 4))),
+            (0o660, Some(named(6, 0))),
+            (0o664, Some(named(4, 6))),
+        ] {
+            let path = file(dir.path(), mode);
+            chown(&path, Some(1234), Some(4321)).unwrap();
+            if let Some(entries) = named {
+                set_xattr(&path, ACCESS, &acl(&entries)).unwrap();
+            }
+            let before = access(&path);
+            let replaced = as_user(1234, 1234, || {
+                let draft = draft_of(Draft::options(), &path, b"new").unwrap();
+                draft.commit().is_ok()
+            });
+            assert!(replaced, "{mode:o}");
+            assert_eq!(fs::metadata(&path).unwrap().gid(), 1234);
+            let after = access(&path);
+            for (before, after) in before.iter().zip(&after) {
+                let has_more = after.0 > before.0 || after.1 > before.1;
+                assert!(!has_more, "{mode:o}, {named:?}: {after:?} of {before:?}");
+            }
+            // The owner, and who is named, keep what they had.
+            assert_eq!(after[2], before[2], "{mode:o}, {named:?}");
+            if named.is_some() {
+                assert_eq!(after[0], before[0], "{mode:o}, {named:?}");
+            }
+            fs::remove_file(&path).unwrap();
+        }
     })
     .succeed();
 }
