@@ -53,7 +53,7 @@ pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
     let mut base: Option<OwnedFd> = None;
     let mut folder = PathBuf::new();
     let mut rest = path.to_path_buf();
-    for _ in 0..LINKS_MAX {
+    for _ in 0..=LINKS_MAX {
         let name = open_parent(path, base, &folder, &rest)?;
         let Some(found) = &name.found else {
             return Ok(Resolved::Name(name));

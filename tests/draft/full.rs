@@ -299,9 +299,11 @@ fn of_a_quota_for_the_other_types() {
         unsafe { std::env::set_var("TMPDIR", &dir) };
         let (pipe, end) = crate::support::pipe::pipe();
         let feeder = crate::support::pipe::feed(end, vec![7; BYTES]);
-        let copy = Snapshot::options().memory_limit(1 << 20).from_fd(&pipe);
+        let options = Snapshot::options().memory_limit(1 << 20).spill(true);
+        let copy = options.from_fd(&pipe);
+        drop(pipe);
         feeder.join().unwrap();
-        assert!(copy.is_ok_and(|copy| copy.iter().all(|&byte| byte == 7)));
+        assert!(copy.unwrap().iter().all(|&byte| byte == 7));
         assert_eq!(names(&dir), ["file"]);
         wait_for_free(disk.path(), before - (1 << 20), "the other types");
     })

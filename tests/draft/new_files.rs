@@ -91,6 +91,7 @@ const CASES: [Case; 13] = [
         let dir = directory(dir);
         let source = dir.with_file_name("source");
         fs::create_dir(&source).unwrap();
+        chmod(&source, 0o777);
         default_acl(&source);
         mount(source.to_str().unwrap(), &dir, None, libc::MS_BIND, "");
         dir.join("new")
