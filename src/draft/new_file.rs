@@ -181,6 +181,11 @@ impl NewFile {
         Err(Error::too_large(Some(self.path()), limit))
     }
 
+    /// True if its file system keeps files in memory.
+    pub(super) fn is_memory(&self) -> bool {
+        FileSystem::from_fd(self.file().as_fd()).is_ok_and(|system| system == FileSystem::Tmpfs)
+    }
+
     /// The file, open for reading only: through it nothing can change the bytes.
     pub(super) fn read_only(&self) -> Result<&File> {
         if self.read_only.get().is_none() {

@@ -141,7 +141,8 @@ setters! {
 
     /// The most bytes to keep in memory; a longer draft is written to its unnamed file from the start. That needs a
     /// file system where stores into reserved space cannot fail (ext4, xfs, tmpfs); elsewhere, and in place, a longer
-    /// draft is [`TooLarge`](crate::Error::TooLarge). Default: half of the memory that is available.
+    /// draft is [`TooLarge`](crate::Error::TooLarge). On tmpfs, drafts of 1 MiB and more are always in their file.
+    /// Default: half of the memory that is available.
     ///
     /// # Examples
     /// ```

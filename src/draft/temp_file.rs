@@ -46,6 +46,10 @@ impl TempFile {
 
     fn create_hidden(target: &TargetName) -> Result<Self> {
         let error = |e| target.error("open", e);
+        if dir::attributes(target.dir()) & libc::STATX_ATTR_APPEND as u64 != 0 {
+            // A name in an append-only directory can neither be changed nor removed.
+            return Err(error(io::Error::from_raw_os_error(libc::EPERM)));
+        }
         let dir = target.dir().try_clone_to_owned().map_err(error)?;
         let name = temp_name(&target.name.name).map_err(error)?;
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | libc::O_NOFOLLOW;
