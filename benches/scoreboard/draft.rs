@@ -12,6 +12,8 @@ use crate::{files, size};
 
 const ROOM: &str = "draft";
 const SMALL: usize = 1 << 20;
+/// The output of a linker.
+const LINKED: usize = 64 << 20;
 
 pub fn measure(board: &mut Board) -> io::Result<()> {
     for len in [SMALL, 256 << 20] {
@@ -20,7 +22,39 @@ pub fn measure(board: &mut Board) -> io::Result<()> {
             board.measure(create(name, len)?);
         }
     }
+    let name = format!("create {}, not durable", size::name(LINKED as u64));
+    if board.wants(ROOM, &name, LINKED as u64) {
+        board.measure(not_durable(name, LINKED)?);
+    }
     Ok(())
+}
+
+/// As a linker writes its output. All replace the file of the round before.
+fn not_durable(name: String, len: usize) -> io::Result<Workload<'static>> {
+    let dir = tempfile::tempdir_in(files::directory()?)?;
+    let ours = dir.path().join("ours");
+    let (map, new) = (dir.path().join("map"), dir.path().join("map.new"));
+    // The last contender holds the directory.
+    let workload = Workload::new(ROOM, name, Unit::Rate(len as u64))
+        .writes(len)
+        .stillmap("Draft", move || {
+            Sample::of(1, || {
+                let options = Draft::options().durable(false);
+                let mut draft = options.create(&ours, len).expect("create");
+                fill(&mut draft);
+                draft.commit().expect("commit");
+                length(&ours)
+            })
+        })
+        .peer("memmap2, rename", move || {
+            let _ = &dir;
+            Sample::of(1, || {
+                map_and_fill(&new, len);
+                fs::rename(&new, &map).expect("rename");
+                length(&map)
+            })
+        });
+    Ok(workload.claim(0.9, "memmap2, rename"))
 }
 
 fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
@@ -60,7 +94,8 @@ fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
         })
         .peer("memmap2, flush, rename", move || {
             Sample::of(1, || {
-                let file = map_and_fill(&map.1, len);
+                let (file, bytes) = map_and_fill(&map.1, len);
+                bytes.flush().expect("flush");
                 publish(&file, &map.1, &map.0);
                 length(&map.0)
             })
@@ -83,8 +118,8 @@ fn create(name: String, len: usize) -> io::Result<Workload<'static>> {
     })
 }
 
-/// A new file, filled through memmap2 and flushed.
-fn map_and_fill(path: &Path, len: usize) -> File {
+/// A new file, filled through memmap2.
+fn map_and_fill(path: &Path, len: usize) -> (File, memmap2::MmapMut) {
     let mut options = File::options();
     let options = options.read(true).write(true).create(true).truncate(true);
     let file = options.open(path).expect("create");
@@ -92,8 +127,7 @@ fn map_and_fill(path: &Path, len: usize) -> File {
     // SAFETY: no other code has the file.
     let mut bytes = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("map");
     fill(&mut bytes);
-    bytes.flush().expect("flush");
-    file
+    (file, bytes)
 }
 
 /// What each produces: words that are all different.

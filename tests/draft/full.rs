@@ -98,9 +98,10 @@ fn of_tmpfs() {
 
 /// Waits until so much is free: xfs and btrfs free the blocks of a removed file a little later.
 fn wait_for_free(dir: &Path, bytes: u64, what: impl std::fmt::Display) {
+    let root = fs::File::open(dir).unwrap();
     for _ in 0..1000 {
-        // SAFETY: takes nothing.
-        unsafe { libc::sync() };
+        // SAFETY: takes a descriptor.
+        unsafe { libc::syncfs(std::os::fd::AsRawFd::as_raw_fd(&root)) };
         if free(dir) >= bytes {
             return;
         }
@@ -116,7 +117,9 @@ fn too_much_by_little_or_by_far(kind: &str) {
     };
     let path = disk.path().join("file");
     fs::write(&path, b"old").unwrap();
-    fs::File::open(&path).unwrap().sync_all().unwrap();
+    let file = fs::File::options().read(true).write(true).open(&path);
+    let file = file.unwrap();
+    file.sync_all().unwrap();
     let before = free(disk.path());
     for replace in [Replace::Rename, Replace::InPlace] {
         let options = Draft::options().replace(replace);
@@ -143,6 +146,19 @@ fn too_much_by_little_or_by_far(kind: &str) {
         }
         assert_eq!(fs::read(&path).unwrap(), b"old", "{kind}, {replace:?}");
         wait_for_free(disk.path(), before, format_args!("{kind}, {replace:?}"));
+    }
+    for len in [before as usize + 1, before as usize * 2] {
+        let shared = Shared::<[AtomicU8]>::create_slice(disk.path().join("shared"), len);
+        let error = shared.map(drop).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+        // SAFETY: this test alone knows the file.
+        let mut grows = unsafe { Exclusive::options().map_unguarded(&file) }.unwrap();
+        let error = grows.resize(len).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
+        drop(grows);
+        assert_eq!(fs::read(&path).unwrap(), b"old", "{kind}");
+        assert!(!disk.path().join("shared").exists(), "{kind}");
+        wait_for_free(disk.path(), before, kind);
     }
 }
 
