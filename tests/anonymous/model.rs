@@ -94,7 +94,7 @@ fn of_reserved_huge_pages() {
 #[test]
 fn placed() {
     let options = Anonymous::options()
-        .hint_address(0x2000_0000_0000)
+        .hint_address(0x2000_0000 << (usize::BITS / 2 - 16))
         .huge_pages(HugePages::Never);
     assert_behaves_like_a_vec(options, 100_000, 50);
 }

@@ -9,8 +9,11 @@ use stillmap::{Anonymous, Error, HugePages};
 fn hole(len: usize) -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     // Far from everything that the kernel places by itself; every call gets a part of its own.
-    static NEXT: AtomicUsize = AtomicUsize::new(0x1000_0000_0000);
-    let start = NEXT.fetch_add(len.next_multiple_of(1 << 30), Ordering::SeqCst);
+    static NEXT: AtomicUsize = AtomicUsize::new(0x1000_0000 << (usize::BITS / 2 - 16));
+    let start = NEXT.fetch_add(
+        len.next_multiple_of(1 << (usize::BITS / 2 - 2)),
+        Ordering::SeqCst,
+    );
     assert_eq!(mapping_at(start), None);
     start
 }
