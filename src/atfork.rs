@@ -23,20 +23,20 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::sync::{Lock, Rank};
+use crate::once::OnceBox;
+use crate::sync::{ProcessLock, Rank};
 use crate::sys::{atfork, clock, file, memory, process};
 use crate::table::{Claimed, Table};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 static TABLE: Table<ForkEntry> = Table::new();
 
 /// What the number of a registered descriptor leads to in a child. Set once the handler is installed.
-static EMPTY_FILE: OnceLock<OwnedFd> = OnceLock::new();
+static EMPTY_FILE: OnceBox<OwnedFd> = OnceBox::new();
 
 /// Forks of this process: those that wait for [`MAKERS`] or have begun, those that have begun, those that are over.
 static WANTED: AtomicU64 = AtomicU64::new(0);
@@ -211,7 +211,7 @@ extern "C" fn after_fork() {
 
 /// Installs the handler, unless it is installed: what [`Process`] and [`NotForChildren`] need.
 pub(crate) fn install() -> Result<()> {
-    static INSTALLING: Lock<()> = Lock::new(Rank::AtFork, ());
+    static INSTALLING: ProcessLock<()> = ProcessLock::new(Rank::AtFork);
     if EMPTY_FILE.get().is_some() {
         return Ok(());
     }
@@ -222,7 +222,7 @@ pub(crate) fn install() -> Result<()> {
     let empty = empty_memfd().map_err(|e| Error::os("memfd_create", None, e))?;
     atfork::register(Some(before_fork), Some(after_fork), in_child)
         .map_err(|e| Error::os("pthread_atfork", None, e))?;
-    let _ = EMPTY_FILE.set(empty);
+    EMPTY_FILE.set(empty);
     Ok(())
 }
 

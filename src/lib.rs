@@ -122,6 +122,8 @@ mod locked_pages;
 #[cfg(target_os = "linux")]
 mod mapped_file;
 #[cfg(target_os = "linux")]
+mod once;
+#[cfg(target_os = "linux")]
 mod open_all;
 #[cfg(target_os = "linux")]
 mod pages;

@@ -1,7 +1,6 @@
 //! Page sizes, and rounding to pages.
 
 use crate::sys;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The size of a page of memory, in bytes: a power of two, 4096 on most machines.
@@ -60,8 +59,18 @@ pub fn align_down(n: usize) -> usize {
 /// }
 /// ```
 pub fn huge_size() -> Option<usize> {
-    static SIZE: OnceLock<Option<usize>> = OnceLock::new();
-    *SIZE.get_or_init(|| sys::huge_page_size().filter(|size| size.is_power_of_two()))
+    // 0: not known yet; 1: none. As in `size`.
+    static SIZE: AtomicUsize = AtomicUsize::new(0);
+    let size = match SIZE.load(Ordering::Relaxed) {
+        0 => {
+            let size = sys::huge_page_size().filter(|size| size.is_power_of_two());
+            let size = size.unwrap_or(1);
+            SIZE.store(size, Ordering::Relaxed);
+            size
+        }
+        size => size,
+    };
+    (size > 1).then_some(size)
 }
 
 #[cfg(test)]

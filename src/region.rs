@@ -10,6 +10,7 @@
 
 use crate::error::{Error, Result};
 use crate::locked_pages::LockedPages;
+use crate::once::OnceBox;
 use crate::page;
 use crate::range::whole_pages;
 use crate::sys::memory::{self, Address, PageKind};
@@ -20,7 +21,6 @@ use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, OnceLock};
 
 /// Whether mremap(2) was refused a range of more than one area.
 fn spans_several_vmas(error: &io::Error) -> bool {
@@ -43,7 +43,7 @@ pub(crate) struct Region {
     /// The owner if memmap2 made it and it was never moved; else this type unmaps.
     raw: Option<MmapRaw>,
     /// Created at first use.
-    locked: OnceLock<Arc<LockedPages>>,
+    locked: OnceBox<LockedPages>,
 }
 
 // SAFETY: a Region is an address range that it alone owns; which references may be made into it, and from which
@@ -60,7 +60,7 @@ impl Region {
             start: NonNull::new(start).unwrap_or(NonNull::dangling()),
             len: 0,
             raw: None,
-            locked: OnceLock::new(),
+            locked: OnceBox::new(),
         }
     }
 
@@ -212,7 +212,7 @@ impl Region {
             start: NonNull::new(start).unwrap_or(NonNull::dangling()),
             len,
             raw: Some(raw),
-            locked: OnceLock::new(),
+            locked: OnceBox::new(),
         }
     }
 
@@ -221,7 +221,7 @@ impl Region {
             start,
             len,
             raw: None,
-            locked: OnceLock::new(),
+            locked: OnceBox::new(),
         }
     }
 
@@ -242,11 +242,7 @@ impl Region {
 
     /// Its locked pages; `None` if nothing is mapped.
     pub(crate) fn locked_pages(&self) -> Option<&LockedPages> {
-        self.locked().map(|locked| &**locked)
-    }
-
-    fn locked(&self) -> Option<&Arc<LockedPages>> {
-        let new = || Arc::new(LockedPages::new(self.addresses()));
+        let new = || LockedPages::new(self.addresses());
         (self.len > 0).then(|| self.locked.get_or_init(new))
     }
 
@@ -366,7 +362,7 @@ impl Region {
     fn moved_to(&mut self, start: NonNull<u8>, len: usize) {
         mem::forget(self.raw.take());
         // Only a leaked guard can be left.
-        self.locked = OnceLock::new();
+        self.locked = OnceBox::new();
         self.start = start;
         self.len = len;
     }

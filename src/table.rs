@@ -1,17 +1,17 @@
 //! Entries that are never freed, so that a signal handler, a fork handler or a thread that takes no lock can look at
 //! all of them at any time. Entries are reused, so their fields are atomic.
 
+use crate::once::OnceBox;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::fmt;
 use std::ops::Deref;
-use std::sync::OnceLock;
 
 /// Entries of the first block. Each further block has twice as many as the one before.
 const FIRST_BLOCK: usize = 32;
 
 /// Blocks of entries, chained.
 pub(crate) struct Table<T: 'static> {
-    first: OnceLock<&'static EntryBlock<T>>,
+    first: OnceBox<EntryBlock<T>>,
 }
 
 struct EntryBlock<T: 'static> {
@@ -20,7 +20,7 @@ struct EntryBlock<T: 'static> {
     claimed: AtomicUsize,
     /// Where to look for a free one first.
     next_free: AtomicUsize,
-    next: OnceLock<&'static EntryBlock<T>>,
+    next: OnceBox<EntryBlock<T>>,
 }
 
 #[derive(Default)]
@@ -37,21 +37,19 @@ pub(crate) struct Claimed<T: 'static> {
 
 impl<T: Default> Table<T> {
     pub(crate) const fn new() -> Self {
-        let first = OnceLock::new();
+        let first = OnceBox::new();
         Table { first }
     }
 
     /// All entries, including those that are not claimed. Takes no lock and allocates nothing.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &'static T> {
-        // Reading a OnceLock is one atomic load.
-        let first = self.first.get().copied();
-        let blocks = std::iter::successors(first, |block| block.next.get().copied());
+    pub(crate) fn iter(&'static self) -> impl Iterator<Item = &'static T> {
+        let blocks = std::iter::successors(self.first.get(), |block| block.next.get());
         blocks.flat_map(|block| block.entries.iter().map(|entry| &entry.value))
     }
 
     /// An entry that no other caller has, as its last owner left it. Allocates where all are claimed.
-    pub(crate) fn claim(&self) -> Claimed<T> {
-        let mut block = *self.first.get_or_init(|| EntryBlock::new(FIRST_BLOCK));
+    pub(crate) fn claim(&'static self) -> Claimed<T> {
+        let mut block = self.first.get_or_init(|| EntryBlock::new(FIRST_BLOCK));
         loop {
             if let Some(index) = block.claim() {
                 return Claimed { block, index };
@@ -63,15 +61,15 @@ impl<T: Default> Table<T> {
 }
 
 impl<T: Default> EntryBlock<T> {
-    fn new(len: usize) -> &'static Self {
-        Box::leak(Box::new(EntryBlock {
+    fn new(len: usize) -> Self {
+        EntryBlock {
             entries: std::iter::repeat_with(TableEntry::default)
                 .take(len)
                 .collect(),
             claimed: AtomicUsize::new(0),
             next_free: AtomicUsize::new(0),
-            next: OnceLock::new(),
-        }))
+            next: OnceBox::new(),
+        }
     }
 
     fn claim(&self) -> Option<usize> {

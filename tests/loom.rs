@@ -4,6 +4,8 @@
 
 #[path = "../src/shared/fault_entry.rs"]
 mod fault_entry;
+#[path = "../src/once.rs"]
+mod once;
 #[path = "../src/table.rs"]
 mod table;
 
@@ -298,7 +300,7 @@ fn a_late_fault_leaves_the_next_mapping_of_the_entry_alone() {
     });
 }
 
-/// With its first block: loom does not know the `OnceLock` that publishes a block.
+/// With its first block: loom does not know the atomics of `OnceBox`, which publishes a block.
 fn table() -> &'static Table<AtomicUsize> {
     let table = Box::leak(Box::new(Table::new()));
     drop(table.claim());

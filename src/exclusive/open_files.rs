@@ -1,7 +1,7 @@
 //! The files that this process edits. It would block on its own lease if it opened one of them again.
 
 use crate::atfork::Process;
-use crate::sync::{Lock, Rank};
+use crate::sync::{ProcessLock, Rank};
 use crate::sys::dir;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 /// Device and inode.
 pub(crate) type FileId = (u64, u64);
 
-static OPEN_FILES: Lock<Vec<OpenFile>> = Lock::new(Rank::ExclusiveFiles, Vec::new());
+static OPEN_FILES: ProcessLock<Vec<OpenFile>> = ProcessLock::new(Rank::ExclusiveFiles);
 
 #[derive(Debug)]
 struct OpenFile {

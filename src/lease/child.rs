@@ -30,13 +30,11 @@ const TIMESTAMP_STEP_NS: i64 = 20_000_000;
 /// The clock of file times before the fork.
 static FORKED_AT: AtomicI64 = AtomicI64::new(0);
 
-/// Installs the handlers, after those of [`atfork`]. `reset` runs before them in a child. Called by one
-/// thread at a time.
-pub(super) fn install(reset: unsafe extern "C" fn()) -> io::Result<()> {
+/// Installs the handlers, after those of [`atfork`]. Called by one thread at a time.
+pub(super) fn install() -> io::Result<()> {
     static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
     atfork::install().map_err(io::Error::from)?;
     if !IS_INSTALLED.load(Ordering::Relaxed) {
-        handlers::register(None, None, reset)?;
         handlers::register(Some(before_fork), None, in_child)?;
         IS_INSTALLED.store(true, Ordering::Relaxed);
     }

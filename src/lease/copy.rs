@@ -7,6 +7,7 @@ use super::table::{DONE, Data, LIVE, LeaseData, LeaseEntry, ReadData, SWAPPED};
 use crate::backing::Backing;
 use crate::file_system::FileSystem;
 use crate::input::copy_into;
+use crate::once::OnceBox;
 use crate::sys::file::{self, Stat};
 use crate::sys::unnamed::{self, PATH_MAX};
 use crate::sys::{lease, memory, process};
@@ -18,7 +19,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 /// A mapping of at most this many bytes is copied into memory even where the file could be cloned: that needs no disk.
@@ -28,7 +28,7 @@ const COPY_RATHER_THAN_CLONE_MAX: u64 = 4 << 20;
 const COPY_CHUNK: usize = 4 << 20;
 
 /// `TMPDIR`, or its default.
-static TEMP_DIR: OnceLock<CString> = OnceLock::new();
+static TEMP_DIR: OnceBox<CString> = OnceBox::new();
 
 /// To be called before the copier starts.
 pub(super) fn prepare() {

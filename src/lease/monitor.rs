@@ -8,13 +8,13 @@
 use super::copy;
 use super::deadline::Deadline;
 use super::table::{BUSY, LIVE, LeaseEntry, TABLE, WORKING};
+use crate::once::OnceBox;
 use crate::sync;
 use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ static MOVING: AtomicI32 = AtomicI32::new(-1);
 static IS_ACKNOWLEDGING: AtomicBool = AtomicBool::new(false);
 
 /// Stays open, because opening it later may fail (chroot(2), no descriptors).
-static BREAK_TIME_FILE: OnceLock<OwnedFd> = OnceLock::new();
+static BREAK_TIME_FILE: OnceBox<OwnedFd> = OnceBox::new();
 
 /// `fs.lease-break-time` in ms when it was last read.
 static BREAK_TIME: AtomicU64 = AtomicU64::new(0);
@@ -57,7 +57,7 @@ pub(super) fn prepare() -> io::Result<()> {
     if BREAK_TIME_FILE.get().is_none() {
         let file = lease::open_break_time()?;
         read_break_time(&file).ok_or(io::ErrorKind::InvalidData)?;
-        let _ = BREAK_TIME_FILE.set(file);
+        BREAK_TIME_FILE.set(file);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::input::Source;
 use crate::locked_pages::LockedPages;
 use crate::reason::Reason;
 use crate::region::Region;
-use crate::sync::{Lock, Rank};
+use crate::sync::{ProcessLock, Rank};
 use crate::sys::file::{self, Stat};
 use crate::sys::lease::{self, Lease};
 use crate::table::Claimed;
@@ -30,15 +30,14 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// Bytes that are faulted in between two checks of the lease; a copy has all its pages.
 const POPULATE_CHUNK: usize = 2 << 20;
 
-/// The leased files of this process. Never freed; replaced by a new list in a child that was forked while another thread
-/// held the lock.
-static FILES: AtomicPtr<Lock<Files>> = AtomicPtr::new(ptr::null_mut());
+/// The leased files of this process.
+static FILES: ProcessLock<Files> = ProcessLock::new(Rank::Leases);
 
 #[derive(Default)]
 struct Files {
@@ -56,36 +55,12 @@ struct KnownMapping {
     memory_limit: Option<u64>,
 }
 
-fn files() -> &'static Lock<Files> {
-    let mut files = FILES.load(Ordering::Acquire);
-    if files.is_null() {
-        let new = Box::into_raw(Box::new(Lock::new(Rank::Leases, Files::default())));
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        files = match FILES.compare_exchange(ptr::null_mut(), new, order.0, order.1) {
-            Ok(_) => new,
-            // Another thread was faster; this happens once at most, and leaks a few words.
-            Err(first) => first,
-        };
-    }
-    // SAFETY: never null here, and never freed.
-    unsafe { &*files }
-}
-
-/// In a forked child: a thread that does not exist there may hold the lock.
-extern "C" fn reset_in_child() {
-    let files = FILES.load(Ordering::Acquire);
-    // SAFETY: null, or never freed.
-    if unsafe { files.as_ref() }.is_some_and(Lock::is_locked) {
-        FILES.store(ptr::null_mut(), Ordering::Release);
-    }
-}
-
 /// Reserves the address space that the handling of a break needs for a mapping of `len` bytes.
 pub(super) fn reserve_space(len: usize) -> io::Result<()> {
     if space::fits(len) {
         return Ok(());
     }
-    let _one_thread = files().lock();
+    let _one_thread = FILES.lock();
     space::reserve(len)
 }
 
@@ -122,8 +97,8 @@ impl<F: AsFd> LeaseHolder<F> {
     /// Sets a lease. Starts the monitor if it does not run.
     pub(super) fn new(file: Arc<F>, opened: BeforeForks, lease: Lease) -> io::Result<Self> {
         if !copier::is_running() {
-            let _one_thread = files().lock();
-            child::install(reset_in_child)?;
+            let _one_thread = FILES.lock();
+            child::install()?;
             threads::start()?;
         }
         let entry = OwnEntry(TABLE.claim());
@@ -300,7 +275,7 @@ fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
         range,
         memory_limit,
     };
-    let mut files = files().lock();
+    let mut files = FILES.lock();
     let mappings = files.mappings.entry(inner.stat.stamp.inode());
     mappings.or_default().push(known);
 }
@@ -342,7 +317,7 @@ impl LeasedMapping {
         range: &Range<u64>,
         memory_limit: Option<u64>,
     ) -> Option<(Self, usize)> {
-        let files = files().lock();
+        let files = FILES.lock();
         let known = files.mappings.get(&stat.stamp.inode())?;
         let found = known.iter().find(|known| {
             known.stat.stamp == stat.stamp
@@ -427,7 +402,7 @@ impl fmt::Debug for LeasedMapping {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let mut files = files().lock();
+        let mut files = FILES.lock();
         if let Entry::Occupied(mut known) = files.mappings.entry(self.stat.stamp.inode()) {
             known
                 .get_mut()

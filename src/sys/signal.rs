@@ -7,11 +7,11 @@
 //! cannot cause an endless loop.
 
 use super::retry_eintr;
+use crate::once::OnceBox;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Returns whether the fault at an address was handled, so that the access can be tried again.
 /// Runs in a signal handler, with all signals blocked: it may not allocate, lock or panic.
@@ -28,8 +28,8 @@ pub(crate) enum FaultCause {
 
 /// One installation of the handler.
 struct HandlerLayer {
-    /// The handler that it was put in front of. Reading a `OnceLock` is one atomic load, fit for a signal handler.
-    before: OnceLock<libc::sigaction>,
+    /// The handler that it was put in front of.
+    before: OnceBox<libc::sigaction>,
     /// A handler with `SA_RESETHAND` gets one signal.
     spent: AtomicBool,
 }
@@ -37,14 +37,34 @@ struct HandlerLayer {
 impl HandlerLayer {
     const fn new() -> Self {
         HandlerLayer {
-            before: OnceLock::new(),
+            before: OnceBox::new(),
             spent: AtomicBool::new(false),
         }
     }
+
+    /// Whether it passes on what is not ours to `front`; a layer that was not used before does from here on.
+    fn is_before(&self, front: &libc::sigaction) -> bool {
+        self.before.get().is_none() && self.before.set(*front)
+            || !self.spent.load(Ordering::Relaxed)
+                && self
+                    .before
+                    .get()
+                    .is_some_and(|before| is_same(before, front))
+    }
+}
+
+fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
+    let blocks = |action: &libc::sigaction, signal| {
+        // SAFETY: sigismember(3) reads the word that has the signal.
+        unsafe { libc::sigismember(&action.sa_mask, signal) }
+    };
+    one.sa_sigaction == other.sa_sigaction
+        && one.sa_flags == other.sa_flags
+        && (1..=64).all(|signal| blocks(one, signal) == blocks(other, signal))
 }
 
 static LAYERS: [HandlerLayer; 8] = [const { HandlerLayer::new() }; 8];
-static FAULT_HANDLER: OnceLock<FaultHandler> = OnceLock::new();
+static FAULT_HANDLER: OnceBox<FaultHandler> = OnceBox::new();
 
 type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
 
@@ -59,10 +79,11 @@ const HANDLERS: [Handler; 8] = [
     handle::<7>,
 ];
 
-/// Puts the handler in front, unless it is there already. After eight installations the program's handler stays.
+/// Puts the handler in front, unless it is there already. After eight installations in front of different handlers the
+/// program's handler stays.
+///
+/// No lock, which a forked child could find held: two threads that install at once use the same layer.
 pub(crate) fn install_sigbus_handler(handler: FaultHandler) -> io::Result<()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     FAULT_HANDLER.get_or_init(|| handler);
     let front = action(None)?;
     if HANDLERS.iter().any(|&h| address(h) == front.sa_sigaction) {
@@ -70,7 +91,7 @@ pub(crate) fn install_sigbus_handler(handler: FaultHandler) -> io::Result<()> {
     }
     for (layer, &handler) in LAYERS.iter().zip(&HANDLERS) {
         // Known before the handler can run: a fault in between finds where to go.
-        if layer.before.set(front).is_ok() {
+        if layer.is_before(&front) {
             let mut ours = default();
             ours.sa_sigaction = address(handler);
             ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;

@@ -2,12 +2,15 @@
 
 use super::Folder;
 use super::support::child::{Forked, scenario};
+use super::support::skip;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use stillmap::{Backing, Snapshot};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread;
+use stillmap::{Backing, Exclusive, Shared, Snapshot};
 
 const LEN: usize = 2 << 20;
 
@@ -180,6 +183,57 @@ fn dropping_in_the_parent_gives_the_lease_back() {
         let mut status = 0;
         // SAFETY: `status` is valid for the result.
         assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    })
+    .succeed();
+}
+
+/// A fork in one thread while another opens files: the child finds no lock of the crate held by a thread that it does not
+/// have. Before: it waited for ever for the list of edited files.
+#[test]
+fn a_child_forked_while_another_thread_opens_files_can_open_files() {
+    const CHILDREN: usize = 40;
+    const EDITED: usize = 200;
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let file = |name: &str, len| {
+            let path = folder.path().join(name);
+            fs::write(&path, vec![5; len]).unwrap();
+            path
+        };
+        // The longer the list, the longer its lock is held.
+        let edited = (0..EDITED).map(|number| Exclusive::open(file(&number.to_string(), 4096)));
+        let Ok(_edited) = edited.collect::<Result<Vec<_>, _>>() else {
+            return skip("no write leases here");
+        };
+        let (one, other, shared) = (file("one", 4096), file("other", 4096), file("shared", LEN));
+        let use_all = |edited: &PathBuf| {
+            // Busy, in a child: another child may have it open.
+            let _ = Exclusive::open(edited);
+            drop(Snapshot::open(&shared).unwrap());
+            drop(Shared::<[AtomicU8]>::open_slice(&other).unwrap());
+        };
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        use_all(&one);
+                    }
+                });
+            }
+            for _ in 0..CHILDREN {
+                let status = fork(|| {
+                    // Ends a child that waits for ever.
+                    // SAFETY: takes a number.
+                    unsafe { libc::alarm(120) };
+                    use_all(&one);
+                });
+                assert!(status.success(), "{status}");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
     })
     .succeed();
 }
