@@ -247,6 +247,15 @@ pub(crate) fn close_behind(fd: BorrowedFd<'_>) {
     }
 }
 
+/// In a forked child: closes what is behind a descriptor, in any case.
+pub(crate) fn close_in_child(fd: BorrowedFd<'_>) {
+    let replaced = empty_file().and_then(|empty| atfork::replace(fd.as_raw_fd(), empty));
+    if replaced.is_err() {
+        // The owner of the number closes nothing later.
+        atfork::close(fd.as_raw_fd());
+    }
+}
+
 /// Address range and descriptor that children of this process must not use, until this is dropped. None at first.
 #[derive(Debug)]
 pub(crate) struct NotForChildren {
@@ -397,7 +406,7 @@ extern "C" fn in_child() {
         if fd >= 0 {
             // SAFETY: the value that registered it keeps the number open until it clears it here.
             #[allow(unsafe_code)]
-            close_behind(unsafe { BorrowedFd::borrow_raw(fd) });
+            close_in_child(unsafe { BorrowedFd::borrow_raw(fd) });
         }
     }
 }

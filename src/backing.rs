@@ -16,7 +16,7 @@ pub enum Backing {
     Memory,
     /// A seal on a memfd, or fs-verity: the kernel lets no process change them, ever.
     Sealed,
-    /// A file system whose driver never writes: squashfs, erofs, iso9660, or an overlay of nothing else.
+    /// A file system whose driver never writes: squashfs, erofs, iso9660.
     ReadOnly,
     /// A read lease: the kernel blocks a writer until the bytes are copied.
     Leased,

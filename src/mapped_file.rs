@@ -72,17 +72,34 @@ impl MappedFile {
         len: usize,
         set_size: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let window = FileWindow { len, ..self.window };
-        let mapped = window.mapped().saturating_add(self.offset_in_page);
-        whole_pages(mapped, page::size())?;
         // A mapping that is longer than the file does no harm, so it grows first, and shrinks last.
+        self.make_room(len)?;
+        set_size()?;
+        self.set_len(len);
+        Ok(())
+    }
+
+    /// Makes the mapping long enough for a window of `len` bytes.
+    pub(crate) fn make_room(&mut self, len: usize) -> Result<()> {
+        let mapped = self.mapped_for(len);
+        whole_pages(mapped, page::size())?;
         if mapped > self.region.len() {
             self.region.resize(mapped, page::size())?;
         }
-        set_size()?;
-        let _ = self.region.resize(mapped, page::size());
-        self.window = window;
         Ok(())
+    }
+
+    /// Changes the length of the window, for which there is room, after that of the file.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        let mapped = self.mapped_for(len);
+        self.window.len = len;
+        let _ = self.region.resize(mapped, page::size());
+    }
+
+    /// Bytes to map for a window of `len` bytes.
+    fn mapped_for(&self, len: usize) -> usize {
+        let window = FileWindow { len, ..self.window };
+        window.mapped().saturating_add(self.offset_in_page)
     }
 
     /// Unmaps everything.

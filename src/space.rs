@@ -3,7 +3,7 @@
 
 use crate::file_system::FileSystem;
 use crate::sys::space::{self, Fallocate};
-use crate::sys::{limits, write};
+use crate::sys::{lease, limits, sync, write};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -24,8 +24,8 @@ pub(crate) type Check<'a> = dyn Fn() -> io::Result<()> + 'a;
 /// Bytes that are allocated between two looks at whether they still may be.
 const ALLOCATE_CHUNK: u64 = 64 << 20;
 
-/// Bytes written at a time where fallocate(2) is not supported.
-const ZEROS_CHUNK: usize = 256 << 10;
+/// Bytes that are written, and written to the disk, at a time where fallocate(2) is not supported.
+const ZEROS_CHUNK: usize = 1 << 20;
 
 /// xfs frees the blocks of a removed file in the background: how often to look again, and after which pause.
 const LOOKS_AGAIN: u32 = 10;
@@ -90,14 +90,33 @@ pub(crate) fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
     })
 }
 
-/// The same, by writing zeros where fallocate(2) is not supported.
-pub(crate) fn extend_or_write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
-    match extend(file, old, new) {
-        Err(e) if is_unsupported(&e) => write_zeros(file, old..new, &|| Ok(())).inspect_err(|_| {
-            let _ = file.set_len(old);
-        }),
+/// The same in pieces, by writing zeros where fallocate(2) is not supported. It ends, and undoes what it did, once `check`
+/// fails.
+pub(crate) fn extend_or_write_zeros(
+    file: &File,
+    old: u64,
+    new: u64,
+    check: &Check<'_>,
+) -> io::Result<()> {
+    check_size(new)?;
+    check_free(file.as_fd(), new.saturating_sub(old))?;
+    let extended = match in_pieces(file, Fallocate::Extend, old..new, check) {
+        Err(e) if is_unsupported(&e) => write_zeros(file, old..new, check),
         other => other,
-    }
+    };
+    extended.inspect_err(|_| {
+        let _ = file.set_len(old);
+    })
+}
+
+/// fallocate(2), a piece at a time.
+fn in_pieces(file: &File, how: Fallocate, range: Range<u64>, check: &Check<'_>) -> io::Result<()> {
+    let mut starts = range.clone().step_by(ALLOCATE_CHUNK as usize);
+    starts.try_for_each(|start| {
+        check()?;
+        let end = range.end.min(start + ALLOCATE_CHUNK);
+        space::fallocate(file.as_fd(), how, start, end)
+    })
 }
 
 /// Gives every one of the first `len` bytes of a file that others may have open a block, and makes it `len` bytes long
@@ -112,18 +131,25 @@ pub(crate) fn reserve_from_start(file: &File, len: u64) -> io::Result<()> {
     space::fallocate(file.as_fd(), Fallocate::Extend, last, len)
 }
 
-/// Gives blocks to the first `len` bytes of a file of `size` bytes that is about to be overwritten. Its length stays.
+/// Gives blocks to the first `len` bytes of a file of `size` bytes that is about to be overwritten, and that others may
+/// have open. Its length stays.
 pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Result<()> {
     check_size(len)?;
-    let allocated = space::allocated(file.as_fd())?;
-    check_free(file.as_fd(), len.saturating_sub(allocated))?;
-    let allocated = space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, len);
+    let fd = file.as_fd();
+    let allocated = space::allocated(fd)?;
+    check_free(fd, len.saturating_sub(allocated))?;
+    let allocated = space::fallocate(fd, Fallocate::KeepSize, 0, len);
     match allocated {
         Err(e) if is_unsupported(&e) => Ok(()),
         Err(e) => {
-            // What another process has appended meanwhile stays.
-            let size = file.metadata().map_or(len, |now| now.len().max(size));
-            let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, end_of_block(size), len);
+            // What another process has appended meanwhile is not to be freed with what this took, which stays then until
+            // the file is truncated or removed.
+            lease::while_open_nowhere_else(fd, || {
+                if file.metadata().is_ok_and(|now| now.len() == size) {
+                    let start = end_of_block(size);
+                    let _ = space::fallocate(fd, Fallocate::PunchHole, start, len);
+                }
+            });
             Err(e)
         }
         Ok(()) => Ok(()),
@@ -219,20 +245,7 @@ impl Missing {
         size: u64,
         check: &Check<'_>,
     ) -> io::Result<()> {
-        let fallocate = |how| {
-            range
-                .clone()
-                .step_by(ALLOCATE_CHUNK as usize)
-                .try_for_each(|start| {
-                    check()?;
-                    space::fallocate(
-                        file.as_fd(),
-                        how,
-                        start,
-                        range.end.min(start + ALLOCATE_CHUNK),
-                    )
-                })
-        };
+        let fallocate = |how| in_pieces(file, how, range.clone(), check);
         if self.shared > 0 {
             match fallocate(Fallocate::Unshare) {
                 // A file system without clones.
@@ -256,15 +269,18 @@ impl Missing {
     }
 }
 
-/// Bytes that were written have their space. Delayed allocation would find a full disk too late, so they are synced.
+/// Bytes that were written have their space. Delayed allocation would find a full disk too late, so they are written to
+/// the disk.
 fn write_zeros(file: &File, range: Range<u64>, check: &Check<'_>) -> io::Result<()> {
     let zeros = vec![0; ZEROS_CHUNK];
     for start in range.clone().step_by(ZEROS_CHUNK) {
         check()?;
         let len = (range.end - start).min(ZEROS_CHUNK as u64) as usize;
         write::write_all_at(file, &zeros[..len], start)?;
+        // Not the whole file: what else of it is not on the disk yet may take any time.
+        sync::write_back(file.as_fd(), start, len as u64)?;
     }
-    file.sync_data()
+    Ok(())
 }
 
 /// `EFBIG` over `RLIMIT_FSIZE`, before anything is taken and without SIGXFSZ.

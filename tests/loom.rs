@@ -22,21 +22,27 @@ mod lease {
 
     fn published() -> Arc<LeaseEntry> {
         let entry = Arc::new(LeaseEntry::default());
-        entry.prepare(3, Lease::Read);
+        entry.prepare(3, Lease::Read, 1);
         // SAFETY: nothing is mapped but a model.
         unsafe { entry.publish(Data::default()) };
         entry
     }
 
-    /// The copier, when the lease is broken.
-    fn answer(entry: &LeaseEntry, replace: impl FnOnce()) -> bool {
-        let begun = entry.begin();
-        if begun {
+    /// The copier looks at the entry once. True if it has replaced the mapping.
+    fn serve(entry: &LeaseEntry, is_due: bool, replace: impl FnOnce()) -> bool {
+        let mut begun = false;
+        entry.serve(is_due, |_| {
+            begun = true;
             replace();
             entry.set(SWAPPED);
             entry.set(DONE);
-        }
+        });
         begun
+    }
+
+    /// The same, when the lease is broken.
+    fn answer(entry: &LeaseEntry, replace: impl FnOnce()) -> bool {
+        serve(entry, true, replace)
     }
 
     #[test]
@@ -67,12 +73,33 @@ mod lease {
             };
             let changed = entry.while_leased(|_| change(&mapping));
             let answered = copier.join().unwrap();
-            // An copier that found the mapping busy looks again.
+            // A copier that found the mapping busy looks again.
             assert!(answered || answer(&entry, || change(&mapping)));
             let changes = 1 + u32::from(changed.is_some());
             // SAFETY: the other thread has ended.
             mapping.with(|n| assert_eq!(unsafe { *n }, changes));
             assert!(!entry.end());
+        });
+    }
+
+    /// A thread has asked for the release, as `release_leases` does, and waits; the owner drops the lease meanwhile.
+    #[test]
+    fn a_release_ends_for_the_thread_that_asked_and_never_replaces_what_is_unmapped() {
+        model(|| {
+            let (entry, mapped) = (published(), Mapped::new());
+            entry.ask_release();
+            let copier = {
+                let (entry, mapped) = (Arc::clone(&entry), Arc::clone(&mapped));
+                thread::spawn(move || serve(&entry, false, || mapped.replace()))
+            };
+            let asking = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || entry.await_release())
+            };
+            let was_held = entry.end();
+            mapped.unmap();
+            asking.join().unwrap();
+            assert_ne!(was_held, copier.join().unwrap());
         });
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::lease::write::WriteLeasedMapping;
 use crate::locked_pages::LockedPages;
 use crate::mapped_file::{FileWindow, MappedFile};
-use crate::space;
+use crate::space::{self, Check};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -60,7 +60,7 @@ impl Bytes {
     pub(super) fn resize(
         &mut self,
         len: usize,
-        set_size: impl FnOnce(&File) -> Result<()>,
+        set_size: impl FnOnce(&File, &Check<'_>) -> Result<()>,
     ) -> Option<Result<()>> {
         match self {
             Bytes::Leased(mapping) => mapping.resize(len, set_size),
@@ -97,9 +97,14 @@ impl Unguarded {
         })
     }
 
-    fn resize(&mut self, len: usize, set_size: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    fn resize(
+        &mut self,
+        len: usize,
+        set_size: impl FnOnce(&File, &Check<'_>) -> Result<()>,
+    ) -> Result<()> {
         self.not_for_children.clear_range();
-        let resized = self.mapped.resize(len, || set_size(&self.file));
+        let set_size = || set_size(&self.file, &|| Ok(()));
+        let resized = self.mapped.resize(len, set_size);
         let addresses = self.mapped.region().addresses();
         self.not_for_children.set_range(addresses);
         resized

@@ -128,8 +128,9 @@ impl Exclusive {
     /// ([`reserve`](ExclusiveOptions::reserve)). New bytes are zero, and have blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Os`], [`Error::TooLarge`], [`Error::LeaseLost`]; [`Error::Unsupported`] for a window that ends before the
-    /// file does. The file is then as it was.
+    /// [`Error::Os`], [`Error::TooLarge`]; [`Error::LeaseLost`], also where another process has waited so long that the new
+    /// blocks cannot be had in time; [`Error::Unsupported`] for a window that ends before the file does. The file is then as
+    /// it was.
     ///
     /// # Examples
     /// ```no_run
@@ -145,7 +146,7 @@ impl Exclusive {
         self.check_process()?;
         let (offset, path) = (self.offset, self.path.clone());
         let (old, new) = (offset + self.len as u64, offset.saturating_add(len as u64));
-        let set_size = |file: &File| {
+        let set_size = |file: &File, check: &space::Check<'_>| {
             let path = path.as_deref();
             let size = file::stat(file.as_fd()).map_err(|e| Error::os("fstat", path, e))?;
             if size.size != old {
@@ -153,7 +154,7 @@ impl Exclusive {
                 return Err(Error::unsupported(path, what));
             }
             if new > old {
-                let extended = space::extend_or_write_zeros(file, old, new);
+                let extended = space::extend_or_write_zeros(file, old, new, check);
                 return extended.map_err(|e| bytes::allocation_error(e, path));
             }
             let cut = write::set_len(file, new);

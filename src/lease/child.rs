@@ -92,11 +92,13 @@ fn detach_from_parent(entry: &LeaseEntry) -> bool {
         (LIVE | BUSY | WORKING | SWAPPED, LeaseData::Write(write)) => {
             deny_access(&data);
             // SAFETY: as above.
-            atfork::close_behind(unsafe { BorrowedFd::borrow_raw(write.userfaultfd) });
+            atfork::close_in_child(unsafe { BorrowedFd::borrow_raw(write.userfaultfd) });
             entry.set(DONE);
         }
         (SWAPPED, LeaseData::Read(read)) => {
-            if !copy::is_unchanged(file, &read.stat, false) {
+            // The parent may have released the lease, and a process may have written since.
+            let is_known = entry.is_copy_consistent.load(Ordering::Acquire);
+            if !is_known && !copy::is_unchanged(file, &read.stat, false) {
                 entry.is_inconsistent.store(true, Ordering::Relaxed);
             }
             entry.set(DONE);
@@ -108,7 +110,7 @@ fn detach_from_parent(entry: &LeaseEntry) -> bool {
         (PREPARING, _) => {}
         _ => entry.set(DONE),
     }
-    atfork::close_behind(file);
+    atfork::close_in_child(file);
     false
 }
 
@@ -132,7 +134,7 @@ fn keep_bytes(entry: &LeaseEntry, data: &Data, read: &ReadData, is_monitored: bo
         entry.is_inconsistent.store(true, Ordering::Relaxed);
     }
     entry.set_backing(Backing::Memory);
-    atfork::close_behind(parents);
+    atfork::close_in_child(parents);
     entry.set(DONE);
 }
 
@@ -149,6 +151,7 @@ fn continue_lease(
     // A path may be mounted over /proc.
     let is_same =
         file::stat(own.as_fd()).is_ok_and(|stat| stat.stamp.is_same_file(&read.stat.stamp));
+    entry.set_at.store(clock::monotonic_ms(), Ordering::Relaxed);
     let is_set = is_same && monitor::set_lease(own.as_fd(), Lease::Read).is_ok();
     // Asked last: the file has not changed up to now, and cannot from now on.
     if !is_set || !lease::is_held(parents.as_raw_fd(), Lease::Read) {

@@ -1,11 +1,11 @@
 //! The thread that handles breaks, `stillmap-copy`: it copies bytes and releases leases, one after the other.
 #![allow(unsafe_code)]
 
-use super::table::{DONE, LIVE, LeaseEntry, TABLE};
+use super::table::{LIVE, LeaseEntry, TABLE};
 use super::{copy, detach, monitor};
 use crate::sync;
 use crate::sys::lease::{self, Lease};
-use crate::sys::{clock, futex, thread};
+use crate::sys::{futex, thread};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,17 +32,8 @@ pub(super) extern "C" fn copy_broken(_: *mut c_void) -> *mut c_void {
     loop {
         let seen = monitor::WORK.load(Ordering::Acquire);
         for entry in TABLE.iter() {
-            let broken_at = entry.broken_at.load(Ordering::Acquire);
-            let now = clock::monotonic_ms();
-            let is_due = broken_at != 0
-                && monitor::should_handle_now(entry, &monitor::deadline(broken_at), now);
-            let is_asked = entry.is_release_asked();
-            if (is_due || is_asked) && entry.begin() {
-                handle(entry, is_asked);
-            }
-            if is_asked {
-                entry.end_release(entry.state() == DONE && broken_at == 0);
-            }
+            let is_due = monitor::is_due(entry);
+            entry.serve(is_due, |is_release_asked| handle(entry, is_release_asked));
         }
         futex::wait(&monitor::WORK, seen);
     }

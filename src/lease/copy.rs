@@ -61,6 +61,9 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
 fn finish(entry: &LeaseEntry, file: BorrowedFd<'_>, read: &ReadData) {
     // Before a writer is let in; and once more if one was let in before.
     let mut is_consistent = is_unchanged(file, &read.stat, true);
+    // For a child that is forked from here on, and cannot know whether the lease held until it was released.
+    let is_known = is_consistent && is_unchanged(file, &read.stat, false);
+    entry.is_copy_consistent.store(is_known, Ordering::Release);
     if !lease::release(entry.fd.load(Ordering::Relaxed)) {
         is_consistent &= is_unchanged(file, &read.stat, false);
     }

@@ -21,9 +21,10 @@ use std::time::Duration;
 /// Time between two attempts to handle a break, in ms.
 const RETRY_INTERVAL: u64 = 20;
 
-/// All leases are checked this many times in each lease-break time, and at least once in `POLL_MAX` ms.
-const POLLS_PER_BREAK_TIME: u64 = 4;
-const POLL_MAX: u64 = 11_250;
+/// All leases are checked this many times in each lease-break time, and at least once in `POLL_MAX` ms. A break is noted
+/// later than it was by at most that: less than the part of the break time in which the process is ended, a tenth.
+const POLLS_PER_BREAK_TIME: u64 = 16;
+const POLL_MAX: u64 = 2_812;
 
 /// Time between two checks for the event of a move, which takes less than a millisecond.
 const MOVE_INTERVAL: Duration = Duration::from_micros(100);
@@ -106,11 +107,18 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     thread::set_name(c"stillmap-lease");
     WATCHER.store(thread::id().unsigned_abs(), Ordering::Release);
     futex::wake_all(&WATCHER);
-    let mut looked = clock::monotonic_ms();
-    let mut polled = looked;
+    // No signal that was sent before this is unseen.
+    let mut seen_until = clock::monotonic_ms();
+    let mut polled = seen_until;
     let mut timeout = Some(0);
     loop {
-        let before = clock::monotonic_ms();
+        let break_time = BREAK_TIME.load(Ordering::Relaxed);
+        // Those that are pending came at any time since then: the process may have been stopped.
+        let start = clock::monotonic_ms();
+        while let Event::Broken(fd) = lease::wait(Some(Duration::ZERO)) {
+            note_signal(fd, seen_until, break_time);
+        }
+        seen_until = start;
         let event = lease::wait(timeout.map(Duration::from_millis));
         IS_ASLEEP.store(false, Ordering::SeqCst);
         let now = clock::monotonic_ms();
@@ -118,18 +126,21 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         if let Some(file) = BREAK_TIME_FILE.get() {
             let _ = read_break_time(file);
         }
-        // A signal that was waited for came now; one that was pending, at any time since the last look.
-        let is_new = now > before;
+        // The kernel keeps the time that was set when a lease was broken. It may have been changed since the last look.
+        let break_time = break_time.min(BREAK_TIME.load(Ordering::Relaxed));
+        let interval = (break_time / POLLS_PER_BREAK_TIME).min(POLL_MAX);
         if let Event::Broken(fd) = event {
-            note_signal(fd, if is_new { now } else { looked });
+            // It came now, unless the process was stopped before it got here.
+            let was_stopped = now > start + interval + RETRY_INTERVAL;
+            note_signal(fd, if was_stopped { start } else { now }, break_time);
         }
-        let interval = (BREAK_TIME.load(Ordering::Relaxed) / POLLS_PER_BREAK_TIME).min(POLL_MAX);
         let is_time = now >= polled + interval;
         if is_time {
-            TABLE.iter().for_each(|entry| note_if_broken(entry, polled));
+            TABLE
+                .iter()
+                .for_each(|entry| note_if_broken(entry, polled, break_time));
             polled = now;
         }
-        looked = now;
         timeout = match advance(now) {
             Leases::Broken => Some(RETRY_INTERVAL),
             Leases::Unbroken => Some((polled + interval).saturating_sub(now).max(1)),
@@ -165,20 +176,23 @@ fn sleep() -> Option<u64> {
 }
 
 /// A signal has come for the lease that was set on this descriptor.
-fn note_signal(fd: i32, at: u64) {
+fn note_signal(fd: i32, at: u64, break_time: u64) {
     // Before the search: see `look_after`.
     EVENTS.fetch_add(1, Ordering::SeqCst);
     for entry in TABLE.iter() {
         if entry.signal_fd.load(Ordering::Relaxed) == fd {
-            note_if_broken(entry, at);
+            note_if_broken(entry, at, break_time);
         }
     }
 }
 
-/// Notes whether a lease is broken.
-fn note_if_broken(entry: &LeaseEntry, at: u64) {
+/// Notes whether a lease is broken, since when, and for how long the kernel waits.
+fn note_if_broken(entry: &LeaseEntry, at: u64, break_time: u64) {
     let is_known = entry.broken_at.load(Ordering::Relaxed) != 0;
     if entry.needs_lease() && !is_known && !entry.is_held() {
+        entry.break_time.store(break_time, Ordering::Relaxed);
+        // Not before it was set: this thread may have waited for long.
+        let at = at.max(entry.set_at.load(Ordering::Relaxed));
         entry.broken_at.store(at, Ordering::Release);
     }
 }
@@ -194,20 +208,19 @@ fn advance(now: u64) -> Leases {
     let mut found = Leases::None;
     let mut is_due = false;
     for entry in TABLE.iter() {
-        let broken_at = entry.broken_at.load(Ordering::Acquire);
-        // After `broken_at`: only this thread sets it, so it belongs to the lease that is in the entry now.
+        let deadline = deadline(entry);
+        // After the deadline: only this thread sets it, so it belongs to the lease that is in the entry now.
         let state = entry.state();
         if !matches!(state, LIVE | BUSY | WORKING) {
             continue;
         }
-        if broken_at == 0 {
+        let Some(deadline) = deadline else {
             if matches!(found, Leases::None) {
                 found = Leases::Unbroken;
             }
             continue;
-        }
+        };
         found = Leases::Broken;
-        let deadline = deadline(broken_at);
         let is_dropped = entry.is_dropped.load(Ordering::Acquire);
         if deadline.is_near(now) && !is_dropped && !entry.is_held() {
             copy::abort(entry);
@@ -220,16 +233,25 @@ fn advance(now: u64) -> Leases {
     found
 }
 
-pub(super) fn deadline(broken_at: u64) -> Deadline {
-    Deadline {
+/// `None` if the lease was not seen to be broken.
+fn deadline(entry: &LeaseEntry) -> Option<Deadline> {
+    let broken_at = entry.broken_at.load(Ordering::Acquire);
+    let break_time = entry.break_time.load(Ordering::Relaxed);
+    (broken_at != 0).then_some(Deadline {
         broken_at,
-        break_time: BREAK_TIME.load(Ordering::Relaxed),
-    }
+        break_time,
+    })
 }
 
 /// The break of a read lease is handled at once. A write lease is kept for as long as possible.
-pub(super) fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
+fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
     entry.lease() == Lease::Read || deadline.has_waited_long(now, entry.copied())
+}
+
+/// True once the lease is broken and has to be released.
+pub(super) fn is_due(entry: &LeaseEntry) -> bool {
+    let now = clock::monotonic_ms();
+    deadline(entry).is_some_and(|deadline| should_handle_now(entry, &deadline, now))
 }
 
 /// Wakes the copying thread.

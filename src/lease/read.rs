@@ -20,6 +20,7 @@ use crate::locked_pages::LockedPages;
 use crate::reason::Reason;
 use crate::region::Region;
 use crate::sync::{ProcessLock, Rank};
+use crate::sys::clock;
 use crate::sys::file::{self, Stat};
 use crate::sys::lease::{self, Lease};
 use crate::table::Claimed;
@@ -102,7 +103,7 @@ impl<F: AsFd> LeaseHolder<F> {
             threads::start()?;
         }
         let entry = OwnEntry(TABLE.claim());
-        entry.prepare(file.as_fd().as_raw_fd(), lease);
+        entry.prepare(file.as_fd().as_raw_fd(), lease, clock::monotonic_ms());
         let events = monitor::events();
         let holder = LeaseHolder {
             file,

@@ -30,6 +30,7 @@ use crate::table::Table;
 use std::cell::UnsafeCell;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
+use std::sync::atomic::compiler_fence;
 
 pub(super) static TABLE: Table<LeaseEntry> = Table::new();
 
@@ -56,8 +57,12 @@ pub(super) struct LeaseEntry {
     /// The number of the descriptor when the lease was set, which the kernel reports.
     pub(super) signal_fd: AtomicI32,
     is_write: AtomicBool,
-    /// When the lease was seen to be broken (monotonic, in ms); 0 if it was not.
+    /// When the lease was about to be set (monotonic, in ms).
+    pub(super) set_at: AtomicU64,
+    /// When the lease was seen to be broken; 0 if it was not.
     pub(super) broken_at: AtomicU64,
+    /// The time that the kernel waits from then on, in ms. Stored before `broken_at`.
+    pub(super) break_time: AtomicU64,
     /// Whether the process gives the lease up without a break: NOT_RELEASED and so on.
     release: AtomicU32,
     /// The owner waits for the entry: its break need not be handled.
@@ -66,6 +71,8 @@ pub(super) struct LeaseEntry {
     backing: AtomicU8,
     /// The bytes may differ from those that the file had.
     pub(super) is_inconsistent: AtomicBool,
+    /// The copy was found to be what was leased, before the lease was released.
+    pub(super) is_copy_consistent: AtomicBool,
     /// Of a write lease: memory has taken the place of the mapping, or is about to. Stores may not be in the file.
     pub(super) is_moved: AtomicBool,
     /// How much is copied when the lease is broken, in bytes.
@@ -96,6 +103,13 @@ impl Data {
             locked: region.locked_pages().map(NonNull::from),
             kind,
         }
+    }
+
+    /// Takes the place of this. A process that is forked meanwhile finds no mapping here, rather than parts of two.
+    pub(super) fn set(&mut self, new: Data) {
+        *self = Data { len: 0, ..new };
+        compiler_fence(Ordering::SeqCst);
+        self.len = new.len;
     }
 
     /// How many bytes are copied when the lease is broken: whole pages. Addresses that are only reserved are not.
@@ -154,11 +168,14 @@ impl Default for LeaseEntry {
             fd: AtomicI32::new(-1),
             signal_fd: AtomicI32::new(-1),
             is_write: AtomicBool::new(false),
+            set_at: AtomicU64::new(0),
             broken_at: AtomicU64::new(0),
+            break_time: AtomicU64::new(0),
             release: AtomicU32::new(NOT_RELEASED),
             is_dropped: AtomicBool::new(false),
             backing: AtomicU8::new(0),
             is_inconsistent: AtomicBool::new(false),
+            is_copy_consistent: AtomicBool::new(false),
             is_moved: AtomicBool::new(false),
             copied: AtomicUsize::new(0),
             data: UnsafeCell::new(Data::default()),
@@ -167,13 +184,18 @@ impl Default for LeaseEntry {
 }
 
 impl LeaseEntry {
-    /// For a descriptor on which a lease is about to be set.
-    pub(super) fn prepare(&self, fd: RawFd, lease: Lease) {
+    /// For a descriptor on which a lease is about to be set, at `now`.
+    pub(super) fn prepare(&self, fd: RawFd, lease: Lease, now: u64) {
+        self.set_at.store(now, Ordering::Relaxed);
         self.broken_at.store(0, Ordering::Relaxed);
-        self.release.store(NOT_RELEASED, Ordering::Relaxed);
+        // A thread may wait still for the release of the lease that the entry had before.
+        if self.release.load(Ordering::SeqCst) != NOT_RELEASED {
+            self.end_release(false);
+        }
         self.is_dropped.store(false, Ordering::Relaxed);
         self.backing.store(0, Ordering::Relaxed);
         self.is_inconsistent.store(false, Ordering::Relaxed);
+        self.is_copy_consistent.store(false, Ordering::Relaxed);
         self.is_moved.store(false, Ordering::Relaxed);
         self.is_write
             .store(lease == Lease::Write, Ordering::Relaxed);
@@ -245,7 +267,7 @@ impl LeaseEntry {
     }
 
     /// LIVE to WORKING, for the copier.
-    pub(super) fn begin(&self) -> bool {
+    fn begin(&self) -> bool {
         self.change(LIVE, WORKING)
     }
 
@@ -257,11 +279,24 @@ impl LeaseEntry {
             .compare_exchange(NOT_RELEASED, RELEASE_ASKED, order.0, order.1);
     }
 
-    pub(super) fn is_release_asked(&self) -> bool {
+    fn is_release_asked(&self) -> bool {
         self.release.load(Ordering::SeqCst) == RELEASE_ASKED
     }
 
-    /// To be called by the copier when it is done, whether the lease was released or not.
+    /// What the copier does with an entry: `handle` copies the bytes of one that is due, or that a thread wants released,
+    /// which is its argument, and releases the lease.
+    pub(super) fn serve(&self, is_due: bool, handle: impl FnOnce(bool)) {
+        let is_broken = self.broken_at.load(Ordering::Acquire) != 0;
+        let is_asked = self.is_release_asked();
+        if (is_due || is_asked) && self.begin() {
+            handle(is_asked);
+        }
+        if is_asked {
+            self.end_release(self.state() == DONE && !is_broken);
+        }
+    }
+
+    /// To be called when the lease was released, or is no longer to be.
     pub(super) fn end_release(&self, is_released: bool) {
         let outcome = if is_released { RELEASED } else { NOT_RELEASED };
         self.release.store(outcome, Ordering::SeqCst);

@@ -5,9 +5,9 @@
 //! as memory (see `detach`).
 #![allow(unsafe_code)]
 
-use super::copier;
 use super::read::{LeaseHolder, reserve_space};
 use super::table::{Data, LeaseData, WriteData};
+use super::{copier, monitor};
 use crate::atfork::{BeforeForks, Process};
 use crate::backing::Backing;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::file_system::FileSystem;
 use crate::locked_pages::LockedPages;
 use crate::mapped_file::{FileWindow, MappedFile};
 use crate::page;
+use crate::space::Check;
 use crate::sys::lease::Lease;
 use crate::sys::{pages, userfault};
 use std::fs::File;
@@ -213,11 +214,12 @@ impl WriteLeasedMapping {
         !self.process.is_current() || !entry.needs_lease() || !entry.is_held()
     }
 
-    /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone.
+    /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone. `size` is
+    /// to undo what it did once its second argument fails: the lease is released soon.
     pub(crate) fn resize(
         &mut self,
         len: usize,
-        size: impl FnOnce(&File) -> Result<()>,
+        size: impl FnOnce(&File, &Check<'_>) -> Result<()>,
     ) -> Option<Result<()>> {
         if !self.process.is_current() {
             return None;
@@ -228,17 +230,31 @@ impl WriteLeasedMapping {
             return Some(Err(Error::os("mmap", None, error)));
         }
         let (mapped, LeaseHolder { file, entry, .. }) = (&mut self.mapped, &self.holder);
+        let is_due = || monitor::is_due(entry);
+        let check = || match is_due() {
+            false => Ok(()),
+            true => Err(io::ErrorKind::WouldBlock.into()),
+        };
         let resized = entry.while_leased(|now| match now.kind {
             LeaseData::Write(write) if !entry.is_moved.load(Ordering::SeqCst) => {
                 // A process that is forked while the mapping moves must not touch what comes to its old place.
                 now.len = 0;
-                let resized = mapped.resize(len, || size(file));
-                *now = data(mapped, write.userfaultfd);
+                let resized = mapped.make_room(len);
+                now.set(data(mapped, write.userfaultfd));
+                let resized = resized.and_then(|()| size(file, &check));
+                if resized.is_ok() {
+                    now.len = 0;
+                    mapped.set_len(len);
+                    now.set(data(mapped, write.userfaultfd));
+                }
                 Some(resized)
             }
             _ => None,
         });
-        resized.flatten()
+        // The file is as it was, and the copier was kept waiting.
+        resized
+            .flatten()
+            .filter(|resized| resized.is_ok() || !is_due())
     }
 
     /// Lets other processes in. False if one was let in before.

@@ -111,7 +111,7 @@ fn create_named(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
 
 /// Allocates a new file.
 fn allocate(file: &File, path: &Path, len: u64) -> Result<()> {
-    let allocated = space::extend_or_write_zeros(file, 0, len);
+    let allocated = space::extend_or_write_zeros(file, 0, len, &|| Ok(()));
     allocated.map_err(|e| Error::os("fallocate", Some(path), e))
 }
 

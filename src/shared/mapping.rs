@@ -189,9 +189,9 @@ fn check_file(fd: BorrowedFd<'_>, kind: FileType, seals: i32) -> Result<()> {
     if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
         return not_mappable("it is sealed against writing");
     }
-    match FileSystem::from_fd(fd) {
-        Ok(FileSystem::Hugetlbfs) => not_mappable("it is made of reserved huge pages"),
-        Ok(FileSystem::Kernel) => not_mappable("it is not a file of bytes"),
+    match FileSystem::from_fd(fd).map_err(|e| Error::os("fstatfs", None, e))? {
+        FileSystem::Hugetlbfs => not_mappable("it is made of reserved huge pages"),
+        FileSystem::Kernel => not_mappable("it is not a file of bytes"),
         _ => Ok(()),
     }
 }

@@ -28,24 +28,33 @@ pub(crate) fn replace(fd: RawFd, by: BorrowedFd<'_>) -> io::Result<()> {
         || retry_eintr(|| unsafe { libc::dup3(by.as_raw_fd(), fd, libc::O_CLOEXEC) }).map(drop);
     match replace() {
         // Both are open; but dup3(2) takes no number above the limit, which was lowered since.
-        Err(e) if e.raw_os_error() == Some(libc::EBADF) => with_highest_limit(replace),
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => with_limit_above(fd, replace),
         replaced => replaced,
     }
 }
 
-/// Runs `f` while this process may have as many descriptors as it can allow itself.
-fn with_highest_limit(f: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+/// close(2), for a number that [`replace`] cannot make another's: above a limit that this process may not raise. So it gets
+/// the number for no other descriptor.
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: takes an integer; the caller decides about `fd`.
+    unsafe { libc::close(fd) };
+}
+
+/// Runs `f` while this process may have the descriptor `fd`, if it may raise its limit so far.
+fn with_limit_above(fd: RawFd, f: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let mut before = MaybeUninit::uninit();
     // SAFETY: getrlimit(2) writes one struct to the pointer, which has room for it.
     retry_eintr(|| unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()) })?;
     // SAFETY: filled in above.
     let before = unsafe { before.assume_init() };
-    let highest = libc::rlimit {
-        rlim_cur: before.rlim_max,
-        ..before
+    let needed = libc::rlim_t::from(fd.unsigned_abs()) + 1;
+    // The hard limit only where it is too low: that takes CAP_SYS_RESOURCE.
+    let raised = libc::rlimit {
+        rlim_cur: before.rlim_cur.max(needed),
+        rlim_max: before.rlim_max.max(needed),
     };
     // SAFETY: setrlimit(2) reads one struct.
-    retry_eintr(|| unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const highest) })?;
+    retry_eintr(|| unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) })?;
     let done = f();
     // SAFETY: as above. It cannot fail: the limit is lowered.
     let _ = retry_eintr(|| unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const before) });

@@ -12,6 +12,15 @@ pub(crate) fn dup_cloexec(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The same file by a number that is not that of stdin, stdout or stderr. A program that has closed one of these gets its
+/// number for the next file, and safe code may put another file there at any time (dup2(2)).
+pub(crate) fn beyond_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return Ok(fd);
+    }
+    fd.try_clone()
+}
+
 /// Whether a descriptor was opened for writing.
 pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(matches!(access_mode(fd)?, libc::O_WRONLY | libc::O_RDWR))

@@ -1,5 +1,6 @@
 //! System calls on the names in a directory: openat, fstatat, faccessat, linkat, renameat, unlinkat, readlinkat.
 
+use super::descriptor::beyond_stdio;
 use super::{credentials, is_call_unknown, retry_eintr};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
@@ -30,7 +31,7 @@ pub(crate) fn open_at(
     // SAFETY: openat(2) reads a C string and touches no other memory of ours.
     let fd = retry_eintr(|| unsafe { libc::openat64(dir, name.as_ptr(), flags, mode) })?;
     // SAFETY: the kernel just returned this descriptor, and nothing else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Opens a directory, to name files in it and to sync it; with search but no read permission, only to name files.

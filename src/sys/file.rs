@@ -1,5 +1,6 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
+use super::descriptor::beyond_stdio;
 use super::signal_mask::without_sigxfsz;
 use super::{is_call_unknown, retry_eintr, to_off_t};
 use std::ffi::CStr;
@@ -25,7 +26,7 @@ fn open_with(path: &Path, flags: i32) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     // A terminal must not become the controlling terminal of this process.
     options.read(true).custom_flags(libc::O_NOCTTY | flags);
-    options.open(path).map(OwnedFd::from)
+    beyond_stdio(options.open(path)?.into())
 }
 
 /// Turns `O_NONBLOCK` off, fcntl(2).
@@ -41,7 +42,7 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NOCTTY);
-    options.open(path).map(OwnedFd::from)
+    beyond_stdio(options.open(path)?.into())
 }
 
 /// Opens the file of a descriptor again, with a description (offset, lease, flags) of its own.
@@ -412,7 +413,7 @@ pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
         other => other?,
     };
     // SAFETY: the kernel just gave us this descriptor, and no other code has it.
-    Ok(unsafe { File::from_raw_fd(fd as i32) })
+    beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd as i32) }).map(File::from)
 }
 
 /// `F_ADD_SEALS`, fcntl(2).

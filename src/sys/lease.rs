@@ -1,7 +1,8 @@
 //! System calls for file leases (fcntl(2), "Leases") and for the thread that waits until they are broken. Nothing here
 //! allocates.
 
-use super::retry_eintr;
+use super::descriptor::beyond_stdio;
+use super::{retry_eintr, thread};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -97,7 +98,7 @@ pub(crate) fn open_break_time() -> io::Result<OwnedFd> {
     // SAFETY: the path is a C string.
     let fd = retry_eintr(|| unsafe { libc::open(path.as_ptr(), flags) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Time that the kernel waits for a holder before it ends a broken lease; `None` if it cannot be read.
@@ -118,19 +119,42 @@ pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
     )
 }
 
+/// Runs `f` while no other descriptor has the file of `fd` open, and none gets it: under a write lease. Not at all if one
+/// has, or if there is no lease.
+pub(crate) fn while_open_nowhere_else(fd: BorrowedFd<'_>, f: impl FnOnce()) {
+    // The signal of a process that waits comes to this thread, and is taken out below.
+    let before = mask(libc::SIG_BLOCK, 1 << (SIGNAL - 1));
+    if set(fd, Lease::Write, thread::id()).is_ok() {
+        f();
+        release(fd.as_raw_fd());
+        wait(Some(Duration::ZERO));
+    }
+    mask(libc::SIG_SETMASK, before);
+}
+
 /// Blocks every signal in the calling thread, those included that the C library does not let a program block.
 pub(crate) fn block_signals() {
-    let set = kernel_sigset(!UNBLOCKED);
-    // SAFETY: rt_sigprocmask(2) reads one set of the kernel's size.
+    mask(libc::SIG_SETMASK, !UNBLOCKED);
+}
+
+/// Changes which signals the calling thread blocks, rt_sigprocmask(2), and returns which it did. Bit 0 is signal 1.
+fn mask(how: i32, signals: u64) -> u64 {
+    let set = kernel_sigset(signals);
+    let mut before = kernel_sigset(0);
+    // SAFETY: rt_sigprocmask(2) reads one set of the kernel's size, and writes one.
     unsafe {
         libc::syscall(
             libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
+            how,
             &raw const set,
-            ptr::null_mut::<u64>(),
+            &raw mut before,
             SIGSET_SIZE,
         )
     };
+    let words = before.iter().rev();
+    words.fold(0, |all, &word| {
+        all.checked_shl(libc::c_ulong::BITS).unwrap_or(0) | u64::from(word)
+    })
 }
 
 /// The kernel's set of signals: words of the machine, lowest signals first; bit 0 of `signals` is signal 1.

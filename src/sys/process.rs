@@ -1,5 +1,6 @@
 //! System calls on processes: fork, wait, pidfds, which threads there are.
 
+use super::descriptor::beyond_stdio;
 use super::retry_eintr;
 use std::fs;
 use std::io;
@@ -69,7 +70,7 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let reader = unsafe { OwnedFd::from_raw_fd(ends[0]) };
     // SAFETY: as above.
     let writer = unsafe { OwnedFd::from_raw_fd(ends[1]) };
-    Ok((reader, writer))
+    Ok((beyond_stdio(reader)?, beyond_stdio(writer)?))
 }
 
 /// The ids of the threads, proc_pid_task(5). One that starts or ends meanwhile may be missing.
@@ -109,7 +110,7 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open(2) takes two integers.
     let fd = retry_eintr(|| unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// waitid(2): waits until a child ends, and reaps it.

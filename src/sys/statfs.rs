@@ -1,7 +1,6 @@
 //! File systems: fstatfs(2), and an ioctl(2) that only btrfs answers.
 
 use super::retry_eintr;
-use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -26,17 +25,4 @@ pub(crate) fn is_btrfs(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: this ioctl(2) writes 1024 bytes to the pointer, which has room for them.
     retry_eintr(|| unsafe { libc::ioctl(fd.as_raw_fd(), BTRFS_IOC_FS_INFO, info.as_mut_ptr()) })
         .is_ok()
-}
-
-/// The options of the mount that an open file is on, from proc_pid_mountinfo(5): those of its superblock.
-pub(crate) fn mount_options(fd: BorrowedFd<'_>) -> Option<String> {
-    let info = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
-    let info = fs::read_to_string(info).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let line = mounts.lines().find(|line| {
-        let first = line.split(' ').next();
-        first == Some(id.trim())
-    })?;
-    line.rsplit(' ').next().map(str::to_owned)
 }

@@ -1,10 +1,11 @@
 //! System calls for files without a name, made where nothing may be allocated.
 
+use super::descriptor::beyond_stdio;
 use super::retry_eintr;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// As long as any path that the kernel returns, with its NUL.
 pub(crate) const PATH_MAX: usize = libc::PATH_MAX as usize;
@@ -15,7 +16,7 @@ pub(crate) fn create(dir: &CStr) -> io::Result<File> {
     // SAFETY: the path is a C string.
     let fd = retry_eintr(|| unsafe { libc::open(dir.as_ptr(), flags, 0o600) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) }).map(File::from)
 }
 
 /// The path of `/proc/self/fd/N`, with its NUL.
@@ -44,5 +45,5 @@ pub(crate) fn reopen(fd: RawFd) -> io::Result<File> {
     let fd =
         retry_eintr(|| unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) }).map(File::from)
 }

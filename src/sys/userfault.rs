@@ -1,5 +1,6 @@
 //! System calls for userfaultfd(2): memory whose first touch blocks until the page is supplied.
 
+use super::descriptor::beyond_stdio;
 use super::retry_eintr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -53,7 +54,7 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
     let fd = open(0).or_else(|_| open(UFFD_USER_MODE_ONLY))?;
     let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?;
     let mut api = Api {
         api: UFFD_API,
         features: UFFD_FEATURE_EVENT_REMAP,

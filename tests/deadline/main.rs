@@ -8,5 +8,6 @@ mod support;
 mod attacked;
 mod detached;
 mod given_up;
+mod resized;
 mod short;
 mod stopped;

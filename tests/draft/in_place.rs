@@ -4,12 +4,14 @@ use crate::others::Watch;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
+use crate::support::refuse::{Verdict, intercept};
 use crate::support::user::{as_user, may_be_others};
 use crate::support::{file_with, is_root, skip, temp_dir};
 use crate::{draft_of, names};
 use std::ffi::CString;
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -300,4 +302,30 @@ fn a_file_that_this_process_edits_is_busy() {
     assert!(!file.has_waiter());
     assert_eq!(file[..], *b"new");
     assert_eq!(fs::read(&path).unwrap(), b"newer");
+
+/// The disk becomes full while the blocks are taken, and another process appends meanwhile. Before: what it had appended
+/// became zeros.
+#[test]
+fn what_others_append_to_a_file_stays_when_the_disk_is_full() {
+    scenario!(|| {
+        const APPENDED: usize = 1 << 20;
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "file", &[1; 1000]);
+        let options = Draft::options().replace(Replace::InPlace);
+        let draft = draft_of(options, &path, &vec![2; 4 * APPENDED]).unwrap();
+        let other = File::options().append(true).open(&path).unwrap();
+        let mut appended = false;
+        intercept(libc::SYS_fallocate, (0, 0, 0), move |_| {
+            if std::mem::replace(&mut appended, true) {
+                return Verdict::Continue;
+            }
+            (&other).write_all(&vec![7; APPENDED]).unwrap();
+            Verdict::Fail(libc::ENOSPC)
+        });
+        let error = draft.commit().unwrap_err().error;
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+        let now = fs::read(&path).unwrap();
+        assert!(now[..1000] == [1; 1000] && now[1000..] == vec![7; APPENDED]);
+    })
+    .succeed();
 }

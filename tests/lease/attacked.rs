@@ -4,9 +4,8 @@ use super::Folder;
 use super::leased;
 use super::support::child::{Forked, argument, fork, fork_into, report, scenario};
 use super::support::control_group::{ControlGroup, join};
-use super::support::kernel::{self, limit};
 use super::support::namespace::{bind, hide, mount, own_mounts};
-use super::support::{self, exclusive, skip};
+use super::support::{self, exclusive};
 use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
@@ -19,7 +18,7 @@ use std::thread;
 use stillmap::{Backing, Exclusive, Snapshot};
 
 /// The leases on a file that processes of this number have set, from /proc/locks.
-fn leases_of(process: libc::pid_t, path: &Path) -> usize {
+pub(super) fn leases_of(process: libc::pid_t, path: &Path) -> usize {
     let inode = fs::metadata(path).unwrap().ino();
     let locks = fs::read_to_string("/proc/locks").unwrap();
     // 7: LEASE  ACTIVE    READ 4321 08:01:123456 0 EOF
@@ -33,7 +32,7 @@ fn leases_of(process: libc::pid_t, path: &Path) -> usize {
 }
 
 /// Waits until a child has ended, and leaves its number to it.
-fn wait_unreaped(child: &Forked) {
+pub(super) fn wait_unreaped(child: &Forked) {
     // SAFETY: zero bits are a valid siginfo.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let (id, flags) = (child.id() as libc::id_t, libc::WEXITED | libc::WNOWAIT);
@@ -360,94 +359,6 @@ fn an_exclusive_file_does_not_outlive_its_process() {
         // And nothing of it is open in the child.
         exclusive::open(&path).fill(3);
         assert_eq!(fs::read(&path).unwrap(), [3; 5000]);
-        let _ = parent.wait();
-        drop(hold);
-    })
-    .succeed();
-}
-
-/// The cost of a fork with a thousand leases: printed, not asserted.
-#[test]
-#[ignore = "prints times and asserts nothing: the cost of a fork is a matter of the machine"]
-fn fork_with_a_thousand_leases() {
-    scenario!(|| {
-        let Some(folder) = Folder::new() else {
-            return;
-        };
-        if !kernel::may_open(2000) {
-            return skip("too few descriptors");
-        }
-        let time = |what: &str| {
-            let mut all: Vec<_> = (0..20)
-                .map(|_| {
-                    let start = std::time::Instant::now();
-                    // SAFETY: the child ends at once.
-                    let child = unsafe { fork_into(|| ()) };
-                    let returned = start.elapsed();
-                    child.succeed();
-                    (start.elapsed(), returned)
-                })
-                .collect();
-            all.sort();
-            let (whole, returned) = all[all.len() / 2];
-            report(format_args!(
-                "{what}: fork returns after {returned:?}, the child has ended after {whole:?} (median of 20)"
-            ));
-        };
-        time("no lease");
-        let open = |number: usize| {
-            let path = folder.path().join(number.to_string());
-            fs::write(&path, vec![5; 64 << 10]).unwrap();
-            leased(|| Snapshot::options().copy_limit(0).open(&path))
-        };
-        let mut all = vec![open(0)];
-        time("one lease");
-        all.extend((1..1000).map(open));
-        time("1,000 leases");
-        drop(all);
-        time("no lease any more");
-    })
-    .succeed()
-    .reports()
-    .iter()
-    .for_each(|line| println!("{line}"));
-}
-
-/// The kind of "a child keeps descriptors": the program lowers its limit on descriptors below the numbers that it has.
-/// dup3(2) takes none of these any more, and a child kept its parent's lease.
-#[test]
-fn a_lowered_limit_on_descriptors_leaves_nothing_in_a_child() {
-    scenario!(|| {
-        let Some(folder) = Folder::new() else {
-            return;
-        };
-        let path = folder.path().join("file");
-        fs::write(&path, vec![5; 2 << 20]).unwrap();
-        let (end, hold) = pipe().unwrap();
-        let copy = hold.as_raw_fd();
-        let (mut go, tell) = pipe().unwrap();
-        let parent = fork(|| {
-            // SAFETY: this process's own copy, which it uses for nothing else.
-            unsafe { libc::close(copy) };
-            let snapshot = leased(|| Snapshot::open(&path));
-            limit(libc::RLIMIT_NOFILE, 3);
-            let wait = || {
-                (&tell)
-                    .write_all(&[u8::from(snapshot.is_consistent())])
-                    .unwrap();
-                drop((&end).read(&mut [0]));
-            };
-            // SAFETY: the child makes system calls only.
-            let _ = unsafe { fork_into(wait) };
-            loop {
-                thread::park();
-            }
-        });
-        let mut is_consistent = [0];
-        go.read_exact(&mut is_consistent).unwrap();
-        parent.kill();
-        wait_unreaped(&parent);
-        assert_eq!(leases_of(parent.id(), &path), 0);
         let _ = parent.wait();
         drop(hold);
     })

@@ -6,6 +6,7 @@ mod support;
 
 mod attacked;
 mod breaking;
+mod descriptors;
 mod exhausted;
 mod forked;
 mod released;

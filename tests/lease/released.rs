@@ -2,11 +2,13 @@
 
 use super::support::bytes::{assert_same, pattern};
 use super::support::child::scenario;
+use super::support::refuse::{Verdict, intercept};
 use super::{Folder, leased};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use stillmap::{Backing, Exclusive, Reason, Snapshot, release_leases};
 
@@ -116,6 +118,47 @@ fn releases_amid_a_storm() {
             assert!(ended.iter().all(Result::is_ok));
         });
         assert!(release_leases());
+    })
+    .succeed();
+}
+
+/// While a thread waits for the release of all leases, and the copying thread is busy with the first, another thread drops
+/// the second and opens a file. Before: the new lease took the place of the one that was waited for, for ever.
+#[test]
+fn a_release_ends_though_other_files_are_opened_meanwhile() {
+    scenario!(|| {
+        const LARGE: usize = 16 << 20;
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let file = |name: &str, len| {
+            let path = folder.path().join(name);
+            fs::write(&path, vec![5; len]).unwrap();
+            path
+        };
+        let (large, second, third) = (file("1", LARGE), file("2", LEN), file("3", LEN));
+        let (copies, is_copying) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        // The reads of a large copy: 4 MiB each.
+        intercept(libc::SYS_pread64, (2, u32::MAX, 4 << 20), move |_| {
+            let _ = copies.send(());
+            let _ = may_go.recv();
+            Verdict::Continue
+        });
+        let first = leased(|| Snapshot::open(&large));
+        let second = leased(|| Snapshot::open(&second));
+        // Ends a process that waits for ever.
+        // SAFETY: takes a number.
+        unsafe { libc::alarm(300) };
+        let releasing = thread::spawn(release_leases);
+        if first.backing() == Backing::Leased && is_copying.recv().is_err() {
+            return;
+        }
+        drop(second);
+        let third = leased(|| Snapshot::open(&third));
+        drop(go);
+        releasing.join().unwrap();
+        assert!(first[..] == vec![5; LARGE] && third[..] == [5; LEN]);
     })
     .succeed();
 }

@@ -2,7 +2,7 @@
 
 use crate::storm::Dice;
 use crate::support::child::fork_into;
-use crate::support::kernel::{limit, may_open};
+use crate::support::kernel::{self, limit, may_open};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -65,14 +65,25 @@ impl Hardship {
     /// In the process that reads, before its first lease.
     fn impose(self) {
         match self {
-            Hardship::FewAddresses => drop(limit(libc::RLIMIT_AS, 256 << 20)),
             Hardship::FewDescriptors => drop(limit(libc::RLIMIT_NOFILE, 48)),
             Hardship::ManyFiles => drop(may_open(11_000)),
             Hardship::FewProcesses => {
-                limit(libc::RLIMIT_NPROC, 0);
                 // SAFETY: takes numbers. Root has no limit on processes.
                 unsafe { libc::setresuid(65534, 65534, 65534) };
             }
+            _ => {}
+        }
+    }
+
+    /// Once a thread holds all its leases.
+    fn impose_further(self) {
+        match self {
+            // Room for the copies of a few files.
+            Hardship::FewAddresses => drop(limit(
+                libc::RLIMIT_AS,
+                kernel::status("VmSize") as u64 + (16 << 20),
+            )),
+            Hardship::FewProcesses => drop(limit(libc::RLIMIT_NPROC, 0)),
             _ => {}
         }
     }
@@ -149,6 +160,7 @@ fn read(
     let mut dice = Dice(seed | 1);
     let (files, len) = hardship.files();
     let mut held = Held::new();
+    let mut is_imposed = false;
     loop {
         while held.len() < hardship.held() {
             let path = dir.join(dice.below(files).to_string());
@@ -181,6 +193,10 @@ fn read(
                     fail(dir, "two versions under a lease");
                 }
             }
+        }
+        if !is_imposed {
+            hardship.impose_further();
+            is_imposed = true;
         }
         held.iter()
             .for_each(|(word, snapshot)| look(dir, *word, snapshot));

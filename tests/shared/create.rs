@@ -283,3 +283,16 @@ fn in_a_sticky_directory_create_refuses_what_open_refuses() {
     }
     assert_eq!(std::fs::read(&victim).unwrap(), [1; 8]);
 }
+
+/// A file whose file system cannot be asked for may be one of the kernel's own, which is not a file of bytes.
+#[test]
+fn a_file_on_an_unknown_file_system_is_not_shared() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = support::file_with(dir.path(), "file", &[0; 8]);
+        refuse(libc::SYS_fstatfs, libc::EIO);
+        let error = Shared::<AtomicU64>::open(&path).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+    })
+    .succeed();
+}

@@ -2,7 +2,7 @@
 //! It cannot be taken back, so it belongs into a scenario's child.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// One system call to refuse.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,69 @@ pub fn hold(call: libc::c_long, argument: (u32, u32, u32)) -> OwnedFd {
     let listener = install(call, Some(argument), libc::SECCOMP_RET_USER_NOTIF, flags);
     // SAFETY: the descriptor that the kernel just gave.
     unsafe { OwnedFd::from_raw_fd(listener as RawFd) }
+}
+
+/// What becomes of a system call that was intercepted.
+#[derive(Clone, Copy, Debug)]
+pub enum Verdict {
+    /// It is made.
+    Continue,
+    /// It fails with this errno, and is not made.
+    Fail(i32),
+    /// It never returns.
+    Hold,
+}
+
+/// Asks `decide`, on a thread of its own, what becomes of each system call of that kind, whose argument of that number,
+/// masked, has this value. It is given the id of the calling thread, and may not make such a call itself.
+pub fn intercept(
+    call: libc::c_long,
+    argument: (u32, u32, u32),
+    decide: impl FnMut(u32) -> Verdict + Send + 'static,
+) {
+    // `struct seccomp_notif` and `struct seccomp_notif_resp`, linux/seccomp.h.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Notification {
+        id: u64,
+        thread: u32,
+        flags: u32,
+        data: [u64; 8],
+    }
+    #[repr(C)]
+    struct Response {
+        id: u64,
+        value: i64,
+        error: i32,
+        flags: u32,
+    }
+    const RECEIVE: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
+    const SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
+    const CONTINUE: u32 = 1;
+    let listener = hold(call, argument);
+    let mut decide = decide;
+    std::thread::spawn(move || {
+        loop {
+            let mut asked = Notification::default();
+            // SAFETY: this ioctl(2) writes one notification, which has to be zeroed.
+            if unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, &mut asked) } != 0 {
+                continue;
+            }
+            let (error, flags) = match decide(asked.thread) {
+                Verdict::Continue => (0, CONTINUE),
+                Verdict::Fail(errno) => (-errno, 0),
+                Verdict::Hold => continue,
+            };
+            let response = Response {
+                id: asked.id,
+                value: 0,
+                error,
+                flags,
+            };
+            // SAFETY: this ioctl(2) reads one response. It fails if the thread has ended.
+            unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &response) };
+        }
+    });
 }
 
 fn install(
