@@ -2,7 +2,7 @@
 
 use super::Folder;
 use super::leased;
-use super::support::child::{Forked, argument, fork, fork_into, report, scenario};
+use super::support::child::{Forked, argument, fork, fork_into, scenario};
 use super::support::control_group::{ControlGroup, join};
 use super::support::namespace::{bind, hide, mount, own_mounts};
 use super::support::{self, exclusive};
