@@ -21,10 +21,9 @@ use std::time::Duration;
 /// Time between two attempts to handle a break, in ms.
 const RETRY_INTERVAL: u64 = 20;
 
-/// All leases are checked this many times in each lease-break time, and at least once in `POLL_MAX` ms. A break is noted
-/// later than it was by at most that: less than the part of the break time in which the process is ended, a tenth.
-const POLLS_PER_BREAK_TIME: u64 = 16;
-const POLL_MAX: u64 = 2_812;
+/// All leases are checked this many times in each lease-break time, and at least once in `POLL_MAX` ms.
+const POLLS_PER_BREAK_TIME: u64 = 4;
+const POLL_MAX: u64 = 11_250;
 
 /// Time between two checks for the event of a move, which takes less than a millisecond.
 const MOVE_INTERVAL: Duration = Duration::from_micros(100);
@@ -107,18 +106,12 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     thread::set_name(c"stillmap-lease");
     WATCHER.store(thread::id().unsigned_abs(), Ordering::Release);
     futex::wake_all(&WATCHER);
-    // No signal that was sent before this is unseen.
-    let mut seen_until = clock::monotonic_ms();
-    let mut polled = seen_until;
+    let mut looked = clock::monotonic_ms();
+    let mut polled = looked;
     let mut timeout = Some(0);
     loop {
+        let before = clock::monotonic_ms();
         let break_time = BREAK_TIME.load(Ordering::Relaxed);
-        // Those that are pending came at any time since then: the process may have been stopped.
-        let start = clock::monotonic_ms();
-        while let Event::Broken(fd) = lease::wait(Some(Duration::ZERO)) {
-            note_signal(fd, seen_until, break_time);
-        }
-        seen_until = start;
         let event = lease::wait(timeout.map(Duration::from_millis));
         IS_ASLEEP.store(false, Ordering::SeqCst);
         let now = clock::monotonic_ms();
@@ -128,12 +121,12 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         }
         // The kernel keeps the time that was set when a lease was broken. It may have been changed since the last look.
         let break_time = break_time.min(BREAK_TIME.load(Ordering::Relaxed));
-        let interval = (break_time / POLLS_PER_BREAK_TIME).min(POLL_MAX);
+        // A signal that was waited for came now; one that was pending, at any time since the last look.
+        let is_new = now > before;
         if let Event::Broken(fd) = event {
-            // It came now, unless the process was stopped before it got here.
-            let was_stopped = now > start + interval + RETRY_INTERVAL;
-            note_signal(fd, if was_stopped { start } else { now }, break_time);
+            note_signal(fd, if is_new { now } else { looked }, break_time);
         }
+        let interval = (BREAK_TIME.load(Ordering::Relaxed) / POLLS_PER_BREAK_TIME).min(POLL_MAX);
         let is_time = now >= polled + interval;
         if is_time {
             TABLE
@@ -141,6 +134,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
                 .for_each(|entry| note_if_broken(entry, polled, break_time));
             polled = now;
         }
+        looked = now;
         timeout = match advance(now) {
             Leases::Broken => Some(RETRY_INTERVAL),
             Leases::Unbroken => Some((polled + interval).saturating_sub(now).max(1)),

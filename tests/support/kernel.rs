@@ -376,11 +376,6 @@ pub fn is_sleeping(thread: libc::pid_t) -> bool {
     is_in_state(&format!("/proc/self/task/{thread}/stat"), 'S')
 }
 
-/// True while the process is stopped.
-pub fn is_stopped(process: libc::pid_t) -> bool {
-    is_in_state(&format!("/proc/{process}/stat"), 'T')
-}
-
 fn is_in_state(stat: &str, state: char) -> bool {
     std::fs::read_to_string(stat)
         .ok()
