@@ -302,6 +302,7 @@ fn a_file_that_this_process_edits_is_busy() {
     assert!(!file.has_waiter());
     assert_eq!(file[..], *b"new");
     assert_eq!(fs::read(&path).unwrap(), b"newer");
+}
 
 /// The disk becomes full while the blocks are taken, and another process appends meanwhile. Before: what it had appended
 /// became zeros.
