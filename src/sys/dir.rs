@@ -152,13 +152,12 @@ pub(crate) fn check_writable(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()>
 
 /// The target of the symbolic link that `link` has open (`O_PATH | O_NOFOLLOW`): readlinkat(2).
 pub(crate) fn read_link(link: BorrowedFd<'_>) -> io::Result<OsString> {
-    let mut target = vec![0_u8; libc::PATH_MAX as usize];
+    let mut target = [0_u8; libc::PATH_MAX as usize];
     let (start, room) = (target.as_mut_ptr().cast(), target.len());
     // SAFETY: readlinkat(2) reads a C string and writes at most `room` bytes to `target`.
     let n =
         retry_eintr(|| unsafe { libc::readlinkat(link.as_raw_fd(), c"".as_ptr(), start, room) })?;
-    target.truncate(n.unsigned_abs());
-    Ok(OsString::from_vec(target))
+    Ok(OsString::from_vec(target[..n.unsigned_abs()].to_vec()))
 }
 
 /// The path of a descriptor's file in /proc.
