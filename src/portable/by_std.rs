@@ -8,7 +8,7 @@ use std::alloc::{self, Layout};
 use std::convert::Infallible;
 use std::fs::{File, Permissions};
 use std::io;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
 use tempfile::{Builder, NamedTempFile};
@@ -106,7 +106,9 @@ unsafe impl ByteSlice for Writable {
 }
 
 /// No memory has pages of its own.
-pub(super) const OWN_PAGES_ALIGN: RangeInclusive<usize> = 1..=0;
+pub(super) fn has_own_pages(_align: usize) -> bool {
+    false
+}
 
 /// Zeroed memory; the layout is not empty.
 pub(super) fn allocate(layout: Layout) -> Option<NonNull<u8>> {

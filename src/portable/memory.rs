@@ -58,7 +58,7 @@ impl Buffer {
     }
 
     pub(super) fn kind(&self) -> Kind {
-        if platform::OWN_PAGES_ALIGN.contains(&self.align) {
+        if platform::has_own_pages(self.align) {
             Kind::Own
         } else {
             Kind::Heap

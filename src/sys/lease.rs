@@ -138,6 +138,7 @@ pub(crate) fn block_signals() {
 }
 
 /// Changes which signals the calling thread blocks, rt_sigprocmask(2), and returns which it did. Bit 0 is signal 1.
+#[allow(clippy::useless_conversion)] // `c_ulong` has 32 bits on other targets
 fn mask(how: i32, signals: u64) -> u64 {
     let set = kernel_sigset(signals);
     let mut before = kernel_sigset(0);

@@ -71,9 +71,9 @@ fn stores(dir: &Path) -> Vec<stillmap::DraftOptions> {
 /// True where drafts over their memory limit are mapped files; prints `skipped:` elsewhere.
 fn can_map(dir: &Path) -> bool {
     let can = [
-        libc::EXT4_SUPER_MAGIC as i64,
-        libc::XFS_SUPER_MAGIC as i64,
-        libc::TMPFS_MAGIC as i64,
+        libc::EXT4_SUPER_MAGIC as u64,
+        libc::XFS_SUPER_MAGIC as u64,
+        libc::TMPFS_MAGIC as u64,
     ]
     .contains(&support::kernel::file_system(
         std::fs::File::open(dir).unwrap(),

@@ -171,7 +171,11 @@ fn table(dir: &Path, unnamed: bool) {
         let fails = name == IMMUTABLE_DIRECTORY || name == APPEND_DIRECTORY && !unnamed;
         let made = File::create(&std);
         assert_eq!(made.is_err(), name == IMMUTABLE_DIRECTORY, "{name}");
-        if made.is_ok() {
+        if let Err(std_error) = made {
+            let error = Draft::create(&path, 1).map(drop).unwrap_err();
+            assert_eq!(error.kind(), std_error.kind(), "{name}: {error}");
+            set_flags(home, 0);
+        } else {
             let (wanted, may) = (rights(&std), access(&std));
             let watchers = watch(&real, &may, true);
             for replace in [Replace::Rename, Replace::InPlace, Replace::RenameOrInPlace] {
@@ -184,10 +188,6 @@ fn table(dir: &Path, unnamed: bool) {
                 assert!(watcher.wait().success(), "{name}: was opened, or was not");
             }
             fs::remove_file(home.join("stop")).unwrap();
-        } else {
-            let error = Draft::create(&path, 1).map(drop).unwrap_err();
-            assert_eq!(error.kind(), made.unwrap_err().kind(), "{name}: {error}");
-            set_flags(home, 0);
         }
         let left = crate::names(home);
         let known = |left: &String| matches!(&left[..], "std" | "link");

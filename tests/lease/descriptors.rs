@@ -3,10 +3,11 @@
 use super::attacked::{leases_of, wait_unreaped};
 use super::support::child::{fork, fork_into, report, scenario};
 use super::support::kernel::{hard_limit, limit, may_open};
+use super::support::pipe::pipe_of_files;
 use super::support::{exclusive, file_with, is_root, user};
 use super::{Folder, leased};
 use std::fs::{self, File};
-use std::io::{Read, Write, pipe};
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -58,8 +59,8 @@ fn fork_with_a_thousand_leases() {
             let is_right = |snapshot: &Snapshot| snapshot[..] == [5; LEN];
             all.iter().all(|one| one.is_consistent() && is_right(one))
         };
-        let (mut is_ready, mut ready) = pipe().unwrap();
-        let (mut is_written, mut written) = pipe().unwrap();
+        let (mut is_ready, mut ready) = pipe_of_files();
+        let (mut is_written, mut written) = pipe_of_files();
         let look = || {
             assert!(are_right(&all), "in the child");
             ready.write_all(&[0]).unwrap();
@@ -86,9 +87,9 @@ fn fork_with_a_thousand_leases() {
 }
 
 fn leave_nothing(path: &Path, is_hard: bool, is_nobody: bool) {
-    let (end, hold) = pipe().unwrap();
+    let (end, hold) = pipe_of_files();
     let copy = hold.as_raw_fd();
-    let (mut go, tell) = pipe().unwrap();
+    let (mut go, tell) = pipe_of_files();
     let parent = fork(|| {
         // SAFETY: this process's own copy, which it uses for nothing else.
         unsafe { libc::close(copy) };

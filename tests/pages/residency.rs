@@ -22,7 +22,7 @@ const PAGES: usize = 400;
 /// Which pages of a file are in RAM, one system call for each; `None` before Linux 6.5, and on overlayfs.
 pub fn cached(file: &File, pages: usize) -> Option<Vec<bool>> {
     // The pages are those of another file, below, and cachestat(2) does not look there.
-    if file_system(file) == libc::OVERLAYFS_SUPER_MAGIC as i64 {
+    if file_system(file) == libc::OVERLAYFS_SUPER_MAGIC as u64 {
         return None;
     }
     const CACHESTAT: libc::c_long = 451;

@@ -200,13 +200,13 @@ pub fn minor_faults() -> u64 {
 
 /// The magic number of the file system that holds an open file or directory, fstatfs(2).
 #[allow(clippy::unnecessary_cast)] // its type differs with the C library
-pub fn file_system(fd: impl AsFd) -> i64 {
+pub fn file_system(fd: impl AsFd) -> u64 {
     // SAFETY: zero bits are a valid struct.
     let mut system: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: writes the one struct.
     let result = unsafe { libc::fstatfs(fd.as_fd().as_raw_fd(), &mut system) };
     assert_eq!(result, 0, "fstatfs: {}", std::io::Error::last_os_error());
-    system.f_type as i64
+    system.f_type as u64
 }
 
 pub fn page_size() -> usize {

@@ -29,11 +29,11 @@ pub fn leased(open: impl Fn() -> stillmap::Result<stillmap::Snapshot>) -> stillm
 
 /// Why no lease is granted on files in `folder`, tested by a system call of our own.
 pub fn refusal(folder: &Path) -> Option<String> {
-    const TRUSTED: [i64; 4] = [
-        libc::EXT4_SUPER_MAGIC as i64,
-        libc::XFS_SUPER_MAGIC as i64,
-        libc::BTRFS_SUPER_MAGIC as i64,
-        libc::F2FS_SUPER_MAGIC as i64,
+    const TRUSTED: [u64; 4] = [
+        libc::EXT4_SUPER_MAGIC as u64,
+        libc::XFS_SUPER_MAGIC as u64,
+        libc::BTRFS_SUPER_MAGIC as u64,
+        libc::F2FS_SUPER_MAGIC as u64,
     ];
     let probe = || {
         let inside = temp_dir_in(folder);

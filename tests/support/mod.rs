@@ -1,6 +1,7 @@
 //! What the integration tests share: child processes, pipes, real file systems, and counts read from the kernel.
 #![allow(dead_code, unused_imports, unused_macros)] // each test binary uses a part of it
 #![allow(clippy::disallowed_methods)] // tests look at the kernel directly, past the crate
+#![allow(clippy::unnecessary_cast, clippy::useless_conversion)] // types of libc have other sizes on other targets
 
 pub mod break_time;
 pub mod bytes;

@@ -13,6 +13,12 @@ pub fn pipe() -> (OwnedFd, OwnedFd) {
     pipe_with(libc::O_CLOEXEC)
 }
 
+/// (read end, write end)
+pub fn pipe_of_files() -> (File, File) {
+    let (reader, writer) = pipe();
+    (reader.into(), writer.into())
+}
+
 pub fn pipe_with(flags: i32) -> (OwnedFd, OwnedFd) {
     let mut ends = [0; 2];
     // SAFETY: room for two numbers.

@@ -9,7 +9,7 @@ mod temporary;
 mod writable;
 
 pub(super) use locked::{Locked, View, is_stream};
-pub(super) use pages::{OWN_PAGES_ALIGN, allocate, lock, prefetch, release, residency, unlock};
+pub(super) use pages::{allocate, has_own_pages, lock, prefetch, release, residency, unlock};
 pub(super) use section::Section;
 pub(super) use temporary::Temporary;
 pub(super) use writable::Writable;

@@ -6,18 +6,20 @@ use crate::sync::{Lock, Rank};
 use std::alloc::{self, Layout};
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Memory with such an alignment gets pages of its own; that with another is of the heap.
-pub(in super::super) const OWN_PAGES_ALIGN: RangeInclusive<usize> = 4096..=GRANULARITY as usize;
+pub(in super::super) fn has_own_pages(align: usize) -> bool {
+    (4096..=GRANULARITY as usize).contains(&align)
+}
 
 /// How many guards hold each page: Windows keeps one flag for a page.
 static LOCKED: Lock<BTreeMap<usize, u32>> = Lock::new(Rank::LockedPages, BTreeMap::new());
 
 /// Zeroed memory; the layout is not empty.
 pub(in super::super) fn allocate(layout: Layout) -> Option<NonNull<u8>> {
-    if OWN_PAGES_ALIGN.contains(&layout.align()) {
+    if has_own_pages(layout.align()) {
         return system::allocate(layout.size());
     }
     // SAFETY: the layout is not empty.
@@ -30,7 +32,7 @@ pub(in super::super) fn allocate(layout: Layout) -> Option<NonNull<u8>> {
 /// `start` was returned by [`allocate`] for the same layout and not released since, and no reference to it is left.
 #[allow(unsafe_code)]
 pub(in super::super) unsafe fn release(start: NonNull<u8>, layout: Layout) {
-    if OWN_PAGES_ALIGN.contains(&layout.align()) {
+    if has_own_pages(layout.align()) {
         // SAFETY: the caller's promises.
         unsafe { system::release(start) };
     } else {
