@@ -25,6 +25,13 @@ const RETRY_INTERVAL: u64 = 20;
 const POLLS_PER_BREAK_TIME: u64 = 4;
 const POLL_MAX: u64 = 11_250;
 
+/// This thread looks for signals this many times in each lease-break time, and at least once in `LOOK_MAX` ms. A signal
+/// does not say when it was sent: at any time since the last look that found none. If that was too long ago (the process
+/// was stopped, or had no processor), it counts from then. Otherwise it counts from now, at most a quarter more than one
+/// interval late, which is less than the margin of a deadline.
+const LOOKS_PER_BREAK_TIME: u64 = 16;
+const LOOK_MAX: u64 = 2_800;
+
 /// Time between two checks for the event of a move, which takes less than a millisecond.
 const MOVE_INTERVAL: Duration = Duration::from_micros(100);
 
@@ -108,24 +115,33 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     futex::wake_all(&WATCHER);
     let mut looked = clock::monotonic_ms();
     let mut polled = looked;
-    let mut timeout = Some(0);
+    let mut next_timeout = Some(0);
     loop {
-        let before = clock::monotonic_ms();
         let break_time = BREAK_TIME.load(Ordering::Relaxed);
-        let event = lease::wait(timeout.map(Duration::from_millis));
+        let look_interval = (break_time / LOOKS_PER_BREAK_TIME).min(LOOK_MAX);
+        let timeout = next_timeout.map(|ms: u64| Duration::from_millis(ms.min(look_interval)));
+        let mut event = lease::wait(timeout);
         IS_ASLEEP.store(false, Ordering::SeqCst);
         let now = clock::monotonic_ms();
-        acknowledge_moves();
         if let Some(file) = BREAK_TIME_FILE.get() {
             let _ = read_break_time(file);
         }
         // The kernel keeps the time that was set when a lease was broken. It may have been changed since the last look.
         let break_time = break_time.min(BREAK_TIME.load(Ordering::Relaxed));
-        // A signal that was waited for came now; one that was pending, at any time since the last look.
-        let is_new = now > before;
-        if let Event::Broken(fd) = event {
-            note_signal(fd, if is_new { now } else { looked }, break_time);
+        let is_late = now.saturating_sub(looked) > look_interval + look_interval / 4;
+        let broken_at = if is_late { looked } else { now };
+        loop {
+            if let Event::Broken(fd) = event {
+                note_signal(fd, broken_at, break_time);
+            }
+            let before = clock::monotonic_ms();
+            event = lease::wait(Some(Duration::ZERO));
+            if matches!(event, Event::Nothing) {
+                looked = before;
+                break;
+            }
         }
+        acknowledge_moves();
         let interval = (BREAK_TIME.load(Ordering::Relaxed) / POLLS_PER_BREAK_TIME).min(POLL_MAX);
         let is_time = now >= polled + interval;
         if is_time {
@@ -134,8 +150,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
                 .for_each(|entry| note_if_broken(entry, polled, break_time));
             polled = now;
         }
-        looked = now;
-        timeout = match advance(now) {
+        next_timeout = match advance(now) {
             Leases::Broken => Some(RETRY_INTERVAL),
             Leases::Unbroken => Some((polled + interval).saturating_sub(now).max(1)),
             // No lease for a while: the next one wakes this thread.

@@ -170,8 +170,10 @@ const SIGSET_WORDS: usize = (u64::BITS / libc::c_ulong::BITS) as usize;
 pub(crate) enum Event {
     /// A lease was broken: the number that its descriptor had when the lease was set.
     Broken(RawFd),
-    /// [`wake`] was called, the time is over, or another signal came.
-    Other,
+    /// [`wake`] was called, or another signal came.
+    Woken,
+    /// The time is over, and no signal was pending.
+    Nothing,
 }
 
 /// Waits in a thread with [`block_signals`] until a lease of it is broken, or for as long as `timeout` says.
@@ -201,8 +203,10 @@ pub(crate) fn wait(timeout: Option<Duration>) -> Event {
     // The kernel's own signals have positive codes; those of tgkill(2) do not.
     if signal == libc::c_long::from(SIGNAL) && info.code > 0 {
         Event::Broken(info.fd)
+    } else if signal > 0 || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
+        Event::Woken
     } else {
-        Event::Other
+        Event::Nothing
     }
 }
 

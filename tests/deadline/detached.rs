@@ -206,7 +206,7 @@ fn nothing_is_lost_when_the_opener_is_the_same_thread() {
 #[test]
 fn an_empty_file_is_let_go_like_any_other() {
     scenario!(|| {
-        let Some(_time) = BreakTime::of(1) else {
+        let Some(_time) = BreakTime::of(3) else {
             return;
         };
         for (kind, system) in systems() {

@@ -1,11 +1,19 @@
 //! A process that is stopped for longer than the lease-break time: what it finds afterwards.
 
 use crate::support::break_time::BreakTime;
+use crate::support::child::{argument, fork, report, scenario};
+use crate::support::file_with;
+use crate::support::kernel;
 use crate::support::leased::{Folder, leased};
+use crate::support::pipe::pipe_of_files;
+use crate::support::refuse::hold;
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 const SERVE: &str = "STILLMAP_TEST_STOPPED";
 
@@ -72,4 +80,59 @@ fn a_file_that_was_only_opened_meanwhile_is_intact() {
         drop(OpenOptions::new().write(true).open(path).unwrap())
     });
     assert_eq!(intact, "true");
+}
+
+/// The process is stopped just before a writer comes, and continues a little later. Before: it took the break for one of
+/// that moment, and so did not end in time: a byte changed under `Leased`.
+#[test]
+fn a_break_that_began_while_the_process_was_stopped_ends_no_later() {
+    const LEN: usize = 4 << 20;
+    let mut child = scenario!(|| {
+        let path = PathBuf::from(argument("PATH"));
+        let (mut is_leased, mut leases) = pipe_of_files();
+        // SAFETY: takes nothing.
+        let reader = unsafe { libc::getpid() };
+        let signal = |signal| {
+            // SAFETY: this process, which is the parent of the one that calls this.
+            assert_eq!(unsafe { libc::kill(reader, signal) }, 0);
+        };
+        let writer = fork(|| {
+            is_leased.read_exact(&mut [0]).unwrap();
+            signal(libc::SIGSTOP);
+            while !kernel::is_stopped(reader) {
+                thread::yield_now();
+            }
+            let (is_started, started) = mpsc::channel();
+            let writing = thread::spawn({
+                let path = path.clone();
+                move || {
+                    is_started.send(kernel::thread_id()).unwrap();
+                    fs::write(path, vec![6; LEN]).unwrap();
+                }
+            });
+            let thread = started.recv().unwrap();
+            while !kernel::is_sleeping(thread) {
+                thread::yield_now();
+            }
+            // Time has to pass: less than a quarter of the break time.
+            thread::sleep(Duration::from_millis(1500));
+            signal(libc::SIGCONT);
+            writing.join().unwrap();
+        });
+        // No read of the copy returns.
+        let _reads = hold(libc::SYS_pread64, (2, u32::MAX, LEN as u32));
+        let snapshot = leased(|| stillmap::Snapshot::open(&path));
+        report("holding");
+        leases.write_all(&[0]).unwrap();
+        while snapshot.iter().all(|&byte| byte == 5) {}
+        report("changed");
+        drop(writer);
+    });
+    let (Some(_time), Some(folder)) = (BreakTime::of(8), Folder::new()) else {
+        return;
+    };
+    let path = file_with(folder.path(), "file", &vec![5; LEN]);
+    let outcome = child.argument("PATH", &path).run();
+    assert_eq!(outcome.reports(), ["holding"], "{outcome:?}");
+    assert_eq!(outcome.signal(), Some(libc::SIGABRT), "{outcome:?}");
 }

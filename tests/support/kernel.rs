@@ -61,13 +61,13 @@ pub fn limit(resource: Resource, to: u64) -> u64 {
 }
 
 /// Lowers a limit for good, but for a process with CAP_SYS_RESOURCE.
-pub fn hard_limit(resource: libc::__rlimit_resource_t, to: u64) {
-    let limit = libc::rlimit {
+pub fn hard_limit(resource: Resource, to: u64) {
+    let limit = libc::rlimit64 {
         rlim_cur: to,
         rlim_max: to,
     };
     // SAFETY: reads the one struct.
-    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
+    assert_eq!(unsafe { libc::setrlimit64(resource, &limit) }, 0);
 }
 
 /// One line of /proc/self/maps.
@@ -374,6 +374,11 @@ pub fn interrupt(thread: libc::pid_t, signal: i32) {
 /// True while the thread waits in an interruptible system call.
 pub fn is_sleeping(thread: libc::pid_t) -> bool {
     is_in_state(&format!("/proc/self/task/{thread}/stat"), 'S')
+}
+
+/// True while the process is stopped.
+pub fn is_stopped(process: libc::pid_t) -> bool {
+    is_in_state(&format!("/proc/{process}/stat"), 'T')
 }
 
 fn is_in_state(stat: &str, state: char) -> bool {
