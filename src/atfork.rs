@@ -22,6 +22,7 @@
 //! ```
 #![allow(unsafe_code)]
 
+use crate::budget;
 use crate::error::{Error, Result};
 use crate::once::OnceBox;
 use crate::sync::{ProcessLock, Rank};
@@ -396,6 +397,7 @@ extern "C" fn in_child() {
     ENDED.store(wanted, Ordering::Relaxed);
     WAITING.store(0, Ordering::Relaxed);
     MAKERS.store(0, Ordering::Relaxed);
+    budget::reset_in_child();
     for entry in TABLE.iter() {
         if deny_access(entry).is_err() {
             process::abort(&[

@@ -57,11 +57,13 @@ pub(crate) fn copy(
     loop {
         let range = window.in_file(before.size)?;
         let len = range.end - range.start;
-        let copy = if budget::fits_memory(len, memory_limit) {
+        let reservation = budget::reserve_memory(len, memory_limit);
+        let copy = if reservation.is_some() {
             Copied::Memory(into_memory(source, fd, range, progress)?)
         } else {
             to_disk(source, range, memory_limit, progress)?
         };
+        drop(reservation);
         let after = stat_with_size(source, before.kind)?;
         let is_consistent = after.stamp == before.stamp;
         if is_consistent || attempt == ATTEMPTS || len > RETRY_MAX {

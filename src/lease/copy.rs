@@ -110,7 +110,7 @@ fn replace_mapping(
             return Ok(Backing::Cloned);
         }
     }
-    if budget::fits_memory(data.len as u64, read.memory_limit) {
+    if let Some(_reservation) = budget::reserve_memory(data.len as u64, read.memory_limit) {
         match copy_to_memory(file, data, read.offset..end, &stop) {
             Ok(()) => return Ok(Backing::Memory),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),

@@ -18,8 +18,12 @@ impl Resident {
 
     #[track_caller]
     fn assert_grown_at_most(&self, bytes: usize, what: &str) {
-        // SAFETY: touches free memory only. What the allocator keeps does not belong to snapshots.
-        unsafe { libc::malloc_trim(0) };
+        // What the allocator keeps does not belong to snapshots.
+        #[cfg(target_env = "gnu")]
+        // SAFETY: touches free memory only.
+        unsafe {
+            libc::malloc_trim(0)
+        };
         let grown = kernel::status("VmRSS").saturating_sub(self.0);
         assert!(
             grown <= bytes,

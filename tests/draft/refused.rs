@@ -40,7 +40,13 @@ fn each_call_on_its_own() {
         for (call, name) in CALLS {
             for errno in [libc::EIO, libc::EDQUOT] {
                 let mut child = scenario!(|| {
-                    let number = |name| argument(name).to_str().unwrap().parse::<i64>().unwrap();
+                    let number = |name| {
+                        argument(name)
+                            .to_str()
+                            .unwrap()
+                            .parse::<libc::c_long>()
+                            .unwrap()
+                    };
                     let dir = temp_dir();
                     let options = stores(dir.path())[number("STORE") as usize];
                     let path = dir.path().join("file");
