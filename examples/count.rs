@@ -52,6 +52,9 @@ fn main() -> ExitCode {
     if args.files.len() > 1 {
         rows.push((total, String::new(), b"total".to_vec()));
     }
+    if rows.is_empty() {
+        return ExitCode::FAILURE;
+    }
     match io::stdout().write_all(&table(&rows, args.how)) {
         Ok(()) => {}
         // A reader like `head` has closed the pipe.

@@ -1,4 +1,5 @@
-//! Which file system a file is on, and what follows from that. To support another file system, add it here.
+//! Which file system a file is on, and what follows from that. To support another one, add a variant and its magic number,
+//! and decide in each function below whether it belongs there.
 
 use crate::sys::file::{self, Stat};
 use crate::sys::statfs;

@@ -179,7 +179,7 @@ impl TargetName {
     }
 }
 
-/// The operation that [`Replace::InPlace`](crate::Replace::InPlace) does not need; error.rs has the hint for it.
+/// The operation that [`Replace::InPlace`](crate::Replace::InPlace) does not need; `error/text.rs` has the hint for it.
 pub(super) const REPLACE: &str = "replace by rename";
 
 /// True if an error says that a file cannot be replaced, but may still be written to.

@@ -14,7 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed.
 ///
-/// The message names the operation and the path, and says what to do where that is known; the cause is
+/// The message names the path, where there is one, and the operation or the reason, and says what to do where that is
+/// known; the cause is
 /// [`source()`](std::error::Error::source) and is never repeated in the message.
 /// For a descriptor the path is what `/proc/self/fd` calls it.
 ///
