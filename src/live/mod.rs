@@ -303,8 +303,11 @@ impl Live {
             return true;
         };
         let mut byte = [MaybeUninit::uninit()];
-        let read = file::read_at(self.fd.as_fd(), &mut byte, last as u64);
-        read.is_ok_and(|read| !read.is_empty())
+        match file::read_at(self.fd.as_fd(), &mut byte, last as u64) {
+            Ok(read) => !read.is_empty(),
+            // A descriptor of the caller may be for aligned reads only (`O_DIRECT`).
+            Err(_) => self.stat().is_ok_and(|stat| stat.size >= end as u64),
+        }
     }
 
     /// Touches the page behind the one that holds the byte before `end`. False if it is lost, or the file had none.

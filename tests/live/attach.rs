@@ -8,7 +8,7 @@ use crate::support::{file_with, skip, temp_dir};
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use stillmap::{Change, Error, Live, Shared};
@@ -197,4 +197,20 @@ fn what_is_no_file_of_bytes_is_refused() {
         Live::from_fd(&huge),
         Err(Error::NotMappable { .. })
     ));
+}
+
+#[test]
+fn a_descriptor_for_aligned_reads_only() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "zeros", &[0; 10_000]);
+    let direct = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(&path);
+    let Ok(direct) = direct else {
+        return skip("O_DIRECT is refused");
+    };
+    let live = Live::from_fd(&direct).expect("attach");
+    assert_eq!(read(&live), [0; 10_000]);
+    live.check_fault().expect("all bytes are there");
 }
