@@ -272,7 +272,7 @@ fn a_lock_is_a_state_and_ends_with_the_map() {
     let before = locked();
     let dir = directory();
     // The first is read into the heap.
-    for len in [128, 4 << 20] {
+    for len in [128, 2 << 20] {
         let file = file_of(&dir.path().join("lock"), len);
         let map = Mmap::map(File::open(dir.path().join("lock")).unwrap()).unwrap();
         map.lock().unwrap();
@@ -295,7 +295,7 @@ fn a_lock_is_a_state_and_ends_with_the_map() {
         let three = locked();
         assert!(three > before);
         // SAFETY: anonymous memory.
-        unsafe { anonymous.remap(8 << 20, RemapOptions::new().may_move(true)) }.unwrap();
+        unsafe { anonymous.remap(3 << 20, RemapOptions::new().may_move(true)) }.unwrap();
         assert!(locked() > three, "the lock is of the whole map");
         drop((raw, private));
         anonymous.unlock().unwrap();

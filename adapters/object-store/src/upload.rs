@@ -66,6 +66,16 @@ impl State {
         let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
         draft.take().ok_or_else(ended)
     }
+
+    /// The same, if `len` bytes were written. Otherwise the upload can still be aborted.
+    fn take_complete(&self, len: usize) -> Result<Parts> {
+        let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        if draft.as_ref().is_some_and(|parts| parts.written < len) {
+            // The object would have zeros instead of them.
+            return Err(generic("a part was not written"));
+        }
+        draft.take().ok_or_else(ended)
+    }
 }
 
 fn ended() -> super::api::Error {
@@ -84,11 +94,7 @@ impl MultipartUpload for DraftUpload {
     async fn complete(&mut self) -> Result<PutResult> {
         let (state, len) = (Arc::clone(&self.state), self.offset);
         blocking(move || {
-            let Parts { draft, written } = state.take()?;
-            if written < len {
-                // The object would have zeros instead of it.
-                return Err(generic("a part was not written"));
-            }
+            let Parts { draft, .. } = state.take_complete(len)?;
             let published = publish::publish(draft, &state.path, &Expected::Anything);
             let etag = published.map_err(|e| into_error(e, &state.path))?;
             state.cache.forget(&state.path);
