@@ -25,7 +25,7 @@
 use crate::budget;
 use crate::error::{Error, Result};
 use crate::once::OnceBox;
-use crate::sync::{ProcessLock, Rank};
+use crate::sync::{self, ProcessLock, Rank};
 use crate::sys::{atfork, clock, file, memory, process};
 use crate::table::{Claimed, Table};
 use std::io;
@@ -391,6 +391,7 @@ impl Drop for NotForChildren {
 /// Runs in the child, before fork(3) returns. It allocates nothing, locks nothing and cannot panic.
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    sync::note_fork();
     // Other forks that were under way in the parent are none of this process.
     let wanted = WANTED.load(Ordering::Relaxed);
     BEGUN.store(wanted, Ordering::Relaxed);

@@ -27,6 +27,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 /// 10 ms.
 const TIMESTAMP_STEP_NS: i64 = 20_000_000;
 
+/// The child finds an entry as it was at one moment, see [`LeaseEntry`].
+const _: () = assert!(size_of::<LeaseEntry>() == 512);
+
 /// The clock of file times before the fork.
 static FORKED_AT: AtomicI64 = AtomicI64::new(0);
 

@@ -28,8 +28,8 @@ const POLL_MAX: u64 = 11_250;
 /// This thread looks for signals this many times in each lease-break time, and at least once in `LOOK_MAX` ms. A signal
 /// does not say when it was sent: at any time since the last look that found none. If that was too long ago (the process
 /// was stopped, or had no processor), it counts from then. Otherwise it counts from now, at most a quarter more than one
-/// interval late, which is less than the margin of a deadline.
-const LOOKS_PER_BREAK_TIME: u64 = 16;
+/// interval late, which is half of the margin of a deadline at most.
+const LOOKS_PER_BREAK_TIME: u64 = 32;
 const LOOK_MAX: u64 = 2_800;
 
 /// Time between two checks for the event of a move, which takes less than a millisecond.

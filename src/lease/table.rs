@@ -49,7 +49,8 @@ const RELEASE_ASKED: u32 = 1;
 /// The lease was released, and no process had broken it.
 const RELEASED: u32 = 2;
 
-/// One lease and the mapping under it.
+/// One lease and the mapping under it. It lies in one page: fork(2) copies page by page while other threads store.
+#[repr(align(512))]
 pub(super) struct LeaseEntry {
     state: AtomicU32,
     /// The descriptor with the lease, or -1. The number stays open until the owner has ended the entry.

@@ -101,9 +101,12 @@ pub(crate) fn open_break_time() -> io::Result<OwnedFd> {
     beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Time that the kernel waits for a holder before it ends a broken lease; `None` if it cannot be read.
+/// Time that the kernel waits for a holder before it ends a broken lease; `None` if it cannot be read, or is so long that
+/// the kernel ends a lease at once: it computes ticks as an `int` (`__break_lease` in fs/locks.c).
 pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
     const NO_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+    /// With 1000 ticks in a second, the most that a kernel has.
+    const SECONDS_MAX: i64 = i32::MAX as i64 / 1000;
     let mut text = [0_u8; 24];
     let start = text.as_mut_ptr().cast();
     // SAFETY: pread(2) writes at most as many bytes as `text` has.
@@ -111,6 +114,9 @@ pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
     let text = std::str::from_utf8(text.get(..n.unsigned_abs())?).ok()?;
     // fs/locks.c: 0 or less is no limit.
     let seconds: i64 = text.trim().parse().ok()?;
+    if seconds > SECONDS_MAX {
+        return None;
+    }
     Some(
         u64::try_from(seconds).map_or(NO_LIMIT, |seconds| match seconds {
             0 => NO_LIMIT,
@@ -127,6 +133,9 @@ pub(crate) fn while_open_nowhere_else(fd: BorrowedFd<'_>, f: impl FnOnce()) {
     if set(fd, Lease::Write, thread::id()).is_ok() {
         f();
         release(fd.as_raw_fd());
+        // For `is_reported`.
+        // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
+        let _ = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, 0) });
         wait(Some(Duration::ZERO));
     }
     mask(libc::SIG_SETMASK, before);
@@ -234,4 +243,28 @@ pub(crate) fn wake(thread: i32) {
     let process = std::process::id();
     // SAFETY: tgkill(2) touches no memory of ours; the thread waits for this signal.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_break_time_that_overflows_in_the_kernel_is_none() {
+        use std::io::{Seek, Write};
+        use std::os::fd::AsFd;
+        let mut file = crate::sys::file::memfd(c"break-time", false).unwrap();
+        let mut read = |text: &str| {
+            file.set_len(0).unwrap();
+            file.rewind().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            break_time(file.as_fd().as_raw_fd()).map(|time| time.as_secs())
+        };
+        assert_eq!(read("45\n"), Some(45));
+        assert_eq!(read("0\n"), Some(24 * 60 * 60));
+        assert_eq!(read("-1\n"), Some(24 * 60 * 60));
+        assert_eq!(read("2147483\n"), Some(2_147_483));
+        assert_eq!(read("2147484\n"), None);
+        assert_eq!(read("2147483647\n"), None);
+    }
 }
