@@ -108,7 +108,8 @@ setters! {
     fn require_attributes(enable: bool) { require_attributes = enable; }
 
     /// The mode of the file, exactly: the umask and a default ACL of the directory do not apply, and a replaced file's
-    /// mode and ACL are not kept. Default: those of the file that is replaced, or what [`File::create`] gives.
+    /// mode and ACL are not kept. Where the group of a replaced file cannot be kept, the group and all others get only what
+    /// both had in `mode`. Default: those of the file that is replaced, or what [`File::create`] gives.
     ///
     /// # Examples
     /// ```
