@@ -35,6 +35,7 @@ fn beside_a_child(f: impl FnOnce()) {
     .unwrap();
 }
 
+#[allow(clippy::useless_conversion)] // `f_frsize` has 32 bits on other targets
 fn free_bytes(dir: &Path) -> u64 {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(dir.as_os_str().as_bytes()).unwrap();
@@ -42,7 +43,7 @@ fn free_bytes(dir: &Path) -> u64 {
     let mut stat: libc::statvfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: reads the path and writes one struct.
     assert_eq!(unsafe { libc::statvfs64(path.as_ptr(), &mut stat) }, 0);
-    stat.f_bavail * stat.f_frsize
+    stat.f_bavail * u64::from(stat.f_frsize)
 }
 
 #[test]
