@@ -229,41 +229,45 @@ impl Watch {
 
 #[test]
 fn watches_see_what_the_table_says() {
-    let dir = temp_dir();
-    let path = file_with(dir.path(), "file", b"old");
-    let (on_file, on_dir) = (Watch::new(&path), Watch::new(dir.path()));
-    let has = |mask: u32, wanted: u32| mask & wanted == wanted;
+    // Alone: the old file is deleted once no child has it open that another test is starting.
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "file", b"old");
+        let (on_file, on_dir) = (Watch::new(&path), Watch::new(dir.path()));
+        let has = |mask: u32, wanted: u32| mask & wanted == wanted;
 
-    commit(&path, Replace::InPlace, b"in place");
-    assert!(has(on_file.seen().0, libc::IN_MODIFY));
-    let (mask, names) = on_dir.seen();
-    assert!(has(mask, libc::IN_MODIFY), "{mask:x}");
-    assert_eq!(names, ["file"]);
-
-    commit(&path, Replace::Rename, b"renamed");
-    let (mask, _) = on_file.seen();
-    assert!(
-        has(mask, libc::IN_ATTRIB | libc::IN_DELETE_SELF),
-        "{mask:x}"
-    );
-    let (mask, names) = on_dir.seen();
-    assert!(has(mask, libc::IN_MOVED_TO), "{mask:x}");
-    assert!(names.iter().any(|name| name == "file"), "{names:?}");
-    // The watch was for the old file.
-    commit(&path, Replace::Rename, b"again");
-    assert_eq!(on_file.seen().0 & !libc::IN_IGNORED, 0);
-    on_dir.seen();
-
-    if crate::has_unnamed(dir.path()) {
-        commit(&dir.path().join("new"), Replace::Rename, b"new");
+        commit(&path, Replace::InPlace, b"in place");
+        assert!(has(on_file.seen().0, libc::IN_MODIFY));
         let (mask, names) = on_dir.seen();
-        assert!(has(mask, libc::IN_CREATE), "{mask:x}");
-        assert_eq!(without_unnamed(names), ["new"]);
-    }
-    // Of a draft that was dropped nothing else is seen.
-    drop(draft_of(Draft::options(), &path, b"dropped").unwrap());
-    let (_, names) = on_dir.seen();
-    assert!(without_unnamed(names).is_empty());
+        assert!(has(mask, libc::IN_MODIFY), "{mask:x}");
+        assert_eq!(names, ["file"]);
+
+        commit(&path, Replace::Rename, b"renamed");
+        let (mask, _) = on_file.seen();
+        assert!(
+            has(mask, libc::IN_ATTRIB | libc::IN_DELETE_SELF),
+            "{mask:x}"
+        );
+        let (mask, names) = on_dir.seen();
+        assert!(has(mask, libc::IN_MOVED_TO), "{mask:x}");
+        assert!(names.iter().any(|name| name == "file"), "{names:?}");
+        // The watch was for the old file.
+        commit(&path, Replace::Rename, b"again");
+        assert_eq!(on_file.seen().0 & !libc::IN_IGNORED, 0);
+        on_dir.seen();
+
+        if crate::has_unnamed(dir.path()) {
+            commit(&dir.path().join("new"), Replace::Rename, b"new");
+            let (mask, names) = on_dir.seen();
+            assert!(has(mask, libc::IN_CREATE), "{mask:x}");
+            assert_eq!(without_unnamed(names), ["new"]);
+        }
+        // Of a draft that was dropped nothing else is seen.
+        drop(draft_of(Draft::options(), &path, b"dropped").unwrap());
+        let (_, names) = on_dir.seen();
+        assert!(without_unnamed(names).is_empty());
+    })
+    .succeed();
 }
 
 /// The kernel tells a watch on the directory of writes to an unnamed file, too, by a name as `#1234`.
