@@ -33,7 +33,7 @@ fn a_resize_ends_when_an_opener_has_waited_for_long() {
             errno: libc::EOPNOTSUPP,
             argument: None,
         });
-        // Writes of a multiple of 64 KiB.
+        // A slow disk: each write of a multiple of 64 KiB takes this long. No order depends on it.
         intercept(libc::SYS_pwrite64, (2, 0xffff, 0), |_| {
             thread::sleep(Duration::from_millis(300));
             Verdict::Continue

@@ -3,7 +3,7 @@
 use super::Folder;
 use super::support::child::{Forked, scenario};
 use super::support::refuse::{Verdict, intercept};
-use super::support::skip;
+use super::support::{file_with, skip};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -198,11 +198,7 @@ fn a_child_forked_while_another_thread_opens_files_can_open_files() {
         let Some(folder) = Folder::new() else {
             return;
         };
-        let file = |name: &str, len| {
-            let path = folder.path().join(name);
-            fs::write(&path, vec![5; len]).unwrap();
-            path
-        };
+        let file = |name: &str, len| file_with(folder.path(), name, &vec![5; len]);
         // The longer the list, the longer its lock is held.
         let edited = (0..EDITED).map(|number| Exclusive::open(file(&number.to_string(), 4096)));
         let Ok(_edited) = edited.collect::<Result<Vec<_>, _>>() else {

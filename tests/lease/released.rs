@@ -2,6 +2,7 @@
 
 use super::support::bytes::{assert_same, pattern};
 use super::support::child::scenario;
+use super::support::file_with;
 use super::support::refuse::{Verdict, intercept};
 use super::{Folder, leased};
 use std::fs::{self, OpenOptions};
@@ -131,11 +132,7 @@ fn a_release_ends_though_other_files_are_opened_meanwhile() {
         let Some(folder) = Folder::new() else {
             return;
         };
-        let file = |name: &str, len| {
-            let path = folder.path().join(name);
-            fs::write(&path, vec![5; len]).unwrap();
-            path
-        };
+        let file = |name: &str, len| file_with(folder.path(), name, &vec![5; len]);
         let (large, second, third) = (file("1", LARGE), file("2", LEN), file("3", LEN));
         let (copies, is_copying) = mpsc::channel();
         let (go, may_go) = mpsc::channel::<()>();
