@@ -162,8 +162,15 @@ impl Stat {
 #[allow(clippy::unnecessary_cast)] // the types differ between architectures
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
+    let (number, into) = (fd.as_raw_fd(), stat.as_mut_ptr());
+    // glibc 2.33 to 2.38 calls fstatat(2) with an empty path, which takes 0.2 µs longer. On x86-64 the kernel's `struct stat`
+    // is that of every C library.
+    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
     // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    retry_eintr(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    retry_eintr(|| unsafe { libc::syscall(libc::SYS_fstat, number, into) })?;
+    #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]
+    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
+    retry_eintr(|| unsafe { libc::fstat64(number, into) })?;
     // SAFETY: fstat(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     let size = stat.st_size.unsigned_abs();
