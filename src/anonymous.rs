@@ -472,7 +472,7 @@ impl Anonymous {
         let Some(memfd) = &self.shared else {
             return Ok(());
         };
-        let error = |e| Error::os("ftruncate", None, e);
+        let error = |e| Error::os("ftruncate", None, e).with_len(pages);
         let size = file::stat(memfd.file.as_fd()).map_err(error)?.size;
         if size < pages as u64 {
             write::set_len(&memfd.file, pages as u64).map_err(error)?;

@@ -72,7 +72,7 @@ impl Region {
         }
         #[expect(clippy::disallowed_types, reason = "this is the place")]
         let map = memmap2::MmapOptions::new().len(len).map_anon();
-        let map = map.map_err(|e| Error::os("mmap", None, e))?;
+        let map = map.map_err(|e| Error::os("mmap", None, e).with_len(len))?;
         Ok(Region::owned_by_memmap2(MmapRaw::from(map), 0, len))
     }
 
@@ -80,7 +80,7 @@ impl Region {
     pub(crate) fn anonymous_at(len: usize, address: Address, pages: PageKind) -> Result<Self> {
         let start = memory::map_anonymous(len, address, pages);
         Ok(Region::from_raw_parts(
-            start.map_err(|e| Error::os(mmap(pages), None, e))?,
+            start.map_err(|e| Error::os(mmap(pages), None, e).with_len(len))?,
             len,
         ))
     }
@@ -93,7 +93,7 @@ impl Region {
         pages: PageKind,
     ) -> Result<Self> {
         let start = memory::map_shared(fd, 0, len, address);
-        let start = start.map_err(|e| Error::os(mmap(pages), None, e))?;
+        let start = start.map_err(|e| Error::os(mmap(pages), None, e).with_len(len))?;
         Ok(Region::from_raw_parts(start, len))
     }
 
@@ -106,7 +106,7 @@ impl Region {
         let offset_in_page = offset % page::size() as u64;
         let pages = whole_pages(len.saturating_add(offset_in_page as usize), page::size())?;
         let start = memory::map_shared(fd, offset - offset_in_page, pages, Address::Anywhere);
-        let start = start.map_err(|e| Error::os("mmap", None, e))?;
+        let start = start.map_err(|e| Error::os("mmap", None, e).with_len(pages))?;
         Ok((
             Region::from_raw_parts(start, pages),
             offset_in_page as usize,
@@ -267,7 +267,7 @@ impl Region {
                 let target = Region::aligned_like(len, self.start, PageKind::None)?;
                 self.grow_vma_by_vma(target)?;
             }
-            Err(e) => return Err(Error::os("mremap", None, e)),
+            Err(e) => return Err(Error::os("mremap", None, e).with_len(len)),
         }
         Ok(())
     }
@@ -288,7 +288,7 @@ impl Region {
             Err(e) => {
                 target.give_up_target();
                 if !spans_several_vmas(&e) {
-                    return Err(Error::os("mremap", None, e));
+                    return Err(Error::os("mremap", None, e).with_len(len));
                 }
                 // Another mapping may be at the first target by now.
                 let target = Region::aligned_like(len, self.start, PageKind::None)?;

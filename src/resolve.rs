@@ -50,6 +50,7 @@ pub(crate) struct Found {
 /// is `EEXIST`, a symbolic link too.
 pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
     let error = |e| Error::os("open", Some(path), e);
+    let sticky = |e| Error::open_in_sticky_directory(Some(path), e);
     let mut base: Option<OwnedFd> = None;
     let mut folder = PathBuf::new();
     let mut rest = path.to_path_buf();
@@ -66,7 +67,7 @@ pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
             libc::S_IFDIR => return Err(Error::is_directory(Some(path))),
             libc::S_IFLNK => {}
             _ => {
-                check_sticky(&dir_stat, &found.stat).map_err(error)?;
+                check_sticky(&dir_stat, &found.stat).map_err(sticky)?;
                 return Ok(Resolved::Name(name));
             }
         }
@@ -78,7 +79,7 @@ pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
         if name.is_on_kernel_file_system() {
             return Ok(Resolved::Magic(name));
         }
-        check_link(&dir_stat, &found.stat).map_err(error)?;
+        check_link(&dir_stat, &found.stat).map_err(sticky)?;
         rest = PathBuf::from(dir::read_link(found.fd.as_fd()).map_err(error)?);
         (base, folder) = (Some(name.dir), name.folder);
     }
@@ -112,7 +113,7 @@ fn open_parent(
     let folder = base_folder.join(&parent);
     // `/.`: for the kernel a link to the directory is then not the last part of a path, as it is not the last of ours.
     let dir = open(&parent.join("."));
-    let dir = dir.map_err(|e| Error::os("open", Some(&folder), e))?;
+    let dir = dir.map_err(|e| Error::open_directory(Some(path), e))?;
     let name = dir::c_string(name).map_err(error)?;
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
     let found = match dir::open_at(dir.as_fd(), &name, flags, 0) {

@@ -3,7 +3,7 @@
 
 use crate::file_system::FileSystem;
 use crate::sys::space::{self, Fallocate};
-use crate::sys::{lease, limits, sync, write};
+use crate::sys::{file, lease, limits, sync, write};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -122,38 +122,77 @@ fn in_pieces(file: &File, how: Fallocate, range: Range<u64>, check: &Check<'_>) 
 /// Gives every one of the first `len` bytes of a file that others may have open a block, and makes it `len` bytes long
 /// if it is shorter, in one step and last.
 pub(crate) fn reserve_from_start(file: &File, len: u64) -> io::Result<()> {
-    check_size(len)?;
-    let allocated = space::allocated(file.as_fd())?;
-    check_free(file.as_fd(), len.saturating_sub(allocated))?;
-    // Holes that another process fills meanwhile cannot be distinguished from ours, so nothing is freed here.
-    space::fallocate(file.as_fd(), Fallocate::KeepSize, 0, len)?;
+    allocate_from_start(file, len)?.1?;
     let last = len.saturating_sub(1);
     space::fallocate(file.as_fd(), Fallocate::Extend, last, len)
 }
 
-/// Gives blocks to the first `len` bytes of a file of `size` bytes that is about to be overwritten, and that others may
-/// have open. Its length stays.
-pub(crate) fn allocate_for_overwrite(file: &File, size: u64, len: u64) -> io::Result<()> {
+/// Gives blocks to the first `len` bytes of a file that is about to be overwritten, and that others may have open, where
+/// fallocate(2) is supported. Its length stays.
+pub(crate) fn allocate_for_overwrite(file: &File, len: u64) -> io::Result<Unallocated> {
+    match allocate_from_start(file, len)? {
+        (_, Err(e)) if !is_unsupported(&e) => Err(e),
+        (before, _) => Ok(before),
+    }
+}
+
+/// Second, what fallocate(2) returned; after an error the file has the blocks that it had.
+fn allocate_from_start(file: &File, len: u64) -> io::Result<(Unallocated, io::Result<()>)> {
     check_size(len)?;
     let fd = file.as_fd();
-    let allocated = space::allocated(fd)?;
-    check_free(fd, len.saturating_sub(allocated))?;
+    check_free(fd, len.saturating_sub(space::allocated(fd)?))?;
+    let before = Unallocated::find(file, len)?;
     let allocated = space::fallocate(fd, Fallocate::KeepSize, 0, len);
-    match allocated {
-        Err(e) if is_unsupported(&e) => Ok(()),
-        Err(e) => {
-            // What another process has appended meanwhile is not to be freed with what this took, which stays then until
-            // the file is truncated or removed.
-            lease::while_open_nowhere_else(fd, || {
-                if file.metadata().is_ok_and(|now| now.len() == size) {
-                    let start = end_of_block(size);
-                    let _ = space::fallocate(fd, Fallocate::PunchHole, start, len);
-                }
-            });
-            Err(e)
-        }
-        Ok(()) => Ok(()),
+    let allocated = allocated.inspect_err(|_| before.restore(file));
+    Ok((before, allocated))
+}
+
+/// Where a file had no blocks before its first bytes got some.
+#[derive(Debug)]
+pub(crate) struct Unallocated {
+    size: u64,
+    holes: Vec<Range<u64>>,
+    /// No block was behind the end.
+    is_end_last: bool,
+}
+
+impl Unallocated {
+    fn find(file: &File, len: u64) -> io::Result<Self> {
+        let size = file::stat(file.as_fd())?.size;
+        let behind = end_of_block(size)..i64::MAX as u64;
+        let extents = space::extents(file.as_fd(), behind, false);
+        Ok(Unallocated {
+            size,
+            holes: Missing::find(file, &(0..len), false)?.holes,
+            is_end_last: extents.is_ok_and(|extents| extents.is_empty()),
+        })
     }
+
+    /// Frees the blocks that the file got since, but not what was written to it. Another process that has the file open
+    /// may be writing just now: then they stay, until the file is truncated or removed.
+    pub(crate) fn restore(&self, file: &File) {
+        let fd = file.as_fd();
+        lease::while_open_nowhere_else(fd, || {
+            for hole in &self.holes {
+                let _ = punch_unwritten(fd, hole);
+            }
+            if self.is_end_last && file.metadata().is_ok_and(|now| now.len() == self.size) {
+                // ext4 punches no holes behind the end.
+                let _ = file.set_len(self.size);
+            }
+        });
+    }
+}
+
+/// Makes a hole of what in `range` was allocated and never written to. (SEEK_DATA takes zeros that were read for data.)
+fn punch_unwritten(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<()> {
+    for extent in space::extents(fd, range.clone(), true)? {
+        let (start, end) = (extent.logical.max(range.start), extent.end().min(range.end));
+        if extent.is_unwritten() {
+            space::fallocate(fd, Fallocate::PunchHole, start, end)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives blocks of their own to a range of a file of `size` bytes that nothing else changes, wherever a store would need

@@ -26,7 +26,7 @@ impl HeapBlock {
         let reserved = memory.try_reserve_exact(with_padding(capacity));
         reserved.map_err(|_| {
             let source = std::io::Error::from_raw_os_error(libc::ENOMEM);
-            Error::os("allocate memory", None, source)
+            Error::os("allocate memory", None, source).with_len(capacity)
         })?;
         Ok(HeapBlock { memory, capacity })
     }

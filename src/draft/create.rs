@@ -6,6 +6,8 @@ use super::target::Target;
 use super::{Draft, DraftOptions};
 use crate::atfork::NotForChildren;
 use crate::error::{Error, Result};
+use crate::page;
+use crate::range::whole_pages;
 use crate::snapshot::Snapshot;
 use std::fs::File;
 use std::io;
@@ -106,6 +108,7 @@ impl Draft {
     }
 
     fn with_output(options: DraftOptions, mut output: Output, len: usize) -> Result<Self> {
+        whole_pages(len, page::size()).map_err(|e| output.add_path(e))?;
         let not_for_children = NotForChildren::new().map_err(|e| output.add_path(e))?;
         let store = output.store(&options, len);
         let store = store.map_err(|e| output.add_path(e))?;

@@ -36,11 +36,15 @@ impl InPlaceFile {
         self.target.check_not_edited()?;
         let file = self.target.open(libc::O_WRONLY)?;
         let stat = dir::stat(file.as_fd()).map_err(error("fstat"))?;
-        crate::resolve::check_sticky(&directory, &stat).map_err(error("open"))?;
+        target.check_sticky(&directory, &stat)?;
         let len = bytes.len() as u64;
-        let allocated = space::allocate_for_overwrite(&file, stat.size, len);
-        allocated.map_err(error("fallocate"))?;
-        write::write_all_at(&file, bytes, 0).map_err(error("pwrite"))?;
+        let before = space::allocate_for_overwrite(&file, len);
+        let before = before.map_err(error("fallocate"))?;
+        let written = write::write_all_at(&file, bytes, 0);
+        written.map_err(|e| {
+            before.restore(&file);
+            error("pwrite")(e)
+        })?;
         if stat.size != len {
             write::set_len(&file, len).map_err(error("ftruncate"))?;
         }

@@ -23,6 +23,7 @@ use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::pages::Pages;
+use crate::range::whole_pages;
 use output::Output;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -136,6 +137,7 @@ impl Draft {
 
     fn resize_store(&mut self, len: usize) -> Result<()> {
         self.check_process()?;
+        whole_pages(len, page::size()).map_err(|e| self.output.add_path(e))?;
         self.release_to_children();
         let resized = self.output.resize(&mut self.store, len, &self.options);
         self.keep_from_children();

@@ -4,10 +4,10 @@ use super::DraftOptions;
 use super::publish::{self, NotNamed};
 use super::rights::{self, Loss, Rights};
 use super::store::Store;
-use super::target::{REPLACE, TargetName};
+use super::target::TargetName;
 use super::temp_file::{TempFile, sync_directory};
 use crate::enums::Replace;
-use crate::error::{Error, Result};
+use crate::error::{COPY_RIGHTS, Error, Result};
 use crate::file_system::FileSystem;
 use crate::input::copy_into;
 use crate::resolve::Found;
@@ -120,7 +120,7 @@ impl NewFile {
 
     fn check_loss(&self, options: &DraftOptions, loss: Loss) -> Result<()> {
         match loss {
-            Some(e) if options.require_attributes => Err(self.target.error(REPLACE, e)),
+            Some(e) if options.require_attributes => Err(self.target.error(COPY_RIGHTS, e)),
             _ => Ok(()),
         }
     }

@@ -64,8 +64,7 @@ impl Output {
             Output::New(file) => file.target(),
             Output::InPlace(file) => file.target(),
             Output::Stream(stream) => {
-                let what = "it is not a regular file";
-                return Err(Error::not_mappable(Some(&stream.path), what));
+                return Err(Error::not_a_regular_file(Some(&stream.path)));
             }
         };
         target.check_not_edited()?;

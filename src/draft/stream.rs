@@ -45,7 +45,8 @@ impl Stream {
 }
 
 fn is_unsyncable(error: &io::Error) -> bool {
-    let unsyncable = [libc::EINVAL, libc::EROFS, libc::EOPNOTSUPP, libc::ENOSYS];
+    // Not EROFS: so ends an fsync of ext4 after an error of the device.
+    let unsyncable = [libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS];
     error
         .raw_os_error()
         .is_some_and(|e| unsyncable.contains(&e))

@@ -1,7 +1,7 @@
 //! The file that a path names, and whether it can be replaced.
 
 use super::stream::Stream;
-use crate::error::{Error, Result};
+use crate::error::{COPY_RIGHTS, Error, REPLACE, Result};
 use crate::exclusive::is_edited;
 use crate::resolve::{self, Found, Name, Resolved};
 use crate::sys::credentials;
@@ -52,10 +52,7 @@ fn open_stream(name: &Name, path: &Path, flags: i32) -> Result<Stream> {
     // Do not acquire a controlling terminal.
     let flags = libc::O_WRONLY | libc::O_NOCTTY | flags;
     let file = dir::open_at(name.dir.as_fd(), &name.name, flags, 0);
-    let file = file.map_err(|e| match e.raw_os_error() {
-        Some(libc::EISDIR) => Error::is_directory(Some(path)),
-        _ => Error::os("open", Some(path), e),
-    })?;
+    let file = file.map_err(|e| Error::open_for_writing(Some(path), e))?;
     Stream::new(File::from(file), path)
 }
 
@@ -90,8 +87,14 @@ impl TargetName {
             return Ok(None);
         }
         let directory = self.directory()?;
-        resolve::check_sticky(&directory, &stat).map_err(|e| self.error("open", e))?;
+        self.check_sticky(&directory, &stat)?;
         Ok(Some(Found { fd, stat }))
+    }
+
+    /// `EACCES` for another user's file that `protected_regular` forbids to open.
+    pub(super) fn check_sticky(&self, directory: &DirEntry, file: &DirEntry) -> Result<()> {
+        let checked = resolve::check_sticky(directory, file);
+        checked.map_err(|e| Error::open_in_sticky_directory(Some(&self.path), e))
     }
 
     /// The same name, and what has it now.
@@ -111,7 +114,7 @@ impl TargetName {
     /// `Busy` if this process edits the file in place: an open of it would wait for this process.
     pub(super) fn check_not_edited(&self) -> Result<()> {
         match dir::stat_at(self.dir(), &self.name.name) {
-            Ok(stat) if is_edited(stat.id) => Err(Error::busy(Some(&self.path))),
+            Ok(stat) if is_edited(stat.id) => Err(Error::is_edited_here(Some(&self.path))),
             _ => Ok(()),
         }
     }
@@ -120,7 +123,11 @@ impl TargetName {
     pub(super) fn open(&self, flags: i32) -> Result<File> {
         let error = |e| self.error("open", e);
         let flags = flags | libc::O_NOFOLLOW | libc::O_NOCTTY;
-        let file = dir::open_at(self.dir(), &self.name.name, flags, 0).map_err(error)?;
+        let file = dir::open_at(self.dir(), &self.name.name, flags, 0);
+        let file = file.map_err(|e| match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => error(e),
+            _ => Error::open_for_writing(Some(&self.path), e),
+        })?;
         let stat = dir::stat(file.as_fd()).map_err(error)?;
         if !stat.is_regular() {
             return Err(error(io::Error::from_raw_os_error(libc::EINVAL)));
@@ -139,18 +146,11 @@ impl TargetName {
             return Ok(0);
         };
         let writable = dir::check_writable(self.dir(), &self.name.name);
-        writable.map_err(|e| self.error("open", e))?;
+        writable.map_err(|e| Error::open_for_writing(Some(&self.path), e))?;
         let attributes = dir::attributes(found.fd.as_fd());
-        self.check_changeable(attributes).map(|()| attributes)
-    }
-
-    /// `EPERM` for what is immutable or append-only: chattr(1).
-    fn check_changeable(&self, attributes: u64) -> Result<()> {
-        let fixed = libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND;
-        if attributes & fixed as u64 == 0 {
-            return Ok(());
-        }
-        Err(self.error("open", io::Error::from_raw_os_error(libc::EPERM)))
+        let changeable = check_changeable(attributes);
+        changeable.map_err(|e| Error::open_for_writing(Some(&self.path), e))?;
+        Ok(attributes)
     }
 
     /// Checks whether rename(2) could replace what is there, which has these attributes.
@@ -165,7 +165,8 @@ impl TargetName {
         if attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0 {
             return error(libc::EBUSY);
         }
-        self.check_changeable(dir::attributes(self.dir()))?;
+        let changeable = check_changeable(dir::attributes(self.dir()));
+        changeable.map_err(|e| self.error(REPLACE, e))?;
         let (me, directory) = (credentials::effective_user(), self.directory()?);
         let is_owner = found.stat.uid == me || directory.uid == me;
         let is_sticky = directory.mode & libc::S_ISVTX != 0;
@@ -179,10 +180,16 @@ impl TargetName {
     }
 }
 
-/// The operation that [`Replace::InPlace`](crate::Replace::InPlace) does not need; `error/text.rs` has the hint for it.
-pub(super) const REPLACE: &str = "replace by rename";
+/// `EPERM` for what is immutable or append-only: chattr(1).
+fn check_changeable(attributes: u64) -> io::Result<()> {
+    let fixed = libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND;
+    if attributes & fixed as u64 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::from_raw_os_error(libc::EPERM))
+}
 
 /// True if an error says that a file cannot be replaced, but may still be written to.
 pub(super) fn is_irreplaceable(error: &Error) -> bool {
-    matches!(error, Error::Os { operation, .. } if *operation == REPLACE)
+    matches!(error, Error::Os { operation, .. } if [REPLACE, COPY_RIGHTS].contains(operation))
 }

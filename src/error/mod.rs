@@ -6,8 +6,11 @@ mod text;
 use crate::reason::Reason;
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use text::{Colon, On, hint, shown};
+use text::{Bytes, Colon, On, hint, shown};
+#[cfg(target_os = "linux")]
+pub(crate) use text::{COPY_RIGHTS, REPLACE};
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -31,10 +34,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A system call failed.
     #[non_exhaustive]
-    #[error("{operation} failed{}{}", On(path), hint(operation, source))]
+    #[error(
+        "{operation} failed{}{}{}",
+        On(path),
+        Bytes(*len),
+        hint(operation, path, source)
+    )]
     Os {
         /// The operation: the name of a system call, or the purpose of several.
         operation: &'static str,
+        /// The bytes of memory that the operation was to give, where it was for that.
+        len: Option<NonZeroUsize>,
         /// The file of the operation.
         path: Option<PathBuf>,
         /// The cause, with its errno.
@@ -96,10 +106,12 @@ pub enum Error {
     },
     /// Another process, or this one, has the file open or mapped.
     #[non_exhaustive]
-    #[error("is open or mapped elsewhere{}", Colon(path))]
+    #[error("is busy{}: {why}", Colon(path))]
     Busy {
         /// The file.
         path: Option<PathBuf>,
+        /// What has it open, as far as that is known, and what can be done.
+        why: &'static str,
     },
     /// Other writers cannot be kept away from the file.
     #[non_exhaustive]
@@ -227,7 +239,7 @@ macro_rules! path_field {
             | Error::IsDirectory { path }
             | Error::OutOfBounds { path, .. }
             | Error::TooLarge { path, .. }
-            | Error::Busy { path }
+            | Error::Busy { path, .. }
             | Error::Unprotectable { path, .. }
             | Error::Unsealable { path, .. }
             | Error::LeaseLost { path }
@@ -250,6 +262,14 @@ impl Error {
     pub(crate) fn with_path(mut self, name: impl FnOnce() -> Option<PathBuf>) -> Self {
         if let Some(path @ None) = path_field!(&mut self) {
             *path = name();
+        }
+        self
+    }
+
+    /// Adds the length of the memory that a system call was to give.
+    pub(crate) fn with_len(mut self, bytes: usize) -> Self {
+        if let Error::Os { len, .. } = &mut self {
+            *len = NonZeroUsize::new(bytes);
         }
         self
     }

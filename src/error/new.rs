@@ -1,5 +1,8 @@
 //! One constructor for each variant: nothing outside of `error/` spells out its fields.
 
+use super::text::{
+    CREATE_FILE, OPEN_DIRECTORY, OPEN_FOR_WRITING, OPEN_IN_STICKY_DIRECTORY, OPEN_READ_WRITE,
+};
 use super::{Error, Tried};
 use crate::reason::Reason;
 use std::io;
@@ -9,8 +12,43 @@ impl Error {
     pub(crate) fn os(operation: &'static str, path: Option<&Path>, source: io::Error) -> Self {
         Error::Os {
             operation,
+            len: None,
             path: owned(path),
             source,
+        }
+    }
+
+    /// A failed open(2) of a file for reading and writing.
+    pub(crate) fn open_read_write(path: Option<&Path>, source: io::Error) -> Self {
+        Error::open(OPEN_READ_WRITE, path, source)
+    }
+
+    /// A failed open(2) of a file for writing.
+    pub(crate) fn open_for_writing(path: Option<&Path>, source: io::Error) -> Self {
+        Error::open(OPEN_FOR_WRITING, path, source)
+    }
+
+    /// A failed open(2) of the directory of a file.
+    pub(crate) fn open_directory(path: Option<&Path>, source: io::Error) -> Self {
+        Error::os(OPEN_DIRECTORY, path, source)
+    }
+
+    /// A failed open(2) of a new file, with or without a name, in the directory of `path`.
+    pub(crate) fn create_file(path: Option<&Path>, source: io::Error) -> Self {
+        Error::open(CREATE_FILE, path, source)
+    }
+
+    /// An open(2) with `O_CREAT` of what another user has put into a sticky directory.
+    pub(crate) fn open_in_sticky_directory(path: Option<&Path>, source: io::Error) -> Self {
+        Error::open(OPEN_IN_STICKY_DIRECTORY, path, source)
+    }
+
+    /// The purpose is the operation where it says what is missing.
+    fn open(purpose: &'static str, path: Option<&Path>, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::IsADirectory => Error::is_directory(path),
+            io::ErrorKind::PermissionDenied => Error::os(purpose, path, source),
+            _ => Error::os("open", path, source),
         }
     }
 
@@ -20,6 +58,12 @@ impl Error {
             what,
             reason: None,
         }
+    }
+
+    pub(crate) fn not_a_regular_file(path: Option<&Path>) -> Self {
+        let what =
+            "it is not a regular file; Snapshot can read its bytes, and Draft can write to it";
+        Error::not_mappable(path, what)
     }
 
     pub(crate) fn not_mapped(path: Option<&Path>, reason: Reason) -> Self {
@@ -66,8 +110,17 @@ impl Error {
         Error::too_large(path, isize::MAX.unsigned_abs() as u64)
     }
 
-    pub(crate) fn busy(path: Option<&Path>) -> Self {
-        Error::Busy { path: owned(path) }
+    pub(crate) fn busy(path: Option<&Path>, why: &'static str) -> Self {
+        Error::Busy {
+            path: owned(path),
+            why,
+        }
+    }
+
+    /// A call that would wait for an `Exclusive` of this process.
+    pub(crate) fn is_edited_here(path: Option<&Path>) -> Self {
+        let why = "this process has it open as an Exclusive; that has to be closed first";
+        Error::busy(path, why)
     }
 
     pub(crate) fn unprotectable(path: Option<&Path>, why: &'static str) -> Self {

@@ -9,12 +9,14 @@ use crate::lease::write::{WriteLease, WriteLeaseError};
 use crate::mapped_file::FileWindow;
 use crate::range;
 use crate::space;
+use crate::sys::dir::{self, DirEntry};
 use crate::sys::file::{self, FileType};
-use crate::sys::{credentials, descriptor, dir};
+use crate::sys::{credentials, descriptor};
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -136,12 +138,41 @@ impl Attempt<'_> {
             };
             match tried {
                 Some(file) => return Ok(file),
-                None if is_over => return Err(Error::busy(self.name)),
+                None if is_over => return Err(self.busy(is_ours)),
                 // With the file closed, for a randomised time, so that two openers do not stay in step.
                 None => thread::sleep(jitter(pause).min(left.unwrap_or(Duration::MAX))),
             }
             pause = (pause * 2).min(PAUSE_MAX * 2);
         }
+    }
+
+    fn busy(&self, is_edited_here: bool) -> Error {
+        if is_edited_here {
+            return Error::is_edited_here(self.name);
+        }
+        let why = if self.is_open_here() {
+            "another descriptor of this process has it open; that has to be closed first"
+        } else if self.until.is_some() {
+            "it is open or mapped elsewhere, and was so for as long as ExclusiveOptions::wait allows"
+        } else {
+            "it is open or mapped elsewhere; ExclusiveOptions::wait waits for it"
+        };
+        Error::busy(self.name, why)
+    }
+
+    /// True if a descriptor of this process has the file open, and not only as `O_PATH`.
+    fn is_open_here(&self) -> bool {
+        let found = dir::open_at(dir::working_directory(), self.path, libc::O_PATH, 0);
+        let id = found.and_then(|found| dir::stat(found.as_fd()));
+        let (Ok(DirEntry { id, .. }), Ok(descriptors)) = (id, fs::read_dir("/proc/self/fd")) else {
+            return false;
+        };
+        descriptors.flatten().any(|link| {
+            let file = fs::metadata(link.path());
+            // The mode of the link is that of the descriptor: proc(5).
+            let may_access = link.metadata().is_ok_and(|link| link.mode() & 0o600 != 0);
+            may_access && file.is_ok_and(|file| (file.dev(), file.ino()) == id)
+        })
     }
 
     /// `None` if the file is busy; also whether it is this process that edits it.
@@ -168,7 +199,7 @@ impl Attempt<'_> {
         let file = match dir::open_at(base, self.path, flags, 0) {
             // A lease is being broken.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((false, None)),
-            other => File::from(other.map_err(self.error("open"))?),
+            other => File::from(other.map_err(|e| Error::open_read_write(self.name, e))?),
         };
         if self.id(file.as_fd())? != id {
             return Ok((false, None));
@@ -225,15 +256,13 @@ fn check_kind(kind: FileType, path: Option<&Path>) -> Result<()> {
     match kind {
         FileType::Regular => Ok(()),
         FileType::Directory => Err(Error::is_directory(path)),
-        FileType::Block | FileType::Fifo | FileType::Other => {
-            Err(Error::not_mappable(path, "it is not a regular file"))
-        }
+        FileType::Block | FileType::Fifo | FileType::Other => Err(Error::not_a_regular_file(path)),
     }
 }
 
 fn lease_error(why: WriteLeaseError, path: Option<&Path>) -> Error {
     match why {
-        WriteLeaseError::Busy => Error::busy(path),
+        WriteLeaseError::Busy => Error::busy(path, "it is open or mapped elsewhere"),
         WriteLeaseError::Unsupported(why) => Error::unprotectable(path, why),
         WriteLeaseError::Failed(error) => error.with_path(|| path.map(PathBuf::from)),
     }

@@ -118,7 +118,9 @@ fn refusal(error: io::Error) -> WriteLeaseError {
     }
     match error.raw_os_error() {
         Some(libc::EAGAIN) => WriteLeaseError::Busy,
-        Some(libc::EACCES) => WriteLeaseError::Unsupported("it belongs to another user"),
+        Some(libc::EACCES) => WriteLeaseError::Unsupported(
+            "it belongs to another user, and this process does not have CAP_LEASE",
+        ),
         Some(libc::EINVAL) => WriteLeaseError::Unsupported("leases are off (see fs.leases-enable)"),
         _ => failed("fcntl")(error),
     }

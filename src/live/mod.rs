@@ -137,7 +137,7 @@ impl Live {
             FileType::Regular => {}
             FileType::Directory => return Err(Error::is_directory(name().as_deref())),
             FileType::Block | FileType::Fifo | FileType::Other => {
-                return not_mappable("it is not a regular file");
+                return Err(Error::not_a_regular_file(name().as_deref()));
             }
         }
         let system = FileSystem::from_stat(fd.as_fd(), &stat).map_err(|e| error("fstatfs", e))?;

@@ -65,10 +65,7 @@ impl Live {
             return Err(Error::is_directory(path.as_deref()));
         }
         if !stat.is_file() {
-            return Err(Error::not_mappable(
-                path.as_deref(),
-                "it is not a regular file",
-            ));
+            return Err(Error::not_a_regular_file(path.as_deref()));
         }
         let len = 0;
         let mut live = Live { file, len, path };

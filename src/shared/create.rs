@@ -4,7 +4,7 @@
 //! that file. So no process sees a file that is too short, and a full disk leaves nothing behind. Where a file system has
 //! no unnamed files or no hard links, the name is created with `O_EXCL`, and the file is allocated after that.
 
-use super::mapping::open_error;
+use super::mapping::open_file;
 use crate::error::{Error, Result};
 use crate::resolve::{self, Name, Resolved};
 use crate::space;
@@ -28,7 +28,7 @@ pub(super) fn open_or_create(path: &Path, len: u64) -> Result<OwnedFd> {
             Resolved::Descriptor(fd) => return ensure_len(fd.into(), path, len),
             // A link that only the kernel can follow; its target exists.
             Resolved::Magic(_) => {
-                let fd = file::open_read_write(path).map_err(|e| open_error(path, e))?;
+                let fd = open_file(path)?;
                 return ensure_len(fd.into(), path, len);
             }
             Resolved::Name(name) => name,
@@ -52,13 +52,14 @@ fn open_existing(name: &Name, path: &Path) -> Result<Option<File>> {
     let fd = match dir::open_at(name.dir.as_fd(), &name.name, flags, 0) {
         // ELOOP: a symbolic link took its place.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ELOOP)) => return Ok(None),
-        opened => opened.map_err(|e| open_error(path, e))?,
+        opened => opened.map_err(|e| Error::open_read_write(Some(path), e))?,
     };
     // Another file may have taken its place.
     let error = |e| Error::os("open", Some(path), e);
     let directory = dir::stat(name.dir.as_fd()).map_err(error)?;
     let stat = dir::stat(fd.as_fd()).map_err(error)?;
-    resolve::check_sticky(&directory, &stat).map_err(error)?;
+    resolve::check_sticky(&directory, &stat)
+        .map_err(|e| Error::open_in_sticky_directory(Some(path), e))?;
     Ok(Some(File::from(fd)))
 }
 
@@ -82,7 +83,7 @@ fn create_unlinked(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     let file = match dir::open_tmpfile(dir, MODE) {
         Ok(file) => file,
         Err(e) if dir::is_tmpfile_unsupported(&e) => return create_named(name, path, len),
-        Err(e) => return Err(open_error(path, e)),
+        Err(e) => return Err(Error::create_file(Some(path), e)),
     };
     allocate(&file, path, len)?;
     let linked = dir::link(&dir::proc_path(file.as_fd()), dir, &name.name);
@@ -100,7 +101,7 @@ fn create_named(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     let file = match dir::open_at(dir, &name.name, flags, MODE) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(None),
-        opened => File::from(opened.map_err(|e| open_error(path, e))?),
+        opened => File::from(opened.map_err(|e| Error::create_file(Some(path), e))?),
     };
     let allocated = allocate(&file, path, len);
     if allocated.is_err() {

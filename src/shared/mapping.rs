@@ -10,7 +10,6 @@ use crate::sys;
 use crate::sys::file::{self, FileType};
 use std::alloc::Layout;
 use std::ffi::CString;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -180,7 +179,7 @@ fn check_file(fd: BorrowedFd<'_>, kind: FileType, seals: i32) -> Result<()> {
         FileType::Regular => {}
         FileType::Directory => return Err(Error::is_directory(None)),
         FileType::Block | FileType::Fifo | FileType::Other => {
-            return not_mappable("it is not a regular file");
+            return Err(Error::not_a_regular_file(None));
         }
     }
     if !sys::descriptor::is_read_write(fd).map_err(|e| Error::os("fcntl", None, e))? {
@@ -197,13 +196,5 @@ fn check_file(fd: BorrowedFd<'_>, kind: FileType, seals: i32) -> Result<()> {
 }
 
 pub(super) fn open_file(path: &Path) -> Result<OwnedFd> {
-    file::open_read_write(path).map_err(|e| open_error(path, e))
-}
-
-/// The error of a failed open(2).
-pub(super) fn open_error(path: &Path, source: io::Error) -> Error {
-    match source.raw_os_error() {
-        Some(libc::EISDIR) => Error::is_directory(Some(path)),
-        _ => Error::os("open", Some(path), source),
-    }
+    file::open_read_write(path).map_err(|e| Error::open_read_write(Some(path), e))
 }

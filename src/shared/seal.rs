@@ -52,7 +52,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
         let path = path.as_deref();
         let all = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
         file::add_seals(fd.as_fd(), all).map_err(|e| match e.raw_os_error() {
-            Some(libc::EBUSY) => Error::busy(path),
+            Some(libc::EBUSY) => Error::busy(path, "it is mapped elsewhere"),
             Some(libc::EINVAL) => Error::unsealable(path, "only a memfd can be sealed"),
             Some(libc::EPERM) => Error::unsealable(path, "it takes no seals"),
             _ => Error::os("fcntl", path, e),

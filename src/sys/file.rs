@@ -2,13 +2,12 @@
 
 use super::descriptor::beyond_stdio;
 use super::signal_mask::without_sigxfsz;
-use super::{is_call_unknown, retry_eintr, to_off_t};
+use super::{dir, is_call_unknown, retry_eintr, to_off_t};
 use std::ffi::CStr;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// open(2) for reading, close-on-exec. Opening a FIFO blocks until it has a writer.
@@ -23,10 +22,10 @@ pub(crate) fn open_nonblocking(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn open_with(path: &Path, flags: i32) -> io::Result<OwnedFd> {
-    let mut options = OpenOptions::new();
+    let path = dir::c_string(path.as_os_str())?;
     // A terminal must not become the controlling terminal of this process.
-    options.read(true).custom_flags(libc::O_NOCTTY | flags);
-    beyond_stdio(options.open(path)?.into())
+    let flags = libc::O_NOCTTY | flags;
+    dir::open_at(dir::working_directory(), &path, flags, 0)
 }
 
 /// Turns `O_NONBLOCK` off, fcntl(2).
@@ -40,9 +39,7 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// open(2) for reading and writing, close-on-exec; the file must exist.
 pub(crate) fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOCTTY);
-    beyond_stdio(options.open(path)?.into())
+    open_with(path, libc::O_RDWR)
 }
 
 /// Opens the file of a descriptor again, with a description (offset, lease, flags) of its own.

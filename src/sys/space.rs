@@ -122,6 +122,7 @@ const FS_IOC_FIEMAP: u32 = 0xc020_660b;
 const FIEMAP_FLAG_SYNC: u32 = 0x1;
 const FIEMAP_EXTENT_LAST: u32 = 0x1;
 const FIEMAP_EXTENT_DATA_INLINE: u32 = 0x200;
+const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
 const FIEMAP_EXTENT_SHARED: u32 = 0x2000;
 
 impl Extent {
@@ -132,6 +133,11 @@ impl Extent {
     /// The bytes are in the inode, and move to a block when they are written to.
     pub(crate) fn is_inline(&self) -> bool {
         self.flags & FIEMAP_EXTENT_DATA_INLINE != 0
+    }
+
+    /// Allocated, and never written to: it reads as zeros.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.flags & FIEMAP_EXTENT_UNWRITTEN != 0
     }
 
     /// Another file has the same blocks; a write goes to new ones.

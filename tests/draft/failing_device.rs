@@ -2,13 +2,15 @@
 
 use crate::draft_of;
 use crate::support::bytes::{assert_same, pattern};
-use crate::support::child::scenario;
+use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
 use crate::support::exclusive::{has_userfaultfd, open};
+use crate::support::refuse::refuse;
 use crate::support::trace::{Traced, stop_here};
 use crate::support::{file_with, temp_dir_in};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use stillmap::{Draft, Error, Replace};
@@ -159,4 +161,66 @@ fn after_a_failed_fsync_all_bytes_are_written_again() {
         }
     })
     .succeed();
+}
+
+/// What is written out by a descriptor, as to standard output.
+#[test]
+fn bytes_written_to_a_descriptor_are_not_durable_on_a_device_that_fails() {
+    scenario!(|| {
+        let Some(failing) = Failing::new() else {
+            return;
+        };
+        let path = failing.file(b"");
+        let bytes = pattern(1, 4 << 20);
+        let output = File::options().append(true).open(path).unwrap();
+        let name = format!("/dev/fd/{}", output.as_raw_fd());
+        let draft = draft_of(Draft::options(), name.as_ref(), &bytes).unwrap();
+        failing.fail();
+        let failed = draft.commit().expect_err("a commit to a device that fails");
+        let Error::Os { .. } = failed.error else {
+            panic!("{:?}", failed.error);
+        };
+        let other = failing.other.path().join("other");
+        failed.draft.commit_to(&other).unwrap();
+        assert_same(&fs::read(&other).unwrap(), &bytes, "elsewhere");
+    })
+    .succeed();
+}
+
+/// Network file systems report a full disk or quota at fsync(2) only; ext4 is read-only after an error of its device.
+#[test]
+fn an_fsync_of_standard_output_that_fails_is_an_error() {
+    for errno in [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EROFS] {
+        for name in ["", "/dev/stdout", "/proc/self/fd/1"] {
+            let mut child = scenario!(|| {
+                let argument = |name| argument(name).to_str().unwrap().to_owned();
+                let (name, errno) = (argument("NAME"), argument("ERRNO").parse().unwrap());
+                let mut synced = match &name[..] {
+                    "" => Draft::stdout(6),
+                    name => Draft::create(name, 6),
+                }
+                .unwrap();
+                synced.copy_from_slice(b"\nonce\n");
+                refuse(libc::SYS_fsync, errno);
+                let failed = synced.commit().unwrap_err();
+                assert_eq!(failed.raw_os_error(), Some(errno));
+                let path = if name.is_empty() {
+                    "/dev/stdout"
+                } else {
+                    &name
+                };
+                let message = failed.error.to_string();
+                assert_eq!(message, format!("fsync failed on {path}"));
+                assert_eq!(failed.draft[..], *b"\nonce\n");
+                // Without durability nothing is synced.
+                let fast = Draft::options().durable(false);
+                let mut fast = fast.create("/dev/stdout", 1).unwrap();
+                fast.fill(b'\n');
+                fast.commit().unwrap();
+            });
+            let child = child.argument("NAME", name);
+            let outcome = child.argument("ERRNO", errno.to_string()).succeed();
+            assert_eq!(outcome.stdout.matches("once").count(), 1, "{name}: {errno}");
+        }
+    }
 }

@@ -2,10 +2,12 @@
 
 use crate::support::child::scenario;
 use crate::support::disk::{LoopFs, free};
+use crate::support::refuse::{Verdict, intercept};
 use crate::support::user::as_user;
 use crate::support::{limit_file_sizes, skip};
 use crate::{can_map, draft_of, names, stores};
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
 use stillmap::{Draft, Exclusive, Replace, Shared, Snapshot};
@@ -250,6 +252,114 @@ fn of_a_quota() {
         }
     })
     .succeed();
+}
+
+/// Files with holes, by name: the size, and the start of a megabyte that the owner has reserved.
+const WITH_HOLES: [(&str, u64, Option<u64>); 4] = [
+    ("short", 3, None),
+    ("with holes", 64 << 20, None),
+    ("with reserved holes", 64 << 20, Some(2 << 20)),
+    (RESERVED_BEHIND_ITS_END, 4 << 20, Some(5 << 20)),
+];
+const RESERVED_BEHIND_ITS_END: &str = "reserved behind its end";
+
+fn make_file_with_holes(path: &Path, size: u64, reserved: Option<u64>) {
+    let file = fs::File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    for at in (0..size).step_by(8 << 20) {
+        file.write_all_at(b"x y", at).unwrap();
+    }
+    if let Some(at) = reserved {
+        reserve(&file, at, 1 << 20);
+    }
+    file.sync_all().unwrap();
+}
+
+/// The blocks of a file, once all of it is on the disk.
+fn blocks(path: &Path) -> u64 {
+    let file = fs::File::open(path).unwrap();
+    file.sync_all().unwrap();
+    file.metadata().unwrap().blocks()
+}
+
+/// Before: the holes that had been filled stayed filled.
+#[test]
+fn after_a_quota_has_ended_it_holes_are_holes_again() {
+    scenario!(|| {
+        for kind in ["btrfs", "ext4"] {
+            let Some((_disk, dir, user)) = with_quota(kind, 16 << 20) else {
+                continue;
+            };
+            assert!(as_user(user, user, || {
+                for (name, size, reserved) in WITH_HOLES {
+                    let path = dir.join(name);
+                    make_file_with_holes(&path, size, reserved);
+                    let before = (blocks(&path), fs::read(&path).unwrap());
+                    let in_place = Draft::options().replace(Replace::InPlace);
+                    let draft = draft_of(in_place, &path, &vec![7; 64 << 20]).unwrap();
+                    let error = draft.commit().unwrap_err().error;
+                    assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{kind}: {error}");
+                    let shared = Shared::<[AtomicU8]>::create_slice(&path, 64 << 20);
+                    let error = shared.map(drop).unwrap_err();
+                    assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{kind}: {error}");
+                    if kind != "ext4" || name != RESERVED_BEHIND_ITS_END {
+                        assert_eq!(blocks(&path), before.0, "{kind}, {name}");
+                    }
+                    assert!(fs::read(&path).unwrap() == before.1, "{kind}, {name}");
+                    fs::remove_file(&path).unwrap();
+                }
+                true
+            }));
+        }
+    })
+    .succeed();
+}
+
+/// fallocate(2) fails after it has filled a part, where there is no quota. Before: on ext4, which punches no holes there,
+/// what was behind the end stayed.
+#[test]
+#[cfg_attr(not(target_pointer_width = "64"), ignore = "arguments of 64 bits")]
+fn after_a_reservation_has_failed_holes_are_holes_again() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let mut child = scenario!(|| {
+            let kind = crate::support::child::argument("KIND");
+            let Some(disk) = LoopFs::new(kind.to_str().unwrap(), 300 << 20) else {
+                return;
+            };
+            for (name, size, reserved) in WITH_HOLES {
+                let path = disk.path().join(name);
+                make_file_with_holes(&path, size, reserved);
+                let before = (blocks(&path), fs::read(&path).unwrap());
+                crate::support::child::fork(|| {
+                    let in_place = Draft::options().replace(Replace::InPlace);
+                    let draft = draft_of(in_place, &path, &vec![7; 64 << 20]).unwrap();
+                    let filled = path.clone();
+                    intercept(libc::SYS_fallocate, (3, u32::MAX, 64 << 20), move |_| {
+                        let file = fs::File::options().write(true).open(&filled);
+                        reserve(&file.unwrap(), 0, 24 << 20);
+                        Verdict::Fail(libc::ENOSPC)
+                    });
+                    let error = draft.commit().unwrap_err().error;
+                    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+                })
+                .succeed();
+                if kind != "ext4" || name != RESERVED_BEHIND_ITS_END {
+                    assert_eq!(blocks(&path), before.0, "{kind:?}, {name}");
+                }
+                assert!(fs::read(&path).unwrap() == before.1, "{kind:?}, {name}");
+            }
+        });
+        child.argument("KIND", kind).succeed();
+    }
+}
+
+/// fallocate(2), without a change of the length.
+fn reserve(file: &fs::File, at: u64, len: u64) {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(file);
+    let (at, len) = (at as i64, len as i64);
+    // SAFETY: plain numbers.
+    let done = unsafe { libc::fallocate64(fd, libc::FALLOC_FL_KEEP_SIZE, at, len) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
 #[test]

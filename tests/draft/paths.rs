@@ -373,21 +373,25 @@ fn a_sparse_draft_takes_space_where_it_was_touched() {
     let dir = temp_dir();
     let path = dir.path().join("sparse");
     let mut draft = Draft::options().sparse(true).create(&path, LEN).unwrap();
-    draft[3 << 30] = 7;
-    let last = draft.len() - 1;
-    draft[last] = 9;
+    let places = [0, 3 << 30, (4 << 30) - 1, 4 << 30, LEN - 1];
+    for (value, at) in (1..).zip(places) {
+        draft[at] = value;
+    }
     draft.commit().unwrap();
     let there = fs::metadata(&path).unwrap();
     assert_eq!(there.len(), 5 << 30);
     assert!(there.blocks() * 512 < 1 << 20, "{} blocks", there.blocks());
-    let window = stillmap::Snapshot::options().offset(3 << 30).len(2);
-    assert_eq!(&window.open(&path).unwrap()[..], [7, 0]);
+    for (value, at) in (1..).zip(places) {
+        let window = stillmap::Snapshot::options().offset(at as u64).len(1);
+        assert_eq!(window.open(&path).unwrap()[..], [value], "at {at}");
+    }
 }
 
 #[test]
 fn errors_name_operation_and_path() {
     let error = Draft::create("/no/such/folder/file", 1).unwrap_err();
-    assert_eq!(error.to_string(), "open failed on /no/such/folder");
+    let expected = "open of the directory failed on /no/such/folder/file; the directory is missing";
+    assert_eq!(error.to_string(), expected);
     let dir = temp_dir();
     let error = Draft::create(dir.path(), 1).unwrap_err();
     assert!(matches!(error, Error::IsDirectory { path: Some(p), .. } if p == dir.path()));

@@ -7,6 +7,7 @@ use crate::support::file_with;
 use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use stillmap::{Error, Exclusive};
 
 #[test]
@@ -14,10 +15,10 @@ fn a_file_that_is_open_elsewhere_is_busy() {
     for (kind, system) in systems() {
         let path = file_with(system.path(), "file", b"bytes");
         let reader = File::open(&path).unwrap();
-        assert!(
-            matches!(Exclusive::open(&path), Err(Error::Busy { .. })),
-            "{kind}: a reader"
-        );
+        let message = |why| format!("is busy: {}: {why}", path.display());
+        let here = "another descriptor of this process has it open; that has to be closed first";
+        let error = Exclusive::open(&path).unwrap_err();
+        assert_eq!(error.to_string(), message(here), "{kind}: a reader");
         drop(reader);
         let writer = File::options().read(true).write(true).open(&path).unwrap();
         assert!(
@@ -28,12 +29,25 @@ fn a_file_that_is_open_elsewhere_is_busy() {
         let map = mapping_of(&writer);
         drop(writer);
         let error = Exclusive::open(&path).unwrap_err();
+        let elsewhere = "it is open or mapped elsewhere; ExclusiveOptions::wait waits for it";
+        assert_eq!(error.to_string(), message(elsewhere));
+        let options = Exclusive::options().wait(std::time::Duration::ZERO);
+        let waited = "it is open or mapped elsewhere, and was so for as long as ExclusiveOptions::wait allows";
+        // An `O_PATH` descriptor does not have it open.
+        let by_name = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(&path);
         assert_eq!(
-            error.to_string(),
-            format!("is open or mapped elsewhere: {}", path.display())
+            options.open(&path).unwrap_err().to_string(),
+            message(waited)
         );
-        drop(map);
-        open(&path).close().unwrap();
+        drop((map, by_name.unwrap()));
+        let edited = open(&path);
+        let error = Exclusive::open(&path).unwrap_err();
+        let ours = "this process has it open as an Exclusive; that has to be closed first";
+        assert_eq!(error.to_string(), message(ours));
+        edited.close().unwrap();
     }
 }
 

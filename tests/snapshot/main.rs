@@ -13,6 +13,7 @@ mod errors;
 mod hostile;
 mod interrupted;
 mod limits;
+mod messages;
 mod options;
 mod paths;
 mod properties;

@@ -42,7 +42,9 @@ impl Writable {
             .open(path);
         let file = match opened {
             Err(_) if path.is_dir() => return Err(Error::is_directory(Some(path))),
-            Err(e) if is(&e, ERROR_SHARING_VIOLATION) => return Err(Error::busy(Some(path))),
+            Err(e) if is(&e, ERROR_SHARING_VIOLATION) => {
+                return Err(Error::busy(Some(path), "it is open or mapped elsewhere"));
+            }
             opened => opened.map_err(|e| Error::os("open", Some(path), e))?,
         };
         let stat = file
@@ -58,7 +60,7 @@ impl Writable {
             return Err(Error::unprotectable(Some(path), why));
         }
         if is_in_transaction(&file) {
-            return Err(Error::busy(Some(path)));
+            return Err(Error::busy(Some(path), "it is in a transaction"));
         }
         let mut opened = Writable {
             mapping: None,
