@@ -287,7 +287,7 @@ fn blocks(path: &Path) -> u64 {
 fn after_a_quota_has_ended_it_holes_are_holes_again() {
     scenario!(|| {
         for kind in ["btrfs", "ext4"] {
-            let Some((_disk, dir, user)) = with_quota(kind, 16 << 20) else {
+            let Some((_disk, dir, user)) = with_quota(kind, 80 << 20) else {
                 continue;
             };
             assert!(as_user(user, user, || {
@@ -296,10 +296,11 @@ fn after_a_quota_has_ended_it_holes_are_holes_again() {
                     make_file_with_holes(&path, size, reserved);
                     let before = (blocks(&path), fs::read(&path).unwrap());
                     let in_place = Draft::options().replace(Replace::InPlace);
-                    let draft = draft_of(in_place, &path, &vec![7; 64 << 20]).unwrap();
+                    // The first 64 MiB fit.
+                    let draft = in_place.create(&path, 128 << 20).unwrap();
                     let error = draft.commit().unwrap_err().error;
                     assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{kind}: {error}");
-                    let shared = Shared::<[AtomicU8]>::create_slice(&path, 64 << 20);
+                    let shared = Shared::<[AtomicU8]>::create_slice(&path, 128 << 20);
                     let error = shared.map(drop).unwrap_err();
                     assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{kind}: {error}");
                     if kind != "ext4" || name != RESERVED_BEHIND_ITS_END {
