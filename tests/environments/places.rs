@@ -8,6 +8,7 @@ use super::support::kernel::{descriptors, limit};
 use super::support::namespace::{bind, mount, own_mounts};
 use super::support::refuse::refuse;
 use super::support::user::{become_nobody, may_be_others, with_capabilities};
+use crate::skip;
 use std::any::Any;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::fd::AsRawFd;
