@@ -122,10 +122,13 @@ impl FileSystem {
     }
 
     /// True where truncate(2) sets the length and unmaps the pages behind it before it zeroes the rest of the last page
-    /// (`truncate_pagecache`). xfs zeroes first (`xfs_setattr_size`), and holds a lock that read(2) waits for.
+    /// (`truncate_pagecache`), and no page behind the end is mapped again:
+    /// - xfs zeroes first (`xfs_setattr_size`), and holds a lock that read(2) waits for;
+    /// - tmpfs maps a huge page whole, also where the file ends inside it (`finish_fault`), and a huge page that could not
+    ///   be split stays.
     pub(crate) fn unmaps_before_zeroing(self) -> bool {
         use FileSystem::*;
-        matches!(self, Ext | Btrfs | F2fs | Tmpfs)
+        matches!(self, Ext | Btrfs | F2fs)
     }
 
     /// True if no process can ever change or shorten the memfd behind `fd` (memfd_create(2), Linux 3.17). A sealed

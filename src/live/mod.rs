@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::file::{self, FileType, Stat};
 use mapping::LiveMapping;
 use std::fmt;
+use std::io;
 use std::mem::MaybeUninit;
 use std::ops::RangeBounds;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -86,7 +87,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Opens a file.
+    /// Opens a file. Blocks while another process edits it by [`Exclusive`](crate::Exclusive), or has a write lease on it.
     ///
     /// # Errors
     /// [`Error::Os`] for what the kernel refused; [`Error::IsDirectory`]; [`Error::NotMappable`] for what is not a regular
@@ -103,7 +104,12 @@ impl Live {
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
         // A FIFO without a writer would block.
-        let fd = file::open_nonblocking(path).map_err(|e| Error::os("open", Some(path), e))?;
+        let fd = match file::open_nonblocking(path) {
+            // Another process has a write lease on the file: block until it is released.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => file::open(path),
+            opened => opened,
+        };
+        let fd = fd.map_err(|e| Error::os("open", Some(path), e))?;
         Live::new(fd, Some(path.to_path_buf()))
     }
 
@@ -303,11 +309,20 @@ impl Live {
             return true;
         };
         let mut byte = [MaybeUninit::uninit()];
-        match file::read_at(self.fd.as_fd(), &mut byte, last as u64) {
-            Ok(read) => !read.is_empty(),
-            // A descriptor of the caller may be for aligned reads only (`O_DIRECT`).
-            Err(_) => self.stat().is_ok_and(|stat| stat.size >= end as u64),
-        }
+        let read = file::read_at(self.fd.as_fd(), &mut byte, last as u64);
+        read.map(|read| !read.is_empty())
+            .or_else(|_| self.has_byte_in_block(last))
+            // What can be mapped and not read.
+            .or_else(|_| self.stat().map(|stat| stat.size >= end as u64))
+            .unwrap_or(false)
+    }
+
+    /// The same for a descriptor of the caller that is for aligned reads only (`O_DIRECT`).
+    fn has_byte_in_block(&self, last: usize) -> io::Result<bool> {
+        let mut block = AlignedBlock([MaybeUninit::uninit(); DIRECT_BLOCK]);
+        let start = last - last % DIRECT_BLOCK;
+        let read = file::read_at(self.fd.as_fd(), &mut block.0, start as u64)?;
+        Ok(start + read.len() > last)
     }
 
     /// Touches the page behind the one that holds the byte before `end`. False if it is lost, or the file had none.
@@ -316,6 +331,12 @@ impl Live {
         behind < self.len && self.mapping.touch(behind) && !self.mapping.is_faulted()
     }
 }
+
+/// Enough for a direct read of a disk: its sectors have 512 or 4,096 bytes, open(2) on `O_DIRECT`.
+const DIRECT_BLOCK: usize = 4096;
+
+#[repr(align(4096))]
+struct AlignedBlock([MaybeUninit<u8>; DIRECT_BLOCK]);
 
 /// The length of a file, if it can be addressed.
 fn length(stat: &Stat) -> Option<usize> {

@@ -15,8 +15,12 @@ impl Live {
     ///
     /// Each byte is one that was there at some time during the call. If others write meanwhile, the bytes need not be of
     /// one moment: of a file that is truncated and grows again during the call, bytes in between can be zero. A look at the
-    /// page behind makes sure that the file is long enough; one pread(2) does it on other file systems than ext4, btrfs, f2fs
-    /// and tmpfs, and at the end of the file if the bytes of its last page contain a zero.
+    /// page behind makes sure that the file is long enough; one pread(2) does it on other file systems than ext4, btrfs and
+    /// f2fs, and at the end of the file if the bytes of its last page contain a zero.
+    ///
+    /// FAT, exFAT and the old driver of ext2 (most kernels use that of ext4) zero the bytes behind the new end in the last
+    /// block first, and set the length a moment later. In between `read_at` returns these zeros, as read(2) does there:
+    /// neither takes a lock that the truncation holds, so nothing tells them from zeros that were written.
     ///
     /// # Errors
     /// [`Error::PagesLost`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds
@@ -63,8 +67,8 @@ impl Live {
     /// A value as it is now, copied out. An aligned integer is loaded in one piece (`Acquire`), any other type byte by
     /// byte, so it may be torn.
     ///
-    /// It makes no system call. If the file was truncated inside its last page, what is gone reads as zero there;
-    /// [`check_fault`](Live::check_fault) fails afterwards.
+    /// It makes no system call. If the file was truncated inside its last page (on tmpfs, a huge page), what is gone reads
+    /// as zero there; [`check_fault`](Live::check_fault) fails afterwards.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::Misaligned`] if `offset` is not a multiple of the type's alignment;

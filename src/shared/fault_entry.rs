@@ -51,7 +51,10 @@ impl FaultEntry {
     pub(crate) unsafe fn register(&self, start: NonNull<u8>, len: usize) {
         self.start.store(start.as_ptr(), Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
-        self.process.store(std::process::id(), Ordering::Relaxed);
+        // In a child, a handler that does not exist here may be counted for ever: then the entry stays the parent's.
+        if self.inside.load(Ordering::Acquire) == 0 {
+            self.process.store(std::process::id(), Ordering::Relaxed);
+        }
         // Release: a thread that sees LIVE sees the range.
         self.state.store(LIVE, Ordering::Release);
     }

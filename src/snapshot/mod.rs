@@ -90,7 +90,8 @@ impl Snapshot {
     /// and the file was changed. Always true for a stream.
     ///
     /// A process that stores through a shared mapping moves no timestamp while the page is dirty already. A copy that was
-    /// made meanwhile ([`backing`](Snapshot::backing) is not `Leased`) can be a mixture although this is true.
+    /// made meanwhile ([`backing`](Snapshot::backing) is not `Leased`) can be a mixture although this is true. So can one on
+    /// Linux before 6.13, where timestamps move in steps of up to 10 ms, if it was made within one step of a change.
     ///
     /// # Examples
     /// ```

@@ -343,10 +343,13 @@ fn an_exclusive_file_does_not_outlive_its_process() {
             unsafe { libc::close(copy) };
             let mut file = exclusive::open(&path);
             file.fill(2);
-            let wait = || drop((&end).read(&mut [0]));
-            // SAFETY: the child does nothing but a system call.
+            // Runs once fork(2) is complete in the child, which has closed the parent's descriptors by then.
+            let wait = || {
+                (&tell).write_all(&[0]).unwrap();
+                drop((&end).read(&mut [0]));
+            };
+            // SAFETY: the child does nothing but two system calls.
             let _ = unsafe { fork_into(wait) };
-            (&tell).write_all(&[0]).unwrap();
             loop {
                 thread::park();
             }

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use stillmap::{Change, Error, Live, Shared};
+use stillmap::{Change, Error, Exclusive, Live, Shared};
 
 fn read(live: &Live) -> Vec<u8> {
     let mut bytes = vec![0; live.len()];
@@ -213,4 +213,30 @@ fn a_descriptor_for_aligned_reads_only() {
     let live = Live::from_fd(&direct).expect("attach");
     assert_eq!(read(&live), [0; 10_000]);
     live.check_fault().expect("all bytes are there");
+}
+
+/// Before: `EAGAIN`, while another program edited the file.
+#[test]
+fn an_open_waits_for_one_that_edits_the_file() {
+    // Alone: a child that another test starts has the file open for writing until it executes its program.
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "edited", &[1; 10_000]);
+        let mut exclusive = match Exclusive::open(&path) {
+            Ok(exclusive) => exclusive,
+            Err(error) => return skip(format_args!("no write lease: {error}")),
+        };
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| Live::open(&path).map(|live| read(&live)));
+            while !exclusive.has_waiter() {
+                std::thread::yield_now();
+            }
+            exclusive[9_999] = 2;
+            exclusive.close().expect("close");
+            let found = opening.join().expect("no panic").expect("open");
+            assert_eq!(found.len(), 10_000);
+            assert_eq!(found[9_999], 2);
+        });
+    })
+    .succeed();
 }

@@ -89,6 +89,10 @@ impl LoopFs {
     pub fn with_options(kind: &str, size: u64, more: &[&str]) -> Option<Self> {
         Self::made(kind, |dir| match kind {
             "tmpfs" => mount("tmpfs", "tmpfs", dir, 0, &format!("size={size},mode=0755")),
+            "tmpfs with huge pages" => {
+                let options = format!("size={size},mode=0755,huge=always");
+                mount("tmpfs", "tmpfs", dir, 0, &options)
+            }
             "overlay" => Self::overlay(dir),
             "ext2" | "ext3" | "ext4" => Self::device(
                 kind,
