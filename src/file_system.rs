@@ -98,6 +98,13 @@ impl FileSystem {
         matches!(self, Ext | Xfs | Btrfs | F2fs)
     }
 
+    /// True where the size of a file is that of its bytes. Files that a kernel or a server generates may have bytes and a
+    /// size of 0.
+    pub(crate) fn has_sizes(self) -> bool {
+        use FileSystem::*;
+        !matches!(self, Kernel | Network | Other)
+    }
+
     /// True for file systems with reflinks, on this machine.
     pub(crate) fn may_clone(self) -> bool {
         matches!(self, FileSystem::Xfs | FileSystem::Btrfs)

@@ -4,6 +4,7 @@ use super::map::{addressable, map_window};
 use crate::backing::Backing;
 use crate::budget;
 use crate::error::{Error, Result};
+use crate::file_system::FileSystem;
 use crate::held::{Held, Opened};
 use crate::input::settled::{self, Attempt};
 use crate::input::{self, Copied, Progress, Request, Source, Window};
@@ -118,11 +119,24 @@ pub(super) fn stream(
         }
         read => read?,
     };
+    let is_consistent = !is_written(source, copy.len())?;
     Ok(Opened {
         bytes: held(source, request, copy)?,
-        is_consistent: true,
+        is_consistent,
         reason: Some(Reason::Stream),
     })
+}
+
+/// True for a file that was empty when it was opened, and of which `len` bytes were read, since a process was writing it. A
+/// file of the kernel has bytes, and a size of 0.
+fn is_written(source: &Source<'_>, len: u64) -> Result<bool> {
+    let stat = source.stat()?;
+    if stat.kind != FileType::Regular || stat.size == 0 && len == 0 {
+        return Ok(false);
+    }
+    let is_real = || FileSystem::from_stat(source.fd(), &stat).map(FileSystem::has_sizes);
+    let is_real = stat.size > 0 || is_real().map_err(|e| source.error("fstatfs", e))?;
+    Ok(is_real)
 }
 
 /// True for a FIFO that was opened without waiting for a writer, and had none: it seemed to end at once.

@@ -87,7 +87,8 @@ impl Snapshot {
 
     /// True if the bytes are those of one moment of the file. False if its size, mtime or ctime changed while it was
     /// copied, or if the process was stopped for longer than `fs.lease-break-time`, so that the kernel ended the lease,
-    /// and the file was changed. Always true for a stream.
+    /// and the file was changed. Always true for a stream; false for a file that was empty when it was opened, and written
+    /// while it was read.
     ///
     /// A process that stores through a shared mapping moves no timestamp while the page is dirty already. A copy that was
     /// made meanwhile ([`backing`](Snapshot::backing) is not `Leased`) can be a mixture although this is true. So can one on

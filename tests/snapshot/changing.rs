@@ -1,6 +1,8 @@
 //! Files that another process shrinks, grows and overwrites while they are read.
 
 use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::scenario;
+use crate::support::refuse::{Verdict, intercept};
 use crate::support::temp_dir;
 use std::fs::File;
 use std::io::Write;
@@ -193,4 +195,29 @@ fn a_copy_is_retried_until_the_file_stands_still() {
         assert_same(&snapshot, &std::fs::read(&path).unwrap(), "one moment");
     }
     assert!(snapshot.is_consistent());
+}
+
+/// A writer has truncated the file and writes it while it is read. Before: taken for a stream, and consistent.
+#[test]
+fn a_file_that_was_empty_and_is_written_meanwhile() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = dir.path().join("file");
+        let name = path.clone();
+        File::create(&path).unwrap();
+        assert!(Snapshot::open(&path).unwrap().is_consistent());
+        // At the first read(2), once the size has been looked at.
+        let mut bytes = Some(vec![1; 300_000]);
+        intercept(libc::SYS_read, (0, 0, 0), move |_| {
+            if let Some(bytes) = bytes.take() {
+                std::fs::write(&name, bytes).unwrap();
+            }
+            Verdict::Continue
+        });
+        let snapshot = Snapshot::open(&path).unwrap();
+        assert_eq!(snapshot.len(), 300_000);
+        assert!(!snapshot.is_consistent());
+        assert!(Snapshot::open("/proc/version").unwrap().is_consistent());
+    })
+    .succeed();
 }
