@@ -25,7 +25,8 @@
 use crate::budget;
 use crate::error::{Error, Result};
 use crate::once::OnceBox;
-use crate::sync::{self, ProcessLock, Rank};
+use crate::process::{Process, ProcessLock};
+use crate::sync::Rank;
 use crate::sys::{atfork, clock, file, memory, process};
 use crate::table::{Claimed, Table};
 use std::io;
@@ -57,9 +58,6 @@ const MAKERS_MAX: u64 = 100;
 /// How long a fork is waited for. One of a process with 100 GiB of memory takes about a second.
 const FORK_MAX: Duration = Duration::from_secs(2);
 
-/// Number of forks between the process that loaded this crate and this one.
-static GENERATION: AtomicU64 = AtomicU64::new(0);
-
 /// What one value keeps from children. It lies in one page: fork(2) copies page by page while other threads store.
 #[repr(align(64))]
 struct ForkEntry {
@@ -86,21 +84,6 @@ impl Default for ForkEntry {
             process: AtomicU64::new(0),
             fd: AtomicI32::new(-1),
         }
-    }
-}
-
-/// Identifies a process. A child made by fork(3) has another value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process(u64);
-
-impl Process {
-    /// This one. It compares unequal to that of a child or a parent once [`install`] has succeeded in the parent.
-    pub(crate) fn current() -> Self {
-        Process(GENERATION.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn is_current(self) -> bool {
-        self == Process::current()
     }
 }
 
@@ -210,7 +193,7 @@ extern "C" fn after_fork() {
     ENDED.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Installs the handler, unless it is installed: what [`Process`] and [`NotForChildren`] need.
+/// Installs the handler, unless it is installed: what [`NotForChildren`] needs.
 pub(crate) fn install() -> Result<()> {
     static INSTALLING: ProcessLock<()> = ProcessLock::new(Rank::AtFork);
     if EMPTY_FILE.get().is_some() {
@@ -282,10 +265,10 @@ impl NotForChildren {
     /// last page, which has bytes of no other value.
     pub(crate) fn set_lendable(&self, addresses: Range<usize>, bytes: usize, page_size: usize) {
         self.clear_range();
-        let Process(process) = Process::current();
         self.entry.start.store(addresses.start, Ordering::Relaxed);
         self.entry.lendable.store(bytes, Ordering::Relaxed);
         self.entry.page_size.store(page_size, Ordering::Relaxed);
+        let process = Process::current().to_bits();
         self.entry.process.store(process, Ordering::Relaxed);
         // Release: a child that finds the length finds the start.
         self.entry.len.store(addresses.len(), Ordering::Release);
@@ -327,9 +310,9 @@ impl ForkEntry {
     /// The addresses of the bytes that this process may pass to a child.
     fn lendable(&self) -> Range<usize> {
         let range = self.range();
-        let is_here = self.process.load(Ordering::Relaxed) == Process::current().0;
+        let process = Process::from_bits(self.process.load(Ordering::Relaxed));
         let len = self.lendable.load(Ordering::Relaxed).min(range.len());
-        range.start..range.start + if is_here { len } else { 0 }
+        range.start..range.start + if process.is_current() { len } else { 0 }
     }
 }
 
@@ -390,8 +373,6 @@ impl Drop for NotForChildren {
 
 /// Runs in the child, before fork(3) returns. It allocates nothing, locks nothing and cannot panic.
 extern "C" fn in_child() {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-    sync::note_fork();
     // Other forks that were under way in the parent are none of this process.
     let wanted = WANTED.load(Ordering::Relaxed);
     BEGUN.store(wanted, Ordering::Relaxed);

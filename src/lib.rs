@@ -132,6 +132,8 @@ mod portable;
 #[cfg(target_os = "linux")]
 mod private;
 #[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
 mod region;
 #[cfg(target_os = "linux")]
 mod resolve;
@@ -145,6 +147,8 @@ mod space;
 mod sys;
 #[cfg(target_os = "linux")]
 mod table;
+#[cfg(target_os = "linux")]
+mod worker;
 
 pub use backing::Backing;
 pub use enums::{Change, HugePages, Replace};

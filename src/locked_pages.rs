@@ -21,6 +21,7 @@
 #![allow(unsafe_code)]
 
 use crate::page;
+use crate::process::Process;
 use crate::sync::{Lock, Rank};
 use crate::sys::mlock::{is_any_locked, mlock, munlock};
 use std::alloc::{Layout, alloc_zeroed};
@@ -41,7 +42,7 @@ pub(crate) struct LockedPages {
 /// One for each process.
 #[derive(Debug)]
 struct Table {
-    process: u32,
+    process: Process,
     /// Held while pages are counted and locked.
     changes: Lock<()>,
     /// Number of begins and ends of replacements: odd during one.
@@ -152,7 +153,7 @@ impl LockedPages {
         // - The pointer is null or a table that `table_of_this_process` made.
         // - A table is freed with `self` only; Acquire: it is seen whole.
         let table = unsafe { self.table.load(Ordering::Acquire).as_ref() };
-        table.filter(|table| table.process == std::process::id())
+        table.filter(|table| table.process.is_current())
     }
 
     fn table_of_this_process(&self) -> io::Result<&Table> {
@@ -188,7 +189,7 @@ impl Table {
     /// Fails where there is no memory: a mapping of a sparse file may have more pages than counts fit into it.
     fn new(pages: usize) -> io::Result<Self> {
         Ok(Table {
-            process: std::process::id(),
+            process: Process::current(),
             changes: Lock::new(Rank::LockedPages, ()),
             replacements: AtomicUsize::new(0),
             counts: zeros(pages)?,

@@ -9,9 +9,11 @@
 
 use crate::error::{Error, Result};
 use crate::pages::Advice;
+use crate::process::Process;
 use crate::snapshot::{Snapshot, SnapshotOptions};
 use crate::sync::{Lock, Rank};
-use crate::sys::thread::{self, Worker};
+use crate::sys::thread;
+use crate::worker::Worker;
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::FusedIterator;
@@ -78,7 +80,7 @@ pub struct OpenAll<I> {
     /// How many threads there are at most while none waits for a disk; 0 if that was not looked up.
     processors: usize,
     /// The process that has the threads.
-    process: u32,
+    process: Process,
     is_ended: bool,
 }
 
@@ -185,7 +187,7 @@ impl SnapshotOptions {
             }),
             threads: Vec::new(),
             processors: 0,
-            process: std::process::id(),
+            process: Process::current(),
             is_ended: false,
         }
     }
@@ -202,7 +204,7 @@ where
             return Ok(false);
         }
         let batches = self.next_paths();
-        if self.process != std::process::id() {
+        if !self.process.is_current() {
             // A forked child: the lock may be held forever, and no thread opens anything.
             self.is_ended = true;
             return Err(Error::wrong_process(None));
@@ -286,7 +288,7 @@ impl<I> OpenAll<I> {
     /// Ends the threads, and waits for them.
     fn end(&mut self) {
         self.is_ended = true;
-        if self.process == std::process::id() {
+        if self.process.is_current() {
             self.queue.state.lock().is_closed = true;
             self.queue.work.notify_all();
         } else {

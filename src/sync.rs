@@ -7,15 +7,11 @@
 //! No lock is held across a system call that waits for another process (open(2) for writing). `LockedPages` is held across
 //! mlock(2), which may wait for a page that a lease thread supplies: the lease threads take no lock of this table.
 
-#![allow(unsafe_code)]
-
 /// The types of the state machines that `tests/loom.rs` compiles with the atomics of loom.
 #[cfg_attr(not(target_os = "linux"), allow(unused_imports))]
 pub(crate) use std::sync::atomic;
 
 use std::ops::{Deref, DerefMut};
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The order: each lock is taken before those below it.
@@ -54,70 +50,6 @@ impl<T> Lock<T> {
         let held = HeldRank::new(self.rank);
         let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
         Guard { guard, _held: held }
-    }
-}
-
-/// Forks between the process that loaded this crate and this one. In a new PID namespace a child may have the id of its
-/// parent.
-static FORKS: AtomicU32 = AtomicU32::new(0);
-
-/// Called in a forked child.
-pub(crate) fn note_fork() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
-}
-
-/// The lock of a static variable. In a forked child a thread that does not exist there may hold it, and may have been
-/// changing the value: the child has a new lock, and the default value.
-#[derive(Debug)]
-pub(crate) struct ProcessLock<T: 'static> {
-    rank: Rank,
-    /// Made at first use, and never freed.
-    lock: AtomicPtr<LockOfProcess<T>>,
-}
-
-#[derive(Debug)]
-struct LockOfProcess<T> {
-    /// The process that made it: its id, and the value of [`FORKS`].
-    process: (u32, u32),
-    lock: Lock<T>,
-}
-
-impl<T: Default> ProcessLock<T> {
-    pub(crate) const fn new(rank: Rank) -> Self {
-        let lock = AtomicPtr::new(ptr::null_mut());
-        ProcessLock { rank, lock }
-    }
-
-    /// Blocks until no other thread of this process holds it.
-    pub(crate) fn lock(&'static self) -> Guard<'static, T> {
-        self.of_this_process().lock()
-    }
-
-    fn of_this_process(&'static self) -> &'static Lock<T> {
-        let process = (std::process::id(), FORKS.load(Ordering::Relaxed));
-        loop {
-            let current = self.lock.load(Ordering::Acquire);
-            // SAFETY: null, or made by `replace`, and never freed.
-            match unsafe { current.as_ref() } {
-                Some(made) if made.process == process => return &made.lock,
-                // Inherited. Two threads must not come to different locks, so this does not depend on its state.
-                _ => self.replace(current, process),
-            }
-        }
-    }
-
-    /// Stores a new lock, unless another thread was faster.
-    fn replace(&self, current: *mut LockOfProcess<T>, process: (u32, u32)) {
-        let new = Box::into_raw(Box::new(LockOfProcess {
-            process,
-            lock: Lock::new(self.rank, T::default()),
-        }));
-        let order = (Ordering::AcqRel, Ordering::Relaxed);
-        let stored = self.lock.compare_exchange(current, new, order.0, order.1);
-        if stored.is_err() {
-            // SAFETY: made above, and not stored.
-            drop(unsafe { Box::from_raw(new) });
-        }
     }
 }
 
@@ -227,44 +159,5 @@ mod tests {
         // Neither poisoned nor held.
         let _upper = UPPER.lock();
         assert_eq!(*LOWER.lock(), 1);
-    }
-
-    /// A child that is forked while a thread holds the lock does not have that thread.
-    #[test]
-    #[cfg_attr(miri, ignore = "forks")]
-    fn a_forked_child_finds_no_lock_held_by_a_thread_that_it_does_not_have() {
-        use crate::sys::process::{self, Fork};
-        static SHARED: ProcessLock<u32> = ProcessLock::new(Rank::Leases);
-        *SHARED.lock() = 1;
-        for is_held in [false, true] {
-            let held = std::sync::Barrier::new(2);
-            let forked = std::sync::Barrier::new(2);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    let guard = is_held.then(|| SHARED.lock());
-                    held.wait();
-                    forked.wait();
-                    drop(guard);
-                });
-                held.wait();
-                // SAFETY: the child uses nothing of other threads.
-                let child = match unsafe { process::fork() }.unwrap() {
-                    Fork::Parent { child } => child,
-                    Fork::Child => {
-                        // Ends a child that waits for ever.
-                        // SAFETY: takes a number.
-                        unsafe { libc::alarm(60) };
-                        let value = *SHARED.lock();
-                        *SHARED.lock() = 2;
-                        let again = *SHARED.lock();
-                        process::exit_immediately((value + again) as i32);
-                    }
-                };
-                forked.wait();
-                let status = process::wait(child, None).unwrap();
-                assert_eq!(status.code(), Some(2));
-            });
-        }
-        assert_eq!(*SHARED.lock(), 1);
     }
 }

@@ -146,6 +146,30 @@ mod sync {
     pub(crate) use loom::sync::atomic;
 }
 
+mod process {
+    /// No process forks.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Process;
+
+    impl Process {
+        pub(crate) fn current() -> Self {
+            Process
+        }
+
+        pub(crate) fn is_current(self) -> bool {
+            true
+        }
+
+        pub(crate) fn to_bits(self) -> u64 {
+            0
+        }
+
+        pub(crate) fn from_bits(_: u64) -> Self {
+            Process
+        }
+    }
+}
+
 mod sys {
     pub(crate) mod file {
         #[derive(Clone, Copy, Debug)]

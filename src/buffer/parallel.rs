@@ -3,7 +3,8 @@
 //! One processor does not keep up with the memory: it zeroes huge pages for half of the time and copies for the other half.
 
 use crate::sync::{Lock, Rank};
-use crate::sys::{file, thread};
+use crate::sys::file;
+use crate::worker;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::BorrowedFd;
@@ -41,7 +42,7 @@ pub(super) fn read_parallel(
             progress(done)
         })
     };
-    let (first, second) = thread::run_alongside(c"stillmap-copy", worker, caller);
+    let (first, second) = worker::run_alongside(c"stillmap-copy", worker, caller);
     first?;
     // A thread that panicked did not read its chunk.
     let panicked = || Err(io::Error::other("a thread that copies panicked"));
@@ -201,7 +202,7 @@ mod tests {
         let mut bytes = vec![0; LEN - 77];
         if std::env::var_os(ALONE).is_some() {
             leave_no_room_for_a_stack();
-            assert!(thread::start(c"none", || ()).is_err());
+            worker::run_alongside(c"none", || (), |is_there| assert!(!is_there));
         }
         let (n, reported) = filled(&file, 77, &mut bytes);
         assert_eq!(n, bytes.len());

@@ -1,8 +1,8 @@
 //! The file that holds a draft before it is published: without a name, or hidden under one that cannot be guessed.
 
 use super::target::TargetName;
-use crate::atfork::Process;
 use crate::error::{Error, Result};
+use crate::process::Process;
 use crate::sys::{credentials, dir, sync};
 use std::ffi::{CStr, CString};
 use std::fs::File;

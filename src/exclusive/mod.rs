@@ -8,13 +8,13 @@ mod options;
 pub(crate) use open_files::is_edited;
 pub use options::ExclusiveOptions;
 
-use crate::atfork::Process;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::mapped_file::FileWindow;
 use crate::page;
 use crate::pages::Pages;
+use crate::process::Process;
 use crate::range;
 use crate::space;
 use crate::sys::{file, memory, sync, write};

@@ -1,7 +1,8 @@
 //! The files that this process edits. It would block on its own lease if it opened one of them again.
 
-use crate::atfork::Process;
-use crate::sync::{ProcessLock, Rank};
+use crate::process::Process;
+use crate::process::ProcessLock;
+use crate::sync::Rank;
 use crate::sys::dir;
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -1,7 +1,7 @@
 //! Children that were forked, and how they ended.
 
-use crate::atfork::Process;
 use crate::error::{Error, Result};
+use crate::process::Process;
 use crate::sys::process;
 use std::cell::RefCell;
 use std::fmt;

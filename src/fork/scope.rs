@@ -7,6 +7,7 @@ use super::threads::ensure_single_threaded;
 use crate::atfork;
 use crate::error::{Error, Result};
 use crate::lease::threads;
+use crate::process::Process;
 use crate::sys::process::{self, Fork};
 use std::fmt;
 use std::fs::File;
@@ -251,7 +252,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
 /// Not inlined: nothing that `f` refers to is loaded before the pages are accessible.
 #[inline(never)]
 fn child_main(status_pipe: OwnedFd, f: impl FnOnce()) -> ! {
-    let process = process::id();
+    let own = Process::current();
     let code = match catch_unwind(AssertUnwindSafe(f)) {
         Ok(()) => 0,
         Err(panic) => {
@@ -261,7 +262,7 @@ fn child_main(status_pipe: OwnedFd, f: impl FnOnce()) -> ! {
         }
     };
     // If `f` itself forked and the new process returned here, it must not report for this one.
-    if process::id() == process {
+    if own.is_current() {
         let _ = File::from(status_pipe).write_all(&code.to_ne_bytes());
     }
     process::exit_immediately(code)

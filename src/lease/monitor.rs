@@ -14,7 +14,7 @@ use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -120,7 +120,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         let break_time = BREAK_TIME.load(Ordering::Relaxed);
         let look_interval = (break_time / LOOKS_PER_BREAK_TIME).min(LOOK_MAX);
         let timeout = next_timeout.map(|ms: u64| Duration::from_millis(ms.min(look_interval)));
-        let mut event = lease::wait(timeout);
+        let event = lease::wait(timeout);
         IS_ASLEEP.store(false, Ordering::SeqCst);
         let now = clock::monotonic_ms();
         if let Some(file) = BREAK_TIME_FILE.get() {
@@ -130,20 +130,16 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         let break_time = break_time.min(BREAK_TIME.load(Ordering::Relaxed));
         let is_late = now.saturating_sub(looked) > look_interval + look_interval / 4;
         let broken_at = if is_late { looked } else { now };
-        loop {
-            if let Event::Broken(fd) = event {
-                note_signal(fd, broken_at, break_time);
-            }
-            let before = clock::monotonic_ms();
-            event = lease::wait(Some(Duration::ZERO));
-            if matches!(event, Event::Nothing) {
-                looked = before;
-                break;
-            }
-        }
+        let until = now + look_interval / 4;
+        let note = |fd| note_signal(fd, broken_at, break_time);
+        let quiet = take_signals(event, until, note, || {
+            let at = clock::monotonic_ms();
+            (at, lease::wait(Some(Duration::ZERO)))
+        });
         acknowledge_moves();
         let interval = (BREAK_TIME.load(Ordering::Relaxed) / POLLS_PER_BREAK_TIME).min(POLL_MAX);
-        let is_time = now >= polled + interval;
+        let is_time = now >= polled + interval || quiet.is_none();
+        looked = quiet.unwrap_or_else(clock::monotonic_ms);
         if is_time {
             TABLE
                 .iter()
@@ -157,6 +153,34 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
             Leases::None if is_time => sleep(),
             Leases::None => Some(interval),
         };
+    }
+}
+
+/// Takes the pending signals, of which `event` is the first, and returns when `next` found none: the time before it
+/// looked. `None` if others can break leases faster than this thread notes it: at `until` the deadlines come first, and
+/// all leases have to be checked.
+fn take_signals(
+    mut event: Event,
+    until: u64,
+    note: impl Fn(RawFd),
+    mut next: impl FnMut() -> (u64, Event),
+) -> Option<u64> {
+    loop {
+        if let Event::Broken(fd) = event {
+            note(fd);
+        }
+        let at;
+        (at, event) = next();
+        if matches!(event, Event::Nothing) {
+            return Some(at);
+        }
+        if at >= until {
+            // None that was taken gets lost: see `look_after`.
+            if let Event::Broken(fd) = event {
+                note(fd);
+            }
+            return None;
+        }
     }
 }
 
@@ -284,4 +308,40 @@ pub(super) fn acknowledge_remaps(pages: BorrowedFd<'_>) -> impl Drop {
     MOVING.store(pages.as_raw_fd(), Ordering::SeqCst);
     lease::wake(WATCHER.load(Ordering::Acquire) as i32);
     Noted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::{Cell, RefCell};
+
+    /// Takes signals that come every millisecond, `count` of them, until the time 100. The result, and those noted.
+    fn taken(count: u64) -> (Option<u64>, Vec<RawFd>) {
+        let (clock, noted) = (Cell::new(0), RefCell::new(Vec::new()));
+        let signal = |n: u64| {
+            if n < count {
+                Event::Broken(n as RawFd)
+            } else {
+                Event::Nothing
+            }
+        };
+        let quiet = take_signals(
+            signal(0),
+            100,
+            |fd| noted.borrow_mut().push(fd),
+            || {
+                clock.set(clock.get() + 1);
+                (clock.get(), signal(clock.get()))
+            },
+        );
+        (quiet, noted.into_inner())
+    }
+
+    #[test]
+    fn signals_that_never_end_do_not_keep_the_deadlines_waiting() {
+        assert_eq!(taken(0), (Some(1), vec![]));
+        assert_eq!(taken(20), (Some(20), (0..20).collect()));
+        // All that were taken are noted.
+        assert_eq!(taken(u64::MAX), (None, (0..=100).collect()));
+    }
 }

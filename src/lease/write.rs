@@ -8,13 +8,14 @@
 use super::read::{LeaseHolder, reserve_space};
 use super::table::{Data, LeaseData, WriteData};
 use super::{copier, monitor};
-use crate::atfork::{BeforeForks, Process};
+use crate::atfork::BeforeForks;
 use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::locked_pages::LockedPages;
 use crate::mapped_file::{FileWindow, MappedFile};
 use crate::page;
+use crate::process::Process;
 use crate::space::Check;
 use crate::sys::lease::Lease;
 use crate::sys::{pages, userfault};

@@ -3,6 +3,7 @@
 use super::span::chunks;
 use crate::locked_pages::LockedPages;
 use crate::page;
+use crate::process::Process;
 use crate::sys::memory;
 use crate::sys::mlock::is_any_locked;
 use std::io;
@@ -32,7 +33,7 @@ pub struct LockGuard<'a> {
     /// `None`: no page.
     locked: Option<&'a LockedPages>,
     pages: Range<usize>,
-    process: u32,
+    process: Process,
 }
 
 impl<'a> LockGuard<'a> {
@@ -84,7 +85,7 @@ impl<'a> LockGuard<'a> {
         LockGuard {
             locked,
             pages: start..start,
-            process: std::process::id(),
+            process: Process::current(),
         }
     }
 
@@ -101,7 +102,7 @@ impl<'a> LockGuard<'a> {
 impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
         // A forked child inherits no locks.
-        if let Some(locked) = self.locked.filter(|_| self.process == std::process::id()) {
+        if let Some(locked) = self.locked.filter(|_| self.process.is_current()) {
             let chunks = chunks(self.pages.clone(), super::populate::POPULATE_CHUNK);
             chunks.for_each(|chunk| locked.unlock(&chunk));
         }

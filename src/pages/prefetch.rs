@@ -6,7 +6,7 @@
 
 use super::populate::fault_in;
 use super::span::chunks;
-use crate::sys::thread::Worker;
+use crate::worker::Worker;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -8,7 +8,8 @@
 //! ```
 #![allow(unsafe_code)]
 
-use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use crate::process::Process;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::sys::racy_copy::replace_by_zeros;
 use crate::sys::signal::{self, FaultCause};
 use std::ptr::{self, NonNull};
@@ -27,7 +28,7 @@ pub(crate) struct FaultEntry {
     start: AtomicPtr<u8>,
     len: AtomicUsize,
     /// The process that registered it.
-    process: AtomicU32,
+    process: AtomicU64,
 }
 
 impl Default for FaultEntry {
@@ -37,7 +38,7 @@ impl Default for FaultEntry {
             inside: AtomicUsize::new(0),
             start: AtomicPtr::new(ptr::null_mut()),
             len: AtomicUsize::new(0),
-            process: AtomicU32::new(0),
+            process: AtomicU64::new(0),
         }
     }
 }
@@ -53,7 +54,8 @@ impl FaultEntry {
         self.len.store(len, Ordering::Relaxed);
         // In a child, a handler that does not exist here may be counted for ever: then the entry stays the parent's.
         if self.inside.load(Ordering::Acquire) == 0 {
-            self.process.store(std::process::id(), Ordering::Relaxed);
+            let process = Process::current().to_bits();
+            self.process.store(process, Ordering::Relaxed);
         }
         // Release: a thread that sees LIVE sees the range.
         self.state.store(LIVE, Ordering::Release);
@@ -135,7 +137,7 @@ impl FaultEntry {
 
     /// True in a child of the process that registered it.
     fn is_inherited(&self) -> bool {
-        self.process.load(Ordering::Relaxed) != std::process::id()
+        !Process::from_bits(self.process.load(Ordering::Relaxed)).is_current()
     }
 
     fn put_zeros(&self) -> bool {

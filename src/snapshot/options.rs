@@ -1,11 +1,12 @@
 //! Options for opening a snapshot: the window, the limits, and which strategies are allowed.
 
 use super::Snapshot;
-use crate::atfork::{self, Process};
+use crate::atfork;
 use crate::error::{Error, Result};
 use crate::input::{Progress, Request, Source};
 use crate::ladder;
 use crate::options::setters;
+use crate::process::Process;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;

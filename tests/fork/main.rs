@@ -5,6 +5,7 @@
 mod support;
 
 mod descriptors;
+mod namespaces;
 mod parts;
 mod scope;
 mod threads;
