@@ -7,7 +7,6 @@ use super::support::disk::LoopFs;
 use super::support::kernel::{descriptors, limit};
 use super::support::namespace::{bind, mount, own_mounts};
 use super::support::refuse::refuse;
-use super::support::skip;
 use super::support::user::{become_nobody, may_be_others, with_capabilities};
 use crate::skip;
 use std::any::Any;
