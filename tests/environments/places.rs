@@ -39,6 +39,7 @@ pub const PLACES: &[(&str, Make)] = &[
     ("tmpfs", || on("tmpfs")),
     ("squashfs", || read_only_system("squashfs")),
     ("erofs", || read_only_system("erofs")),
+    ("iso9660", || read_only_system("iso9660")),
     ("FUSE (ext4 by fuse2fs)", on_fuse),
     ("overlay, upper file", || overlay(false)),
     ("overlay, lower file", || overlay(true)),

@@ -130,7 +130,7 @@ impl LoopFs {
         Self::read_only("squashfs", files)
     }
 
-    /// The same, or an erofs.
+    /// The same, or an erofs, or an iso9660.
     pub fn read_only(kind: &str, files: &[(&str, &[u8])]) -> Option<Self> {
         Self::made(kind, |dir| {
             let device = LoopDevice::attach(&Self::image(kind, dir, "image", files)?)?;
@@ -145,18 +145,19 @@ impl LoopFs {
             std::fs::write(content.join(name), bytes)?;
         }
         let image = dir.with_file_name(name);
-        let mut make = match kind {
-            "squashfs" => Command::new(tool("mksquashfs")?),
-            _ => Command::new(tool("mkfs.erofs")?),
+        let (program, arguments): (_, &[&Path]) = match kind {
+            "squashfs" => {
+                let quiet = ["-quiet", "-no-progress"].map(Path::new);
+                ("mksquashfs", &[&content, &image, quiet[0], quiet[1]])
+            }
+            "erofs" => ("mkfs.erofs", &[&image, &content]),
+            "iso9660" => {
+                let [quiet, names, to] = ["-quiet", "-R", "-o"].map(Path::new);
+                ("genisoimage", &[quiet, names, to, &image, &content])
+            }
+            _ => panic!("no recipe for a read-only file system of type {kind}"),
         };
-        match kind {
-            "squashfs" => make
-                .arg(&content)
-                .arg(&image)
-                .args(["-quiet", "-no-progress"]),
-            _ => make.arg(&image).arg(&content),
-        };
-        run(&mut make)?;
+        run(Command::new(tool(program)?).args(arguments))?;
         Ok(image)
     }
 
