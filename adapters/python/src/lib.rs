@@ -2,14 +2,16 @@
 
 mod buffer;
 
+use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use buffer::Exports;
 use pyo3::exceptions::{PyBufferError, PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyMemoryView, PySlice};
+use pyo3::types::{PyBytes, PyInt, PyMemoryView, PySlice};
 use pyo3::{PyTypeInfo, ffi};
 use stillmap::{Error, SnapshotOptions};
 
@@ -313,15 +315,17 @@ fn draft(py: Python<'_>, path: &Bound<'_, PyAny>, length: usize) -> PyResult<Dra
     })
 }
 
-/// A `str`, `bytes` or path object as a path.
+/// A `str`, `bytes` or path object as a path, by the rules of Python's own `open`.
 fn path(path: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
-    use std::os::unix::ffi::OsStringExt;
-    if let Ok(path) = path.extract() {
-        return Ok(path);
+    let mut name: *mut ffi::PyObject = std::ptr::null_mut();
+    // SAFETY: it stores a new reference to a `bytes` in `name`, or sets an error and returns 0.
+    let status = unsafe { ffi::PyUnicode_FSConverter(path.as_ptr(), (&raw mut name).cast()) };
+    if status == 0 {
+        return Err(PyErr::fetch(path.py()));
     }
-    // `bytes`, and an error for all that is no path.
-    let encoded = path.py().import("os")?.call_method1("fsencode", (path,))?;
-    Ok(std::ffi::OsString::from_vec(encoded.extract()?).into())
+    // SAFETY: a new reference, see above.
+    let name = unsafe { Bound::from_owned_ptr(path.py(), name) };
+    Ok(OsStr::from_bytes(name.cast::<PyBytes>()?.as_bytes()).into())
 }
 
 #[pymodule]

@@ -1,5 +1,6 @@
 """What a user of the package sees, against the built-in open()."""
 
+import io
 import os
 import subprocess
 import sys
@@ -39,6 +40,15 @@ def test_paths_and_descriptors(path):
     with open(path, "rb", buffering=0) as file:
         assert bytes(stillmap.open(file.fileno(), length=9)) == expected
     assert bytes(stillmap.open(path, offset=3, length=4)) == PATTERN[3:7]
+    # A name that is not UTF-8, and names that no file can have.
+    odd = path.parent / os.fsdecode(b"\xff")
+    odd.write_bytes(b"odd")
+    assert bytes(stillmap.open(odd)) == b"odd"
+    for name in ("\0", "\ud800", b"\0"):
+        with pytest.raises(ValueError):
+            stillmap.open(name)
+        with pytest.raises(ValueError):
+            stillmap.draft(name, 1)
 
 
 def test_a_pipe_gives_its_bytes():
@@ -58,6 +68,8 @@ def test_slices_are_views(path):
     assert data[-1] == PATTERN[-1]
     with pytest.raises(TypeError):
         view[0] = 1
+    with pytest.raises(TypeError):
+        io.BytesIO(b"written").readinto(data)
     with pytest.raises(IndexError):
         data[len(PATTERN)]
     with pytest.raises(TypeError):
