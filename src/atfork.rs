@@ -69,7 +69,7 @@ struct ForkEntry {
     /// Size of the pages of a lendable range, in bytes.
     page_size: AtomicUsize,
     /// The process in which the range is lendable.
-    process: AtomicU64,
+    process: AtomicUsize,
     /// -1 means that there is none.
     fd: AtomicI32,
 }
@@ -81,7 +81,7 @@ impl Default for ForkEntry {
             len: AtomicUsize::new(0),
             lendable: AtomicUsize::new(0),
             page_size: AtomicUsize::new(0),
-            process: AtomicU64::new(0),
+            process: AtomicUsize::new(0),
             fd: AtomicI32::new(-1),
         }
     }

@@ -5,55 +5,93 @@
 #![allow(unsafe_code)]
 
 use crate::sync::{Guard, Lock, Rank};
-use crate::sys::atfork;
+use crate::sys;
+use crate::sys::memory::{self, Address, PageKind};
+use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// Forks between the process that loaded this crate and this one.
-static FORKS: AtomicU32 = AtomicU32::new(0);
+/// The number of this process, in a page that the kernel zeroes in each child: `MADV_WIPEONFORK` (Linux 4.14, madvise(2)).
+/// So a child is known however it was made: by fork(3), by clone(2), with the id of its parent (pid_namespaces(7)).
+static NUMBER: AtomicPtr<AtomicUsize> = AtomicPtr::new(ptr::null_mut());
 
-/// They are counted.
-static IS_COUNTING: AtomicBool = AtomicBool::new(false);
+/// In place of the page, where the kernel refuses it. Not zeroed, so the process id decides.
+static NO_PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// Identifies a process: its id, and the number of forks. In a new PID namespace a child may have the id of its parent;
-/// a child made by clone(2) has another id, but does not count.
+/// The last number that was given, in this process or in one that it descends from.
+static LAST: AtomicUsize = AtomicUsize::new(0);
+
+/// Identifies a process among those that it descends from and those that descend from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process(u64);
+pub(crate) struct Process(usize);
 
 impl Process {
-    /// This one. From the first call on, forks are counted, so no earlier one matters: it has no value to compare.
+    /// This one. Fit for a signal handler and for a handler of fork(3).
     pub(crate) fn current() -> Self {
-        if !IS_COUNTING.load(Ordering::Acquire) {
-            // Two threads may both register it; then a fork counts twice. Without memory for it the id alone decides.
-            let registered = atfork::register(None, None, count_fork);
-            IS_COUNTING.store(registered.is_ok(), Ordering::Release);
+        let number = number();
+        if ptr::eq(number, &raw const NO_PAGE) {
+            return Process(std::process::id() as usize);
         }
-        Process::now()
+        match number.load(Ordering::Acquire) {
+            0 => Process(give(number)),
+            number => Process(number),
+        }
     }
 
-    fn now() -> Self {
-        let forks = FORKS.load(Ordering::Relaxed);
-        Process(u64::from(std::process::id()) << 32 | u64::from(forks))
-    }
-
-    /// Fit for a signal handler.
     pub(crate) fn is_current(self) -> bool {
-        self == Process::now()
+        self == Process::current()
     }
 
     /// For an atomic.
-    pub(crate) fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> usize {
         self.0
     }
 
-    pub(crate) fn from_bits(bits: u64) -> Self {
+    pub(crate) fn from_bits(bits: usize) -> Self {
         Process(bits)
     }
 }
 
-/// Runs in a forked child, before every other handler of this crate.
-extern "C" fn count_fork() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
+fn number() -> &'static AtomicUsize {
+    let number = NUMBER.load(Ordering::Acquire);
+    // SAFETY: null, or stored by `store_page`, and never unmapped.
+    unsafe { number.as_ref() }.unwrap_or_else(store_page)
+}
+
+/// Two threads may both make a page; the first that has one stores it.
+fn store_page() -> &'static AtomicUsize {
+    let made = wiped_page();
+    let new = made
+        .as_ref()
+        .map_or((&raw const NO_PAGE).cast_mut(), |page| page.as_ptr().cast());
+    let order = (Ordering::AcqRel, Ordering::Acquire);
+    let stored = NUMBER.compare_exchange(ptr::null_mut(), new, order.0, order.1);
+    if let (Err(_), Ok(page)) = (&stored, &made) {
+        // SAFETY: mapped by this thread, which did not pass it on.
+        let _ = unsafe { memory::unmap(*page, sys::page_size()) };
+    }
+    let page = stored.map_or_else(|other| other, |_| new);
+    // SAFETY: a static variable, or zeroed memory that is aligned to pages and never unmapped.
+    unsafe { &*page }
+}
+
+fn wiped_page() -> io::Result<ptr::NonNull<u8>> {
+    let page = memory::map_anonymous(sys::page_size(), Address::Anywhere, PageKind::Zeroed)?;
+    // SAFETY: mapped in the line above.
+    let advised = unsafe { memory::advise(page, sys::page_size(), libc::MADV_WIPEONFORK) };
+    if advised.is_err() {
+        // SAFETY: as above, and not passed on.
+        let _ = unsafe { memory::unmap(page, sys::page_size()) };
+    }
+    advised.map(|()| page)
+}
+
+/// In a process that has none yet. Two threads may both do it; all use the first.
+fn give(number: &AtomicUsize) -> usize {
+    let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    let order = (Ordering::AcqRel, Ordering::Acquire);
+    let given = number.compare_exchange(0, next, order.0, order.1);
+    given.map_or_else(|first| first, |_| next)
 }
 
 /// The lock of a static variable. In a forked child a thread that does not exist there may hold it, and may have been
@@ -114,6 +152,25 @@ impl<T: Default> ProcessLock<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No handler of fork(3) runs in a child of clone(2).
+    #[test]
+    #[cfg_attr(miri, ignore = "forks")]
+    #[cfg(not(target_arch = "s390x"))] // other arguments
+    fn a_child_of_the_bare_system_call_is_known() {
+        let parent = Process::current();
+        assert!(parent.is_current());
+        // SAFETY: as fork(2): a copy of this process, with one thread, which calls nothing of the C library but _exit(2).
+        let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        if child == 0 {
+            let own = Process::current();
+            let is_known = !parent.is_current() && own.is_current() && own != parent;
+            crate::sys::process::exit_immediately(i32::from(!is_known));
+        }
+        let status = crate::sys::process::wait(child as i32, None).unwrap();
+        assert_eq!(status.code(), Some(0));
+        assert!(parent.is_current());
+    }
 
     /// A child that is forked while a thread holds the lock does not have that thread.
     #[test]

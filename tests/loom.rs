@@ -160,11 +160,11 @@ mod process {
             true
         }
 
-        pub(crate) fn to_bits(self) -> u64 {
+        pub(crate) fn to_bits(self) -> usize {
             0
         }
 
-        pub(crate) fn from_bits(_: u64) -> Self {
+        pub(crate) fn from_bits(_: usize) -> Self {
             Process
         }
     }

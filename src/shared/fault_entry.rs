@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use crate::process::Process;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::sys::racy_copy::replace_by_zeros;
 use crate::sys::signal::{self, FaultCause};
 use std::ptr::{self, NonNull};
@@ -28,7 +28,7 @@ pub(crate) struct FaultEntry {
     start: AtomicPtr<u8>,
     len: AtomicUsize,
     /// The process that registered it.
-    process: AtomicU64,
+    process: AtomicUsize,
 }
 
 impl Default for FaultEntry {
@@ -38,7 +38,7 @@ impl Default for FaultEntry {
             inside: AtomicUsize::new(0),
             start: AtomicPtr::new(ptr::null_mut()),
             len: AtomicUsize::new(0),
-            process: AtomicU64::new(0),
+            process: AtomicUsize::new(0),
         }
     }
 }
