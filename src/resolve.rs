@@ -154,6 +154,15 @@ fn own_descriptor(name: &Name, dir_stat: &DirEntry) -> Option<i32> {
 }
 
 impl Name {
+    /// The error of creating a file in the directory. In one that was removed, some file systems return `EPERM` (ext4).
+    pub(crate) fn create_error(&self, path: &Path, source: io::Error) -> Error {
+        if dir::stat(self.dir.as_fd()).is_ok_and(|stat| stat.links == 0) {
+            let source = io::Error::from_raw_os_error(libc::ENOENT);
+            return Error::open_directory(Some(path), source);
+        }
+        Error::create_file(Some(path), source)
+    }
+
     /// True below /proc and /sys.
     pub(crate) fn is_on_kernel_file_system(&self) -> bool {
         FileSystem::from_fd(self.dir.as_fd()).is_ok_and(|system| system == FileSystem::Kernel)

@@ -38,6 +38,14 @@ pub(super) fn link_into_place(
         Err(e) if !create_new && e.raw_os_error() == Some(libc::EEXIST) => {}
         Err(e) => return Err(not_linked("linkat", e)),
     }
+    if dir::attributes(target.dir()) & libc::STATX_ATTR_APPEND as u64 != 0 {
+        // The temporary name could neither be renamed nor removed.
+        let source = io::Error::from_raw_os_error(libc::EPERM);
+        return Err(NotNamed {
+            error: target.replace_error("renameat", source),
+            was_linked: false,
+        });
+    }
     let temp = temp_name(&target.name.name).map_err(|e| not_linked("getrandom", e))?;
     let replacement = Replacement {
         fd,
@@ -61,7 +69,11 @@ pub(super) fn link_into_place(
     match replacement.progress.get() {
         PublishProgress::Done => Ok(()),
         PublishProgress::Failed(PublishStep::Link, errno) => {
-            Err(not_linked("linkat", io::Error::from_raw_os_error(errno)))
+            let source = io::Error::from_raw_os_error(errno);
+            Err(NotNamed {
+                error: target.replace_error("linkat", source),
+                was_linked: false,
+            })
         }
         PublishProgress::Failed(PublishStep::Rename, errno) => {
             let source = io::Error::from_raw_os_error(errno);

@@ -6,6 +6,7 @@ use crate::exclusive::is_edited;
 use crate::resolve::{self, Found, Name, Resolved};
 use crate::sys::credentials;
 use crate::sys::dir::{self, DirEntry};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -119,20 +120,39 @@ impl TargetName {
         }
     }
 
-    /// Opens the regular file that has the name now.
+    /// Opens the regular file that has the name now. What is not one is not opened: that of a FIFO would block.
     pub(super) fn open(&self, flags: i32) -> Result<File> {
         let error = |e| self.error("open", e);
-        let flags = flags | libc::O_NOFOLLOW | libc::O_NOCTTY;
-        let file = dir::open_at(self.dir(), &self.name.name, flags, 0);
-        let file = file.map_err(|e| match flags & libc::O_ACCMODE {
-            libc::O_RDONLY => error(e),
-            _ => Error::open_for_writing(Some(&self.path), e),
-        })?;
-        let stat = dir::stat(file.as_fd()).map_err(error)?;
+        let found = dir::open_at(
+            self.dir(),
+            &self.name.name,
+            libc::O_PATH | libc::O_NOFOLLOW,
+            0,
+        );
+        let found = found.map_err(error)?;
+        let stat = dir::stat(found.as_fd()).map_err(error)?;
         if !stat.is_regular() {
             return Err(error(io::Error::from_raw_os_error(libc::EINVAL)));
         }
-        Ok(File::from(file))
+        let open = |base: BorrowedFd<'_>, path: &CStr, flags| {
+            dir::open_at(base, path, flags | libc::O_NOCTTY, 0)
+        };
+        let file = match open(
+            dir::working_directory(),
+            &dir::proc_path(found.as_fd()),
+            flags,
+        ) {
+            // Without /proc.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                open(self.dir(), &self.name.name, flags | libc::O_NOFOLLOW)
+            }
+            other => other,
+        };
+        file.map(File::from)
+            .map_err(|e| match flags & libc::O_ACCMODE {
+                libc::O_RDONLY => error(e),
+                _ => Error::open_for_writing(Some(&self.path), e),
+            })
     }
 
     pub(super) fn directory(&self) -> Result<DirEntry> {

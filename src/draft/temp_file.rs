@@ -40,12 +40,12 @@ impl TempFile {
         match dir::open_tmpfile(target.dir(), mode.unwrap_or(PRIVATE)) {
             Ok(file) => Ok(TempFile { file, hidden: None }),
             Err(e) if dir::is_tmpfile_unsupported(&e) => TempFile::create_hidden(target),
-            Err(e) => Err(Error::create_file(Some(&target.path), e)),
+            Err(e) => Err(target.name.create_error(&target.path, e)),
         }
     }
 
     fn create_hidden(target: &TargetName) -> Result<Self> {
-        let error = |e| Error::create_file(Some(&target.path), e);
+        let error = |e| target.name.create_error(&target.path, e);
         if dir::attributes(target.dir()) & libc::STATX_ATTR_APPEND as u64 != 0 {
             // A name in an append-only directory can neither be changed nor removed.
             return Err(error(io::Error::from_raw_os_error(libc::EPERM)));

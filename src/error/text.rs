@@ -142,6 +142,7 @@ fn hint_of_errno(operation: &str, source: &io::Error) -> &'static str {
             "; without DraftOptions::require_attributes they are left out; Replace::InPlace keeps them"
         }
         (REPLACE, _) => "; Replace::InPlace can write over the file",
+        (_, Some(libc::ETXTBSY)) => "; the program is running",
         (_, Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
         (_, Some(libc::EFBIG)) => {
             "; see RLIMIT_FSIZE (ulimit -f) and the largest file of the file system"

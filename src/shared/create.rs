@@ -83,7 +83,7 @@ fn create_unlinked(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     let file = match dir::open_tmpfile(dir, MODE) {
         Ok(file) => file,
         Err(e) if dir::is_tmpfile_unsupported(&e) => return create_named(name, path, len),
-        Err(e) => return Err(Error::create_file(Some(path), e)),
+        Err(e) => return Err(name.create_error(path, e)),
     };
     allocate(&file, path, len)?;
     let linked = dir::link(&dir::proc_path(file.as_fd()), dir, &name.name);
@@ -101,7 +101,7 @@ fn create_named(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     let file = match dir::open_at(dir, &name.name, flags, MODE) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(None),
-        opened => File::from(opened.map_err(|e| Error::create_file(Some(path), e))?),
+        opened => File::from(opened.map_err(|e| name.create_error(path, e))?),
     };
     let allocated = allocate(&file, path, len);
     if allocated.is_err() {

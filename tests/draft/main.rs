@@ -10,6 +10,7 @@ mod failed;
 mod failing_device;
 mod forked;
 mod full;
+mod hostile;
 mod in_place;
 mod injected;
 mod killed;

@@ -4,9 +4,11 @@ use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
 use crate::support::exclusive::{any_system, open, systems};
 use crate::support::file_with;
+use crate::support::kernel::limit;
 use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use stillmap::{Error, Exclusive};
 
@@ -188,4 +190,35 @@ fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
         // It is not open any more.
         open(&path).resize(10_000).unwrap();
     }
+}
+
+/// For every number of descriptors that a process may still open: an error that says so, and the file is not busy later.
+#[test]
+fn without_descriptors_it_is_an_error_and_the_file_is_free() {
+    let Some(system) = any_system() else { return };
+    let path = file_with(system.path(), "file", &[1; 10_000]);
+    let mut child = scenario!(|| {
+        let path = std::path::PathBuf::from(argument("PATH"));
+        let mut is_open = false;
+        for room in 0..30 {
+            let next = File::open("/dev/null").unwrap().as_raw_fd() as u64;
+            let before = limit(libc::RLIMIT_NOFILE, next + room);
+            let opened = Exclusive::open(&path);
+            limit(libc::RLIMIT_NOFILE, before);
+            match opened {
+                Ok(file) => {
+                    is_open = true;
+                    file.close().unwrap();
+                    break;
+                }
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{room}: {error}");
+                    assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+                }
+            }
+            Exclusive::try_open(&path).unwrap().close().unwrap();
+        }
+        assert!(is_open);
+    });
+    child.argument("PATH", &path).succeed();
 }
