@@ -161,9 +161,11 @@ impl Unallocated {
         let size = file::stat(file.as_fd())?.size;
         let behind = end_of_block(size)..i64::MAX as u64;
         let extents = space::extents(file.as_fd(), behind, false);
+        // Where they are not known, nothing will be given back.
+        let missing = Missing::find(file, &(0..len), false).unwrap_or_default();
         Ok(Unallocated {
             size,
-            holes: Missing::find(file, &(0..len), false)?.holes,
+            holes: missing.holes,
             is_end_last: extents.is_ok_and(|extents| extents.is_empty()),
         })
     }
