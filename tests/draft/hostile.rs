@@ -8,7 +8,7 @@ use crate::support::disk::LoopFs;
 use crate::support::kernel::limit;
 use crate::support::pipe::make_fifo;
 use crate::support::user::may_be_others;
-use crate::support::xattr::{get_xattr, set_xattr};
+use crate::support::xattr::{GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl, get_xattr, set_xattr};
 use crate::support::{file_with, is_root, temp_dir};
 use crate::{draft_of, names, stores};
 use std::fs::{self, File};
@@ -201,6 +201,7 @@ fn rights_of_the_first_path_do_not_go_to_another() {
     if is_root() && !may_be_others() {
         return;
     }
+    const ACL: &str = "system.posix_acl_access";
     let dir = temp_dir();
     let path = |name| dir.path().join(name);
     let made = |name, mode, user, note: &[u8]| {
@@ -215,13 +216,22 @@ fn rights_of_the_first_path_do_not_go_to_another() {
     let rights = |path: &std::path::Path| {
         let stat = fs::metadata(path).unwrap();
         let note = get_xattr(path, "user.note");
-        (stat.mode() & 0o7777, stat.uid(), stat.gid(), note)
+        let list = get_xattr(path, ACL);
+        (stat.mode() & 0o7777, stat.uid(), stat.gid(), note, list)
     };
     File::create(path("as std")).unwrap();
     let new_rights = rights(&path("as std"));
     for options in stores(dir.path()) {
         let first = made("first", 0o640, 2001, b"secret");
         let second = made("second", 0o604, 2002, b"other");
+        let entries = [
+            (USER_OBJ, 6, 0),
+            (USER, 6, 2003),
+            (GROUP_OBJ, 0, 0),
+            (MASK, 6, 0),
+            (OTHER, 0, 0),
+        ];
+        let _ = set_xattr(&first, ACL, &acl(&entries));
         let (first_rights, second_rights) = (rights(&first), rights(&second));
         draft_of(options, &first, b"new")
             .unwrap()
