@@ -40,7 +40,8 @@ impl Request {
     /// The window in a file of `size` bytes.
     fn window(&self, size: u64, name: Option<&Path>) -> Result<FileWindow> {
         let len = self.len.map(|len| len as u64);
-        let range = range::check_window(self.offset, len, size)?;
+        let range = range::check_window(self.offset, len, size);
+        let range = range.map_err(|e| e.with_path(|| name.map(PathBuf::from)))?;
         let len = usize::try_from(range.end - range.start);
         Ok(FileWindow {
             offset: range.start,

@@ -201,8 +201,10 @@ impl<A: Shareable> Shared<[A]> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn create_slice<P: AsRef<Path>>(path: P, len: usize) -> Result<Self> {
-        let (path, window) = (path.as_ref(), SharedWindow::of_slice::<A>(0, Some(len))?);
-        let fd = create::open_or_create(path, bytes_of::<A>(len)? as u64)?;
+        let path = path.as_ref();
+        let bytes = bytes_of::<A>(len).map_err(|e| e.with_path(|| Some(path.to_path_buf())))?;
+        let window = SharedWindow::of_slice::<A>(0, Some(len))?;
+        let fd = create::open_or_create(path, bytes as u64)?;
         Ok(MappedBytes::file(fd, Some(path), &window)?.into_slice())
     }
 

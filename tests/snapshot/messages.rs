@@ -27,7 +27,11 @@ fn assert_says<T>(result: stillmap::Result<T>, path: impl AsRef<Path>, expected:
 }
 
 fn u8s(path: impl AsRef<Path>) -> stillmap::Result<Shared<[AtomicU8]>> {
-    Shared::create_slice(path, 100)
+    u8s_of(path, 100)
+}
+
+fn u8s_of(path: impl AsRef<Path>, len: usize) -> stillmap::Result<Shared<[AtomicU8]>> {
+    Shared::create_slice(path, len)
 }
 
 #[test]
@@ -63,6 +67,8 @@ fn a_missing_directory_is_missing() {
     assert_says(Draft::create("", 1), "", "open failed on \"\"");
 }
 
+const OUTSIDE: &str = "0 bytes at offset 4 are outside of 3 bytes: {}";
+
 #[test]
 fn more_bytes_than_there_are_addresses_are_too_large() {
     let dir = temp_dir();
@@ -71,8 +77,19 @@ fn more_bytes_than_there_are_addresses_are_too_large() {
     let options = Draft::options();
     let in_place = options.replace(stillmap::Replace::InPlace);
     let mut draft = Draft::create(&path, 3).unwrap();
+    let mut memory = Anonymous::new(3).unwrap();
+    let file = file_with(dir.path(), "edited", b"old");
+    let file = fs::File::options().read(true).write(true).open(file);
+    let file = file.unwrap();
+    // SAFETY: this test alone knows the file.
+    let mut edited = unsafe { Exclusive::map_unguarded(&file) }.unwrap();
+    // SAFETY: this test alone knows the file.
+    let outside = unsafe { Exclusive::options().offset(4).map_unguarded(&file) };
+    assert_says(outside, dir.path().join("edited"), OUTSIDE);
     for len in [usize::MAX, usize::MAX - 4096, isize::MAX as usize + 1] {
-        let memory = [
+        let reserved = Exclusive::options().reserve(len);
+        let in_memory = [
+            error_of(memory.resize(len)),
             error_of(Anonymous::new(len)),
             error_of(Anonymous::shared(len)),
             error_of(Shared::<[AtomicU8]>::memfd_slice("memory", len)),
@@ -85,19 +102,29 @@ fn more_bytes_than_there_are_addresses_are_too_large() {
             error_of(in_place.create(&path, len)),
             error_of(Draft::create("/dev/null", len)),
             error_of(draft.resize(len)),
+            error_of(edited.resize(len)),
+            // SAFETY: this test alone knows the file.
+            error_of(unsafe { reserved.map_unguarded(&file) }),
+            error_of(u8s_of(&new, len)),
+            error_of(u8s_of(&path, len)),
         ];
-        for error in memory.iter().chain(&files) {
+        for error in in_memory.iter().chain(&files) {
             let limit = isize::MAX as u64;
             assert!(
                 matches!(error, Error::TooLarge { limit: l, .. } if *l == limit),
                 "{len}: {error:?}"
             );
         }
-        assert!(files.iter().all(|error| error.path().is_some()));
+        for error in files {
+            assert!(error.path().is_some(), "{error}");
+        }
     }
-    assert_eq!(draft.len(), 3);
+    assert_eq!(
+        (draft.len(), memory.len(), &edited[..]),
+        (3, 3, &b"old"[..])
+    );
     assert_eq!(fs::read(&path).unwrap(), b"old");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 /// One text for a NUL, whichever type is asked; and no message of more than a line.
