@@ -24,6 +24,7 @@ use crate::sync::Rank;
 use crate::sys::clock;
 use crate::sys::file::{self, Stat};
 use crate::sys::lease::{self, Lease};
+use crate::sys::object;
 use crate::table::Claimed;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -99,6 +100,8 @@ impl<F: AsFd> LeaseHolder<F> {
     /// Sets a lease. Starts the monitor if it does not run.
     pub(super) fn new(file: Arc<F>, opened: BeforeForks, lease: Lease) -> io::Result<Self> {
         if !copier::is_running() {
+            // Its threads never end. Before the lock: see there.
+            object::keep_loaded(threads::start as *const () as usize);
             let _one_thread = FILES.lock();
             child::install()?;
             threads::start()?;

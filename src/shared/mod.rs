@@ -48,7 +48,7 @@ use std::ptr::NonNull;
 /// - Signals that are not about a `Shared` go to the handler that was installed before, as if ours were not installed.
 /// - A handler that the program installs later must pass on other signals. If it does not, ours is installed again when
 ///   the next file is opened (seven times, then the program's stays).
-/// - The handler stays installed: a library that contains this crate must not be unloaded with dlclose(3).
+/// - The handler stays installed. A library that contains this crate stays loaded, though dlclose(3) is called.
 /// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers are installed (sigaction(2)).
 /// - Memory of this type without a name, and memfds that cannot shrink (`F_SEAL_SHRINK`), lose no pages and need no
 ///   handler. The exception is a machine with `vm.overcommit_memory` 2, see

@@ -22,6 +22,7 @@ pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod mlock;
+pub(crate) mod object;
 pub(crate) mod pages;
 pub(crate) mod process;
 pub(crate) mod racy_copy;

@@ -6,7 +6,7 @@
 //! A layer knows the one handler it was put in front of, and never any other, so a program that chains to this handler
 //! cannot cause an endless loop.
 
-use super::retry_eintr;
+use super::{object, retry_eintr};
 use crate::once::OnceBox;
 use std::io;
 use std::mem::MaybeUninit;
@@ -89,6 +89,7 @@ pub(crate) fn install_sigbus_handler(handler: FaultHandler) -> io::Result<()> {
     if HANDLERS.iter().any(|&h| address(h) == front.sa_sigaction) {
         return Ok(());
     }
+    object::keep_loaded(address(HANDLERS[0]));
     for (layer, &handler) in LAYERS.iter().zip(&HANDLERS) {
         // Known before the handler can run: a fault in between finds where to go.
         if layer.is_before(&front) {
@@ -160,6 +161,8 @@ extern "C" fn handle<const LAYER: usize>(
 
 /// Does what would have happened without this handler.
 ///
+/// Layers nest: each takes only a few words of the stack that the program has for signals, sigaltstack(2).
+///
 /// # Safety
 /// Called from the handler, with its arguments.
 unsafe fn chain(
@@ -169,27 +172,52 @@ unsafe fn chain(
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
+    // SAFETY: passed on.
+    match unsafe { next(layer, code, context) } {
+        Next::Nothing => {}
+        Next::WithInfo(handler) => handler(signal, info, context),
+        Next::Plain(handler) => handler(signal),
+    }
+}
+
+/// The handler to be called.
+enum Next {
+    Nothing,
+    WithInfo(Handler),
+    Plain(extern "C" fn(i32)),
+}
+
+/// What a layer passes a signal on to, with the mask set for it. Not inlined: see [`chain`].
+///
+/// # Safety
+/// As for [`chain`].
+#[inline(never)]
+unsafe fn next(layer: &HandlerLayer, code: i32, context: *mut libc::c_void) -> Next {
     // The kernel's own signals have positive codes. It does not let a fault be ignored.
     let fault = code > 0;
     let before = layer.before.get().copied().unwrap_or_else(default);
     let once = before.sa_flags & libc::SA_RESETHAND != 0;
     match before.sa_sigaction {
-        libc::SIG_IGN if !fault => {}
-        libc::SIG_DFL | libc::SIG_IGN => default_action(fault),
-        _ if once && layer.spent.swap(true, Ordering::Relaxed) => default_action(fault),
-        handler => {
-            // SAFETY: `context` is the ucontext_t of this signal.
-            unsafe { apply_mask_of(&before, context) };
-            if before.sa_flags & libc::SA_SIGINFO != 0 {
-                // SAFETY: a handler that was installed with SA_SIGINFO has this type.
-                let handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
-                handler(signal, info, context);
-            } else {
-                // SAFETY: a handler that was installed without it has this one.
-                let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(i32)>(handler) };
-                handler(signal);
-            }
+        libc::SIG_IGN if !fault => return Next::Nothing,
+        libc::SIG_DFL | libc::SIG_IGN => {
+            default_action(fault);
+            return Next::Nothing;
         }
+        _ if once && layer.spent.swap(true, Ordering::Relaxed) => {
+            default_action(fault);
+            return Next::Nothing;
+        }
+        _ => {}
+    }
+    // SAFETY: `context` is the ucontext_t of this signal.
+    unsafe { apply_mask_of(&before, context) };
+    let handler = before.sa_sigaction;
+    if before.sa_flags & libc::SA_SIGINFO != 0 {
+        // SAFETY: a handler that was installed with SA_SIGINFO has this type.
+        Next::WithInfo(unsafe { std::mem::transmute::<usize, Handler>(handler) })
+    } else {
+        // SAFETY: a handler that was installed without it has this one.
+        Next::Plain(unsafe { std::mem::transmute::<usize, extern "C" fn(i32)>(handler) })
     }
 }
 

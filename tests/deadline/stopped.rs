@@ -2,18 +2,23 @@
 
 use crate::support::break_time::BreakTime;
 use crate::support::child::{argument, fork, report, scenario};
+use crate::support::exclusive::systems;
 use crate::support::file_with;
 use crate::support::kernel;
 use crate::support::leased::{Folder, leased};
 use crate::support::pipe::pipe_of_files;
+use crate::support::random::seed;
 use crate::support::refuse::hold;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+use stillmap::{Error, Shared};
 
 const SERVE: &str = "STILLMAP_TEST_STOPPED";
 
@@ -135,4 +140,95 @@ fn a_break_that_began_while_the_process_was_stopped_ends_no_later() {
     let outcome = child.argument("PATH", &path).run();
     assert_eq!(outcome.reports(), ["holding"], "{outcome:?}");
     assert_eq!(outcome.signal(), Some(libc::SIGABRT), "{outcome:?}");
+}
+
+/// The number that each page of an edited file has.
+fn numbers(bytes: &[u8]) -> Vec<u64> {
+    let number = |page: &[u8]| u64::from_le_bytes(page[..8].try_into().unwrap());
+    bytes.chunks(4096).map(number).collect()
+}
+
+/// Edits a file until `progress[1]` is 1: stores 1 into each page, then 2, and so on. `progress[0]` is the last number that
+/// all pages have.
+fn edit(path: &Path, progress: &[AtomicU64; 2]) {
+    let mut file = crate::support::exclusive::open(path);
+    let mut number = 0_u64;
+    while progress[1].load(Ordering::Relaxed) == 0 {
+        number += 1;
+        // Downwards: who reads upwards finds no page behind the one before it.
+        for page in file.chunks_mut(4096).rev() {
+            page[..8].copy_from_slice(&number.to_le_bytes());
+        }
+        progress[0].store(number, Ordering::Release);
+    }
+    // What another process may read is its own.
+    assert!(numbers(&file).iter().all(|&page| page == number));
+    assert!(matches!(file.close(), Err(Error::LeaseLost { .. })));
+}
+
+/// A process that edits a file is stopped while another one opens it, for any time. Whether it gives the file up by itself,
+/// the kernel takes it away, or the process ends with its message: the other one has every store made before.
+#[test]
+fn no_store_is_lost_however_long_an_editor_is_stopped() {
+    let mut child = scenario!(|| {
+        let seed: u64 = argument("SEED").to_str().unwrap().parse().unwrap();
+        let path = PathBuf::from(argument("PATH"));
+        for round in 0..5_u64 {
+            // One step of splitmix64.
+            let random = seed.wrapping_add(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let random = (random ^ random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let random = (random ^ random >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let (early, long) = (random >> 33 & 1 == 0, random >> 40 & 0x7ff);
+            let progress = Shared::<[AtomicU64; 2]>::new().unwrap();
+            let editor = fork(|| edit(&path, &progress));
+            while progress[0].load(Ordering::Acquire) < 3 {
+                thread::yield_now();
+            }
+            let signal = |signal| {
+                // SAFETY: our own child, not waited for yet.
+                assert_eq!(unsafe { libc::kill(editor.id(), signal) }, 0);
+            };
+            let stop = || {
+                signal(libc::SIGSTOP);
+                while !kernel::is_stopped(editor.id()) {
+                    thread::yield_now();
+                }
+            };
+            if early {
+                stop();
+            }
+            let before = progress[0].load(Ordering::Acquire);
+            let reader = fork(|| {
+                let pages = numbers(&fs::read(&path).unwrap());
+                assert!(pages[0] >= before, "{} of {before}", pages[0]);
+                assert!(pages.is_sorted(), "{pages:?}");
+            });
+            if !early {
+                thread::sleep(Duration::from_millis(long / 3));
+                stop();
+            }
+            // The break time is 1 s: shorter and longer.
+            thread::sleep(Duration::from_millis(long));
+            signal(libc::SIGCONT);
+            reader.succeed();
+            progress[1].store(1, Ordering::Relaxed);
+            let status = editor.wait();
+            report(format_args!("early: {early}, {long} ms: {status}"));
+            assert!(status.success() || status.signal() == Some(libc::SIGABRT));
+        }
+    });
+    let (Some(_time), Some((_, disk))) = (BreakTime::of(1), systems().pop()) else {
+        return;
+    };
+    let path = file_with(disk.path(), "file", &vec![0; 2 << 20]);
+    let seed = seed() >> 8;
+    let outcome = child
+        .argument("PATH", &path)
+        .argument("SEED", seed.to_string())
+        .succeed();
+    println!("{:?}", outcome.reports());
+    let aborted = |line: &&&str| line.contains("signal: 6");
+    let aborts = outcome.reports().iter().filter(aborted).count();
+    let message = "stillmap: aborting";
+    assert_eq!(outcome.stderr.matches(message).count(), aborts);
 }

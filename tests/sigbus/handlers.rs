@@ -279,3 +279,61 @@ fn only_files_need_the_handler() {
     })
     .succeed();
 }
+
+/// Each file puts ours in front of a handler of the program, which passes on: sixteen handlers nest. A thread has a
+/// small stack for them, sigaltstack(2).
+#[test]
+fn handlers_that_nest_fit_on_a_signal_stack() {
+    static BEFORE: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+    type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+    extern "C" fn pass_on<const N: usize>(
+        signal: i32,
+        info: *mut libc::siginfo_t,
+        context: *mut libc::c_void,
+    ) {
+        let before = BEFORE[N].load(Ordering::Relaxed);
+        // SAFETY: what sigaction gave for a handler with SA_SIGINFO.
+        let before = unsafe { std::mem::transmute::<usize, Handler>(before) };
+        before(signal, info, context);
+    }
+    let handlers: [Handler; 8] = [
+        pass_on::<0>,
+        pass_on::<1>,
+        pass_on::<2>,
+        pass_on::<3>,
+        pass_on::<4>,
+        pass_on::<5>,
+        pass_on::<6>,
+        pass_on::<7>,
+    ];
+    scenario!(|| {
+        let dir = temp_dir();
+        let foreign = Foreign::new(&dir.path().join("foreign"));
+        install(own_handler(), libc::SA_SIGINFO | libc::SA_ONSTACK);
+        for (before, handler) in BEFORE.iter().zip(handlers) {
+            lose_a_file(&dir.path().join("file"));
+            let flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            let old = install(handler as *const () as usize, flags);
+            before.store(old.sa_sigaction, Ordering::Relaxed);
+        }
+        // SAFETY: takes a number.
+        let frame = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
+        let size = frame.max(2 << 10) + (4 << 10);
+        let stack = vec![0x55_u8; 2 * size];
+        let new = libc::stack_t {
+            ss_sp: stack[size..].as_ptr().cast_mut().cast(),
+            ss_flags: 0,
+            ss_size: size,
+        };
+        // SAFETY: the memory lives until the process ends.
+        assert_eq!(unsafe { libc::sigaltstack(&new, std::ptr::null_mut()) }, 0);
+        assert_eq!(foreign.touch(), 0);
+        assert_eq!(OWN_FAULTS.load(Ordering::Relaxed), 1);
+        assert!(
+            stack[..size].iter().all(|&byte| byte == 0x55),
+            "the stack is too small"
+        );
+        std::mem::forget(stack);
+    })
+    .succeed();
+}
