@@ -30,7 +30,8 @@ pub enum Reason {
     OtherOwner,
     /// A process has the file open for writing, or mapped writable; it may be this process.
     OpenForWriting,
-    /// On this file system nothing proves that the file stays as it is.
+    /// On this file system nothing proves that the file stays as it is: an overlay (the root of most containers), also one
+    /// that has no upper layer; tmpfs, FUSE, a network file system, and those that this crate does not know.
     FileSystem,
     /// Leases are off: `fs.leases-enable` is 0, or the lease-break time cannot be read.
     LeasesOff,
@@ -78,7 +79,7 @@ impl Reason {
                 "on this volume, or with the attributes of the file, nothing keeps it from changing; a local NTFS volume would help"
             }
             Reason::FileSystem => {
-                "on this file system nothing keeps the file from changing; ext4, xfs, btrfs or f2fs would help"
+                "on this file system (an overlay, tmpfs, FUSE, a network or an unknown one) nothing keeps the file from changing; ext4, xfs, btrfs or f2fs, in a container as a volume, would help"
             }
             Reason::LeasesOff => "leases are off; the sysctl fs.leases-enable=1 would help",
             Reason::NotAsked => "the options turned leases off",

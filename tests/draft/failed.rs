@@ -144,7 +144,8 @@ fn a_program_can_be_started_at_any_moment() {
     // In a process of its own: a child of another test would have the descriptors until it executes its program.
     scenario!(|| {
         let dir = temp_dir();
-        let program = dir.path().join("program");
+        // By this name it also is `true` where that is a link to busybox.
+        let program = dir.path().join("true");
         fs::copy("/bin/true", &program).unwrap();
         fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let bytes = fs::read(&program).unwrap();

@@ -111,7 +111,7 @@ fn without_proc_memory_is_limited() {
         hide("/proc");
         let dir = temp_dir();
         let path = dir.path().join("sparse");
-        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        File::create(&path).unwrap().set_len(1 << 38).unwrap();
         match Snapshot::options().lease(false).open(Path::new(&path)) {
             Ok(snapshot) => assert_ne!(snapshot.backing(), Backing::Memory),
             Err(error) => assert!(

@@ -79,7 +79,9 @@ fn a_settled_file_takes_four_system_calls() {
         if !is_local(&path) {
             return skip("not a local file system");
         }
-        let calls = calls(&path, || {});
+        let mut calls = calls(&path, || {});
+        // A system call where there is no vDSO: user-mode Linux.
+        calls.retain(|&call| call != libc::SYS_clock_gettime);
         assert_eq!(calls.len(), 4, "{calls:?}");
     })
     .succeed();
