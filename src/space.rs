@@ -143,7 +143,7 @@ fn allocate_from_start(file: &File, len: u64) -> io::Result<(Unallocated, io::Re
     check_free(fd, len.saturating_sub(space::allocated(fd)?))?;
     let before = Unallocated::find(file, len)?;
     let allocated = space::fallocate(fd, Fallocate::KeepSize, 0, len);
-    let allocated = allocated.inspect_err(|_| before.restore(file));
+    let allocated = allocated.inspect_err(|_| before.restore(file, 0));
     Ok((before, allocated))
 }
 
@@ -170,16 +170,20 @@ impl Unallocated {
         })
     }
 
-    /// Frees the blocks that the file got since, but not what was written to it. Another process that has the file open
-    /// may be writing just now: then they stay, until the file is truncated or removed.
-    pub(crate) fn restore(&self, file: &File) {
+    /// Frees the blocks that the file got since, but not what others wrote to it; what was appended by a write of up to
+    /// `written` bytes that failed is cut off. Another process that has the file open may be writing just now: then they
+    /// stay, until the file is truncated or removed.
+    pub(crate) fn restore(&self, file: &File, written: u64) {
         let fd = file.as_fd();
         lease::while_open_nowhere_else(fd, || {
             for hole in &self.holes {
                 let _ = punch_unwritten(fd, hole);
             }
-            if self.is_end_last && file.metadata().is_ok_and(|now| now.len() == self.size) {
-                // ext4 punches no holes behind the end.
+            let now = file::stat(fd).map_or(u64::MAX, |stat| stat.size);
+            let is_longer = now > self.size && now <= written;
+            // ext4 punches no holes behind the end.
+            let has_blocks_behind = now == self.size && self.is_end_last;
+            if is_longer || has_blocks_behind {
                 let _ = file.set_len(self.size);
             }
         });

@@ -42,7 +42,7 @@ impl InPlaceFile {
         let before = before.map_err(error("fallocate"))?;
         let written = write::write_all_at(&file, bytes, 0);
         written.map_err(|e| {
-            before.restore(&file);
+            before.restore(&file, len);
             error("pwrite")(e)
         })?;
         if stat.size != len {

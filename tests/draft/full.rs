@@ -4,7 +4,7 @@ use crate::support::child::scenario;
 use crate::support::disk::{LoopFs, free};
 use crate::support::refuse::{Verdict, intercept};
 use crate::support::user::as_user;
-use crate::support::{limit_file_sizes, skip};
+use crate::support::{limit_file_sizes, skip, temp_dir};
 use crate::{can_map, draft_of, names, stores};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -357,6 +357,44 @@ fn after_a_reservation_has_failed_holes_are_holes_again() {
         });
         child.argument("KIND", kind).succeed();
     }
+}
+
+/// The write fails after a part, as on a file system that reserves nothing. Before: the file stayed longer.
+#[test]
+fn after_a_write_has_failed_the_file_is_as_long_as_before() {
+    scenario!(|| {
+        for size in [3, 64 << 10, 4 << 20] {
+            let dir = temp_dir();
+            let path = dir.path().join("file");
+            make_file_with_holes(&path, size, None);
+            let before = blocks(&path);
+            crate::support::child::fork(|| {
+                let in_place = Draft::options().replace(Replace::InPlace);
+                let draft = draft_of(in_place, &path, &vec![7; 2 << 20]).unwrap();
+                let written = path.clone();
+                intercept(libc::SYS_pwrite64, (0, 0, 0), move |_| {
+                    let mut file = fs::File::options().write(true).open(&written).unwrap();
+                    std::io::Write::write_all(&mut file, b"xxx").unwrap();
+                    if size == 3 {
+                        std::io::Write::write_all(&mut file, &vec![7; 1 << 20]).unwrap();
+                    }
+                    Verdict::Fail(libc::ENOSPC)
+                });
+                let failed = draft.commit().unwrap_err();
+                assert_eq!(failed.raw_os_error(), Some(libc::ENOSPC), "{failed}");
+                assert!(failed.draft[..] == vec![7; 2 << 20]);
+            })
+            .succeed();
+            assert_eq!(fs::metadata(&path).unwrap().len(), size);
+            assert!(
+                blocks(&path) <= before + 16,
+                "{} of {before}",
+                blocks(&path)
+            );
+            assert_eq!(names(dir.path()), ["file"]);
+        }
+    })
+    .succeed();
 }
 
 /// fallocate(2), without a change of the length.
