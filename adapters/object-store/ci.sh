@@ -4,6 +4,8 @@
 #   ./ci.sh examples   the DataFusion and Ballista examples: many minutes to compile; see examples-datafusion/ci.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# What is built once needs no debug information, which takes disk space.
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_TEST_DEBUG=0
 
 if [[ ${1-} == examples ]]; then
     exec ./examples-datafusion/ci.sh

@@ -4,6 +4,7 @@
 #   STILLMAP_HEAVY_SECONDS=N   the time that compiling may take; default 720
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0
 
 skip() {
     echo "skipped: $*"

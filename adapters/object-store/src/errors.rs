@@ -24,6 +24,7 @@ pub(super) fn into_error(error: PublishError, path: &std::path::Path) -> Error {
             path,
             source: what.into(),
         },
+        PublishError::Special => generic(format!("{path} is not a regular file")),
         PublishError::Io(source) => generic(source),
     }
 }

@@ -3,10 +3,10 @@
 use crate::file::etag;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use stillmap::Draft;
+use stillmap::{CommitError, Draft};
 
 /// What a put requires of the object that the path names.
 #[derive(Clone, Debug)]
@@ -24,8 +24,14 @@ pub(crate) enum PublishError {
     Exists(io::Error),
     /// The object has another etag, or there is none.
     Changed(String),
+    /// The path names a symbolic link or a special file, which `LocalFileSystem` replaces.
+    Special,
     Io(io::Error),
 }
+
+/// How often directories are made that other tasks remove meanwhile, because they are empty. One task loses to three
+/// others a few times in a row.
+const DIRECTORY_ATTEMPTS: usize = 100;
 
 /// A draft for `path`. Missing directories are made, unless there has to be an object in them.
 pub(crate) fn create(
@@ -34,24 +40,50 @@ pub(crate) fn create(
     expected: &Expected,
     fsync: bool,
 ) -> Result<Draft, PublishError> {
+    check_type(path, expected)?;
     let is_new = matches!(expected, Expected::NoObject);
     let options = Draft::options().durable(fsync).create_new(is_new);
-    let create = || options.create(path, len).map_err(io::Error::from);
-    let created = match (create(), expected) {
-        (Err(error), Expected::Etag(wanted)) if error.kind() == ErrorKind::NotFound => {
-            return Err(no_object(wanted));
+    let mut created = options.create(path, len);
+    for _ in 0..DIRECTORY_ATTEMPTS {
+        let Err(error) = &created else { break };
+        let errno = error.raw_os_error();
+        match expected {
+            Expected::Etag(wanted) if errno == Some(libc::ENOENT) => return Err(no_object(wanted)),
+            Expected::Etag(_) => break,
+            Expected::Anything | Expected::NoObject if !is_directory_gone(errno) => break,
+            Expected::Anything | Expected::NoObject => {}
         }
-        (Err(error), _) if error.kind() == ErrorKind::NotFound => {
-            create_parents(path, fsync)?;
-            create()
-        }
-        (created, _) => created,
-    };
+        create_parents(path, fsync).map_err(PublishError::Io)?;
+        created = options.create(path, len);
+    }
+    let created = created.map_err(io::Error::from);
     created.map_err(|error| match error.kind() {
         // A directory is in the way of a new object as a file is.
         ErrorKind::IsADirectory if is_new => PublishError::Exists(error),
         _ => error.into(),
     })
+}
+
+/// True for the errors of a directory that does not exist, and of one that was removed after it was opened: ext4 fails
+/// with EPERM there.
+fn is_directory_gone(errno: Option<i32>) -> bool {
+    matches!(errno, Some(libc::ENOENT | libc::EPERM))
+}
+
+/// A draft would follow a symbolic link, and write into a FIFO or a device. A directory is refused later.
+fn check_type(path: &Path, expected: &Expected) -> Result<(), PublishError> {
+    let is_special = |metadata: Metadata| !metadata.is_file() && !metadata.is_dir();
+    if !fs::symlink_metadata(path).is_ok_and(is_special) {
+        return Ok(());
+    }
+    match expected {
+        Expected::Etag(wanted) if !fs::metadata(path).is_ok_and(|object| object.is_file()) => {
+            Err(no_object(wanted))
+        }
+        // A conditional put through a link.
+        Expected::Etag(_) => Ok(()),
+        Expected::Anything | Expected::NoObject => Err(PublishError::Special),
+    }
 }
 
 fn no_object(wanted: &str) -> PublishError {
@@ -65,14 +97,20 @@ fn create_parents(path: &Path, fsync: bool) -> io::Result<()> {
     };
     let is_new = |directory: &&Path| !directory.exists();
     let new = parent.ancestors().take_while(is_new).count();
-    fs::create_dir_all(parent)?;
-    if fsync {
-        // The entry of each new directory is in the one above it.
-        for directory in parent.ancestors().skip(1).take(new) {
-            File::open(directory)?.sync_all()?;
+    let made = fs::create_dir_all(parent).and_then(|()| {
+        if fsync {
+            // The entry of each new directory is in the one above it.
+            for directory in parent.ancestors().skip(1).take(new) {
+                File::open(directory)?.sync_all()?;
+            }
         }
+        Ok(())
+    });
+    match made {
+        // Another task has removed one of them meanwhile. The caller tries again.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        made => made,
     }
-    Ok(())
 }
 
 /// Commits a draft if the path names what is expected; the etag of the new object.
@@ -80,6 +118,7 @@ pub(crate) fn publish(
     draft: Draft,
     path: &Path,
     expected: &Expected,
+    fsync: bool,
 ) -> Result<String, PublishError> {
     let _lock = lock_directory(path, expected)?;
     if let Expected::Etag(wanted) = expected {
@@ -87,9 +126,30 @@ pub(crate) fn publish(
     }
     // Another process may replace the object before its metadata is read by name.
     let file = draft.file().ok().and_then(|file| file.try_clone().ok());
-    draft.commit().map_err(io::Error::from)?;
-    let metadata = file.map_or_else(|| fs::metadata(path), |file| file.metadata());
+    let metadata = match (draft.commit(), file) {
+        (Ok(()), Some(file)) => file.metadata(),
+        (Ok(()), None) => fs::metadata(path),
+        (Err(failed), _) => commit_again(failed, path, fsync).and_then(|()| fs::metadata(path)),
+    };
     Ok(etag(&metadata?))
+}
+
+/// Makes the directory that another task has removed since the draft was created, because it was empty.
+fn commit_again(mut failed: CommitError, path: &Path, fsync: bool) -> io::Result<()> {
+    // No name is made in a directory that was removed.
+    let mut is_gone = failed.raw_os_error() == Some(libc::ENOENT);
+    for _ in 0..DIRECTORY_ATTEMPTS {
+        if !is_gone {
+            break;
+        }
+        create_parents(path, fsync)?;
+        match failed.draft.commit_to(path) {
+            Ok(()) => return Ok(()),
+            Err(again) => failed = again,
+        }
+        is_gone = is_directory_gone(failed.raw_os_error());
+    }
+    Err(failed.error.into())
 }
 
 fn check_etag(path: &Path, wanted: &str) -> Result<(), PublishError> {

@@ -165,26 +165,33 @@ impl ObjectStore for StillmapFileSystem {
             // Not implemented there either.
             return self.local.put_opts(location, payload, opts).await;
         }
-        let expected = match opts.mode {
+        let expected = match &opts.mode {
             PutMode::Overwrite => Expected::Anything,
             PutMode::Create => Expected::NoObject,
-            PutMode::Update(version) => match version.e_tag {
+            PutMode::Update(version) => match &version.e_tag {
                 Some(etag) => Expected::Etag(etag.trim_matches('"').to_string()),
                 None => return Err(generic("an update needs an etag")),
             },
         };
         let path = self.local.path_to_filesystem(location)?;
         let (cache, fsync) = (Arc::clone(&self.cache), self.fsync);
-        blocking(move || {
+        let copy = payload.clone();
+        let put = blocking(move || {
             let fail = |error| into_error(error, &path);
-            let created = publish::create(&path, payload.content_length(), &expected, fsync);
-            let mut draft = created.map_err(fail)?;
-            copy_into(&mut draft, &payload);
-            let etag = publish::publish(draft, &path, &expected).map_err(fail)?;
+            let mut draft = match publish::create(&path, copy.content_length(), &expected, fsync) {
+                Ok(draft) => draft,
+                Err(PublishError::Special) => return Ok(None),
+                Err(error) => return Err(fail(error)),
+            };
+            copy_into(&mut draft, &copy);
+            let etag = publish::publish(draft, &path, &expected, fsync).map_err(fail)?;
             cache.forget(&path);
-            Ok(put_result(&etag))
-        })
-        .await
+            Ok(Some(put_result(&etag)))
+        });
+        match put.await? {
+            Some(result) => Ok(result),
+            None => self.local.put_opts(location, payload, opts).await,
+        }
     }
 
     async fn put_multipart_opts(
@@ -199,7 +206,8 @@ impl ObjectStore for StillmapFileSystem {
         let (cache, fsync) = (Arc::clone(&self.cache), self.fsync);
         let upload = blocking(move || {
             match publish::create(&path, 0, &Expected::Anything, fsync) {
-                Ok(draft) => Ok(Some(DraftUpload::new(draft, path, cache))),
+                Ok(draft) => Ok(Some(DraftUpload::new(draft, path, cache, fsync))),
+                Err(PublishError::Special) => Ok(None),
                 // `LocalFileSystem` fails at the end of such an upload.
                 Err(PublishError::Io(e)) if e.kind() == ErrorKind::IsADirectory => Ok(None),
                 Err(e) => Err(into_error(e, &path)),

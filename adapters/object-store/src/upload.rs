@@ -26,6 +26,7 @@ struct State {
     draft: Mutex<Option<Parts>>,
     path: PathBuf,
     cache: Arc<Cache>,
+    fsync: bool,
 }
 
 #[derive(Debug)]
@@ -36,10 +37,15 @@ struct Parts {
 }
 
 impl DraftUpload {
-    pub(super) fn new(draft: Draft, path: PathBuf, cache: Arc<Cache>) -> Self {
+    pub(super) fn new(draft: Draft, path: PathBuf, cache: Arc<Cache>, fsync: bool) -> Self {
         let draft = Mutex::new(Some(Parts { draft, written: 0 }));
         DraftUpload {
-            state: Arc::new(State { draft, path, cache }),
+            state: Arc::new(State {
+                draft,
+                path,
+                cache,
+                fsync,
+            }),
             offset: 0,
         }
     }
@@ -95,7 +101,7 @@ impl MultipartUpload for DraftUpload {
         let (state, len) = (Arc::clone(&self.state), self.offset);
         blocking(move || {
             let Parts { draft, .. } = state.take_complete(len)?;
-            let published = publish::publish(draft, &state.path, &Expected::Anything);
+            let published = publish::publish(draft, &state.path, &Expected::Anything, state.fsync);
             let etag = published.map_err(|e| into_error(e, &state.path))?;
             state.cache.forget(&state.path);
             Ok(put_result(&etag))
