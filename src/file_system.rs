@@ -2,6 +2,7 @@
 //! and decide in each function below whether it belongs there.
 
 use crate::sys::file::{self, Stat};
+use crate::sys::is_call_unknown;
 use crate::sys::statfs;
 use std::cell::Cell;
 use std::io;
@@ -63,7 +64,12 @@ impl FileSystem {
     /// It is also 0 for btrfs, which is recognised by an ioctl(2) of its own.
     fn look_up(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
         use FileSystem::*;
-        let found = match statfs::magic(fd)? {
+        let magic = match statfs::magic(fd) {
+            // A filter refuses fstatfs(2): nothing is known.
+            Err(e) if is_call_unknown(&e) => return Ok(Other),
+            magic => magic?,
+        };
+        let found = match magic {
             0xef53 => Ext,
             0x5846_5342 => Xfs,
             0x9123_683e => Btrfs,

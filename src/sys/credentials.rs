@@ -1,8 +1,9 @@
 //! Credentials of this process and random numbers: geteuid, capget, umask, getrandom.
 
-use super::retry_eintr;
+use super::{is_call_unknown, retry_eintr};
 use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 /// The effective user: geteuid(2).
 pub(crate) fn effective_user() -> u32 {
@@ -50,11 +51,16 @@ pub(crate) fn umask() -> u32 {
     u32::from(mask)
 }
 
-/// A number that no other process can guess: getrandom(2).
+/// A number that no other process can guess: getrandom(2), random(4).
 pub(crate) fn random() -> io::Result<u64> {
     let mut number = [0_u8; 8];
     let start = number.as_mut_ptr();
     // SAFETY: getrandom(2) writes at most eight bytes to `number`, and returns so few in one call.
-    retry_eintr(|| unsafe { libc::syscall(libc::SYS_getrandom, start, number.len(), 0) })?;
+    let done =
+        retry_eintr(|| unsafe { libc::syscall(libc::SYS_getrandom, start, number.len(), 0) });
+    match done {
+        Err(e) if is_call_unknown(&e) => File::open("/dev/urandom")?.read_exact(&mut number)?,
+        done => drop(done?),
+    }
     Ok(u64::from_ne_bytes(number))
 }

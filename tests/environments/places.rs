@@ -53,6 +53,10 @@ pub const PLACES: &[(&str, Make)] = &[
         "seccomp filter that answers calls since 4.5 with EPERM",
         old_filter,
     ),
+    (
+        "seccomp filter that refuses fstatfs and getrandom",
+        strict_filter,
+    ),
     (IN_GROUP, in_group),
     ("`ulimit -n`: 28 of 128 left", few_descriptors),
     ("`ulimit -v`: 16 MiB left", few_addresses),
@@ -220,6 +224,14 @@ fn old_filter() -> Option<Place> {
     ] {
         refuse(call, libc::EPERM);
     }
+    Some(place)
+}
+
+/// A sandbox that lists what it allows.
+fn strict_filter() -> Option<Place> {
+    let place = on("ext4")?;
+    refuse(libc::SYS_fstatfs, libc::EPERM);
+    refuse(libc::SYS_getrandom, libc::ENOSYS);
     Some(place)
 }
 
