@@ -2,10 +2,10 @@
 //! every snapshot there a lease of the child's own, and closes the parent's descriptors: nothing of the parent's
 //! outlives it.
 //!
-//! The child's lease continues without a gap if the parent's is still unbroken after it was set. Otherwise the bytes are
-//! copied, and the copy is compared with what was leased: size, times, and no change so recent that a second one could
-//! have the same times. If not even that is possible, the child gets no access to the bytes. It never has an
-//! [`Exclusive`](crate::Exclusive) of its parent.
+//! The parent releases no lease until the child has its own or a copy. The child's lease continues without a gap if the parent's is still
+//! unbroken after it was set. Otherwise the bytes are copied, and the copy is compared with what was leased: size, times,
+//! and no change so recent that a second one could have the same times. If not even that is possible, the child gets no
+//! access to the bytes. It never has an [`Exclusive`](crate::Exclusive) of its parent.
 //!
 //! The handler allocates nothing and takes no lock, since the parent may have had other threads.
 #![allow(unsafe_code)]
@@ -14,7 +14,7 @@ use super::space::pointer;
 use super::table::{
     BUSY, DONE, Data, LIVE, LeaseData, LeaseEntry, PREPARING, ReadData, SWAPPED, TABLE, WORKING,
 };
-use super::{copier, copy, monitor, space, threads};
+use super::{children, copier, copy, monitor, space, threads};
 use crate::atfork;
 use crate::backing::Backing;
 use crate::sys::lease::{self, Lease};
@@ -38,6 +38,7 @@ pub(super) fn install() -> io::Result<()> {
     static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
     atfork::install().map_err(io::Error::from)?;
     if !IS_INSTALLED.load(Ordering::Relaxed) {
+        children::share_count();
         handlers::register(Some(before_fork), None, in_child)?;
         IS_INSTALLED.store(true, Ordering::Relaxed);
     }
@@ -45,10 +46,16 @@ pub(super) fn install() -> io::Result<()> {
 }
 
 extern "C" fn before_fork() {
+    children::note_fork();
     FORKED_AT.store(clock::timestamp_ns(), Ordering::Relaxed);
 }
 
 extern "C" fn in_child() {
+    keep_snapshots();
+    children::report_ready();
+}
+
+fn keep_snapshots() {
     monitor::reset_in_child();
     copier::reset_in_child();
     let mut has_leases = false;

@@ -2,6 +2,7 @@
 //! step; then the lease is released. Nothing here allocates or takes a lock.
 #![allow(unsafe_code)]
 
+use super::children;
 use super::space::{ReservedMemory, pointer, replace};
 use super::table::{DONE, Data, LIVE, LeaseData, LeaseEntry, ReadData, SWAPPED};
 use crate::backing::Backing;
@@ -64,6 +65,7 @@ fn finish(entry: &LeaseEntry, file: BorrowedFd<'_>, read: &ReadData) {
     // For a child that is forked from here on, and cannot know whether the lease held until it was released.
     let is_known = is_consistent && is_unchanged(file, &read.stat, false);
     entry.is_copy_consistent.store(is_known, Ordering::Release);
+    children::wait_until_ready();
     if !lease::release(entry.fd.load(Ordering::Relaxed)) {
         is_consistent &= is_unchanged(file, &read.stat, false);
     }

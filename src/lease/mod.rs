@@ -15,6 +15,7 @@
 //! ```
 
 mod child;
+mod children;
 pub(crate) mod copier;
 mod copy;
 mod deadline;

@@ -54,6 +54,12 @@ pub(crate) fn map_shared(
     map(len, address, READ_WRITE, libc::MAP_SHARED, file)
 }
 
+/// mmap(2) of zeroed memory that forked children share. Never replaces a mapping.
+pub(crate) fn map_shared_anonymous(len: usize) -> io::Result<NonNull<u8>> {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    map(len, Address::Anywhere, READ_WRITE, flags, (-1, 0))
+}
+
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 fn map(

@@ -1,0 +1,104 @@
+//! The parent's side of a fork: it releases no lease before a child that was just forked has its own, or a copy.
+//! Otherwise a writer that comes at that moment could change the file before the child has either.
+#![allow(unsafe_code)]
+
+use crate::page;
+use crate::sys::{clock, memory};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a release waits for children, in ms. One with 1,000 leases takes 30, on an idle machine.
+const CHILDREN_MAX: u64 = 250;
+
+/// Time between two checks.
+const LOOK_AGAIN: Duration = Duration::from_micros(100);
+
+/// Forks of this process, and when the last one began, monotonic in ms.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+static BEGUN_AT: AtomicU64 = AtomicU64::new(0);
+
+/// The number of children that are ready, in memory that they share with this process. Null where there is none.
+static READY: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
+/// Makes the memory for the children of this process. Allocates nothing by way of Rust.
+pub(super) fn share_count() {
+    let page = memory::map_shared_anonymous(page::size());
+    let page = page.map_or(ptr::null_mut(), NonNull::as_ptr);
+    READY.store(page.cast(), Ordering::SeqCst);
+}
+
+fn ready() -> Option<&'static AtomicU32> {
+    // SAFETY: null, or zeroed memory that is never unmapped.
+    unsafe { READY.load(Ordering::SeqCst).as_ref() }
+}
+
+/// To be called before each fork.
+pub(super) fn note_fork() {
+    BEGUN_AT.store(clock::monotonic_ms(), Ordering::SeqCst);
+    BEGUN.fetch_add(1, Ordering::SeqCst);
+}
+
+/// In a forked child that has what it needs. It counts its own children from here on.
+pub(super) fn report_ready() {
+    if let Some(ready) = ready() {
+        ready.fetch_add(1, Ordering::SeqCst);
+    }
+    share_count();
+    BEGUN.store(0, Ordering::SeqCst);
+}
+
+/// Waits for children that were forked before, for a limited time: one may have been killed, and a fork that failed has
+/// none. To be called before a lease is released whose mapping has been replaced.
+pub(super) fn wait_until_ready() {
+    let Some(ready) = ready() else {
+        return;
+    };
+    let begun = BEGUN.load(Ordering::SeqCst);
+    while (begun.wrapping_sub(ready.load(Ordering::SeqCst)) as i32) > 0 {
+        if clock::monotonic_ms() >= BEGUN_AT.load(Ordering::SeqCst) + CHILDREN_MAX {
+            return ready.store(begun, Ordering::SeqCst);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::{self, Fork};
+
+    #[test]
+    #[cfg_attr(miri, ignore = "forks")]
+    fn a_release_waits_for_a_child_that_is_not_ready() {
+        if ready().is_none() {
+            share_count();
+        }
+        let flags = memory::map_shared_anonymous(page::size()).unwrap();
+        // SAFETY: zeroed memory that is never unmapped.
+        let flags = unsafe { flags.cast::<[AtomicU32; 2]>().as_ref() };
+        let [go, is_ready] = flags;
+        note_fork();
+        // SAFETY: the child uses nothing of other threads.
+        let child = match unsafe { process::fork() }.unwrap() {
+            Fork::Parent { child } => child,
+            Fork::Child => {
+                while go.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                // Longer than a wait that does not wait.
+                std::thread::sleep(20 * LOOK_AGAIN);
+                is_ready.store(1, Ordering::SeqCst);
+                report_ready();
+                process::exit_immediately(0);
+            }
+        };
+        let begun_at = BEGUN_AT.load(Ordering::SeqCst);
+        let is_over = || clock::monotonic_ms() >= begun_at + CHILDREN_MAX;
+        let waiting = std::thread::spawn(wait_until_ready);
+        go.store(1, Ordering::SeqCst);
+        waiting.join().unwrap();
+        assert!(is_ready.load(Ordering::SeqCst) == 1 || is_over());
+        assert!(process::wait(child, None).unwrap().success());
+    }
+}
