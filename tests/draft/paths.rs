@@ -373,16 +373,17 @@ fn a_sparse_draft_takes_space_where_it_was_touched() {
     let dir = temp_dir();
     let path = dir.path().join("sparse");
     let mut draft = Draft::options().sparse(true).create(&path, LEN).unwrap();
-    let places = [0, 3 << 30, (4 << 30) - 1, 4 << 30, LEN - 1];
+    const GB: u64 = 1 << 30;
+    let places = [0, 3 * GB, 4 * GB - 1, 4 * GB, LEN as u64 - 1];
     for (value, at) in (1..).zip(places) {
-        draft[at] = value;
+        draft[at as usize] = value;
     }
     draft.commit().unwrap();
     let there = fs::metadata(&path).unwrap();
     assert_eq!(there.len(), 5 << 30);
     assert!(there.blocks() * 512 < 1 << 20, "{} blocks", there.blocks());
     for (value, at) in (1..).zip(places) {
-        let window = stillmap::Snapshot::options().offset(at as u64).len(1);
+        let window = stillmap::Snapshot::options().offset(at).len(1);
         assert_eq!(window.open(&path).unwrap()[..], [value], "at {at}");
     }
 }

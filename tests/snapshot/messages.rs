@@ -174,21 +174,22 @@ fn control_characters_are_escaped() {
 #[test]
 fn memory_that_is_refused_is_named_by_its_length() {
     scenario!(|| {
+        const LEN: usize = 1 << if usize::BITS == 64 { 40 } else { 29 };
         let mut memory = Anonymous::new(1 << 20).unwrap();
         limit(libc::RLIMIT_AS, status("VmSize") as u64 + (64 << 20));
         let refused = [
-            error_of(Anonymous::new(1 << 40)),
+            error_of(Anonymous::new(LEN)),
             error_of(
                 Anonymous::options()
                     .huge_pages(stillmap::HugePages::Transparent)
-                    .allocate(1 << 40),
+                    .allocate(LEN),
             ),
-            error_of(Anonymous::shared(1 << 40)),
-            error_of(memory.resize(1 << 40)),
+            error_of(Anonymous::shared(LEN)),
+            error_of(memory.resize(LEN)),
         ];
         for error in refused {
             let text = error.to_string();
-            assert!(text.contains(&(1_u64 << 40).to_string()), "{text}");
+            assert!(text.contains(&LEN.to_string()), "{text}");
             assert_eq!(error.raw_os_error(), Some(libc::ENOMEM), "{text}");
         }
     })
