@@ -1,6 +1,7 @@
 //! Leases and fork: the child has nothing of its parent's, and can have its own.
 
 use super::Folder;
+use super::attacked::leases_of;
 use super::support::child::{Forked, scenario};
 use super::support::refuse::{Verdict, intercept};
 use super::support::{file_with, skip};
@@ -94,25 +95,30 @@ fn nothing_of_a_lease_outlives_its_process() {
             let snapshot = stillmap::Snapshot::open(&path).unwrap();
             assert_eq!(snapshot.backing(), Backing::Leased);
             // The child does nothing but sleep: what it inherited answers no break.
-            let child = fork_and_go_on(|| {
+            let _child = fork_and_go_on(|| {
+                let id = std::process::id().to_ne_bytes();
+                tell.write_all(&id).unwrap();
                 loop {
                     std::thread::park();
                 }
             });
-            let id = child.id().to_ne_bytes();
-            std::io::Write::write_all(&mut tell, &id).unwrap();
             loop {
                 std::thread::park();
             }
         });
         let mut id = [0; 4];
         std::io::Read::read_exact(&mut { heard }, &mut id).unwrap();
+        let child = i32::from_ne_bytes(id);
         parent.kill();
+        super::attacked::wait_unreaped(&parent);
+        // The kernel would end the parent's, but only after the break time.
+        assert_eq!(leases_of(parent.id(), &path), 0);
+        assert_eq!(leases_of(child, &path), 1);
         let _ = parent.wait();
         // It returns once no process holds a lease: the child answers for its own.
         fs::write(&path, b"new").unwrap();
         // SAFETY: takes plain numbers; the process was forked above.
-        unsafe { libc::kill(i32::from_ne_bytes(id), libc::SIGKILL) };
+        unsafe { libc::kill(child, libc::SIGKILL) };
     })
     .succeed();
 }
