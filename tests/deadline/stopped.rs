@@ -20,6 +20,9 @@ use std::thread;
 use std::time::Duration;
 use stillmap::{Error, Shared};
 
+/// Bytes of its file.
+const LEN: usize = 2 << 20;
+
 const SERVE: &str = "STILLMAP_TEST_STOPPED";
 
 /// The process that is stopped: it has a snapshot, and reports its state on request.
@@ -28,7 +31,13 @@ fn the_stopped_process() {
     let Some(path) = std::env::var_os(SERVE) else {
         return;
     };
-    let snapshot = leased(|| stillmap::Snapshot::open(&path));
+    // No read of the copy returns, so the copying thread does not find out.
+    let _reads = hold(libc::SYS_pread64, (2, u32::MAX, LEN as u32));
+    let snapshot = leased(|| {
+        stillmap::Snapshot::options()
+            .require_mapping(true)
+            .open(&path)
+    });
     println!("\nbacking: {:?}", snapshot.backing());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
@@ -39,7 +48,7 @@ fn the_stopped_process() {
 
 fn consistency_after(folder: &Folder, write: impl FnOnce(&Path)) -> String {
     let path = folder.path().join("file");
-    fs::write(&path, vec![5; 2 << 20]).unwrap();
+    fs::write(&path, vec![5; LEN]).unwrap();
     let mut process = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "stopped::the_stopped_process", "--nocapture"])
         .env(SERVE, &path)
@@ -72,7 +81,7 @@ fn a_file_that_was_written_to_meanwhile_is_not_intact() {
     let (Some(_time), Some(folder)) = (BreakTime::of(1), Folder::new()) else {
         return;
     };
-    let intact = consistency_after(&folder, |path| fs::write(path, vec![6; 2 << 20]).unwrap());
+    let intact = consistency_after(&folder, |path| fs::write(path, vec![6; LEN]).unwrap());
     assert_eq!(intact, "false");
 }
 
