@@ -38,7 +38,8 @@
 //! A process can be forked safely only if it has no other threads: the child would inherit a copy of memory with locks
 //! still held by threads that do not exist in it. So everything here fails with
 //! [`MultiThreaded`](crate::Error::MultiThreaded) if there are any. Threads that are about to end, such as those that were
-//! joined, are waited for. The threads with which this crate watches leases do not count.
+//! joined, are waited for. The threads with which this crate watches leases do not count; those of another version of it
+//! in the same program do.
 //!
 //! # In a child
 //! - It ends with `_exit`: no `atexit` handlers run, nothing of the parent's is dropped, and buffers of C or Rust are
