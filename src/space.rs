@@ -3,7 +3,7 @@
 
 use crate::file_system::FileSystem;
 use crate::sys::space::{self, Fallocate};
-use crate::sys::{file, lease, limits, sync, write};
+use crate::sys::{file, lease, limits, memory, sync, write};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -317,7 +317,7 @@ impl Missing {
 /// Bytes that were written have their space. Delayed allocation would find a full disk too late, so they are written to
 /// the disk.
 fn write_zeros(file: &File, range: Range<u64>, check: &Check<'_>) -> io::Result<()> {
-    let zeros = vec![0; ZEROS_CHUNK];
+    let zeros = memory::heap_zeros(ZEROS_CHUNK)?;
     for start in range.clone().step_by(ZEROS_CHUNK) {
         check()?;
         let len = (range.end - start).min(ZEROS_CHUNK as u64) as usize;

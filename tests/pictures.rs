@@ -66,7 +66,9 @@ fn claims_about_mmap_hold() {
     let text = stdout(&output);
     assert_eq!(text.matches("claimed   ").count(), 9, "{text}");
     for claim in text.split("\n\n").filter(|claim| !claim.is_empty()) {
-        if claim.contains("not possible: ") {
+        // musl's free(3) gives memory back.
+        let is_of_glibc = cfg!(target_env = "musl") && claim.contains("free may keep RAM");
+        if claim.contains("not possible: ") || is_of_glibc {
             skip(claim);
         } else {
             assert!(claim.trim_end().ends_with("held?     yes"), "{claim}");

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::page;
 use crate::range::whole_pages;
 use crate::region::Region;
-use crate::sys::memory::{Address, PageKind};
+use crate::sys::memory::{self, Address, PageKind};
 use crate::sys::{file, sync, write};
 use std::fs::File;
 use std::io;
@@ -187,7 +187,7 @@ fn copy_out(
 /// Writes only where the file has other bytes.
 fn copy_changes(bytes: &[u8], file: &File) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    let mut there = vec![0; COMPARE_CHUNK];
+    let mut there = memory::heap_zeros(COMPARE_CHUNK)?;
     for (number, chunk) in bytes.chunks(COMPARE_CHUNK).enumerate() {
         let start = (number * COMPARE_CHUNK) as u64;
         let n = file.read_at(&mut there[..chunk.len()], start)?;

@@ -28,6 +28,15 @@ pub(crate) enum PageKind {
     None,
 }
 
+/// Zeros on the heap; `ENOMEM` where there is no memory, for which `vec!` ends the process.
+pub(crate) fn heap_zeros(len: usize) -> io::Result<Vec<u8>> {
+    let mut zeros = Vec::new();
+    let reserved = zeros.try_reserve_exact(len);
+    reserved.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    zeros.resize(len, 0);
+    Ok(zeros)
+}
+
 /// mmap(2) of private anonymous memory. Never replaces a mapping.
 pub(crate) fn map_anonymous(
     len: usize,

@@ -12,7 +12,7 @@ const STACK: usize = 64 << 10;
 /// (`CLONE_VFORK`). If this process is killed meanwhile, the memory lives until the child has ended. The child has a
 /// session of its own: a signal to the process group or from the terminal does not reach it.
 ///
-/// If no process can be made, `f` does not run. An emulator may give the child a copy of the memory (valgrind): then
+/// If no process can be made, or there is no memory for its stack, `f` does not run. An emulator may give the child a copy of the memory (valgrind): then
 /// the effects of `f` on memory are lost.
 ///
 /// `f` may only make system calls: no allocation, no lock, no panic.
@@ -25,8 +25,11 @@ pub(crate) fn run(f: &dyn Fn()) {
         f();
         0
     }
-    let mut stack = Box::<[u128]>::new_uninit_slice(STACK / size_of::<u128>());
-    let top = stack.as_mut_ptr_range().end.cast::<libc::c_void>();
+    let mut stack = Vec::<u128>::new();
+    if stack.try_reserve_exact(STACK / size_of::<u128>()).is_err() {
+        return;
+    }
+    let top = stack.spare_capacity_mut().as_mut_ptr_range().end.cast();
     let argument = ptr::from_ref(&f).cast_mut().cast();
     // No signal handler may run in the child: it would run on our memory, in the wrong process.
     let mask = SignalMask::block_all(&[]);

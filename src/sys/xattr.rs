@@ -1,5 +1,6 @@
 //! System calls on extended attributes: xattr(7).
 
+use super::memory::heap_zeros;
 use super::retry_eintr;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -60,12 +61,12 @@ pub(crate) fn remove(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 
 /// Runs a call that fills a buffer, or fails with `ERANGE` if the buffer is too small; `XATTR_SIZE_MAX` is 64 KiB.
 fn grow(mut fill: impl FnMut(*mut libc::c_void, usize) -> isize) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; 256];
+    let mut buffer = heap_zeros(256)?;
     loop {
         let (start, room) = (buffer.as_mut_ptr().cast(), buffer.len());
         match retry_eintr(|| fill(start, room)) {
             Err(e) if e.raw_os_error() == Some(libc::ERANGE) && buffer.len() < 1 << 20 => {
-                buffer.resize(buffer.len() * 16, 0);
+                buffer = heap_zeros(buffer.len() * 16)?;
             }
             Err(e) => return Err(e),
             Ok(n) => {
