@@ -2,10 +2,10 @@
 //! every snapshot there a lease of the child's own, and closes the parent's descriptors: nothing of the parent's
 //! outlives it.
 //!
-//! The parent releases no lease until the child has its own or a copy. The child's lease continues without a gap if the parent's is still
-//! unbroken after it was set. Otherwise the bytes are copied, and the copy is compared with what was leased: size, times,
-//! and no change so recent that a second one could have the same times. If not even that is possible, the child gets no
-//! access to the bytes. It never has an [`Exclusive`](crate::Exclusive) of its parent.
+//! The parent releases no lease until the child has its own or a copy. The child's lease continues without a gap if the
+//! parent's is still unbroken after it was set. Otherwise the bytes are copied, and the copy is compared with what was
+//! leased: size, times, and no change so recent that a second one could have the same times. If not even that is possible,
+//! the child gets no access to the bytes. It never has an [`Exclusive`](crate::Exclusive) of its parent.
 //!
 //! The handler allocates nothing and takes no lock, since the parent may have had other threads.
 #![allow(unsafe_code)]

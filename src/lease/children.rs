@@ -74,10 +74,9 @@ mod tests {
         if ready().is_none() {
             share_count();
         }
-        let flags = memory::map_shared_anonymous(page::size()).unwrap();
+        let go = memory::map_shared_anonymous(page::size()).unwrap();
         // SAFETY: zeroed memory that is never unmapped.
-        let flags = unsafe { flags.cast::<[AtomicU32; 2]>().as_ref() };
-        let [go, is_ready] = flags;
+        let go = unsafe { go.cast::<AtomicU32>().as_ref() };
         note_fork();
         // SAFETY: the child uses nothing of other threads.
         let child = match unsafe { process::fork() }.unwrap() {
@@ -86,19 +85,21 @@ mod tests {
                 while go.load(Ordering::SeqCst) == 0 {
                     std::thread::yield_now();
                 }
-                // Longer than a wait that does not wait.
-                std::thread::sleep(20 * LOOK_AGAIN);
-                is_ready.store(1, Ordering::SeqCst);
                 report_ready();
                 process::exit_immediately(0);
             }
         };
-        let begun_at = BEGUN_AT.load(Ordering::SeqCst);
-        let is_over = || clock::monotonic_ms() >= begun_at + CHILDREN_MAX;
-        let waiting = std::thread::spawn(wait_until_ready);
+        let missing = || {
+            let ready = ready().unwrap().load(Ordering::SeqCst);
+            BEGUN.load(Ordering::SeqCst).wrapping_sub(ready) as i32
+        };
+        assert_eq!(missing(), 1);
+        wait_until_ready();
+        assert!(clock::monotonic_ms() >= BEGUN_AT.load(Ordering::SeqCst) + CHILDREN_MAX);
+        // It is not waited for again.
+        assert_eq!(missing(), 0);
         go.store(1, Ordering::SeqCst);
-        waiting.join().unwrap();
-        assert!(is_ready.load(Ordering::SeqCst) == 1 || is_over());
         assert!(process::wait(child, None).unwrap().success());
+        assert_eq!(missing(), -1);
     }
 }
