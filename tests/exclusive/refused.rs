@@ -3,13 +3,12 @@
 use crate::support::child::{argument, scenario};
 use crate::support::disk::LoopFs;
 use crate::support::exclusive::{any_system, open, systems};
-use crate::support::file_with;
 use crate::support::kernel::limit;
 use crate::support::refuse::refuse;
 use crate::support::user::{become_nobody, may_be_others};
+use crate::support::{by_name, file_with};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use stillmap::{Error, Exclusive};
 
 #[test]
@@ -36,15 +35,12 @@ fn a_file_that_is_open_elsewhere_is_busy() {
         let options = Exclusive::options().wait(std::time::Duration::ZERO);
         let waited = "it is open or mapped elsewhere, and was so for as long as ExclusiveOptions::wait allows";
         // An `O_PATH` descriptor does not have it open.
-        let by_name = File::options()
-            .read(true)
-            .custom_flags(libc::O_PATH)
-            .open(&path);
+        let named = by_name(&path);
         assert_eq!(
             options.open(&path).unwrap_err().to_string(),
             message(waited)
         );
-        drop((map, by_name.unwrap()));
+        drop((map, named));
         let edited = open(&path);
         let error = Exclusive::open(&path).unwrap_err();
         let ours = "this process has it open as an Exclusive; that has to be closed first";

@@ -223,7 +223,7 @@ fn what_cannot_be_shared_is_refused() {
         received(File::open(&file).unwrap().into()),
         received(OpenOptions::new().write(true).open(&file).unwrap().into()),
         received(sealed),
-        received(opened_as_path(&file)),
+        received(support::by_name(&file)),
     ] {
         assert!(matches!(error, Error::NotMappable { .. }), "{error}");
     }
@@ -243,13 +243,6 @@ fn what_cannot_be_shared_is_refused() {
     let slash = Shared::<AtomicU8>::create(dir.path().join("new/")).unwrap_err();
     assert!(matches!(slash, Error::IsDirectory { .. }), "{slash}");
     assert!(Shared::<AtomicU8>::memfd("a\0b").is_err());
-}
-
-fn opened_as_path(path: &Path) -> OwnedFd {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_PATH);
-    options.open(path).unwrap().into()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::sizes::{assert_snapshot, assert_snapshot_from};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::kernel::offset_of;
-use crate::support::{file_with, skip, temp_dir};
+use crate::support::{by_name, file_with, skip, temp_dir};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
@@ -137,11 +137,7 @@ fn a_descriptor_that_only_names_a_file_is_an_error_or_its_bytes() {
     for size in SIZES {
         let bytes = pattern(6, size);
         let path = file_with(dir.path(), "file", &bytes);
-        let named = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH)
-            .open(&path)
-            .unwrap();
+        let named = by_name(&path);
         match Snapshot::from_fd(&named) {
             Ok(snapshot) => assert_snapshot(&snapshot, &bytes, "O_PATH"),
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error:?}"),

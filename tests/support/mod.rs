@@ -22,7 +22,10 @@ pub mod trace;
 pub mod user;
 pub mod xattr;
 
+use std::ffi::CString;
 use std::io::Write;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 pub use temporary::{temp_dir, temp_dir_in};
@@ -37,6 +40,16 @@ pub fn file_with(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, bytes).expect("write a test file");
     path
+}
+
+/// A descriptor that only names the file (`O_PATH`). `std` leaves the flag out on musl, where it counts as an access mode.
+pub fn by_name(path: &Path) -> OwnedFd {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("no zero byte");
+    // SAFETY: open(2) reads a C string.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the kernel just returned it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// True if this process may mount, make loop devices and change its user.
