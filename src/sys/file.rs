@@ -2,12 +2,14 @@
 
 use super::descriptor::beyond_stdio;
 use super::signal_mask::without_sigxfsz;
-use super::{dir, is_call_unknown, retry_eintr, to_off_t};
+use super::{is_call_unknown, retry_eintr, to_off_t};
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// open(2) for reading, close-on-exec. Opening a FIFO blocks until it has a writer.
@@ -22,10 +24,17 @@ pub(crate) fn open_nonblocking(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn open_with(path: &Path, flags: i32) -> io::Result<OwnedFd> {
-    let path = dir::c_string(path.as_os_str())?;
+    // `std` returns an error without a number for it. It takes other paths without allocating, unlike `c_string`.
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut options = OpenOptions::new();
+    // `std` takes the access mode by name only.
+    let writes = flags & libc::O_ACCMODE == libc::O_RDWR;
     // A terminal must not become the controlling terminal of this process.
     let flags = libc::O_NOCTTY | flags;
-    dir::open_at(dir::working_directory(), &path, flags, 0)
+    options.read(true).write(writes).custom_flags(flags);
+    beyond_stdio(options.open(path)?.into())
 }
 
 /// Turns `O_NONBLOCK` off, fcntl(2).

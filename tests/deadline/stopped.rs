@@ -222,11 +222,11 @@ fn no_store_is_lost_however_long_an_editor_is_stopped() {
                 assert!(pages[0] >= before, "{} of {before}", pages[0]);
                 assert!(pages.is_sorted(), "{pages:?}");
             });
+            // Time has to pass, for the break time of 1 s: less and more. No order depends on it.
             if !early {
                 thread::sleep(Duration::from_millis(long / 3));
                 stop();
             }
-            // The break time is 1 s: shorter and longer.
             thread::sleep(Duration::from_millis(long));
             signal(libc::SIGCONT);
             opener.succeed();
