@@ -32,7 +32,7 @@ use crate::table::{Claimed, Table};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 static TABLE: Table<ForkEntry> = Table::new();
@@ -41,9 +41,10 @@ static TABLE: Table<ForkEntry> = Table::new();
 static EMPTY_FILE: OnceBox<OwnedFd> = OnceBox::new();
 
 /// Forks of this process: those that wait for [`MAKERS`] or have begun, those that have begun, those that are over.
-static WANTED: AtomicU64 = AtomicU64::new(0);
-static BEGUN: AtomicU64 = AtomicU64::new(0);
-static ENDED: AtomicU64 = AtomicU64::new(0);
+/// Compared for equality only: 2^32 forks take days, and what waits for them takes 2 s.
+static WANTED: AtomicUsize = AtomicUsize::new(0);
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
+static ENDED: AtomicUsize = AtomicUsize::new(0);
 
 /// Threads that make what they register afterwards.
 static MAKERS: AtomicUsize = AtomicUsize::new(0);
@@ -92,7 +93,7 @@ impl Default for ForkEntry {
 /// A descriptor or mapping is made first and registered then. A child that another thread forks in between has it, and
 /// no handler knows of it. So the one that makes it looks afterwards whether the process has forked since the moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BeforeForks(u64);
+pub(crate) struct BeforeForks(usize);
 
 impl BeforeForks {
     /// This moment; `None` while another thread forks, and before [`install`] has succeeded.

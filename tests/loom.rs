@@ -1,6 +1,6 @@
 //! The state machines that run without a lock, in every order of their atomic accesses that two or three threads can
 //! take. The files of `src/` are compiled here with the atomics of loom; the system calls below are models.
-#![allow(dead_code)] // a model uses a part of each file
+#![allow(dead_code, unused_imports)] // a model uses a part of each file
 
 #[path = "../src/shared/fault_entry.rs"]
 mod fault_entry;
@@ -12,6 +12,8 @@ mod table;
 mod lease {
     #[path = "../../src/lease/table.rs"]
     mod table;
+    #[path = "../../src/lease/time.rs"]
+    mod time;
 
     use super::{Mapped, model};
     use crate::sys::lease::Lease;

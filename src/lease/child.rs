@@ -14,6 +14,7 @@ use super::space::pointer;
 use super::table::{
     BUSY, DONE, Data, LIVE, LeaseData, LeaseEntry, PREPARING, ReadData, SWAPPED, TABLE, WORKING,
 };
+use super::time::AtomicTimestamp;
 use super::{children, copier, copy, monitor, space, threads};
 use crate::atfork;
 use crate::backing::Backing;
@@ -21,7 +22,7 @@ use crate::sys::lease::{self, Lease};
 use crate::sys::{atfork as handlers, clock, file, memory, process, unnamed};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Two changes of a file that are further apart differ in their times: the clock of the page cache moves every 1 to
 /// 10 ms.
@@ -31,7 +32,7 @@ const TIMESTAMP_STEP_NS: i64 = 20_000_000;
 const _: () = assert!(size_of::<LeaseEntry>() == 512);
 
 /// The clock of file times before the fork.
-static FORKED_AT: AtomicI64 = AtomicI64::new(0);
+static FORKED_AT: AtomicTimestamp = AtomicTimestamp::new(0);
 
 /// Installs the handlers, after those of [`atfork`]. Called by one thread at a time.
 pub(super) fn install() -> io::Result<()> {

@@ -2,10 +2,11 @@
 //! Otherwise a writer that comes at that moment could change the file before the child has either.
 #![allow(unsafe_code)]
 
+use super::time::AtomicMs;
 use crate::page;
 use crate::sys::{clock, memory};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How long a release waits for children, in ms. One with 1,000 leases takes 30, on an idle machine.
@@ -16,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
 /// Forks of this process, and when the last one began, monotonic in ms.
 static BEGUN: AtomicU32 = AtomicU32::new(0);
-static BEGUN_AT: AtomicU64 = AtomicU64::new(0);
+static BEGUN_AT: AtomicMs = AtomicMs::new(0);
 
 /// The number of children that are ready, in memory that they share with this process. Null where there is none.
 static READY: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());

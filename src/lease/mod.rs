@@ -11,7 +11,7 @@
 //!              /    \
 //!          copy    detach   how a read lease and a write lease are released
 //!              \    /
-//!   table, space, deadline
+//!   table, space, deadline, time
 //! ```
 
 mod child;
@@ -25,4 +25,5 @@ pub(crate) mod read;
 mod space;
 mod table;
 pub(crate) mod threads;
+mod time;
 pub(crate) mod write;

@@ -8,6 +8,7 @@
 use super::copy;
 use super::deadline::Deadline;
 use super::table::{BUSY, LIVE, LeaseEntry, TABLE, WORKING};
+use super::time::AtomicMs;
 use crate::once::OnceBox;
 use crate::sync;
 use crate::sys::lease::{self, Event, Lease};
@@ -15,7 +16,7 @@ use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Time between two attempts to handle a break, in ms.
@@ -42,7 +43,7 @@ pub(super) static WATCHER: AtomicU32 = AtomicU32::new(0);
 pub(super) static WORK: AtomicU32 = AtomicU32::new(0);
 
 /// Number of signals received.
-static EVENTS: AtomicU64 = AtomicU64::new(0);
+static EVENTS: AtomicUsize = AtomicUsize::new(0);
 
 /// The watcher blocks without a timeout, since there was no lease for a while.
 static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
@@ -57,7 +58,7 @@ static IS_ACKNOWLEDGING: AtomicBool = AtomicBool::new(false);
 static BREAK_TIME_FILE: OnceBox<OwnedFd> = OnceBox::new();
 
 /// `fs.lease-break-time` in ms when it was last read.
-static BREAK_TIME: AtomicU64 = AtomicU64::new(0);
+static BREAK_TIME: AtomicMs = AtomicMs::new(0);
 
 /// To be called before the thread starts.
 pub(super) fn prepare() -> io::Result<()> {
@@ -78,7 +79,7 @@ pub(super) fn reset_in_child() {
 }
 
 /// Number of signals received: see [`look_after`].
-pub(super) fn events() -> u64 {
+pub(super) fn events() -> usize {
     EVENTS.load(Ordering::SeqCst)
 }
 
@@ -89,7 +90,7 @@ pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
 
 /// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
 /// broken meanwhile.
-pub(super) fn look_after(entry: &LeaseEntry, events: u64) -> bool {
+pub(super) fn look_after(entry: &LeaseEntry, events: usize) -> bool {
     // SeqCst with `note_signal` and `watch`: either they see the entry LIVE, or this sees what they stored before.
     if EVENTS.load(Ordering::SeqCst) != events && !entry.is_held() {
         return false;

@@ -72,7 +72,7 @@ pub(super) struct LeaseHolder<F: AsFd> {
     pub(super) file: Arc<F>,
     // Dropped after `file`: the number stays registered until it is closed, so a child that is forked meanwhile finds it.
     pub(super) entry: OwnEntry,
-    events: u64,
+    events: usize,
     /// Before the description was made that has the lease.
     opened: BeforeForks,
     /// The lease ends with the descriptor, which is closed at once. Dropped last.

@@ -16,13 +16,12 @@
 //! the one that is in it now; so the copier asks the kernel again before it acts.
 #![allow(unsafe_code)]
 
+use super::time::AtomicMs;
 use crate::backing::Backing;
 use crate::file_system::FileSystem;
 use crate::locked_pages::LockedPages;
 use crate::region::Region;
-use crate::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-};
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::sys::file::Stat;
 use crate::sys::futex;
 use crate::sys::lease::{self, Lease};
@@ -59,11 +58,11 @@ pub(super) struct LeaseEntry {
     pub(super) signal_fd: AtomicI32,
     is_write: AtomicBool,
     /// When the lease was about to be set (monotonic, in ms).
-    pub(super) set_at: AtomicU64,
+    pub(super) set_at: AtomicMs,
     /// When the lease was seen to be broken; 0 if it was not.
-    pub(super) broken_at: AtomicU64,
+    pub(super) broken_at: AtomicMs,
     /// The time that the kernel waits from then on, in ms. Stored before `broken_at`.
-    pub(super) break_time: AtomicU64,
+    pub(super) break_time: AtomicMs,
     /// Whether the process gives the lease up without a break: NOT_RELEASED and so on.
     release: AtomicU32,
     /// The owner waits for the entry: its break need not be handled.
@@ -169,9 +168,9 @@ impl Default for LeaseEntry {
             fd: AtomicI32::new(-1),
             signal_fd: AtomicI32::new(-1),
             is_write: AtomicBool::new(false),
-            set_at: AtomicU64::new(0),
-            broken_at: AtomicU64::new(0),
-            break_time: AtomicU64::new(0),
+            set_at: AtomicMs::new(0),
+            broken_at: AtomicMs::new(0),
+            break_time: AtomicMs::new(0),
             release: AtomicU32::new(NOT_RELEASED),
             is_dropped: AtomicBool::new(false),
             backing: AtomicU8::new(0),

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+#[cfg(target_has_atomic = "64")]
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 /// Puts private zeroed memory in the place of a mapping, in one step. Async-signal-safe.
 ///
@@ -32,7 +34,8 @@ pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) {
     unsafe { machine::copy_out(from, to, len) }
 }
 
-/// Copies a value out of memory that others may be writing to: an aligned one of 1, 2, 4 or 8 bytes in one piece.
+/// Copies a value out of memory that others may be writing to: an aligned one of 1, 2, 4 or 8 bytes in one piece,
+/// where the processor has atomics of that size.
 ///
 /// # Safety
 /// As for [`copy_out`]. The range may be read-only.
@@ -50,6 +53,7 @@ pub(crate) unsafe fn load_out(from: *const u8, to: *mut u8, len: usize) {
         1 => load!(AtomicU8, u8),
         2 if from.addr() % 2 == 0 => load!(AtomicU16, u16),
         4 if from.addr() % 4 == 0 => load!(AtomicU32, u32),
+        #[cfg(target_has_atomic = "64")]
         8 if from.addr() % 8 == 0 => load!(AtomicU64, u64),
         // SAFETY: passed on.
         _ => unsafe { copy_out(from, to, len) },

@@ -209,8 +209,10 @@ unsafe fn next(layer: &HandlerLayer, code: i32, context: *mut libc::c_void) -> N
         }
         _ => {}
     }
-    // SAFETY: `context` is the ucontext_t of this signal.
-    unsafe { apply_mask_of(&before, context) };
+    if let Some(interrupted) = interrupted_mask(context) {
+        // SAFETY: `context` is the ucontext_t of this signal, see below.
+        unsafe { apply_mask_of(&before, interrupted) };
+    }
     let handler = before.sa_sigaction;
     if before.sa_flags & libc::SA_SIGINFO != 0 {
         // SAFETY: a handler that was installed with SA_SIGINFO has this type.
@@ -230,14 +232,37 @@ fn default_action(fault: bool) {
     }
 }
 
+/// The mask of the thread that a signal interrupted, in the ucontext_t of the handler. `None` where libc does not define
+/// ucontext_t: a handler that was there before this one runs with all signals blocked.
+#[allow(
+    unreachable_code,
+    unused_variables,
+    reason = "the last line is for other processors"
+)]
+fn interrupted_mask(context: *mut libc::c_void) -> Option<*const libc::sigset_t> {
+    #[cfg(any(
+        target_arch = "x86",
+        target_arch = "x86_64",
+        target_arch = "arm",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "s390x",
+        target_arch = "loongarch64",
+        all(target_arch = "powerpc64", target_env = "gnu")
+    ))]
+    {
+        // Only the kernel's 64 signals are in it, so no reference to the whole.
+        let offset = std::mem::offset_of!(libc::ucontext_t, uc_sigmask);
+        return Some(context.wrapping_byte_add(offset).cast());
+    }
+    None
+}
+
 /// Blocks what the kernel would have blocked for that handler; it may leave by siglongjmp(3) and count on it.
 ///
 /// # Safety
-/// `context` is the ucontext_t that the kernel gave to the handler.
-unsafe fn apply_mask_of(before: &libc::sigaction, context: *mut libc::c_void) {
-    let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: in bounds of the ucontext_t. Only the kernel's 64 signals are in it, so no reference to the whole.
-    let interrupted = unsafe { &raw const (*context).uc_sigmask };
+/// `interrupted` has at least the word with the kernel's 64 signals.
+unsafe fn apply_mask_of(before: &libc::sigaction, interrupted: *const libc::sigset_t) {
     let mut blocked = before.sa_mask;
     for signal in 1..=64 {
         // SAFETY: sigismember(3) reads the word that has the signal.
