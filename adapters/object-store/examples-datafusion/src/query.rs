@@ -1,6 +1,7 @@
 //! SQL over a Parquet and an Arrow IPC file with this store and with `LocalFileSystem`: equal results, and the times.
 //!
-//! `cargo run --release --features query --bin query [-- ROWS]`
+//! `cargo run --release --features query --bin query [-- ROWS [cold]]`; `cold` drops the page cache before each run, which
+//! only root can.
 
 mod table;
 
@@ -23,7 +24,7 @@ use url::Url;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs of each store, in turns.
-const RUNS: usize = 5;
+const RUNS: usize = 11;
 
 async fn context(store: Arc<dyn ObjectStore>, directory: &Path) -> Result<SessionContext, Error> {
     let context = SessionContext::new();
@@ -78,9 +79,22 @@ async fn main() -> Result<(), Error> {
     let rows = std::env::args()
         .nth(1)
         .map_or(Ok(1_000_000), |text| text.parse())?;
+    let is_cold = std::env::args().nth(2).is_some_and(|text| text == "cold");
     let directory = tempfile::tempdir()?;
     write_tables(directory.path(), rows)?;
-    let ours = context(Arc::new(StillmapFileSystem::new()), directory.path()).await?;
+    let store = Arc::new(StillmapFileSystem::new());
+    let before_run = || -> std::io::Result<()> {
+        if is_cold {
+            // Pages that are mapped or not yet written back stay in RAM.
+            store.clear_cache();
+            for entry in std::fs::read_dir(directory.path())? {
+                File::open(entry?.path())?.sync_all()?;
+            }
+            std::fs::write("/proc/sys/vm/drop_caches", "1")?;
+        }
+        Ok(())
+    };
+    let ours = context(store.clone(), directory.path()).await?;
     let theirs = context(Arc::new(LocalFileSystem::new()), directory.path()).await?;
 
     let sums: Vec<_> = (1..COLUMNS)
@@ -97,8 +111,10 @@ async fn main() -> Result<(), Error> {
             let sql = format!("SELECT count(*), {columns} FROM {table}");
             let mut times = [Vec::new(), Vec::new()];
             for _ in 0..RUNS {
+                before_run()?;
                 let (time, found) = run(&ours, &sql).await?;
                 times[0].push(time);
+                before_run()?;
                 let (time, expected) = run(&theirs, &sql).await?;
                 times[1].push(time);
                 assert_eq!(found, expected, "{sql}");
