@@ -185,7 +185,7 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
         size,
         allocated: stat.st_blocks.unsigned_abs() * 512,
         stamp: Stamp {
-            device: stat.st_dev,
+            device: stat.st_dev as u64,
             inode: stat.st_ino,
             size,
             modified: Time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
