@@ -2,7 +2,7 @@
 //!
 //! A value registers what it has here, and a handler that fork(3) calls in the child (pthread_atfork(3)) takes it away
 //! before any other code of the child runs: a range gets no access (touching it is SIGSEGV, and no other mapping can
-//! come to be there), and the number of a descriptor leads to an empty memfd, so that the child can still close it.
+//! come to be there), and the number of a descriptor leads to an empty file, so that the child can still close it.
 //! What the parent has locked by a descriptor (a lease) then ends with the parent, and a file that it has mapped is not
 //! kept by the child.
 //!
@@ -204,7 +204,9 @@ pub(crate) fn install() -> Result<()> {
     if EMPTY_FILE.get().is_some() {
         return Ok(());
     }
-    let empty = empty_memfd().map_err(|e| Error::os("memfd_create", None, e))?;
+    // Where a filter refuses memfd_create(2), the end of a pipe does: it can be read and closed, but not mapped.
+    let empty = empty_memfd().or_else(|_| process::pipe().map(|(reader, _)| reader));
+    let empty = empty.map_err(|e| Error::os("pipe2", None, e))?;
     atfork::register(Some(before_fork), Some(after_fork), in_child)
         .map_err(|e| Error::os("pthread_atfork", None, e))?;
     EMPTY_FILE.set(empty);
@@ -218,7 +220,7 @@ fn empty_memfd() -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// A file of no bytes: the pages of a mapping of it are SIGBUS when they are touched.
+/// A file of no bytes: the pages of a mapping of it are SIGBUS when they are touched. It may be one that cannot be mapped.
 pub(crate) fn empty_file() -> io::Result<BorrowedFd<'static>> {
     let empty = EMPTY_FILE.get().map(AsFd::as_fd);
     empty.ok_or_else(|| io::ErrorKind::NotFound.into())

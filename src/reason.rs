@@ -47,8 +47,10 @@ pub enum Reason {
     Threads,
     /// A seccomp filter or another security policy refuses leases.
     Refused,
-    /// `/proc` is not mounted, or the file cannot be opened again through it.
+    /// The file cannot be opened again through `/proc`, which is not mounted, or where the process may not open it.
     NotReopened,
+    /// Other threads of the process forked each time that a lease was tried.
+    Forking,
     /// A sealed memfd with holes: reading a mapping of it takes memory for each hole, beyond the memory limit.
     Sparse,
     /// On this platform files are read and not mapped.
@@ -97,8 +99,9 @@ impl Reason {
                 "a security policy refuses leases; a seccomp filter that allows fcntl(F_SETLEASE) would help"
             }
             Reason::NotReopened => {
-                "the file behind the descriptor could not be opened again; opening it by its path would help"
+                "the file could not be opened again by its descriptor, through /proc/self/fd; mounting /proc, or opening it by its path, would help"
             }
+            Reason::Forking => "other threads of the process forked meanwhile",
             Reason::Sparse => {
                 "it is a sealed memfd with holes, for which there is too little memory; raising memory_limit would help"
             }

@@ -3,7 +3,7 @@
 
 use crate::file_system::FileSystem;
 use crate::sys::space::{self, Fallocate};
-use crate::sys::{file, lease, limits, memory, sync, write};
+use crate::sys::{file, is_call_unknown, lease, limits, memory, sync, write};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -70,10 +70,7 @@ pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
 
 /// True if the file system cannot reserve space: fallocate(2) is not supported.
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV)
-    )
+    is_call_unknown(error) || matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV))
 }
 
 /// Makes a file of `old` bytes `new` bytes long, with blocks for the new bytes. The file is as it was after an error.

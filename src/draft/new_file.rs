@@ -106,7 +106,8 @@ impl NewFile {
             }
             if let Some(rights) = &self.rights.from {
                 let loss = rights.copy_access(file, &mut self.rights.copied);
-                self.check_loss(options, loss.map_err(|e| self.target.error("fchmod", e))?)?;
+                let loss = loss.map_err(|(operation, e)| self.target.error(operation, e));
+                self.check_loss(options, loss?)?;
             }
             self.rights.has_access = true;
         }
@@ -342,7 +343,7 @@ impl NewFile {
         is_done = self.rights.has_access && from.is_some_and(|from| from.has_same_access(&rights));
         if !is_done && access_is_ours {
             let loss = rights.copy_access(file, &mut own);
-            let loss = loss.map_err(error("fchmod"))?;
+            let loss = loss.map_err(|(operation, e)| error(operation)(e))?;
             self.check_loss(options, loss)?;
         }
         self.rights.has_access = true;

@@ -190,7 +190,13 @@ impl Rights {
 
     /// Gives the file the ACL and the mode. To be called last: from here on others may have access. `own` is as for
     /// [`copy_owner`](Rights::copy_owner).
-    pub(super) fn copy_access(&self, file: &File, own: &mut DirEntry) -> io::Result<Loss> {
+    pub(super) fn copy_access(
+        &self,
+        file: &File,
+        own: &mut DirEntry,
+    ) -> Result<Loss, (&'static str, io::Error)> {
+        let remove_acl = || xattr::remove(file.as_fd(), ACL).map_err(|e| ("fremovexattr", e));
+        let stat = || dir::stat(file.as_fd()).map_err(|e| ("fstat", e));
         let (has_owner, has_group) = (own.uid == self.uid, own.gid == self.gid);
         let (mut mode, mut loss) = (self.mode, None);
         if !(has_owner && has_group) {
@@ -206,12 +212,12 @@ impl Rights {
                 if let Err(e) = xattr::set(file.as_fd(), ACL, &acl) {
                     // Those that the ACL names are of the group then, or of all others.
                     mode = with_others(mode, acl::least_access(&acl));
-                    xattr::remove(file.as_fd(), ACL)?;
+                    remove_acl()?;
                     loss = Some(e);
                 }
             }
             None => {
-                xattr::remove(file.as_fd(), ACL)?;
+                remove_acl()?;
                 if !has_group {
                     // Access of a group we are not in must not become access of our own group, and those that were in
                     // the group are of the others now.
@@ -220,10 +226,11 @@ impl Rights {
             }
         }
         // The mode follows the ACL.
-        *own = dir::stat(file.as_fd())?;
+        *own = stat()?;
         if own.permissions() != mode {
-            file.set_permissions(Permissions::from_mode(mode))?;
-            *own = dir::stat(file.as_fd())?;
+            let set = file.set_permissions(Permissions::from_mode(mode));
+            set.map_err(|e| ("fchmod", e))?;
+            *own = stat()?;
         }
         Ok(loss)
     }

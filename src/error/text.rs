@@ -148,6 +148,10 @@ fn hint_of_errno(operation: &str, source: &io::Error) -> &'static str {
             "; see RLIMIT_FSIZE (ulimit -f) and the largest file of the file system"
         }
         ("read" | "pread", Some(libc::EBADF)) => "; the descriptor is not open for reading",
+        ("mmap", Some(libc::EACCES)) => "; the descriptor is not open for reading",
+        ("lseek" | "mmap", Some(libc::EBADF)) => {
+            "; the descriptor is closed, or only names the file (O_PATH)"
+        }
         ("write", Some(libc::EBADF)) => "; the descriptor is not open for writing",
         _ => "",
     }

@@ -1,6 +1,6 @@
 //! An open descriptor of this crate, and its name for errors.
 
-use crate::atfork::{BeforeForks, NoFork};
+use crate::atfork::{self, BeforeForks, NoFork};
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
@@ -166,6 +166,7 @@ impl<'a> Source<'a> {
     /// source: when a lease is broken, its number leads to another file at once, so nothing is read from this source
     /// once the file is leased. Second, no child has the description while this lives.
     pub(crate) fn lease_descriptor(&self) -> io::Result<(Arc<OwnedFd>, NoFork)> {
+        atfork::install()?;
         let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
         // A child that was forked since it was opened has this one.
         let is_alone = self.opened.is_some_and(BeforeForks::is_still);
@@ -207,11 +208,12 @@ impl<'a> Source<'a> {
         file::device_size(self.fd()).map_err(|e| self.error("lseek", e))
     }
 
-    /// The descriptor's offset; `None` for what has none: lseek(2) fails with ESPIPE.
+    /// The descriptor's offset; `None` for what has none: lseek(2) fails with ESPIPE, and on some devices (/dev/kmsg) with
+    /// EINVAL.
     pub(crate) fn position(&self) -> Result<Option<u64>> {
         match file::position(self.fd()) {
             Ok(position) => Ok(Some(position)),
-            Err(e) if e.raw_os_error() == Some(libc::ESPIPE) => Ok(None),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL)) => Ok(None),
             Err(e) => Err(self.error("lseek", e)),
         }
     }

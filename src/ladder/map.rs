@@ -122,7 +122,7 @@ fn lease(
             Err(_) => return Ok(Outcome::MustCopy(Reason::Mappings)),
         }
     }
-    Ok(Outcome::MustCopy(Reason::Refused))
+    Ok(Outcome::MustCopy(Reason::Forking))
 }
 
 fn leased(

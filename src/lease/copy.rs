@@ -99,7 +99,10 @@ fn replace_mapping(
     if file::stat(file)?.size != read.stat.size {
         // Truncated in a way that breaks no lease, or after the kernel ended it: the bytes are lost, and no others may
         // come in their place. A page beyond the end of a file is SIGBUS when it is touched.
-        map_file(data, atfork::empty_file()?, 0)?;
+        let empty = atfork::empty_file().and_then(|empty| map_file(data, empty, 0));
+        let range = data.start..data.start + data.len;
+        // SAFETY: as in `map_file`; nothing can be read there, which is SIGSEGV.
+        empty.or_else(|_| unsafe { memory::map_fixed_none(range) })?;
         entry.is_inconsistent.store(true, Ordering::Release);
         return Ok(Backing::Disk);
     }

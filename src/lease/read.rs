@@ -184,8 +184,9 @@ impl ReadLease {
         if !system.keeps_leases() {
             return Ok(Err(Reason::FileSystem));
         }
-        let Ok((file, no_fork)) = source.lease_descriptor() else {
-            return Ok(Err(Reason::NotReopened));
+        let (file, no_fork) = match source.lease_descriptor() {
+            Ok(made) => made,
+            Err(error) => return Ok(Err(no_descriptor(&error))),
         };
         if budget::is_descriptor_scarce(file.as_fd()) {
             return Ok(Err(Reason::Descriptors));
@@ -286,6 +287,16 @@ fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
 }
 
 /// Why no read lease was granted.
+/// Why there was no descriptor for a lease.
+fn no_descriptor(error: &io::Error) -> Reason {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => Reason::Descriptors,
+        _ if error.kind() == io::ErrorKind::WouldBlock => Reason::Forking,
+        _ => Reason::NotReopened,
+    }
+}
+
+/// Why the kernel set no lease.
 fn refusal(error: &io::Error) -> Reason {
     if !copier::is_running() {
         return match error.kind() {

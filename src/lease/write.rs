@@ -114,7 +114,7 @@ fn refusal(error: io::Error) -> WriteLeaseError {
     if !copier::is_running() {
         return WriteLeaseError::Unsupported(
             "no threads can be started that look after it, or the lease-break time cannot be read (see ulimit -u, \
-             vm.max_map_count, /proc)",
+             ulimit -n, vm.max_map_count, /proc)",
         );
     }
     match error.raw_os_error() {

@@ -86,6 +86,13 @@ pub(crate) fn thread_count() -> io::Result<usize> {
     stat_field("/proc/self/stat", 20)?.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// True if this process has one thread, by unshare(2): of `CLONE_THREAD`, it changes nothing then, and otherwise fails with
+/// `EINVAL`. For where there is no /proc.
+pub(crate) fn has_one_thread() -> bool {
+    // SAFETY: takes an integer.
+    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
+}
+
 /// True if a thread will never return to user space, or is gone.
 pub(crate) fn is_exiting(thread: i32) -> io::Result<bool> {
     const PF_EXITING: usize = 4;

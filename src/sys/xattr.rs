@@ -1,7 +1,7 @@
 //! System calls on extended attributes: xattr(7).
 
 use super::memory::heap_zeros;
-use super::retry_eintr;
+use super::{is_call_unknown, retry_eintr};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -55,6 +55,8 @@ pub(crate) fn remove(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: fremovexattr(2) reads a C string and touches no other memory of ours.
     match retry_eintr(|| unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) }) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Ok(()),
+        // The call is refused, and there is nothing to remove.
+        Err(e) if is_call_unknown(&e) && matches!(get(Target::Fd(fd), name), Ok(None)) => Ok(()),
         other => other.map(drop),
     }
 }

@@ -5,7 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod hardships;
 mod places;
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+mod refused;
+mod rows;
 mod types;
 
 use places::{GROUP_BYTES, PLACES, is_in_group};

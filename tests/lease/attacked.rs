@@ -2,16 +2,17 @@
 
 use super::Folder;
 use super::leased;
-use super::support::child::{Forked, argument, fork, fork_into, scenario};
+use super::support::child::{Forked, argument, fork, fork_into, report, scenario};
 use super::support::control_group::{ControlGroup, join};
 use super::support::namespace::{bind, hide, mount, own_mounts};
+use super::support::refuse::refuse;
 use super::support::{self, exclusive};
 use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -277,6 +278,24 @@ fn a_program_has_every_signal_for_itself() {
     .succeed();
 }
 
+/// Mounts an overlay; returns the directory of its upper layer, and its own.
+fn overlay(folder: &Path) -> (PathBuf, PathBuf) {
+    let part = |name: &str| {
+        let path = folder.join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(part);
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    mount("overlay", &merged, Some("overlay"), 0, &options);
+    (upper, merged)
+}
+
 /// Attack "truncate(2) through an overlay above the file". Before: `is_consistent()` was false after the cut, and true again
 /// when the file was extended back; the bytes were zero in between and afterwards.
 #[test]
@@ -288,19 +307,7 @@ fn a_cut_through_an_overlay_is_never_intact_again() {
         if !own_mounts() {
             return;
         }
-        let part = |name: &str| {
-            let path = folder.path().join(name);
-            fs::create_dir(&path).unwrap();
-            path
-        };
-        let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(part);
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            lower.display(),
-            upper.display(),
-            work.display()
-        );
-        mount("overlay", &merged, Some("overlay"), 0, &options);
+        let (upper, merged) = overlay(folder.path());
         let len = 2 << 20;
         let path = support::file_with(&upper, "file", &vec![5; len]);
         let above = merged.join("file");
@@ -324,6 +331,41 @@ fn a_cut_through_an_overlay_is_never_intact_again() {
         unsafe { libc::umount2(support::c_path(&merged).as_ptr(), libc::MNT_DETACH) };
     })
     .succeed();
+}
+
+/// What is lost in this way is not read as other bytes once a writer was let in: touching it is a signal. So it is where no
+/// memfd can be made that takes the place of the mapping.
+#[test]
+fn bytes_that_were_cut_off_through_an_overlay_are_not_read_as_others() {
+    let mut child = scenario!(|| {
+        let Some(folder) = Folder::new().filter(|_| own_mounts()) else {
+            return;
+        };
+        if argument("MEMFD") == "refused" {
+            refuse(libc::SYS_memfd_create, libc::EPERM);
+        }
+        let (upper, merged) = overlay(folder.path());
+        let path = support::file_with(&upper, "file", &[5; 2 << 20]);
+        let snapshot = leased(|| Snapshot::open(&path));
+        support::truncate(&merged.join("file"), 10).unwrap();
+        fs::write(&path, vec![6; 2 << 20]).unwrap();
+        if snapshot.backing() == Backing::Memory {
+            return report("a kernel that breaks the lease");
+        }
+        assert!(!snapshot.is_consistent());
+        report("let in");
+        report(snapshot[1 << 20]);
+    });
+    for (memfd, signal) in [("allowed", libc::SIGBUS), ("refused", libc::SIGSEGV)] {
+        let outcome = child.argument("MEMFD", memfd).run();
+        match outcome.reports()[..] {
+            ["let in"] => assert_eq!(outcome.signal(), Some(signal), "{outcome:?}"),
+            [] | ["a kernel that breaks the lease"] => {
+                assert!(outcome.status.success(), "{outcome:?}");
+            }
+            _ => panic!("{outcome:?}"),
+        }
+    }
 }
 
 /// Attack "a parent with a leased snapshot forks and exits", with an exclusive file. Before: no process handled

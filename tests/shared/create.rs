@@ -54,6 +54,32 @@ fn create_allocates_the_whole_file() {
     }
 }
 
+/// Cases "shared memory has to grow" and "a shared file for several users, whatever the umask is": by the file.
+#[test]
+fn a_file_grows_and_is_opened_to_all_while_it_is_mapped() {
+    scenario!(|| {
+        let dir = temp_dir();
+        // SAFETY: sets the umask of this process.
+        unsafe { libc::umask(0o077) };
+        let path = dir.path().join("file");
+        let first = Shared::<[AtomicU8]>::create_slice(&path, 100).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        first[99].store(7, Ordering::Relaxed);
+        let larger = Shared::<[AtomicU8]>::create_slice(&path, 100_000).unwrap();
+        assert_eq!(larger[99].swap(8, Ordering::Relaxed), 7);
+        assert_eq!(first[99].load(Ordering::Relaxed), 8);
+        let peer = Shared::<[AtomicU8]>::open_slice(&path).unwrap();
+        larger[99_999].store(9, Ordering::Relaxed);
+        assert_eq!(
+            (peer.len(), peer[99_999].load(Ordering::Relaxed)),
+            (100_000, 9)
+        );
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o666);
+    })
+    .succeed();
+}
+
 #[test]
 fn create_makes_files_as_everybody_does() {
     scenario!(|| {

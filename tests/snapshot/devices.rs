@@ -6,7 +6,8 @@ use crate::support::disk::LoopDevice;
 use crate::support::kernel::offset_of;
 use crate::support::{file_with, skip, temp_dir};
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use stillmap::{Backing, Error, Snapshot};
 
@@ -19,6 +20,23 @@ fn dev_null_is_empty() {
     );
     let null = File::open("/dev/null").unwrap();
     assert_snapshot(&Snapshot::from_fd(null).unwrap(), b"", "/dev/null");
+}
+
+/// A device that refuses to say its offset (EINVAL). Before: an error of lseek(2).
+#[test]
+fn the_log_of_the_kernel_is_a_stream() {
+    let path = "/dev/kmsg";
+    let mut record = [0; 8192];
+    let log = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    let read = log.and_then(|mut log| log.read(&mut record));
+    if let Err(error) = read {
+        return skip(format_args!("{path}: {error}"));
+    }
+    let error = Snapshot::options().size_limit(1).open(path).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");
 }
 
 #[test]

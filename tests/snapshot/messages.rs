@@ -3,7 +3,7 @@
 use crate::support::child::{fork, scenario};
 use crate::support::kernel::{limit, status};
 use crate::support::user::{as_user, may_be_others};
-use crate::support::{file_with, is_root, temp_dir};
+use crate::support::{by_name, file_with, is_root, temp_dir};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -43,6 +43,34 @@ fn a_device_is_named_with_what_can_use_it() {
         assert_says(Draft::edit(device), device, expected);
         assert_says(Shared::<AtomicU8>::open(device), device, expected);
     }
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_read_says_so() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "file", b"old")
+        .canonicalize()
+        .unwrap();
+    let (named, appended) = (by_name(&path), fs::File::options().append(true).open(&path));
+    let appended = appended.unwrap();
+    let only_named = "failed on {}; the descriptor is closed, or only names the file (O_PATH)";
+    assert_says(
+        Snapshot::from_fd(&named),
+        &path,
+        &format!("lseek {only_named}"),
+    );
+    assert_says(Live::from_fd(&named), &path, &format!("mmap {only_named}"));
+    let unreadable = "failed on {}; the descriptor is not open for reading";
+    assert_says(
+        Snapshot::from_fd(&appended),
+        &path,
+        &format!("read {unreadable}"),
+    );
+    assert_says(
+        Live::from_fd(&appended),
+        &path,
+        &format!("mmap {unreadable}"),
+    );
 }
 
 #[test]
