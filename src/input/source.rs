@@ -166,7 +166,10 @@ impl<'a> Source<'a> {
     /// source: when a lease is broken, its number leads to another file at once, so nothing is read from this source
     /// once the file is leased. Second, no child has the description while this lives.
     pub(crate) fn lease_descriptor(&self) -> io::Result<(Arc<OwnedFd>, NoFork)> {
-        atfork::install()?;
+        atfork::install().map_err(|e| match e.raw_os_error() {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => e.into(),
+        })?;
         let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
         // A child that was forked since it was opened has this one.
         let is_alone = self.opened.is_some_and(BeforeForks::is_still);
