@@ -238,6 +238,7 @@ mod tests {
             gid: 0,
             links: 1,
             size: 0,
+            changed: (0, 0),
         }
     }
 

@@ -3,6 +3,7 @@
 mod commit;
 mod commit_error;
 mod create;
+mod file_rights;
 mod in_place;
 mod new_file;
 mod options;

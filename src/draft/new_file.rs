@@ -1,21 +1,19 @@
 //! A file that takes its path in one step, or replaces the file there.
 
 use super::DraftOptions;
+use super::file_rights::{FileRights, Present};
 use super::publish::{self, NotNamed};
-use super::rights::{self, Loss, Rights};
 use super::store::Store;
 use super::target::TargetName;
 use super::temp_file::{TempFile, sync_directory};
 use crate::enums::Replace;
-use crate::error::{COPY_RIGHTS, Error, Result};
+use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::input::copy_into;
-use crate::resolve::Found;
 use crate::space;
-use crate::sys::dir::{self, DirEntry};
+use crate::sys::dir;
 use crate::sys::write;
 use std::fs::{File, FileTimes};
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -31,23 +29,15 @@ pub(super) struct NewFile {
     is_clone: bool,
     /// It cannot be written to any more, or what is on the disk is not known.
     is_spent: bool,
-    rights: CopiedRights,
-    /// The descriptor that the caller got, and the times of the file before that.
-    read_only: OnceLock<(File, Times)>,
+    rights: FileRights,
+    /// The descriptor that the caller got.
+    read_only: OnceLock<File>,
+    /// The times of the file before that.
+    times_before: OnceLock<Times>,
 }
 
-/// The rights that the file was given when it was created.
-#[derive(Debug)]
-struct CopiedRights {
-    /// Owner, group and mode as the kernel made it.
-    created: DirEntry,
-    /// The same after copying. What differs at commit was set by the caller, and stays.
-    copied: DirEntry,
-    /// Those of the file to be replaced.
-    from: Option<Rights>,
-    /// Mode and ACL are those of a new file, or of the file to be replaced.
-    has_access: bool,
-}
+/// How often rights that change again and again are copied before the file is published.
+const RIGHTS_COPIES_MAX: usize = 8;
 
 /// When the file was last read and modified.
 type Times = (Option<SystemTime>, Option<SystemTime>);
@@ -67,63 +57,19 @@ impl NewFile {
         let stat = dir::stat(temp.file().as_fd());
         let created = stat.map_err(|e| target.error("fstat", e))?;
         let mut file = NewFile {
-            rights: CopiedRights {
-                created,
-                copied: created,
-                from: None,
-                has_access: is_new && temp.hidden_name().is_none(),
-            },
+            rights: FileRights::new(created, is_new && temp.hidden_name().is_none()),
             target,
             temp,
             is_reserved: true,
             is_clone: false,
             is_spent: false,
             read_only: OnceLock::new(),
+            times_before: OnceLock::new(),
         };
-        file.prepare_rights(options)?;
+        let is_hidden = file.temp.hidden_name().is_some();
+        let (rights, target) = (&mut file.rights, &file.target);
+        rights.prepare(file.temp.file(), is_hidden, target, options)?;
         Ok(file)
-    }
-
-    /// Copies the rights at creation, as far as possible, so that a failure is reported early.
-    fn prepare_rights(&mut self, options: &DraftOptions) -> Result<()> {
-        if self.rights.has_access {
-            return Ok(());
-        }
-        let file = self.temp.file();
-        if let Some(found) = &self.target.name.found {
-            let rights = Rights::read(found, &self.target).with_mode(options.mode);
-            self.check_loss(options, rights.unknown())?;
-            self.check_loss(options, rights.copy_attributes(None, file))?;
-            let owner = rights.copy_owner(file, &mut self.rights.copied);
-            self.check_loss(options, owner.map_err(|e| self.target.error("fchown", e))?)?;
-            self.rights.from = Some(rights);
-        }
-        // A hidden file stays private until it is published.
-        if self.temp.hidden_name().is_none() {
-            if self.rights.from.is_none() {
-                let rights = self.of_new_file()?.with_mode(options.mode);
-                self.rights.from = Some(rights);
-            }
-            if let Some(rights) = &self.rights.from {
-                let loss = rights.copy_access(file, &mut self.rights.copied);
-                let loss = loss.map_err(|(operation, e)| self.target.error(operation, e));
-                self.check_loss(options, loss?)?;
-            }
-            self.rights.has_access = true;
-        }
-        Ok(())
-    }
-
-    fn of_new_file(&self) -> Result<Rights> {
-        let rights = Rights::of_new_file(&self.target, &self.rights.created);
-        rights.map_err(|e| self.target.error("getxattr", e))
-    }
-
-    fn check_loss(&self, options: &DraftOptions, loss: Loss) -> Result<()> {
-        match loss {
-            Some(e) if options.require_attributes => Err(self.target.error(COPY_RIGHTS, e)),
-            _ => Ok(()),
-        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -193,10 +139,13 @@ impl NewFile {
             let what = "a second descriptor of a draft, without /proc or read permission,";
             let reader = self.temp.reopen_read_only();
             let reader = reader.ok_or_else(|| Error::unsupported(Some(self.path()), what))?;
-            let times = self.times()?;
-            let _ = self.read_only.set((reader, times));
+            // Kept when a commit fails.
+            if self.times_before.get().is_none() {
+                let _ = self.times_before.set(self.times()?);
+            }
+            let _ = self.read_only.set(reader);
         }
-        let reader = self.read_only.get().map(|(reader, _)| reader);
+        let reader = self.read_only.get();
         reader.ok_or_else(|| Error::unsupported(Some(self.path()), "a second descriptor"))
     }
 
@@ -208,7 +157,9 @@ impl NewFile {
 
     /// True if a draft for this path may be kept in the present file.
     pub(super) fn may_move_to(&self, target: &TargetName, options: &DraftOptions) -> Result<bool> {
-        let is_same = self.target.directory()?.id == target.directory()?.id;
+        // linkat(2) does not work between two mounts of one directory.
+        let is_same_mount = dir::mount_id(self.target.dir()) == dir::mount_id(target.dir());
+        let is_same = is_same_mount && self.target.directory()?.id == target.directory()?.id;
         let is_new = target.name.found.is_none() || options.replace == Replace::Rename;
         Ok(is_same && is_new && !self.is_spent)
     }
@@ -241,8 +192,26 @@ impl NewFile {
         if self.is_spent {
             let mut new = NewFile::create(self.target.again()?, options)?;
             new.reserve_for(store, options)?;
+            new.copy_set_by_caller(self)?;
             *self = new;
         }
+        Ok(())
+    }
+
+    /// What the caller has set on `old`, whose place this file takes: owner, access, attributes and times.
+    pub(super) fn copy_set_by_caller(&self, old: &NewFile) -> Result<()> {
+        if old.times_before.get().is_none() {
+            // The caller never had a descriptor.
+            return Ok(());
+        }
+        let times = self.times()?;
+        let copied = old.rights.copy_set_by_caller(old.file(), self.file());
+        copied.map_err(|(operation, e)| self.target.error(operation, e))?;
+        if let Some(times) = old.times_set_by_caller()? {
+            let set = self.file().set_times(times);
+            set.map_err(|e| self.target.error("futimens", e))?;
+        }
+        let _ = self.times_before.set(times);
         Ok(())
     }
 
@@ -250,24 +219,12 @@ impl NewFile {
     pub(super) fn commit(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
         self.renew_if_spent(store, options)?;
         let times = self.times_set_by_caller()?;
+        let present = self.rights.look(self.file());
+        let mut present = present.map_err(|e| self.target.error("fstat", e))?;
         let written = store.write_to(self.file(), self.is_clone, options.durable);
         written.map_err(|(operation, e)| self.target.error(operation, e))?;
-        let found = self.target.look()?;
-        let own = self.finish_rights(found.as_ref(), options)?;
-        let file = self.file();
-        rights::clear_set_id(file, &own).map_err(|e| self.target.error("ftruncate", e))?;
-        if let Some(times) = times {
-            let set = file.set_times(times);
-            set.map_err(|e| self.target.error("futimens", e))?;
-        }
-        if options.durable {
-            if let Err(e) = file.sync_all() {
-                // If fsync fails once, a second one that succeeds proves nothing.
-                self.is_spent = true;
-                return Err(self.target.error("fsync", e));
-            }
-        }
-        self.close_writer(store, own.mode & 0o111 != 0)?;
+        self.finish(store.len() as u64, &mut present, times, options)?;
+        self.close_writer(store, present.stat.mode & 0o111 != 0)?;
         if let Err(NotNamed { error, was_linked }) = self.give_name(options) {
             if was_linked {
                 self.leave(store, options);
@@ -285,8 +242,43 @@ impl NewFile {
         Ok(())
     }
 
+    /// Copies the rights of the file to be replaced, and makes this one durable. Then it looks again: fsync(2) may have
+    /// taken seconds, in which the owner can have taken rights away.
+    fn finish(
+        &mut self,
+        len: u64,
+        present: &mut Present,
+        times: Option<FileTimes>,
+        options: &DraftOptions,
+    ) -> Result<()> {
+        for number in 0..RIGHTS_COPIES_MAX {
+            let found = self.target.look()?;
+            let (file, at) = (self.temp.file(), (&self.target, found.as_ref()));
+            let has_changed = self.rights.finish(file, len, present, at, options)?;
+            if number > 0 && !has_changed {
+                break;
+            }
+            if let Some(times) = times {
+                let set = file.set_times(times);
+                set.map_err(|e| self.target.error("futimens", e))?;
+            }
+            if options.durable {
+                if let Err(e) = file.sync_all() {
+                    // If fsync fails once, a second one that succeeds proves nothing.
+                    self.is_spent = true;
+                    return Err(self.target.error("fsync", e));
+                }
+            }
+            let now = dir::stat_at(self.target.dir(), &self.target.name.name);
+            if now.ok() == found.map(|found| found.stat) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn times_set_by_caller(&self) -> Result<Option<FileTimes>> {
-        let Some((_, before)) = self.read_only.get() else {
+        let Some(before) = self.times_before.get() else {
             return Ok(None);
         };
         let now = self.times()?;
@@ -315,47 +307,13 @@ impl NewFile {
         Ok(())
     }
 
-    /// Copies what has changed since the draft was created: what the caller has set meanwhile stays. Returns what the file
-    /// has then.
-    fn finish_rights(&mut self, found: Option<&Found>, options: &DraftOptions) -> Result<DirEntry> {
-        let file = self.temp.file();
-        let target = &self.target;
-        let error = |operation| move |e: io::Error| target.error(operation, e);
-        let mut own = dir::stat(file.as_fd()).map_err(error("fstat"))?;
-        let (created, copied) = (&self.rights.created, &self.rights.copied);
-        let owner_is_ours = (own.uid, own.gid) == (copied.uid, copied.gid);
-        let access_is_ours = own.permissions() == copied.permissions();
-        let rights = match found {
-            Some(found) => Rights::read(found, &self.target),
-            None if self.rights.from.is_none() && self.rights.has_access => return Ok(own),
-            None => Rights::of_new_file(&self.target, created).map_err(error("getxattr"))?,
-        };
-        let rights = rights.with_mode(options.mode);
-        let from = self.rights.from.as_ref();
-        self.check_loss(options, rights.unknown())?;
-        self.check_loss(options, rights.copy_attributes(from, file))?;
-        let mut is_done = from.is_some_and(|from| from.has_same_owner(&rights));
-        if !is_done && owner_is_ours {
-            let loss = rights.copy_owner(file, &mut own);
-            let loss = loss.map_err(error("fchown"))?;
-            self.check_loss(options, loss)?;
-        }
-        is_done = self.rights.has_access && from.is_some_and(|from| from.has_same_access(&rights));
-        if !is_done && access_is_ours {
-            let loss = rights.copy_access(file, &mut own);
-            let loss = loss.map_err(|(operation, e)| error(operation)(e))?;
-            self.check_loss(options, loss)?;
-        }
-        self.rights.has_access = true;
-        self.rights.from = Some(rights);
-        self.rights.copied = own;
-        Ok(own)
-    }
-
     /// Leaves the file open for reading only, so that no program fails to start from it once it has its name.
     fn close_writer(&mut self, store: &mut Store, is_executable: bool) -> Result<()> {
-        let given = self.read_only.take().map(|(reader, _)| reader);
-        let Some(reader) = given.or_else(|| self.temp.reopen_read_only()) else {
+        let Some(reader) = self
+            .read_only
+            .take()
+            .or_else(|| self.temp.reopen_read_only())
+        else {
             return Ok(());
         };
         store
@@ -389,6 +347,7 @@ impl NewFile {
         let to = to.map_err(|e| self.target.error("dup", e))?;
         let copied = copy_into(self.file().as_fd(), 0..len as u64, to, &mut |_| Ok(()));
         copied.map_err(|e| self.target.error("copy_file_range", e))?;
+        new.copy_set_by_caller(self)?;
         let store = Store::mapped(new.file(), len)?;
         Ok((new, store))
     }

@@ -146,7 +146,12 @@ impl Output {
             (_, target) => Output::create(target, options)?,
         };
         match &mut output {
-            Output::New(file) => file.reserve_for(store, options)?,
+            Output::New(file) => {
+                file.reserve_for(store, options)?;
+                if let Output::New(old) = &*self {
+                    file.copy_set_by_caller(old)?;
+                }
+            }
             Output::InPlace(_) | Output::Stream(_) if store.is_mapped() => {
                 if !options.fits_in_memory(store.len()) {
                     return Err(output.add_path(too_large(options)));
@@ -177,11 +182,13 @@ impl Output {
             Output::Stream(stream) => stream.write_out(store, options.durable),
             Output::InPlace(file) => file.overwrite(store, options.durable),
             Output::New(file) => {
+                let len = store.len();
                 let done = file.commit(store, options);
+                // Without room for a copy, the bytes of a file that had a name already are gone.
+                let may_overwrite =
+                    options.replace == Replace::RenameOrInPlace && store.len() == len;
                 match done {
-                    Err(e)
-                        if options.replace == Replace::RenameOrInPlace && is_irreplaceable(&e) =>
-                    {
+                    Err(e) if may_overwrite && is_irreplaceable(&e) => {
                         let target = file.target().again()?;
                         InPlaceFile::new(target)?.overwrite(store, options.durable)
                     }

@@ -2,9 +2,9 @@
 
 use super::target::TargetName;
 use crate::resolve::Found;
+use crate::sys::credentials;
 use crate::sys::dir::{self, DirEntry};
 use crate::sys::xattr::{self, Target};
-use crate::sys::{credentials, write};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::{File, Permissions};
@@ -14,6 +14,8 @@ use std::os::unix::fs::{PermissionsExt, fchown};
 
 const ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+pub(super) const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// Attributes that belong to one inode or one content: the ACL is copied on its own, and the kernel drops or computes
 /// the others (capabilities(7): a write removes the capabilities of a file).
@@ -38,15 +40,19 @@ pub(super) struct Rights {
 }
 
 impl Rights {
-    pub(super) fn read(found: &Found, target: &TargetName) -> Self {
-        let mut rights = Rights {
-            uid: found.stat.uid,
-            gid: found.stat.gid,
-            mode: found.stat.permissions(),
+    fn without_attributes(stat: &DirEntry, mode: u32) -> Self {
+        Rights {
+            uid: stat.uid,
+            gid: stat.gid,
+            mode,
             acl: None,
             attributes: BTreeMap::new(),
             unknown: None,
-        };
+        }
+    }
+
+    pub(super) fn read(found: &Found, target: &TargetName) -> Self {
+        let mut rights = Rights::without_attributes(&found.stat, found.stat.permissions());
         // A descriptor opened as O_PATH has no attributes, but its path in /proc does.
         let path = dir::proc_path(found.fd.as_fd());
         let by_path = Target::Path(&path);
@@ -63,6 +69,14 @@ impl Rights {
             }
             names => rights.read_attributes(by_path, names),
         }
+        rights
+    }
+
+    /// Those of an open file, which has this owner, group and mode.
+    pub(super) fn of_file(file: &File, stat: &DirEntry) -> Self {
+        let mut rights = Rights::without_attributes(stat, stat.permissions());
+        let by_fd = Target::Fd(file.as_fd());
+        rights.read_attributes(by_fd, xattr::list(by_fd));
         rights
     }
 
@@ -110,14 +124,9 @@ impl Rights {
             Some(acl) => acl::inherit(acl, NEW_FILE_MODE),
             None => (NEW_FILE_MODE & !credentials::umask(), None),
         };
-        Ok(Rights {
-            uid: own.uid,
-            gid: own.gid,
-            mode,
-            acl,
-            attributes: BTreeMap::new(),
-            unknown: None,
-        })
+        let mut rights = Rights::without_attributes(own, mode);
+        rights.acl = acl;
+        Ok(rights)
     }
 
     /// The same with an explicit mode and without an ACL.
@@ -188,8 +197,18 @@ impl Rights {
         (of.uid, of.gid) == (self.uid, self.gid)
     }
 
-    /// Gives the file the ACL and the mode. To be called last: from here on others may have access. `own` is as for
-    /// [`copy_owner`](Rights::copy_owner).
+    /// The set-user-ID and set-group-ID bits for a file of that owner: a program of another user must not become one of
+    /// this user.
+    pub(super) fn set_id(&self, own: &DirEntry) -> u32 {
+        if self.is_owner(own) {
+            self.mode & SET_ID
+        } else {
+            0
+        }
+    }
+
+    /// Gives the file the ACL and the mode, but for [`set_id`](Rights::set_id). To be called last: from here on others may
+    /// have access. `own` is as for [`copy_owner`](Rights::copy_owner).
     pub(super) fn copy_access(
         &self,
         file: &File,
@@ -197,12 +216,8 @@ impl Rights {
     ) -> Result<Loss, (&'static str, io::Error)> {
         let remove_acl = || xattr::remove(file.as_fd(), ACL).map_err(|e| ("fremovexattr", e));
         let stat = || dir::stat(file.as_fd()).map_err(|e| ("fstat", e));
-        let (has_owner, has_group) = (own.uid == self.uid, own.gid == self.gid);
-        let (mut mode, mut loss) = (self.mode, None);
-        if !(has_owner && has_group) {
-            // A set-user-ID program of another user must not become one of this user.
-            mode &= 0o1777;
-        }
+        let has_group = own.gid == self.gid;
+        let (mut mode, mut loss) = (self.mode & !SET_ID, None);
         match &self.acl {
             Some(acl) => {
                 let mut acl = acl.clone();
@@ -246,15 +261,6 @@ pub(super) type Loss = Option<io::Error>;
 
 /// What File::create passes to open(2).
 const NEW_FILE_MODE: u32 = 0o666;
-
-/// Writing to a set-user-ID file clears the bit without CAP_FSETID, and so does truncating it: truncates it to the size
-/// that it has, for the same effect on a file whose bytes were stored through a mapping.
-pub(super) fn clear_set_id(file: &File, own: &DirEntry) -> io::Result<()> {
-    if own.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
-        return Ok(());
-    }
-    write::set_len(file, own.size)
-}
 
 /// The value of `system.posix_acl_access`: a version, then entries of tag, permissions and id, all little-endian
 /// (linux/posix_acl_xattr.h).

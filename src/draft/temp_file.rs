@@ -18,6 +18,10 @@ const NAME_PART_MAX: usize = 100;
 /// Mode of a file that other users must not open yet.
 const PRIVATE: u32 = 0o600;
 
+/// The same for one with a hidden name. The sticky bit means nothing on a file; a mode that the caller sets differs from
+/// this one, also if it is 0600.
+const HIDDEN: u32 = 0o1600;
+
 #[derive(Debug)]
 pub(super) struct TempFile {
     file: File,
@@ -53,7 +57,7 @@ impl TempFile {
         let dir = target.dir().try_clone_to_owned().map_err(error)?;
         let name = temp_name(&target.name.name).map_err(error)?;
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | libc::O_NOFOLLOW;
-        let file = dir::open_at(target.dir(), &name, flags, PRIVATE).map_err(error)?;
+        let file = dir::open_at(target.dir(), &name, flags, HIDDEN).map_err(error)?;
         Ok(TempFile {
             file: File::from(file),
             hidden: Some(Hidden {

@@ -74,6 +74,8 @@ pub(crate) struct DirEntry {
     pub(crate) gid: u32,
     pub(crate) links: u64,
     pub(crate) size: u64,
+    /// When owner, mode, attributes or bytes last changed: seconds and nanoseconds.
+    pub(crate) changed: (i64, i64),
 }
 
 impl DirEntry {
@@ -108,6 +110,7 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<DirEntry> 
         gid: stat.st_gid,
         links: stat.st_nlink as u64,
         size: stat.st_size as u64,
+        changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
     })
 }
 
@@ -118,21 +121,31 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<DirEntry> {
 
 /// `STATX_ATTR_*` of a file that may be open as `O_PATH`: statx(2), Linux 4.11. 0 where the kernel does not know.
 pub(crate) fn attributes(fd: BorrowedFd<'_>) -> u64 {
+    statx(fd, libc::STATX_TYPE).map_or(0, |stat| stat.stx_attributes)
+}
+
+/// Which mount a descriptor belongs to: the same directory may be mounted at several paths. Linux 5.8; `None` before.
+pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> Option<u64> {
+    let stat = statx(fd, libc::STATX_MNT_ID).ok()?;
+    (stat.stx_mask & libc::STATX_MNT_ID != 0).then_some(stat.stx_mnt_id)
+}
+
+fn statx(fd: BorrowedFd<'_>, wanted: libc::c_uint) -> io::Result<libc::statx> {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: statx(2) writes one `struct statx` to the pointer, which has room for it; the path is a C string.
-    let done = retry_eintr(|| unsafe {
+    retry_eintr(|| unsafe {
         libc::syscall(
             libc::SYS_statx,
             fd.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            libc::STATX_TYPE,
+            wanted,
             stat.as_mut_ptr(),
         )
-    });
+    })?;
     // SAFETY: statx(2) succeeded, so it is filled in.
-    done.map_or(0, |_| unsafe { stat.assume_init() }.stx_attributes)
+    Ok(unsafe { stat.assume_init() })
 }
 
 /// Checks for write permission on a name in `dir`: faccessat(2) with the effective user. A link is followed.

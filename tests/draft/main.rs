@@ -13,6 +13,7 @@ mod full;
 mod hostile;
 mod in_place;
 mod injected;
+mod kept;
 mod killed;
 mod meanwhile;
 mod model;
