@@ -154,7 +154,7 @@ impl Draft {
     }
 
     /// The file before it is published, open for reading only: to set its times, owner, mode and extended attributes.
-    /// What was set here is not taken from the file that is replaced.
+    /// What was set here is not taken from the file that is replaced, also after a commit that failed.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a draft in place, and without /proc; [`Error::Os`].
