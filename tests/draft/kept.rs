@@ -42,10 +42,12 @@ fn wait_for_a_tick(path: &Path) {
         let stat = fs::metadata(path).unwrap();
         (stat.ctime(), stat.ctime_nsec())
     };
-    while {
+    loop {
         fs::write(&scratch, b"x").unwrap();
-        changed(&scratch) <= changed(path)
-    } {}
+        if changed(&scratch) > changed(path) {
+            break;
+        }
+    }
     fs::remove_file(&scratch).unwrap();
 }
 
