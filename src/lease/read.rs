@@ -286,7 +286,6 @@ fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
     mappings.or_default().push(known);
 }
 
-/// Why no read lease was granted.
 /// Why there was no descriptor for a lease.
 fn no_descriptor(error: &io::Error) -> Reason {
     match error.raw_os_error() {
