@@ -11,19 +11,20 @@ use crate::input::copy_into;
 use crate::once::OnceBox;
 use crate::sys::file::{self, Stat};
 use crate::sys::unnamed::{self, PATH_MAX};
-use crate::sys::{lease, memory, process};
+use crate::sys::{clock, lease, memory, process};
 use crate::{atfork, budget};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
-/// A mapping of at most this many bytes is copied into memory even where the file could be cloned: that needs no disk.
-const COPY_RATHER_THAN_CLONE_MAX: u64 = 4 << 20;
+/// Where the file can be cloned, copying it into memory may take this part of the break time. To clone takes no time, but
+/// blocks while the file system is frozen (fsfreeze(8)).
+const COPY_RATHER_THAN_CLONE: u64 = 4;
 
 /// Bytes that are copied between two checks whether the copy is still needed.
 const COPY_CHUNK: usize = 4 << 20;
@@ -48,6 +49,9 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
     };
     // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
+    if !is_leased(file, &read.stat) {
+        return without_descriptor(entry, &data);
+    }
     match replace_mapping(entry, file, &data, &read) {
         Ok(backing) => {
             entry.set_backing(backing);
@@ -56,6 +60,40 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
         }
         Err(_) => entry.set(LIVE),
     }
+}
+
+/// False if the number leads elsewhere: the program has closed it, as a daemon closes all that it inherited, or this file
+/// was opened by a thread with descriptors of its own (unshare(2), `CLONE_FILES`).
+fn is_leased(file: BorrowedFd<'_>, then: &Stat) -> bool {
+    let is_same = |now: Stat| now.stamp.is_same_file(&then.stamp);
+    lease::is_reported(file.as_raw_fd()) && file::stat(file).is_ok_and(is_same)
+}
+
+/// The same as [`handle_break`] where no descriptor leads to the file. The mapping keeps the lease: it ends with the last
+/// page, or with the other thread.
+fn without_descriptor(entry: &LeaseEntry, data: &Data) {
+    let fill = |to: NonNull<u8>| {
+        let mut done = 0;
+        while done < data.len {
+            // SAFETY: inside the memory, which is as long as the mapping.
+            let to = unsafe { to.add(done) };
+            // SAFETY: as above; only this thread has the memory.
+            done += unsafe { memory::read_mapped(data.start + done, to, data.len - done) }?;
+        }
+        children::wait_until_ready();
+        // No descriptor tells whether the lease was still held.
+        entry.is_inconsistent.store(true, Ordering::Release);
+        // Known here before the writer is let in.
+        entry.set_backing(Backing::Memory);
+        entry.set(SWAPPED);
+        Ok(())
+    };
+    if put_copy(data, fill).is_err() {
+        entry.set_backing(Backing::Leased);
+        return entry.set(LIVE);
+    }
+    entry.forget_descriptor();
+    entry.set(DONE);
 }
 
 /// Releases the lease of a mapping that was replaced.
@@ -108,18 +146,20 @@ fn replace_mapping(
     }
     let end = (read.offset + data.len as u64).min(read.stat.size);
     let stop = || entry.is_dropped.load(Ordering::Relaxed);
-    if read.stat.size > COPY_RATHER_THAN_CLONE_MAX && read.system.may_clone() {
+    let may_clone = read.system.may_clone();
+    if let Some(_reservation) = budget::reserve_memory(data.len as u64, read.memory_limit) {
+        let is_slow = || may_clone && has_waited(entry);
+        match copy_to_memory(file, data, read.offset..end, &|| stop() || is_slow()) {
+            Ok(()) => return Ok(Backing::Memory),
+            Err(e) if stop() => return Err(e),
+            Err(_) => {}
+        }
+    }
+    if may_clone {
         let clone = |to: File| file::clone_into(file, to.as_fd()).map(|()| to);
         if let Ok(clone) = with_unnamed_file(file, clone) {
             map_file(data, clone.as_fd(), read.offset)?;
             return Ok(Backing::Cloned);
-        }
-    }
-    if let Some(_reservation) = budget::reserve_memory(data.len as u64, read.memory_limit) {
-        match copy_to_memory(file, data, read.offset..end, &stop) {
-            Ok(()) => return Ok(Backing::Memory),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
-            Err(_) => {}
         }
     }
     let mut step = |_| {
@@ -133,6 +173,13 @@ fn replace_mapping(
     let (copy, _) = with_unnamed_file(file, copy)?;
     map_file(data, copy.as_fd(), 0)?;
     Ok(Backing::Disk)
+}
+
+/// True once a part of the break time is over.
+fn has_waited(entry: &LeaseEntry) -> bool {
+    let broken_at = entry.broken_at.load(Ordering::Acquire);
+    let part = entry.break_time.load(Ordering::Relaxed) / COPY_RATHER_THAN_CLONE;
+    broken_at != 0 && clock::monotonic_ms() >= broken_at + part
 }
 
 /// Puts pages of an unnamed file in place of the mapping.
@@ -154,11 +201,16 @@ pub(super) fn copy_to_memory(
     range: std::ops::Range<u64>,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<()> {
+    put_copy(data, |to| read_range(file, to, range, stop))
+}
+
+/// Puts memory in place of the mapping, once `fill` has filled it.
+fn put_copy(data: &Data, fill: impl FnOnce(NonNull<u8>) -> io::Result<()>) -> io::Result<()> {
     let memory = ReservedMemory::new(data.start, data.len)?;
     // A kernel without huge pages has small ones.
     // SAFETY: the memory is ours.
     let _ = unsafe { memory::advise(memory.start(), data.len, libc::MADV_HUGEPAGE) };
-    if let Err(e) = read_range(file, memory.start(), range, stop) {
+    if let Err(e) = fill(memory.start()) {
         memory.put_back();
         return Err(e);
     }
@@ -211,7 +263,6 @@ pub(super) fn with_unnamed_file<T>(
     beside: BorrowedFd<'_>,
     mut write: impl FnMut(File) -> io::Result<T>,
 ) -> io::Result<T> {
-    use std::os::fd::AsRawFd;
     let mut path = [0; PATH_MAX];
     let name = unnamed::name(beside.as_raw_fd(), &mut path);
     let slash = name

@@ -97,8 +97,8 @@ impl Span {
     fn prepare(&self) -> io::Result<()> {
         let page = page::size();
         // SAFETY: the first page of the range, which is ours.
-        unsafe { memory::map_fixed_zeroed(pointer(self.start), page) }?;
-        // SAFETY: mapped just now, writable and aligned.
+        unsafe { memory::protect_read_write(self.start..self.start + page) }?;
+        // SAFETY: mapped, writable and aligned.
         unsafe { self.header().write(*self) };
         for spare in (0..SPARE_VMAS).step_by(2) {
             let at = self.start + self.len - (spare + 1) * page;
@@ -136,11 +136,14 @@ impl ReservedMemory {
         let (first, huge) = (span.start + page::size(), page::huge_size().unwrap_or(1));
         let start = first + like.wrapping_sub(first) % huge;
         let taken = ReservedMemory { span, start, len };
-        // SAFETY: the range is ours and no reference leads into it. This sets the spare mappings free.
-        let merged = unsafe { memory::map_fixed_none(span.addresses()) };
-        // SAFETY: as above.
-        let zeroed = merged.and_then(|()| unsafe { memory::map_fixed_zeroed(pointer(start), len) });
-        match zeroed {
+        // By mprotect(2): the kernel refuses every mmap(2), in place of own pages too, while the process has more addresses
+        // than RLIMIT_AS, or more locked pages than RLIMIT_MEMLOCK, which may have been lowered since.
+        // This sets the spare mappings free.
+        let merged = memory::protect_none(span.addresses());
+        // SAFETY: private memory of ours, that no code has stored to.
+        let opened =
+            merged.and_then(|()| unsafe { memory::protect_read_write(start..start + len) });
+        match opened {
             Ok(()) => Ok(taken),
             Err(e) => {
                 taken.put_back();
@@ -155,13 +158,14 @@ impl ReservedMemory {
 
     /// Frees the memory and keeps the addresses.
     pub(super) fn put_back(self) {
-        // SAFETY: the range is ours, and no reference leads into it.
-        let merged = unsafe { memory::map_fixed_none(self.span.addresses()) };
-        offer(
-            merged
-                .and_then(|()| self.span.prepare())
-                .map(|()| self.span),
-        );
+        // SAFETY: the memory is ours, and no reference leads into it.
+        let freed = unsafe { memory::advise(self.start(), self.len, libc::MADV_DONTNEED) };
+        let closed = freed.and_then(|()| memory::protect_none(self.span.addresses()));
+        let prepared = closed.and_then(|()| self.span.prepare());
+        if prepared.is_err() {
+            self.span.unmap();
+        }
+        offer(prepared.map(|()| self.span));
     }
 
     /// Reserves again, after the memory was moved away: its addresses may belong to another mapping by now.

@@ -2,6 +2,7 @@
 //! allocates.
 
 use super::descriptor::beyond_stdio;
+use super::signal_mask::SignalMask;
 use super::{retry_eintr, thread};
 use std::io;
 use std::mem::MaybeUninit;
@@ -128,7 +129,9 @@ pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
 /// Runs `f` while no other descriptor has the file of `fd` open, and none gets it: under a write lease. Not at all if one
 /// has, or if there is no lease.
 pub(crate) fn while_open_nowhere_else(fd: BorrowedFd<'_>, f: impl FnOnce()) {
-    // The signal of a process that waits comes to this thread, and is taken out below.
+    // The signal of a process that waits comes to this thread, and is taken out below. If the user has as many signals
+    // queued as RLIMIT_SIGPENDING allows, the kernel sends SIGIO in its place, which ends a process.
+    let _mask = SignalMask::block(&[libc::SIGIO]);
     let before = mask(libc::SIG_BLOCK, 1 << (SIGNAL - 1));
     if set(fd, Lease::Write, thread::id()).is_ok() {
         f();
@@ -248,6 +251,39 @@ pub(crate) fn wake(thread: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An open that the lease blocks, while no signal can be queued: SIGIO ended the process.
+    #[test]
+    #[cfg_attr(miri, ignore = "forks")]
+    fn a_break_without_room_for_its_signal_does_not_end_the_process() {
+        use crate::sys::process::{self, Fork};
+        use std::os::fd::AsFd;
+        use std::os::unix::fs::OpenOptionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = std::fs::File::create(&path).unwrap();
+        // SAFETY: the child uses nothing of other threads.
+        let child = match unsafe { process::fork() }.unwrap() {
+            Fork::Parent { child } => child,
+            Fork::Child => {
+                let none = libc::rlimit {
+                    rlim_cur: 0,
+                    rlim_max: 0,
+                };
+                // SAFETY: reads one struct.
+                unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) };
+                let mut was_blocked = true;
+                while_open_nowhere_else(file.as_fd(), || {
+                    let mut open = std::fs::OpenOptions::new();
+                    let other = open.read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+                    was_blocked = other.is_err();
+                });
+                process::exit_immediately(i32::from(!was_blocked));
+            }
+        };
+        let status = process::wait(child, None).unwrap();
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
 
     #[test]
     fn a_break_time_that_overflows_in_the_kernel_is_none() {

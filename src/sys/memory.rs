@@ -175,17 +175,6 @@ pub(crate) unsafe fn map_fixed_shared(
     unsafe { map_fixed(target, len, access, fd.as_raw_fd(), 0) }
 }
 
-/// mmap(2) with `MAP_FIXED`: zeroed private memory in place of what is mapped there. It may be more than there is
-/// (`MAP_NORESERVE`): the caller knows how much of it is used.
-///
-/// # Safety
-/// `target..target+len` is mapped, owned by the caller, and no reference into it is left.
-pub(crate) unsafe fn map_fixed_zeroed(target: NonNull<u8>, len: usize) -> io::Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: the caller's promise.
-    unsafe { map_fixed(target, len, (READ_WRITE, flags), -1, 0) }
-}
-
 unsafe fn map_fixed(
     target: NonNull<u8>,
     len: usize,
@@ -197,6 +186,26 @@ unsafe fn map_fixed(
     let (flags, offset) = (flags | libc::MAP_FIXED, offset as libc::off64_t);
     // SAFETY: the caller owns the target.
     checked(unsafe { libc::mmap64(target, len, protection, flags, fd, offset) }).map(drop)
+}
+
+/// Copies from a mapping of this process: process_vm_readv(2), which fails with `EFAULT` where a load would be a signal.
+///
+/// # Safety
+/// `to..to+len` is mapped memory that the caller may write to, and no code reads it meanwhile.
+pub(crate) unsafe fn read_mapped(from: usize, to: NonNull<u8>, len: usize) -> io::Result<usize> {
+    let buffer = |start| libc::iovec {
+        iov_base: start,
+        iov_len: len,
+    };
+    let (to, from) = (
+        buffer(to.as_ptr().cast()),
+        buffer(ptr::without_provenance_mut(from)),
+    );
+    let own = std::process::id() as libc::pid_t;
+    let (to, from) = (&raw const to, &raw const from);
+    // SAFETY: it reads two structs, and writes to the memory of the first, which the caller may write to.
+    let read = retry_eintr(|| unsafe { libc::process_vm_readv(own, to, 1, from, 1, 0) })?;
+    Ok(read.unsigned_abs())
 }
 
 /// True if every page of a range is mapped: msync(2) fails with `ENOMEM` otherwise. `MS_ASYNC` does nothing else.

@@ -9,9 +9,11 @@ use super::{Folder, leased};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 use stillmap::{Backing, Snapshot};
 
 /// Reports how long a fork takes.
@@ -181,6 +183,110 @@ fn a_file_put_in_place_of_standard_input_ends_no_lease() {
         assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EAGAIN));
         assert_eq!(file.backing(), Backing::Leased);
         assert!(file[..] == [5; 5000]);
+    })
+    .succeed();
+}
+
+/// The files that others of this test have open, which come to be under numbers of the crate.
+struct Others {
+    path: PathBuf,
+    files: Vec<File>,
+}
+
+impl Others {
+    fn open(folder: &Path) -> Self {
+        let path = file_with(folder, "other", &vec![9; LEASED]);
+        let open = |_| File::options().read(true).write(true).open(&path).unwrap();
+        let files = (0..60).map(open).collect();
+        Others { path, files }
+    }
+
+    fn assert_untouched(&self) {
+        let number = fs::metadata(&self.path).unwrap().ino();
+        for file in &self.files {
+            assert_eq!(file.metadata().unwrap().ino(), number);
+        }
+    }
+}
+
+const LEASED: usize = 4 << 20;
+
+/// Attack: the program closes every descriptor (a daemon does; `nix::unistd::close` is safe). Before: aborted at 40.5 s.
+#[test]
+fn a_descriptor_that_was_closed_by_its_number_changes_no_byte() {
+    scenario!(|| closed_by_number(false)).succeed();
+}
+
+/// The same, and other files get the numbers. Before: the bytes of another file came to be in the snapshot.
+#[test]
+fn a_number_that_leads_to_another_file_changes_no_byte() {
+    scenario!(|| closed_by_number(true)).succeed();
+}
+
+fn closed_by_number(is_reused: bool) {
+    let Some(folder) = Folder::new() else {
+        return;
+    };
+    let path = file_with(folder.path(), "file", &[5; LEASED]);
+    let snapshot = leased(|| Snapshot::open(&path));
+    for number in 3..1000 {
+        // SAFETY: takes a number. No file of this test that is open is used any more.
+        unsafe { libc::close(number) };
+    }
+    let others = is_reused.then(|| Others::open(folder.path()));
+    fs::write(&path, b"new").unwrap();
+    assert!(snapshot.iter().all(|&byte| byte == 5));
+    assert_eq!(snapshot.backing(), Backing::Memory);
+    // Nobody knows whether the lease held until then.
+    assert!(!snapshot.is_consistent());
+    if let Some(others) = &others {
+        others.assert_untouched();
+    }
+    // Its number belongs to another file.
+    std::mem::forget(snapshot);
+}
+
+/// Attack: a thread has descriptors of its own (`nix::sched::unshare` is safe). Before: the bytes of another file came to
+/// be in its snapshot, and a descriptor of the program led to an empty file.
+#[test]
+fn a_thread_with_descriptors_of_its_own_reads_its_file() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        // Starts the lease threads.
+        let first = file_with(folder.path(), "first", &[5; LEASED]);
+        let first = leased(|| Snapshot::open(&first));
+        let path = &file_with(folder.path(), "file", &[5; LEASED]);
+        let (send, snapshots) = mpsc::channel();
+        let (done, wait) = mpsc::channel::<()>();
+        let open = move || {
+            // SAFETY: takes a number.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            send.send(leased(|| Snapshot::open(path))).unwrap();
+            let _ = wait.recv();
+        };
+        thread::scope(|scope| {
+            let opener = scope.spawn(open);
+            let snapshot = snapshots.recv().unwrap();
+            let others = Others::open(folder.path());
+            let writer = scope.spawn(|| fs::write(path, b"new").unwrap());
+            let start = Instant::now();
+            while snapshot.backing() == Backing::Leased && start.elapsed() < Duration::from_secs(30)
+            {
+                thread::yield_now();
+            }
+            assert_eq!(snapshot.backing(), Backing::Memory);
+            assert!(snapshot.iter().all(|&byte| byte == 5));
+            others.assert_untouched();
+            // The lease ends with the descriptors of that thread.
+            drop(done);
+            opener.join().unwrap();
+            writer.join().unwrap();
+            // Its number belongs to another file here.
+            std::mem::forget(snapshot);
+        });
+        drop(first);
     })
     .succeed();
 }
