@@ -156,6 +156,12 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
 /// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub n: AtomicU64 } }
 /// ```
+/// also where the program has an `assert!` of its own:
+/// ```compile_fail,E0080
+/// # use std::sync::atomic::{AtomicU8, AtomicU64};
+/// macro_rules! assert { ($($t:tt)*) => {}; }
+/// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub n: AtomicU64 } }
+/// ```
 /// ```
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
 /// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub spare: [AtomicU8; 7], pub n: AtomicU64 } }
@@ -186,16 +192,16 @@ macro_rules! shareable {
         }
 
         const _: () = {
-            // Of the field as it is, whatever an attribute made of it.
+            // Of the field as it is, whatever an attribute made of it. Full paths: the program may have an `assert!` of its own.
             const fn _size_of_field<T: $crate::Shareable>(_: fn(&$name) -> &T) -> usize {
                 ::core::mem::size_of::<T>()
             }
             let _fields: usize = 0 $(+ _size_of_field(|value| &value.$field))*;
-            assert!(
+            ::core::assert!(
                 _fields == ::core::mem::size_of::<$name>(),
                 "shareable! takes no padding: put fields of [AtomicU8; N] where it would be"
             );
-            assert!(
+            ::core::assert!(
                 !::core::mem::needs_drop::<$name>(),
                 "shareable! takes no Drop: a value in shared memory is never dropped"
             );
