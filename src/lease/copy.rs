@@ -49,7 +49,7 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
     };
     // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
-    if !is_leased(file, &read.stat) {
+    if !leads_to_file(file, &read.stat) {
         return without_descriptor(entry, &data);
     }
     match replace_mapping(entry, file, &data, &read) {
@@ -64,9 +64,8 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
 
 /// False if the number leads elsewhere: the program has closed it, as a daemon closes all that it inherited, or this file
 /// was opened by a thread with descriptors of its own (unshare(2), `CLONE_FILES`).
-fn is_leased(file: BorrowedFd<'_>, then: &Stat) -> bool {
-    let is_same = |now: Stat| now.stamp.is_same_file(&then.stamp);
-    lease::is_reported(file.as_raw_fd()) && file::stat(file).is_ok_and(is_same)
+fn leads_to_file(file: BorrowedFd<'_>, then: &Stat) -> bool {
+    file::stat(file).is_ok_and(|now| now.stamp.is_same_file(&then.stamp))
 }
 
 /// The same as [`handle_break`] where no descriptor leads to the file. The mapping keeps the lease: it ends with the last
@@ -104,14 +103,18 @@ fn finish(entry: &LeaseEntry, file: BorrowedFd<'_>, read: &ReadData) {
     let is_known = is_consistent && is_unchanged(file, &read.stat, false);
     entry.is_copy_consistent.store(is_known, Ordering::Release);
     children::wait_until_ready();
-    if !lease::release(entry.fd.load(Ordering::Relaxed)) {
+    // Otherwise the kernel has ended the lease, or the number is that of another description of the file.
+    let is_ours = lease::is_reported(file.as_raw_fd());
+    if !lease::release(file.as_raw_fd()) {
         is_consistent &= is_unchanged(file, &read.stat, false);
     }
     if !is_consistent {
         entry.is_inconsistent.store(true, Ordering::Release);
     }
-    // The owner closes the number. The file itself is not kept open any longer.
-    atfork::close_behind(file);
+    if is_ours {
+        // The owner closes the number. The file itself is not kept open any longer.
+        atfork::close_behind(file);
+    }
     entry.set(DONE);
 }
 
