@@ -77,10 +77,10 @@ const HARDSHIPS: &[Hardship] = &[
     },
     Hardship {
         name: "no directory for temporary files",
-        make: |_| {
+        make: |dir| {
             // SAFETY: this process has one thread.
             unsafe { std::env::set_var("TMPDIR", "/there/is/none") };
-            hidden(&["/tmp", "/var/tmp"])
+            !is_in_any(dir, &TEMPORARY) && hidden(&TEMPORARY)
         },
         fails: &[],
     },
@@ -230,8 +230,20 @@ fn hidden(dirs: &[&str]) -> bool {
     own
 }
 
+/// Directories that any user may write to, by default.
+const TEMPORARY: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+
+/// True, after saying so, if the files of the test would be hidden as well.
+fn is_in_any(dir: &Path, hidden: &[&str]) -> bool {
+    let is_in = hidden.iter().any(|hidden| dir.starts_with(hidden));
+    if is_in {
+        skip(format_args!("the build directory is in {dir:?}"));
+    }
+    is_in
+}
+
 fn read_only(dir: &Path) -> bool {
-    if !own_mounts() {
+    if is_in_any(dir, &TEMPORARY) || !own_mounts() {
         return false;
     }
     let root = Path::new("/");
@@ -240,7 +252,7 @@ fn read_only(dir: &Path) -> bool {
         let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
         mount("none", mounted, None, flags, "");
     }
-    for dir in ["/tmp", "/var/tmp", "/dev/shm"] {
+    for dir in TEMPORARY {
         let small = libc::MS_RDONLY;
         mount("tmpfs", Path::new(dir), Some("tmpfs"), small, "");
     }
