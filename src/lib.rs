@@ -102,6 +102,8 @@ mod buffer;
 #[cfg(target_os = "linux")]
 mod draft;
 #[cfg(target_os = "linux")]
+mod edited_files;
+#[cfg(target_os = "linux")]
 mod exclusive;
 #[cfg(target_os = "linux")]
 mod file_system;

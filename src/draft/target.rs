@@ -1,8 +1,8 @@
 //! The file that a path names, and whether it can be replaced.
 
 use super::stream::Stream;
+use crate::edited_files::is_edited;
 use crate::error::{COPY_RIGHTS, Error, REPLACE, Result};
-use crate::exclusive::is_edited;
 use crate::resolve::{self, Found, Name, Resolved};
 use crate::sys::credentials;
 use crate::sys::dir::{self, DirEntry};

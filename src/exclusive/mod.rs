@@ -2,14 +2,13 @@
 
 mod bytes;
 mod open;
-mod open_files;
 mod options;
 
-pub(crate) use open_files::is_edited;
 pub use options::ExclusiveOptions;
 
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
+use crate::edited_files::Claim;
 use crate::error::{Error, Result};
 use crate::mapped_file::FileWindow;
 use crate::page;
@@ -19,7 +18,6 @@ use crate::range;
 use crate::space;
 use crate::sys::{file, memory, sync, write};
 use bytes::Bytes;
-use open_files::Claim;
 use std::fs::File;
 use std::io;
 use std::ops::RangeBounds;
@@ -31,7 +29,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// An existing file, edited in place. Stores go to the file, and the kernel blocks every other open meanwhile.
 ///
 /// It holds a write lease (fcntl(2), "Leases"): no other descriptor has the file open, and every open, in this process or
-/// another, blocks until the `Exclusive` is closed or dropped; a non-blocking open fails with `EAGAIN`.
+/// another, blocks until the `Exclusive` is closed or dropped; a non-blocking open fails with `EAGAIN`. An open by this
+/// crate in the same process, which would wait for itself, fails with [`Busy`](Error::Busy) at once.
 /// [`has_waiter`](Exclusive::has_waiter) returns whether one is blocked.
 ///
 /// The kernel blocks an open for a limited time (`fs.lease-break-time`, 45 seconds). At three quarters of that time (5

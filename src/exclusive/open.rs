@@ -2,8 +2,8 @@
 
 use super::Exclusive;
 use super::bytes::{Bytes, Unguarded, allocation_error};
-use super::open_files::{Claim, FileId};
 use crate::atfork::{self, NoFork};
+use crate::edited_files::{Claim, FileId};
 use crate::error::{Error, Result};
 use crate::lease::write::{WriteLease, WriteLeaseError};
 use crate::mapped_file::FileWindow;

@@ -1,6 +1,7 @@
 //! An open descriptor of this crate, and its name for errors.
 
 use crate::atfork::{self, BeforeForks, NoFork};
+use crate::edited_files::check_not_edited;
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
@@ -39,6 +40,7 @@ enum Description {
 impl<'a> Source<'a> {
     /// Opens a path. Blocks until a FIFO has a writer.
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
+        check_not_edited(path)?;
         let opened = BeforeForks::now();
         let fd = file::open(path).map_err(|e| Error::os("open", Some(path), e))?;
         let source = Source::new(fd, Some(path), Description::Own);
@@ -47,6 +49,7 @@ impl<'a> Source<'a> {
 
     /// Opens a path, and never blocks on a FIFO.
     pub(crate) fn open_nonblocking(path: &'a Path) -> Result<Self> {
+        check_not_edited(path)?;
         let opened = BeforeForks::now();
         match file::open_nonblocking(path) {
             // Another process has a write lease on the file: block until it is released.

@@ -7,6 +7,7 @@
 mod mapping;
 mod read;
 
+use crate::edited_files::check_not_edited;
 use crate::enums::Change;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
@@ -103,6 +104,7 @@ impl Live {
     /// ```
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
+        check_not_edited(path)?;
         // A FIFO without a writer would block.
         let fd = match file::open_nonblocking(path) {
             // Another process has a write lease on the file: block until it is released.

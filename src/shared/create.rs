@@ -5,6 +5,7 @@
 //! no unnamed files or no hard links, the name is created with `O_EXCL`, and the file is allocated after that.
 
 use super::mapping::open_file;
+use crate::edited_files::check_not_edited;
 use crate::error::{Error, Result};
 use crate::resolve::{self, Name, Resolved};
 use crate::space;
@@ -23,6 +24,7 @@ const MODE: u32 = 0o666;
 
 /// Opens or creates the file at `path` for reading and writing, with at least `len` bytes, all of them allocated.
 pub(super) fn open_or_create(path: &Path, len: u64) -> Result<OwnedFd> {
+    check_not_edited(path)?;
     for _ in 0..MAX_ATTEMPTS {
         let name = match resolve::resolve(path, false)? {
             Resolved::Descriptor(fd) => return ensure_len(fd.into(), path, len),

@@ -1,6 +1,7 @@
 //! The mapping behind a value: which files can be mapped, and where in the mapping the value is.
 
 use super::{Shareable, Shared, SharedMapping};
+use crate::edited_files::check_not_edited;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::range::check_window;
@@ -196,5 +197,6 @@ fn check_file(fd: BorrowedFd<'_>, kind: FileType, seals: i32) -> Result<()> {
 }
 
 pub(super) fn open_file(path: &Path) -> Result<OwnedFd> {
+    check_not_edited(path)?;
     file::open_read_write(path).map_err(|e| Error::open_read_write(Some(path), e))
 }

@@ -12,7 +12,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::TooLarge`](crate::Error::TooLarge) for an input
-    /// of more bytes than half of the available memory; [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    /// of more bytes than half of the available memory; [`Error::Busy`](crate::Error::Busy) for a file that this process
+    /// edits as an [`Exclusive`](crate::Exclusive); [`Error::Os`](crate::Error::Os) for what the kernel refused.
     ///
     /// # Examples
     /// ```

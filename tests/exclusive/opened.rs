@@ -6,8 +6,9 @@ use crate::support::exclusive::{any_system, open, systems};
 use crate::support::{file_with, temp_dir};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant};
-use stillmap::{Backing, Error, Exclusive};
+use stillmap::{Backing, Draft, Error, Exclusive, Live, Private, Shared, Snapshot, open_all};
 
 fn read_write(path: &std::path::Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
@@ -24,11 +25,24 @@ fn a_second_one_in_the_same_process_is_busy_at_once() {
         for path in [&path, &other] {
             assert!(matches!(Exclusive::open(path), Err(Error::Busy { .. })));
             assert!(matches!(Exclusive::try_open(path), Err(Error::Busy { .. })));
+            let is_busy = [
+                Snapshot::open(path).map(drop),
+                Snapshot::options().copy_limit(1 << 20).open(path).map(drop),
+                open_all([path]).next().unwrap().map(drop),
+                Private::open(path).map(drop),
+                Live::open(path).map(drop),
+                Shared::<[AtomicU8]>::open_slice(path).map(drop),
+                Shared::<[AtomicU8]>::create_slice(path, 5).map(drop),
+                Draft::edit(path).map(drop),
+            ]
+            .map(|opened| matches!(opened, Err(Error::Busy { .. })));
+            assert_eq!(is_busy, [true; 8]);
         }
         // No open has reached the file, so the lease is as it was.
         assert!(!first.has_waiter(), "{kind}");
         first[0] = b'B';
         first.close().unwrap();
+        assert_eq!(&Snapshot::open(&path).unwrap()[..], b"Bytes");
         open(&other).close().unwrap();
         // One that waits gets it when it is released.
         let first = open(&path);

@@ -1,11 +1,15 @@
 //! The files that this process edits. It would block on its own lease if it opened one of them again.
 
+use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::process::ProcessLock;
 use crate::sync::Rank;
 use crate::sys::dir;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Device and inode.
@@ -13,17 +17,22 @@ pub(crate) type FileId = (u64, u64);
 
 static OPEN_FILES: ProcessLock<Vec<OpenFile>> = ProcessLock::new(Rank::ExclusiveFiles);
 
+/// How many [`Claim`]s there are: without one, an open looks no further.
+static CLAIMS: AtomicUsize = AtomicUsize::new(0);
+
 #[derive(Debug)]
 struct OpenFile {
     id: FileId,
     process: Process,
+    /// False while it is being opened.
+    is_leased: bool,
     /// Gone when the lease has been released.
     file: Weak<File>,
 }
 
 /// One file in the list, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     id: FileId,
 }
 
@@ -38,15 +47,32 @@ impl OpenFile {
 
 /// True if this process edits the file: it would wait for itself if it opened it.
 pub(crate) fn is_edited(id: FileId) -> bool {
+    if CLAIMS.load(Ordering::Relaxed) == 0 {
+        return false;
+    }
     let mut files = OPEN_FILES.lock();
     files.retain(OpenFile::is_open);
-    files.iter().any(|entry| entry.id == id)
+    files.iter().any(|entry| entry.is_leased && entry.id == id)
+}
+
+/// To be called before a path is opened: `Busy` if this process edits the file.
+pub(crate) fn check_not_edited(path: &Path) -> Result<()> {
+    if CLAIMS.load(Ordering::Relaxed) == 0 {
+        return Ok(());
+    }
+    match fs::metadata(path) {
+        Ok(found) if is_edited((found.dev(), found.ino())) => {
+            Err(Error::is_edited_here(Some(path)))
+        }
+        // What is wrong with the path, the open will return.
+        _ => Ok(()),
+    }
 }
 
 impl Claim {
     /// `None` if this process edits the file, or another thread is just opening it. `file` is the same file, open in a
     /// way that breaks no lease.
-    pub(super) fn new(id: FileId, file: &Arc<File>) -> Option<Self> {
+    pub(crate) fn new(id: FileId, file: &Arc<File>) -> Option<Self> {
         let mut files = OPEN_FILES.lock();
         files.retain(OpenFile::is_open);
         if files.iter().any(|entry| entry.id == id) {
@@ -55,16 +81,19 @@ impl Claim {
         files.push(OpenFile {
             id,
             process: Process::current(),
+            is_leased: false,
             file: Arc::downgrade(file),
         });
+        CLAIMS.fetch_add(1, Ordering::Relaxed);
         Some(Claim { id })
     }
 
     /// From here on it counts as long as `file` lives.
-    pub(super) fn hold(&self, file: &Arc<File>) {
+    pub(crate) fn hold(&self, file: &Arc<File>) {
         let mut files = OPEN_FILES.lock();
         for entry in files.iter_mut().filter(|entry| entry.id == self.id) {
             entry.file = Arc::downgrade(file);
+            entry.is_leased = true;
         }
     }
 }
@@ -75,5 +104,6 @@ impl Drop for Claim {
         OPEN_FILES
             .lock()
             .retain(|entry| entry.id != self.id || entry.file.strong_count() > 0);
+        CLAIMS.fetch_sub(1, Ordering::Relaxed);
     }
 }
