@@ -1,7 +1,7 @@
 //! What can be opened read-only, and what refresh, snapshot and check_fault return.
 
 use crate::support::bytes::pattern;
-use crate::support::child::{argument, scenario};
+use crate::support::child::{argument, fork, scenario};
 use crate::support::kernel::{can_populate, limit, mappings, page_size, status};
 use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, skip, temp_dir};
@@ -226,17 +226,17 @@ fn an_open_waits_for_one_that_edits_the_file() {
             Ok(exclusive) => exclusive,
             Err(error) => return skip(format_args!("no write lease: {error}")),
         };
-        std::thread::scope(|scope| {
-            let opening = scope.spawn(|| Live::open(&path).map(|live| read(&live)));
-            while !exclusive.has_waiter() {
-                std::thread::yield_now();
-            }
-            exclusive[9_999] = 2;
-            exclusive.close().expect("close");
-            let found = opening.join().expect("no panic").expect("open");
+        let opening = fork(|| {
+            let found = read(&Live::open(&path).expect("open"));
             assert_eq!(found.len(), 10_000);
             assert_eq!(found[9_999], 2);
         });
+        while !exclusive.has_waiter() {
+            std::thread::yield_now();
+        }
+        exclusive[9_999] = 2;
+        exclusive.close().expect("close");
+        assert!(opening.wait().success());
     })
     .succeed();
 }
