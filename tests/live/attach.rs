@@ -3,10 +3,11 @@
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, fork, scenario};
 use crate::support::kernel::{can_populate, limit, mappings, page_size, status};
+use crate::support::pipe::pipe_of_files;
 use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, skip, temp_dir};
 use std::fs::{File, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -222,15 +223,24 @@ fn an_open_waits_for_one_that_edits_the_file() {
     scenario!(|| {
         let dir = temp_dir();
         let path = file_with(dir.path(), "edited", &[1; 10_000]);
+        let (mut is_edited, mut edited) = pipe_of_files();
+        let opening = fork(|| {
+            let mut answer = [0];
+            is_edited.read_exact(&mut answer).unwrap();
+            if answer == *b"y" {
+                let found = read(&Live::open(&path).expect("open"));
+                assert_eq!(found.len(), 10_000);
+                assert_eq!(found[9_999], 2);
+            }
+        });
         let mut exclusive = match Exclusive::open(&path) {
             Ok(exclusive) => exclusive,
-            Err(error) => return skip(format_args!("no write lease: {error}")),
+            Err(error) => {
+                edited.write_all(b"n").unwrap();
+                return skip(format_args!("no write lease: {error}"));
+            }
         };
-        let opening = fork(|| {
-            let found = read(&Live::open(&path).expect("open"));
-            assert_eq!(found.len(), 10_000);
-            assert_eq!(found[9_999], 2);
-        });
+        edited.write_all(b"y").unwrap();
         while !exclusive.has_waiter() {
             std::thread::yield_now();
         }
