@@ -58,6 +58,10 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
             entry.set(SWAPPED);
             finish(entry, file, &read);
         }
+        // A descriptor of the program, which took the number, may not be one to read from (O_PATH, O_DIRECT).
+        Err(_) if !entry.is_dropped.load(Ordering::Relaxed) && !lease::is_reported(fd) => {
+            without_descriptor(entry, &data);
+        }
         Err(_) => entry.set(LIVE),
     }
 }
@@ -68,7 +72,7 @@ fn leads_to_file(file: BorrowedFd<'_>, then: &Stat) -> bool {
     file::stat(file).is_ok_and(|now| now.stamp.is_same_file(&then.stamp))
 }
 
-/// The same as [`handle_break`] where no descriptor leads to the file. The mapping keeps the lease: it ends with the last
+/// The same as [`handle_break`] where no descriptor can be read that leads to the file. The mapping keeps the lease: it ends with the last
 /// page, or with the other thread.
 fn without_descriptor(entry: &LeaseEntry, data: &Data) {
     let fill = |to: NonNull<u8>| {

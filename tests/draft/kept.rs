@@ -1,13 +1,13 @@
 //! Rights that change while a draft is committed, and what the caller has set on it: they stay, whatever fails meanwhile.
 
-use crate::rights::{ACCESS, Rights, chmod, rights, without_unnamed_files};
+use crate::rights::{ACCESS, Rights, WITH_MASK, chmod, rights, without_unnamed_files};
 use crate::support::child::{fork, scenario};
 use crate::support::disk::LoopFs;
 use crate::support::namespace::{bind, own_mounts};
 use crate::support::temporary::MOUNT;
 use crate::support::trace::{Traced, stop_here};
 use crate::support::user::{become_nobody, may_be_nobody};
-use crate::support::xattr::{GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl, set_xattr};
+use crate::support::xattr::{GROUP_OBJ, OTHER, USER_OBJ, acl, set_xattr};
 use crate::support::{file_with, skip, temp_dir};
 use crate::{draft_of, names, stores};
 use std::fs::{self, Permissions};
@@ -16,17 +16,9 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 use stillmap::{Draft, Replace};
 
-/// Named user 2001 may write, and the group may not, though the bits of the group say so: they are the mask.
 fn open_to_one(path: &Path) -> bool {
-    let entries = [
-        (USER_OBJ, 6, 0),
-        (USER, 6, 2001),
-        (GROUP_OBJ, 0, 0),
-        (MASK, 6, 0),
-        (OTHER, 0, 0),
-    ];
     fs::write(path, b"old").unwrap();
-    set_xattr(path, ACCESS, &acl(&entries)).is_ok()
+    set_xattr(path, ACCESS, &acl(&WITH_MASK)).is_ok()
 }
 
 /// The same file, private, in one step.

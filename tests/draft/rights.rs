@@ -63,16 +63,17 @@ pub fn file(dir: &Path, mode: u32) -> PathBuf {
 }
 
 /// Named user 2001 may read and write; the owning group may not, though its bits (the mask) say so.
+pub const WITH_MASK: [(u16, u16, u32); 5] = [
+    (USER_OBJ, 6, 0),
+    (USER, 6, 2001),
+    (GROUP_OBJ, 0, 0),
+    (MASK, 6, 0),
+    (OTHER, 0, 0),
+];
+
 fn with_mask(path: &Path) {
-    let entries = [
-        (USER_OBJ, 6, 0),
-        (USER, 6, 2001),
-        (GROUP_OBJ, 0, 0),
-        (MASK, 6, 0),
-        (OTHER, 0, 0),
-    ];
     chown(path, None, Some(4321)).unwrap();
-    set_xattr(path, ACCESS, &acl(&entries)).unwrap();
+    set_xattr(path, ACCESS, &acl(&WITH_MASK)).unwrap();
     assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o660);
 }
 
