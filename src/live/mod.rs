@@ -92,7 +92,8 @@ impl Live {
     ///
     /// # Errors
     /// [`Error::Os`] for what the kernel refused; [`Error::IsDirectory`]; [`Error::NotMappable`] for what is not a regular
-    /// file of bytes; [`Error::TooLarge`] for more than the address space.
+    /// file of bytes; [`Error::Busy`] for a file that this process edits as an [`Exclusive`](crate::Exclusive);
+    /// [`Error::TooLarge`] for more than the address space.
     ///
     /// # Examples
     /// ```
