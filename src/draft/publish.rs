@@ -1,7 +1,7 @@
 //! Gives the file of a draft its name.
 //!
 //! linkat(2) does not replace, so replacing a file takes two steps, and a temporary name exists between them. A process
-//! that is killed there would leave it behind. So a child process does both steps (`sys/vfork.rs`): a SIGKILL for this
+//! that is killed there would leave it behind. So a child process does both steps (`sys/linux/vfork.rs`): a SIGKILL for this
 //! process, its process group or its terminal does not reach it.
 
 use super::target::TargetName;

@@ -1,90 +1,13 @@
-//! System calls.
+//! System calls, by platform.
 //!
 //! Contract of every function below this module:
 //! - `io::Result` in and out (or a plain value): no type of another module, no policy, no message.
 //! - Interrupted system calls (`EINTR`) are tried again here and nowhere else.
 //! - A function is `unsafe` exactly if it can change memory that other code may hold a reference to.
-//!
-//! Linux only: a port writes these functions again, and nothing above this module changes.
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("stillmap runs on Linux only: it relies on file leases, sealed memfds and mremap");
+#[cfg(target_os = "linux")]
+mod linux;
 
-pub(crate) mod atfork;
-pub(crate) mod clock;
-pub(crate) mod credentials;
-pub(crate) mod descriptor;
-pub(crate) mod dir;
-pub(crate) mod file;
-pub(crate) mod futex;
-pub(crate) mod lease;
-pub(crate) mod limits;
-pub(crate) mod memory;
-pub(crate) mod mlock;
-pub(crate) mod object;
-pub(crate) mod pages;
-pub(crate) mod process;
-pub(crate) mod racy_copy;
-pub(crate) mod signal;
-mod signal_mask;
-pub(crate) mod space;
-pub(crate) mod statfs;
-pub(crate) mod sync;
-pub(crate) mod thread;
-pub(crate) mod unnamed;
-pub(crate) mod userfault;
-pub(crate) mod vfork;
-pub(crate) mod write;
-pub(crate) mod xattr;
-
-use std::io;
-
-/// A length or offset as the kernel takes it, or `EFBIG`.
-fn to_off_t(n: u64) -> io::Result<i64> {
-    i64::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
-}
-
-/// Runs a system call that gives -1 and errno on failure, again while it is interrupted.
-pub(crate) fn retry_eintr<T: Copy + PartialEq + From<i8>>(
-    mut f: impl FnMut() -> T,
-) -> io::Result<T> {
-    loop {
-        let value = f();
-        if value != T::from(-1) {
-            return Ok(value);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-/// True for a failed call that the kernel does not know, or that a seccomp filter refuses: old filters answer calls that
-/// they do not know with `EPERM`. For calls that need no privilege; elsewhere `EPERM` has its own meaning.
-pub(crate) fn is_call_unknown(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
-}
-
-/// `sysconf(_SC_PAGESIZE)`, sysconf(3).
-pub(crate) fn page_size() -> usize {
-    // SAFETY: sysconf(3) reads a constant and touches no memory of ours.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // sysconf(3) cannot fail for this name.
-    usize::try_from(size).unwrap_or(4096)
-}
-
-/// `/sys/kernel/mm/transparent_hugepage/hpage_pmd_size`, in bytes.
-pub(crate) fn huge_page_size() -> Option<usize> {
-    let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
-    text.ok()?.trim().parse().ok()
-}
-
-/// False if the kernel gives this process no transparent huge pages, not even where they are asked for.
-pub(crate) fn are_huge_pages_enabled() -> bool {
-    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-    // SAFETY: PR_GET_THP_DISABLE of prctl(2) takes zeros and returns a number.
-    let disabled = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) };
-    disabled == 0 && setting.is_ok_and(|setting| !setting.contains("[never]"))
-}
+#[cfg(target_os = "linux")]
+pub(crate) use linux::*;
