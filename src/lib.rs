@@ -158,6 +158,8 @@ pub use error::{Error, Result, Tried};
 pub use reason::Reason;
 pub use residency::Residency;
 pub use shareable::Shareable;
+#[doc(hidden)]
+pub use shareable::checks as _shareable;
 
 #[cfg(target_os = "linux")]
 pub use anonymous::{Anonymous, AnonymousOptions};

@@ -66,6 +66,28 @@ unsafe impl<A: Shareable, const N: usize> Shareable for [A; N] {}
 #[allow(unsafe_code)]
 unsafe impl<A: Shareable> Shareable for [A] {}
 
+/// What [`shareable!`](crate::shareable!) checks when it is compiled.
+pub mod checks {
+    use super::Shareable;
+
+    /// The size of the field to which the function leads.
+    pub const fn size_of_field<S, T: Shareable>(_: fn(&S) -> &T) -> usize {
+        size_of::<T>()
+    }
+
+    /// Fails unless fields of that many bytes are all that `S` has.
+    pub const fn check<S>(fields: usize) {
+        assert!(
+            fields == size_of::<S>(),
+            "shareable! takes no padding: put fields of [AtomicU8; N] where it would be"
+        );
+        assert!(
+            !core::mem::needs_drop::<S>(),
+            "shareable! takes no Drop: a value in shared memory is never dropped"
+        );
+    }
+}
+
 /// Declares structs for [`Shared`](crate::Shared) memory.
 ///
 /// Every field must be [`Shareable`](trait@crate::Shareable); the compiler checks it. The struct gets `repr(C)`, so
@@ -156,11 +178,15 @@ unsafe impl<A: Shareable> Shareable for [A] {}
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
 /// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub n: AtomicU64 } }
 /// ```
-/// also where the program has an `assert!` of its own:
+/// also where the program has a `core` of its own:
 /// ```compile_fail,E0080
+/// extern crate self as core;
+/// pub mod mem {
+///     pub const fn size_of<T>() -> usize { 16 }
+/// }
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
-/// macro_rules! assert { ($($t:tt)*) => {}; }
 /// stillmap::shareable! { pub struct Padded { pub kind: AtomicU8, pub n: AtomicU64 } }
+/// # fn main() {}
 /// ```
 /// ```
 /// # use std::sync::atomic::{AtomicU8, AtomicU64};
@@ -192,19 +218,10 @@ macro_rules! shareable {
         }
 
         const _: () = {
-            // Of the field as it is, whatever an attribute made of it. Full paths: the program may have an `assert!` of its own.
-            const fn _size_of_field<T: $crate::Shareable>(_: fn(&$name) -> &T) -> usize {
-                ::core::mem::size_of::<T>()
-            }
-            let _fields: usize = 0 $(+ _size_of_field(|value| &value.$field))*;
-            ::core::assert!(
-                _fields == ::core::mem::size_of::<$name>(),
-                "shareable! takes no padding: put fields of [AtomicU8; N] where it would be"
-            );
-            ::core::assert!(
-                !::core::mem::needs_drop::<$name>(),
-                "shareable! takes no Drop: a value in shared memory is never dropped"
-            );
+            // Of the field as it is, whatever an attribute made of it. By `$crate` alone: any other name may be the program's
+            // own, `core` included.
+            let _fields = 0 $(+ $crate::_shareable::size_of_field::<$name, _>(|value| &value.$field))*;
+            $crate::_shareable::check::<$name>(_fields);
             // No field is left out.
             fn _all_fields(value: &$name) {
                 let $name { $($field: _),* } = value;
