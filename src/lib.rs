@@ -89,68 +89,22 @@ mod reason;
 mod residency;
 mod shareable;
 mod sync;
-
-// Modules of the platform: Linux, or `std` alone elsewhere. The public types are the same.
-#[cfg(target_os = "linux")]
-mod anonymous;
-#[cfg(target_os = "linux")]
-mod atfork;
-#[cfg(target_os = "linux")]
-mod budget;
-#[cfg(target_os = "linux")]
-mod buffer;
-#[cfg(target_os = "linux")]
-mod draft;
-#[cfg(target_os = "linux")]
-mod edited_files;
-#[cfg(target_os = "linux")]
-mod exclusive;
-#[cfg(target_os = "linux")]
-mod file_system;
-#[cfg(target_os = "linux")]
-pub mod fork;
-#[cfg(target_os = "linux")]
-mod held;
-#[cfg(target_os = "linux")]
-mod input;
-#[cfg(target_os = "linux")]
-mod ladder;
-#[cfg(target_os = "linux")]
-mod lease;
-#[cfg(target_os = "linux")]
-mod live;
-#[cfg(target_os = "linux")]
-mod locked_pages;
-#[cfg(target_os = "linux")]
-mod mapped_file;
-#[cfg(target_os = "linux")]
-mod once;
-#[cfg(target_os = "linux")]
-mod open_all;
-#[cfg(target_os = "linux")]
-mod pages;
-#[cfg(any(not(target_os = "linux"), test))]
-mod portable;
-#[cfg(target_os = "linux")]
-mod private;
-#[cfg(target_os = "linux")]
-mod process;
-#[cfg(target_os = "linux")]
-mod region;
-#[cfg(target_os = "linux")]
-mod resolve;
-#[cfg(target_os = "linux")]
-mod shared;
-#[cfg(target_os = "linux")]
-mod snapshot;
-#[cfg(target_os = "linux")]
-mod space;
 #[cfg(target_os = "linux")]
 mod sys;
+
+// The ladder of platforms: the same public names, by the modules of Linux, or by `std` and the calls of `sys`.
 #[cfg(target_os = "linux")]
-mod table;
+#[path = "linux.rs"]
+mod linux;
+#[cfg(any(not(target_os = "linux"), test))]
+mod portable;
+
 #[cfg(target_os = "linux")]
-mod worker;
+pub use linux::*;
+#[cfg(not(target_os = "linux"))]
+use portable::system as sys;
+#[cfg(not(target_os = "linux"))]
+pub use portable::*;
 
 pub use backing::Backing;
 pub use enums::{Change, HugePages, Replace};
@@ -160,33 +114,6 @@ pub use residency::Residency;
 pub use shareable::Shareable;
 #[doc(hidden)]
 pub use shareable::checks as _shareable;
-
-#[cfg(target_os = "linux")]
-pub use anonymous::{Anonymous, AnonymousOptions};
-#[cfg(target_os = "linux")]
-pub use draft::{CommitError, Draft, DraftOptions};
-#[cfg(target_os = "linux")]
-pub use exclusive::{Exclusive, ExclusiveOptions};
-#[cfg(target_os = "linux")]
-pub use live::Live;
-#[cfg(target_os = "linux")]
-pub use open_all::{OpenAll, open_all};
-#[cfg(target_os = "linux")]
-pub use pages::{Advice, LockGuard, Pages, Prefetch};
-#[cfg(not(target_os = "linux"))]
-use portable::system as sys;
-#[cfg(not(target_os = "linux"))]
-pub use portable::{
-    Advice, Anonymous, AnonymousOptions, CommitError, Draft, DraftOptions, Exclusive,
-    ExclusiveOptions, Live, LockGuard, OpenAll, Pages, Prefetch, Private, PrivateOptions, Shared,
-    SharedOptions, Snapshot, SnapshotOptions, SnapshotProgress, fork, open_all,
-};
-#[cfg(target_os = "linux")]
-pub use private::{Private, PrivateOptions};
-#[cfg(target_os = "linux")]
-pub use shared::{Shared, SharedOptions};
-#[cfg(target_os = "linux")]
-pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
 
 /// Returns memory to the kernel that is kept for the next snapshots.
 ///
@@ -199,8 +126,7 @@ pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
 /// stillmap::release_unused_memory();
 /// ```
 pub fn release_unused_memory() {
-    #[cfg(target_os = "linux")]
-    buffer::release_unused();
+    release_unused();
 }
 
 /// Copies the bytes of all leased snapshots of this process and releases their leases, so that the process blocks no
@@ -222,10 +148,7 @@ pub fn release_unused_memory() {
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub fn release_leases() -> bool {
-    #[cfg(target_os = "linux")]
-    return lease::copier::release_all();
-    #[cfg(not(target_os = "linux"))]
-    true
+    release_all()
 }
 
 /// The code of the README, compiled and run.

@@ -216,7 +216,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "Miri starts no processes")]
     fn works_without_a_second_thread() {
-        let name = "buffer::parallel::tests::a_large_file_is_read_whole";
+        let name = "linux::buffer::parallel::tests::a_large_file_is_read_whole";
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", name, "--test-threads=1"]);
         let output = command.env(ALONE, "1").output().unwrap();

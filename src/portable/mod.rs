@@ -40,3 +40,11 @@ pub use pages::{Advice, LockGuard, Pages, Prefetch};
 pub use private::{Private, PrivateOptions};
 pub use shared::{Shared, SharedOptions};
 pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
+
+/// Nothing is kept.
+pub(crate) fn release_unused() {}
+
+/// There are no leases.
+pub(crate) fn release_all() -> bool {
+    true
+}
