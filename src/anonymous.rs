@@ -17,6 +17,7 @@ use crate::sys::limits;
 use crate::sys::memory::{Address, PageKind};
 use crate::sys::write;
 use std::fs::File;
+use std::io;
 use std::ops::{Range, RangeBounds};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -191,8 +192,12 @@ impl HugePages {
     /// Lengths and addresses are multiples of this, in bytes.
     fn page_size(self) -> Result<usize> {
         match self {
-            HugePages::Reserved => limits::reserved_page_size()
-                .map_err(|e| Error::os("open", Some(Path::new("/proc/meminfo")), e)),
+            HugePages::Reserved => limits::reserved_page_size().map_err(|e| match e.kind() {
+                io::ErrorKind::Unsupported => {
+                    Error::unsupported(None, "a pool of reserved huge pages")
+                }
+                _ => Error::os("open", Some(Path::new("/proc/meminfo")), e),
+            }),
             _ => Ok(page::size()),
         }
     }

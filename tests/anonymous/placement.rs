@@ -8,8 +8,9 @@ use stillmap::{Anonymous, Error, HugePages};
 /// A hole of `len` bytes where no other mapping is likely to appear.
 fn hole(len: usize) -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    // Far from everything that the kernel places by itself; every call gets a part of its own.
-    static NEXT: AtomicUsize = AtomicUsize::new(0x1000_0000 << (usize::BITS / 2 - 16));
+    // Far from everything that the kernel places by itself, and within 512 GiB, which is all that some machines have.
+    // Every call gets a part of its own.
+    static NEXT: AtomicUsize = AtomicUsize::new(0x1000_0000 << (usize::BITS / 4 - 8));
     let start = NEXT.fetch_add(
         len.next_multiple_of(1 << (usize::BITS / 2 - 2)),
         Ordering::SeqCst,

@@ -46,6 +46,16 @@ fn count(field: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// True if this kernel can have a pool (hugetlbfs); prints `skipped:` if not.
+pub fn has_huge_pages() -> bool {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let has = meminfo.contains("Hugepagesize:");
+    if !has {
+        skip("a kernel without hugetlbfs");
+    }
+    has
+}
+
 /// The size of a reserved huge page in bytes.
 pub fn huge_page_size() -> usize {
     super::kernel::meminfo("Hugepagesize")
