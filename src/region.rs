@@ -173,10 +173,16 @@ impl Region {
     pub(crate) fn file(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<(Self, usize)> {
         #[expect(clippy::disallowed_types, reason = "this is the place")]
         let mut options = memmap2::MmapOptions::new();
-        let raw = options
-            .offset(offset)
-            .len(len)
-            .map_raw_read_only(fd.as_raw_fd())?;
+        options.offset(offset).len(len);
+        let raw = match options.map_raw_read_only(fd.as_raw_fd()) {
+            // Linux before 6.7: a memfd that is sealed against writing, by a descriptor for writing. A private mapping that
+            // is never written to has the same pages.
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+                // SAFETY: no reference is made here; the code that makes one is responsible for the file.
+                unsafe { options.map_copy_read_only(fd.as_raw_fd()) }?.into()
+            }
+            raw => raw?,
+        };
         Ok(Region::around(raw, offset, len))
     }
 

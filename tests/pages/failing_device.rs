@@ -19,7 +19,13 @@ fn unreadable() -> Option<(LoopFs, PathBuf)> {
     let disk = LoopFs::new("ext4", 16 << 20)?;
     let path = file_with(disk.path(), "file", &pattern(1, LEN));
     evict(&File::open(&path).expect("open"));
+    let other = file_with(disk.path(), "other", b"bytes");
+    evict(&File::open(&other).expect("open"));
     disk.fail();
+    if std::fs::read(other).is_ok() {
+        skip("a loop device reads zeros beyond the end of its file");
+        return None;
+    }
     Some((disk, path))
 }
 

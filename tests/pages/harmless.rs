@@ -106,6 +106,10 @@ fn resize<M: HasPages + DerefMut<Target = [u8]>>(
             (5, Advice::Random),
             (9, Advice::NoHugePage),
         ] {
+            // A kernel without transparent huge pages.
+            if !advice.is_supported() {
+                continue;
+            }
             let pages = (first * page).min(value.len())..((first + 2) * page).min(value.len());
             value.all_pages().advise(pages, advice).expect("advice");
         }

@@ -270,6 +270,7 @@ fn more_alignment_than_a_page_is_refused_or_given() {
     }
 }
 
+/// Linux before 6.7 refuses to map a sealed memfd shared by this descriptor, which is for writing. Before: EPERM.
 #[test]
 fn sealed_bytes_are_final() {
     let shared = Shared::<[AtomicU8]>::memfd_slice("test", 5000).unwrap();

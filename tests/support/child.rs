@@ -7,8 +7,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 const SCENARIO: &str = "STILLMAP_TEST_SCENARIO";
-/// Only against a hang: no test depends on how long anything takes.
-const TIMEOUT: Duration = Duration::from_secs(240);
+/// Only against a hang: no test depends on how long anything takes. `STILLMAP_TEST_TIMEOUT` is for slow machines, in seconds.
+fn timeout() -> Duration {
+    let seconds = std::env::var("STILLMAP_TEST_TIMEOUT").ok();
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(240))
+}
 
 /// Starts a test that has a child: `let child = scenario!(|| { ... });` as its first statement.
 /// In the child the closure runs and the process ends; in the parent the value configures and runs that child.
@@ -85,7 +88,7 @@ impl Scenario {
         let waiter = std::thread::spawn(move || {
             let _ = ended.send(child.wait_with_output());
         });
-        let output = end.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
+        let output = end.recv_timeout(timeout()).unwrap_or_else(|_| {
             // SAFETY: our own child, not waited for yet, so the number is still its.
             unsafe { libc::kill(id, libc::SIGKILL) };
             end.recv().expect("the waiter sends before it ends")
@@ -106,8 +109,9 @@ impl Scenario {
         let outcome = self.run();
         assert!(
             outcome.status.success(),
-            "the child ended with {} (killed after {TIMEOUT:?} if SIGKILL)\n--- stdout\n{}\n--- stderr\n{}",
+            "the child ended with {} (killed after {:?} if SIGKILL)\n--- stdout\n{}\n--- stderr\n{}",
             outcome.status,
+            timeout(),
             outcome.stdout,
             outcome.stderr
         );

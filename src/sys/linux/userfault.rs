@@ -51,7 +51,10 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
         // SAFETY: userfaultfd(2) takes an integer and touches no memory of ours.
         retry_eintr(|| unsafe { libc::syscall(libc::SYS_userfaultfd, FLAGS | flags) })
     };
-    let fd = open(0).or_else(|_| open(UFFD_USER_MODE_ONLY))?;
+    let fd = match open(0) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => open(UFFD_USER_MODE_ONLY),
+        opened => opened,
+    }?;
     let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     let fd = beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?;
