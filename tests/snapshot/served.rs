@@ -101,7 +101,12 @@ fn a_9p_share_is_not_leased() {
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = door.local_addr().unwrap().port();
         // Not in this process: when it ends, the kernel waits for answers to what it closes.
-        let forwarding = fork(|| forward_all(&door, &address));
+        let forwarding = fork(|| {
+            // It has the pipes of this process: if that fails, its parent would wait for them.
+            // SAFETY: takes numbers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            forward_all(&door, &address);
+        });
         let dir = temp_dir();
         let options =
             format!("trans=tcp,port={port},version=9p2000.L,aname={server},uname=root,access=any");
