@@ -74,6 +74,7 @@ impl Block {
         Ok(Block { memory, held })
     }
 
+    #[inline]
     pub(super) fn start(&self) -> NonNull<u8> {
         match &self.memory {
             BlockMemory::Heap(block) => block.start(),
@@ -81,10 +82,12 @@ impl Block {
         }
     }
 
+    #[inline]
     pub(super) fn capacity(&self) -> usize {
         self.memory.capacity()
     }
 
+    #[inline]
     pub(super) fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         match &mut self.memory {
             BlockMemory::Heap(block) => block.uninit_slice_mut(),
@@ -109,6 +112,7 @@ impl Block {
 }
 
 impl BlockMemory {
+    #[inline]
     fn capacity(&self) -> usize {
         match self {
             BlockMemory::Heap(block) => block.capacity(),

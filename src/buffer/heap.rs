@@ -32,11 +32,13 @@ impl HeapBlock {
     }
 
     /// Bytes between the start of the vector and the block.
+    #[inline]
     fn padding(&self) -> usize {
         let start = self.memory.as_ptr().addr();
         start.next_multiple_of(ALIGN) - start
     }
 
+    #[inline]
     pub(super) fn start(&self) -> NonNull<u8> {
         let padding = self.padding();
         // SAFETY: the vector has room for `ALIGN - 1` bytes and the block.
@@ -48,6 +50,7 @@ impl HeapBlock {
         self.capacity
     }
 
+    #[inline]
     pub(super) fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         let block = self.padding()..self.padding() + self.capacity;
         &mut self.memory.spare_capacity_mut()[block]

@@ -167,6 +167,7 @@ impl Buffer {
         }
     }
 
+    #[inline]
     fn capacity(&self) -> usize {
         let len = match &self.storage {
             Storage::Block(block) => block.capacity(),
@@ -175,6 +176,7 @@ impl Buffer {
         len - self.lead
     }
 
+    #[inline]
     fn uninit_slice_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         match &mut self.storage {
             Storage::Block(block) => &mut block.uninit_slice_mut()[self.lead..],
@@ -188,10 +190,12 @@ impl Buffer {
     }
 
     /// The memory for the next read: behind the bytes so far, at most `most` bytes.
+    #[inline]
     fn next_chunk(&self, most: usize) -> Range<usize> {
         self.len..self.len + (self.capacity() - self.len).min(most).min(READ_CHUNK)
     }
 
+    #[inline]
     fn spare_capacity_mut(&mut self, most: usize) -> &mut [MaybeUninit<u8>] {
         let chunk = self.next_chunk(most);
         &mut self.uninit_slice_mut()[chunk]
@@ -199,6 +203,7 @@ impl Buffer {
 
     /// Faults in the huge pages that `chunk` is the first to reach. The kernel holds the pipe's lock while it copies: a page
     /// fault in between, which zeroes 2 MiB, would block the writer.
+    #[inline]
     fn fault_in(&self, chunk: &Range<usize>) {
         if let Storage::Region(region) = &self.storage {
             let first = whole_huge_pages(self.lead + chunk.start);
@@ -212,6 +217,7 @@ impl Buffer {
 
     /// Calls `read` once with room for at most `most` bytes; it returns the part that it filled, from the start. Returns how
     /// many bytes that are: 0 at the end, or if there is no room.
+    #[inline]
     pub(crate) fn read_from<F>(&mut self, most: usize, read: F) -> io::Result<usize>
     where
         F: FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<&mut [u8]>,

@@ -8,7 +8,6 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -24,17 +23,18 @@ pub(crate) fn open_nonblocking(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn open_with(path: &Path, flags: i32) -> io::Result<OwnedFd> {
-    // `std` returns an error without a number for it. It takes other paths without allocating, unlike `c_string`.
-    if path.as_os_str().as_bytes().contains(&0) {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
     let mut options = OpenOptions::new();
     // `std` takes the access mode by name only.
     let writes = flags & libc::O_ACCMODE == libc::O_RDWR;
     // A terminal must not become the controlling terminal of this process.
     let flags = libc::O_NOCTTY | flags;
     options.read(true).write(writes).custom_flags(flags);
-    beyond_stdio(options.open(path)?.into())
+    match options.open(path) {
+        Ok(file) => beyond_stdio(file.into()),
+        // Of a path with a NUL byte, `std` returns an error without a number.
+        Err(e) if e.raw_os_error().is_none() => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        Err(e) => Err(e),
+    }
 }
 
 /// Turns `O_NONBLOCK` off, fcntl(2).
