@@ -25,7 +25,7 @@ pub(crate) fn keep_loaded(address: usize) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_env = "gnu"))]
 mod tests {
     use super::*;
     use std::ffi::CStr;
@@ -50,7 +50,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_env = "gnu")]
     #[cfg_attr(miri, ignore = "loads a library")]
     fn an_object_that_is_kept_is_not_unloaded() {
         let kept = stays(c"libthread_db.so.1", c"td_init", keep_loaded);
