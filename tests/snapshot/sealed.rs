@@ -187,7 +187,9 @@ fn a_file_under_fs_verity_is_mapped() {
         if !own_mounts() {
             return;
         }
-        let Some(fs) = LoopFs::with_options("ext4", 64 << 20, &["-O", "verity"]) else {
+        // Blocks of a page: Linux before 6.3 takes no others.
+        let options = ["-b", "4096", "-O", "verity"];
+        let Some(fs) = LoopFs::with_options("ext4", 64 << 20, &options) else {
             return;
         };
         let readable = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
