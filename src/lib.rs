@@ -72,7 +72,11 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 #![cfg_attr(
     not(target_os = "linux"),
-    allow(dead_code, reason = "errors and locks that only Linux needs")
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "errors and locks that only Linux needs"
+    )
 )]
 #![doc(test(attr(deny(warnings))))]
 
@@ -89,7 +93,6 @@ mod reason;
 mod residency;
 mod shareable;
 mod sync;
-#[cfg(target_os = "linux")]
 mod sys;
 
 // The ladder of platforms: the same public names, by the modules of Linux, or by `std` and the calls of `sys`.
@@ -101,8 +104,6 @@ mod portable;
 
 #[cfg(target_os = "linux")]
 pub use linux::*;
-#[cfg(not(target_os = "linux"))]
-use portable::system as sys;
 #[cfg(not(target_os = "linux"))]
 pub use portable::*;
 

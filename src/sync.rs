@@ -8,7 +8,6 @@
 //! mlock(2), which may wait for a page that a lease thread supplies: the lease threads take no lock of this table.
 
 /// The types of the state machines that `tests/loom.rs` compiles with the atomics of loom.
-#[cfg_attr(not(target_os = "linux"), allow(unused_imports))]
 pub(crate) use std::sync::atomic;
 
 use std::ops::{Deref, DerefMut};

@@ -4,12 +4,12 @@ mod new;
 mod text;
 
 use crate::reason::Reason;
+use crate::sys;
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use text::{Bytes, Colon, On, hint, shown};
-#[cfg(target_os = "linux")]
 pub(crate) use text::{COPY_RIGHTS, REPLACE};
 
 /// The result of every fallible call of this crate.
@@ -318,7 +318,7 @@ impl Error {
         match self {
             Error::Os { source, .. } => source.raw_os_error(),
             Error::NoRoom { tried, .. } => tried.last_errno(),
-            Error::IsDirectory { .. } => EISDIR,
+            Error::IsDirectory { .. } => sys::EISDIR,
             _ => None,
         }
     }
@@ -448,13 +448,6 @@ impl std::error::Error for InIoError {
         std::error::Error::source(&self.0)
     }
 }
-
-/// The errno of opening a directory as a file.
-#[cfg(unix)]
-const EISDIR: Option<i32> = Some(libc::EISDIR);
-/// There is none.
-#[cfg(not(unix))]
-const EISDIR: Option<i32> = None;
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

@@ -1,5 +1,6 @@
 //! The text of errors: paths and hints.
 
+use crate::sys;
 use std::fmt::{self, Write};
 use std::io;
 use std::num::NonZeroUsize;
@@ -117,42 +118,30 @@ pub(super) fn hint(operation: &str, path: &Option<PathBuf>, source: &io::Error) 
     }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn hint_of_errno(_operation: &str, _source: &io::Error) -> &'static str {
-    ""
-}
-
-#[cfg(target_os = "linux")]
 fn hint_of_errno(operation: &str, source: &io::Error) -> &'static str {
-    match (operation, source.raw_os_error()) {
-        ("mmap" | "mremap", Some(libc::ENOMEM)) => {
+    match (operation, sys::errno_name(source)) {
+        ("mmap" | "mremap", "ENOMEM") => {
             "; see vm.max_map_count, vm.overcommit_memory and ulimit -v"
         }
-        ("mmap (huge pages)", Some(libc::ENOMEM)) => "; reserve huge pages with vm.nr_hugepages",
-        ("mlock", Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM)) => {
-            "; raise RLIMIT_MEMLOCK (ulimit -l)"
-        }
-        (REPLACE, Some(libc::EACCES)) => {
+        ("mmap (huge pages)", "ENOMEM") => "; reserve huge pages with vm.nr_hugepages",
+        ("mlock", "ENOMEM" | "EAGAIN" | "EPERM") => "; raise RLIMIT_MEMLOCK (ulimit -l)",
+        (REPLACE, "EACCES") => {
             "; this user may not write to the directory; Replace::InPlace can write over the file"
         }
-        (REPLACE, Some(libc::EBUSY)) => {
-            "; it is a mount point; Replace::InPlace can write over the file"
-        }
+        (REPLACE, "EBUSY") => "; it is a mount point; Replace::InPlace can write over the file",
         (COPY_RIGHTS, _) => {
             "; without DraftOptions::require_attributes they are left out; Replace::InPlace keeps them"
         }
         (REPLACE, _) => "; Replace::InPlace can write over the file",
-        (_, Some(libc::ETXTBSY)) => "; the program is running",
-        (_, Some(libc::EMFILE)) => "; raise RLIMIT_NOFILE (ulimit -n)",
-        (_, Some(libc::EFBIG)) => {
-            "; see RLIMIT_FSIZE (ulimit -f) and the largest file of the file system"
-        }
-        ("read" | "pread", Some(libc::EBADF)) => "; the descriptor is not open for reading",
-        ("mmap", Some(libc::EACCES)) => "; the descriptor is not open for reading",
-        ("lseek" | "mmap", Some(libc::EBADF)) => {
+        (_, "ETXTBSY") => "; the program is running",
+        (_, "EMFILE") => "; raise RLIMIT_NOFILE (ulimit -n)",
+        (_, "EFBIG") => "; see RLIMIT_FSIZE (ulimit -f) and the largest file of the file system",
+        ("read" | "pread", "EBADF") => "; the descriptor is not open for reading",
+        ("mmap", "EACCES") => "; the descriptor is not open for reading",
+        ("lseek" | "mmap", "EBADF") => {
             "; the descriptor is closed, or only names the file (O_PATH)"
         }
-        ("write", Some(libc::EBADF)) => "; the descriptor is not open for writing",
+        ("write", "EBADF") => "; the descriptor is not open for writing",
         _ => "",
     }
 }

@@ -1,23 +1,15 @@
 //! The bytes of an input: memory, or a view of a file that is locked.
 
+use super::locked::LockedView;
 use super::memory::Buffer;
 use super::pages::{Kind, Pages};
-use super::platform::View;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice};
 use std::ptr::NonNull;
 
-/// What a view is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    Read,
-    /// To store into it; the file stays as it is.
-    Copy,
-}
-
 pub(super) enum Bytes {
     Memory(Buffer),
-    Locked(View),
+    Locked(LockedView),
 }
 
 impl Bytes {

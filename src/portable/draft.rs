@@ -17,12 +17,12 @@ pub use commit_error::CommitError;
 
 use super::memory::{Buffer, CACHE_LINE};
 use super::pages::{Kind, Pages};
-use super::platform::Temporary;
 use super::snapshot::Snapshot;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::enums::Replace;
 use crate::error::{Error, Result};
 use crate::options::setters;
+use crate::sys::{self, Temporary};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -304,10 +304,10 @@ impl Draft {
 
     /// Windows has no such call: its rename is as durable as the volume's journal.
     fn sync_directory(&self, directory: &Path) -> Result<()> {
-        if !self.options.durable || !cfg!(unix) {
+        if !self.options.durable {
             return Ok(());
         }
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        let synced = sys::sync_directory(directory);
         synced.map_err(|e| Error::os("fsync", Some(directory), e))
     }
 }
@@ -316,13 +316,7 @@ impl Draft {
 fn builder(mode: Option<u32>) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".draft");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(mode.unwrap_or(0o666)));
-    }
-    #[cfg(not(unix))]
-    let _ = mode;
+    sys::set_mode(&mut builder, mode.unwrap_or(0o666));
     builder
 }
 

@@ -2,7 +2,7 @@
 
 use super::input::AsFile;
 use super::pages::{Kind, Pages};
-use super::platform::Writable;
+use super::writable::Writable;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};

@@ -1,11 +1,13 @@
 //! Inputs: a window of a file, or a stream to its end. A large file is mapped where the platform can lock it.
 
-use super::bytes::{Access, Bytes};
+use super::bytes::Bytes;
+use super::locked::Locked;
 use super::memory::{Buffer, CACHE_LINE};
-use super::platform::{Locked, is_stream};
 use crate::error::{Error, Result};
 use crate::range::check_window;
 use crate::reason::Reason;
+use crate::sys::{self, Protection};
+use std::borrow::Borrow;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -31,7 +33,7 @@ pub(super) struct Request {
     pub(super) require_mapping: bool,
     pub(super) populate: bool,
     /// What a view would be for; `None` to have the bytes read.
-    pub(super) view: Option<Access>,
+    pub(super) view: Option<Protection>,
 }
 
 /// Bytes that were read or mapped.
@@ -61,18 +63,10 @@ pub trait AsFile {
     fn with_file<T>(&self, f: impl FnOnce(&File) -> T) -> io::Result<T>;
 }
 
-#[cfg(unix)]
-impl<F: std::os::fd::AsFd> AsFile for F {
+impl<F: sys::Handle> AsFile for F {
     fn with_file<T>(&self, f: impl FnOnce(&File) -> T) -> io::Result<T> {
-        let file = File::from(self.as_fd().try_clone_to_owned()?);
-        Ok(f(&file))
-    }
-}
-
-#[cfg(not(unix))]
-impl<F: std::borrow::Borrow<File>> AsFile for F {
-    fn with_file<T>(&self, f: impl FnOnce(&File) -> T) -> io::Result<T> {
-        Ok(f(self.borrow()))
+        let file = sys::file_of(self)?;
+        Ok(f(file.borrow()))
     }
 }
 
@@ -103,10 +97,10 @@ pub(super) fn open_file<F: AsFile>(
 
 /// The rest of standard input.
 pub(super) fn open_stdin(request: &Request, progress: &mut Progress<'_>) -> Result<Opened> {
-    #[cfg(unix)]
-    return open_file(&io::stdin(), From::Offset, request, progress);
-    #[cfg(not(unix))]
-    return read_stream(&mut io::stdin().lock(), request, progress);
+    match sys::stdin().map_err(|e| Error::os("dup", None, e))? {
+        Some(file) => read_file(&file, From::Offset, request, progress),
+        None => read_stream(&mut io::stdin().lock(), request, progress),
+    }
 }
 
 fn read_file(
@@ -117,7 +111,7 @@ fn read_file(
 ) -> Result<Opened> {
     // Windows knows nothing of a console.
     let before = match file.metadata() {
-        Ok(before) if !is_stream(file) => before,
+        Ok(before) if !sys::is_stream(file) => before,
         _ => return read_stream(&mut file, request, progress),
     };
     if before.is_dir() {
@@ -152,7 +146,7 @@ fn read_file(
         From::Start => position,
         From::Offset => window.start + done as u64,
     };
-    if !cfg!(unix) || end != position {
+    if sys::READ_AT_MOVES_OFFSET || end != position {
         set_position(file, end)?;
     }
     if let (true, Some(wanted)) = (done < len, request.len) {
@@ -228,7 +222,7 @@ fn read_over(
     let total = window.end - window.start;
     let mut done = 0;
     while done < total {
-        match retry(|| read_at(file, scratch, window.start + done))? {
+        match retry(|| sys::read_at(file, scratch, window.start + done))? {
             0 => break,
             n => done = total.min(done + n as u64),
         }
@@ -272,32 +266,13 @@ fn read_chunks(
     let mut done = 0;
     while done < total {
         let end = total.min(done + READ_CHUNK);
-        match retry(|| read_at(file, &mut memory[done..end], offset + done as u64))? {
+        match retry(|| sys::read_at(file, &mut memory[done..end], offset + done as u64))? {
             0 => break,
             n => done += n,
         }
         progress(done as u64, Some(total as u64));
     }
     Ok(done)
-}
-
-/// In one step, whatever other threads read. The offset of the file stays.
-#[cfg(unix)]
-fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::read_at(file, into, offset)
-}
-
-/// In one step, whatever other threads read. The offset of the file is moved.
-#[cfg(windows)]
-fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_read(file, into, offset)
-}
-
-/// In two steps: `std` has no other way here.
-#[cfg(not(any(unix, windows)))]
-fn read_at(mut file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
-    file.seek(SeekFrom::Start(offset))?;
-    file.read(into)
 }
 
 fn retry(mut read: impl FnMut() -> io::Result<usize>) -> Result<usize> {

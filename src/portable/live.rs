@@ -159,6 +159,10 @@ impl Live {
         Pages::without_bytes(self.len)
     }
 
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn size(&self) -> Result<usize> {
         let path = self.path.as_deref();
         let stat = self
@@ -193,13 +197,6 @@ impl Live {
 
     fn pages_lost(&self) -> Error {
         Error::pages_lost(self.path.as_deref())
-    }
-}
-
-#[cfg(unix)]
-impl std::os::fd::AsFd for Live {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 

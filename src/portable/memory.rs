@@ -1,9 +1,9 @@
 //! Zeroed memory at a chosen alignment.
 
 use super::pages::{Kind, Pages};
-use super::platform;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
+use crate::sys;
 use std::alloc::Layout;
 use std::io;
 use std::ptr::NonNull;
@@ -44,7 +44,7 @@ impl Buffer {
                 let start = std::ptr::without_provenance_mut(align);
                 NonNull::new(start).unwrap_or(NonNull::dangling())
             }
-            Some(layout) => platform::allocate(layout).ok_or_else(no_memory)?,
+            Some(layout) => sys::allocate(layout).ok_or_else(no_memory)?,
         };
         Ok(Buffer {
             // SAFETY: the layout has `lead` bytes and `len` more; where it is empty, `lead` is 0.
@@ -58,7 +58,7 @@ impl Buffer {
     }
 
     pub(super) fn kind(&self) -> Kind {
-        if platform::has_own_pages(self.align) {
+        if sys::has_own_pages(self.align) {
             Kind::Own
         } else {
             Kind::Heap
@@ -117,7 +117,7 @@ impl Drop for Buffer {
             // SAFETY: allocated by `zeroed_for` with the same layout, and no borrow is left.
             #[allow(unsafe_code)]
             unsafe {
-                platform::release(allocated, layout);
+                sys::release(allocated, layout);
             }
         }
     }

@@ -1,35 +1,40 @@
 //! The types of this crate on platforms that have no implementation of their own: the same names and signatures, by `std`.
 //!
-//! Bytes of files are read into memory, which is sound by construction; `windows` maps files that are locked. What cannot
-//! be done so fails with [`Error::Unsupported`](crate::Error::Unsupported) at run time. docs/platforms.md has the table.
+//! Bytes of files are read into memory, which is sound by construction; files that are locked are mapped. What cannot be done so fails with [`Error::Unsupported`](crate::Error::Unsupported) at run time. docs/platforms.md has the table.
 //! On Linux this is compiled for its unit tests only.
 #![cfg_attr(target_os = "linux", allow(dead_code, unused_imports, unreachable_pub))]
 
 mod anonymous;
-#[cfg(not(windows))]
-mod by_std;
 mod bytes;
 mod draft;
 mod exclusive;
 pub mod fork;
 mod input;
 mod live;
+mod locked;
+mod locked_pages;
 mod memory;
 mod open_all;
 mod pages;
 mod private;
 mod shared;
 mod snapshot;
-pub(crate) mod system;
 #[cfg(test)]
 mod tests;
+mod writable;
+
+// What only one platform can have: methods that name its types, and share modes.
+#[cfg(not(windows))]
+mod no_share_mode;
+#[cfg(unix)]
+mod unix;
 #[cfg(windows)]
 mod windows;
 
 #[cfg(not(windows))]
-use by_std as platform;
+use no_share_mode as share_mode;
 #[cfg(windows)]
-use windows as platform;
+use windows::share_mode;
 
 pub use anonymous::{Anonymous, AnonymousOptions};
 pub use draft::{CommitError, Draft, DraftOptions};

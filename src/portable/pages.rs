@@ -1,10 +1,11 @@
 //! The pages of a value: what the platform knows of them.
 
-use super::platform;
+use super::locked_pages;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::range;
 use crate::residency::Residency;
+use crate::sys;
 use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
@@ -86,7 +87,7 @@ impl<'a> Pages<'a> {
     pub fn prefetch<R: RangeBounds<usize>>(&self, range: R) -> Result<Prefetch<'a>> {
         let pages = self.addresses(&range::check(range, self.len)?);
         if self.kind == Kind::Own && !pages.is_empty() {
-            platform::prefetch(&pages).map_err(|e| Error::os("prefetch", None, e))?;
+            sys::prefetch(&pages).map_err(|e| Error::os("prefetch", None, e))?;
         }
         Ok(Prefetch { value: self.value })
     }
@@ -116,7 +117,7 @@ impl<'a> Pages<'a> {
             return self.unsupported(.., "locking memory");
         }
         if !pages.is_empty() {
-            platform::lock(&pages).map_err(|e| Error::os("mlock", None, e))?;
+            locked_pages::lock(&pages).map_err(|e| Error::os("mlock", None, e))?;
         }
         let value = self.value;
         Ok(LockGuard { pages, value })
@@ -130,7 +131,7 @@ impl<'a> Pages<'a> {
     pub fn residency<R: RangeBounds<usize>>(&self, range: R) -> Result<Residency> {
         let bytes = range::check(range, self.len)?;
         let pages = self.addresses(&bytes);
-        let residency = Residency::query(pages, self.start, bytes, platform::residency);
+        let residency = Residency::query(pages, self.start, bytes, sys::residency);
         Ok(if self.kind == Kind::None {
             residency.into_unknown()
         } else {
@@ -226,6 +227,6 @@ impl LockGuard<'_> {
 
 impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
-        platform::unlock(&self.pages);
+        locked_pages::unlock(&self.pages);
     }
 }

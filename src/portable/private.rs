@@ -1,12 +1,13 @@
 //! The bytes of a file as private memory that the program can change.
 
-use super::bytes::{Access, Bytes};
+use super::bytes::Bytes;
 use super::input::{self, AsFile, From, Opened, Request};
 use super::pages::Pages;
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::options::{impl_try_from_file, setters};
+use crate::sys::Protection;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -69,7 +70,7 @@ impl Private {
     }
 }
 
-// SAFETY: the bytes of `bytes`, which promises the same. They are memory, or a view for `Access::Copy`: writable.
+// SAFETY: the bytes of `bytes`, which promises the same. They are memory, or a view that is copied on write: writable.
 #[allow(unsafe_code)]
 unsafe impl ByteSlice for Private {
     #[inline]
@@ -95,7 +96,7 @@ pub struct PrivateOptions {
 
 impl Default for PrivateOptions {
     fn default() -> Self {
-        let view = Some(Access::Copy);
+        let view = Some(Protection::CopyOnWrite);
         let request = Request {
             view,
             ..Request::default()

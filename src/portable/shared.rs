@@ -2,12 +2,12 @@
 
 use super::memory::{Buffer, CACHE_LINE};
 use super::pages::{Kind, Pages};
-use super::platform::Section;
 use super::snapshot::Snapshot;
 use crate::Shareable;
 use crate::bytes::ByteSlice;
 use crate::error::{Error, Result};
 use crate::range::{check, check_bytes};
+use crate::sys::Section;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, RangeBounds};
@@ -35,7 +35,7 @@ pub struct Shared<T: ?Sized + Shareable> {
 }
 
 /// Owns the value. Nothing else of this process looks at its bytes.
-enum Memory {
+pub(super) enum Memory {
     Private(Buffer),
     Section(Section),
 }
@@ -48,15 +48,27 @@ impl Memory {
 
     /// Of every process that has its handle; zeroed.
     fn section<T>(len: usize) -> Result<Self> {
-        check_align::<T>()?;
-        Section::create(bytes_of::<T>(len)?).map(Memory::Section)
+        // No section is empty.
+        let bytes = bytes_of::<T>(len)?.max(1);
+        let section = Section::create(bytes as u64).map_err(|e| match e.raw_os_error() {
+            Some(_) => Error::os("CreateFileMapping", None, e),
+            None => Error::unsupported(None, "memory shared between processes"),
+        })?;
+        Memory::of_section::<T>(section, len)
     }
 
-    /// That of another process.
-    #[cfg(windows)]
-    fn of_handle<T>(handle: std::os::windows::io::BorrowedHandle<'_>, len: usize) -> Result<Self> {
-        check_align::<T>()?;
-        Section::open(handle, bytes_of::<T>(len)?).map(Memory::Section)
+    /// That of a section with at least so many bytes, to read and to write, all of which have memory.
+    pub(super) fn of_section<T>(section: Section, len: usize) -> Result<Self> {
+        let needed = bytes_of::<T>(len)?;
+        if align_of::<T>() > Section::ALIGN {
+            return Err(Error::unsupported(None, "so large an alignment"));
+        }
+        let usable = section.usable_bytes();
+        let usable = usable.map_err(|e| Error::os("mmap", None, e))?;
+        if usable < needed {
+            return Err(Error::too_small(None, needed as u64, usable as u64));
+        }
+        Ok(Memory::Section(section))
     }
 
     fn start(&self) -> NonNull<u8> {
@@ -74,13 +86,6 @@ fn bytes_of<T>(len: usize) -> Result<usize> {
         .ok_or_else(|| Error::too_large_to_address(None))
 }
 
-fn check_align<T>() -> Result<()> {
-    if align_of::<T>() > Section::ALIGN {
-        return Err(Error::unsupported(None, "so large an alignment"));
-    }
-    Ok(())
-}
-
 // SAFETY: it gives `&T` only, whichever thread holds it, and `Shareable` types are `Sync`; it never drops a `T`.
 #[allow(unsafe_code)]
 unsafe impl<T: ?Sized + Shareable> Send for Shared<T> {}
@@ -88,7 +93,7 @@ unsafe impl<T: ?Sized + Shareable> Send for Shared<T> {}
 #[allow(unsafe_code)]
 unsafe impl<T: ?Sized + Shareable> Sync for Shared<T> {}
 
-fn files(path: Option<&Path>) -> Error {
+pub(super) fn files(path: Option<&Path>) -> Error {
     Error::unsupported(path, "a file as shared memory")
 }
 
@@ -109,18 +114,7 @@ impl<T: Shareable> Shared<T> {
         Ok(Shared::one(Memory::section::<T>(1)?))
     }
 
-    /// The value of another process, by the handle of its section. The handle is duplicated.
-    ///
-    /// # Errors
-    /// [`Error::TooSmall`] if the section has fewer bytes, or only reserved ones; [`Error::Os`] if it cannot be mapped to
-    /// read and write.
-    #[cfg(windows)]
-    pub fn from_handle<H: std::os::windows::io::AsHandle>(handle: H) -> Result<Self> {
-        let memory = Memory::of_handle::<T>(handle.as_handle(), 1)?;
-        Ok(Shared::one(memory))
-    }
-
-    fn one(memory: Memory) -> Self {
+    pub(super) fn one(memory: Memory) -> Self {
         let value = memory.start().cast();
         Shared { value, memory }
     }
@@ -139,15 +133,6 @@ impl<T: Shareable> Shared<T> {
     /// [`Error::Unsupported`].
     pub fn create<P: AsRef<Path>>(path: P) -> Result<Self> {
         Err(files(Some(path.as_ref())))
-    }
-
-    /// Fails.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`].
-    #[cfg(unix)]
-    pub fn from_fd<F: std::os::fd::AsFd>(_fd: F) -> Result<Self> {
-        Err(files(None))
     }
 }
 
@@ -168,20 +153,7 @@ impl<A: Shareable> Shared<[A]> {
         Ok(Shared::many(Memory::section::<A>(len)?, len))
     }
 
-    /// `len` values of another process, by the handle of their section, which has whole pages. The handle is duplicated.
-    ///
-    /// # Errors
-    /// As [`from_handle`](Shared::from_handle); [`Error::TooLarge`].
-    #[cfg(windows)]
-    pub fn from_handle_slice<H: std::os::windows::io::AsHandle>(
-        handle: H,
-        len: usize,
-    ) -> Result<Self> {
-        let memory = Memory::of_handle::<A>(handle.as_handle(), len)?;
-        Ok(Shared::many(memory, len))
-    }
-
-    fn many(memory: Memory, len: usize) -> Self {
+    pub(super) fn many(memory: Memory, len: usize) -> Self {
         let value = NonNull::slice_from_raw_parts(memory.start().cast(), len);
         Shared { value, memory }
     }
@@ -200,15 +172,6 @@ impl<A: Shareable> Shared<[A]> {
     /// [`Error::Unsupported`].
     pub fn create_slice<P: AsRef<Path>>(path: P, _len: usize) -> Result<Self> {
         Err(files(Some(path.as_ref())))
-    }
-
-    /// Fails.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`].
-    #[cfg(unix)]
-    pub fn from_fd_slice<F: std::os::fd::AsFd>(_fd: F) -> Result<Self> {
-        Err(files(None))
     }
 }
 
@@ -287,19 +250,10 @@ impl<T: ?Sized + Shareable> Shared<T> {
         SharedOptions::default()
     }
 
-    /// `None`: there is no file.
-    #[cfg(unix)]
-    pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        None
-    }
-
-    /// The handle of the section; `None` if the memory is of this process. It is inheritable if this process has made the
-    /// section: a child opens a [`BorrowedHandle`](std::os::windows::io::BorrowedHandle) of the same number.
-    #[cfg(windows)]
-    pub fn handle(&self) -> Option<std::os::windows::io::BorrowedHandle<'_>> {
+    pub(super) fn section(&self) -> Option<&Section> {
         match &self.memory {
             Memory::Private(_) => None,
-            Memory::Section(section) => Some(section.handle()),
+            Memory::Section(section) => Some(section),
         }
     }
 
@@ -372,15 +326,6 @@ impl<T: ?Sized + Shareable> SharedOptions<T> {
     /// [`Error::Unsupported`].
     pub fn open<P: AsRef<Path>>(&self, path: P) -> Result<Shared<T>> {
         Err(files(Some(path.as_ref())))
-    }
-
-    /// Fails.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`].
-    #[cfg(unix)]
-    pub fn from_fd<F: std::os::fd::AsFd>(&self, _fd: F) -> Result<Shared<T>> {
-        Err(files(None))
     }
 }
 

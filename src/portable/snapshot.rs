@@ -1,7 +1,7 @@
 //! Any input as bytes that do not change: read into memory.
 
 use super::anonymous::Anonymous;
-use super::bytes::{Access, Bytes};
+use super::bytes::Bytes;
 use super::input::{self, AsFile, From, Opened, Progress, Request};
 use super::pages::Pages;
 use crate::backing::Backing;
@@ -9,6 +9,7 @@ use crate::bytes::{ByteSlice, impl_byte_slice};
 use crate::error::{Error, Result};
 use crate::options::{impl_try_from_file, setters};
 use crate::reason::Reason;
+use crate::sys::Protection;
 use std::fmt;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -166,7 +167,7 @@ pub struct SnapshotOptions {
 
 impl Default for SnapshotOptions {
     fn default() -> Self {
-        let view = Some(Access::Read);
+        let view = Some(Protection::Read);
         let request = Request {
             view,
             ..Request::default()
@@ -194,7 +195,7 @@ setters! {
     fn copy_limit(bytes: u64) { request.copy_limit = Some(bytes); }
 
     /// Whether to lock a file, which keeps others from writing to it; default true. Otherwise it is read.
-    fn lease(enable: bool) { request.view = enable.then_some(Access::Read); }
+    fn lease(enable: bool) { request.view = enable.then_some(Protection::Read); }
 
     /// Refuses what is larger than 1 MiB and cannot be mapped, with [`Error::NotMappable`].
     fn require_mapping(enable: bool) { request.require_mapping = enable; }

@@ -4,10 +4,28 @@
 //! - `io::Result` in and out (or a plain value): no type of another module, no policy, no message.
 //! - Interrupted system calls (`EINTR`) are tried again here and nowhere else.
 //! - A function is `unsafe` exactly if it can change memory that other code may hold a reference to.
+//!
+//! A platform takes what it does not have itself from the next one: `linux` from `unix`, `unix` and `windows` from
+//! `unsupported`, which has everything that `portable/` calls. So a name has the same signature everywhere.
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(unix)]
+#[cfg_attr(target_os = "linux", allow(dead_code, unused_imports))] // What only `portable/` uses.
+mod unix;
+#[cfg_attr(any(unix, windows), allow(dead_code, unused_imports))] // What the platform has itself.
+mod unsupported;
+#[cfg(windows)]
+mod windows;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::*;
+use linux as platform;
+#[cfg(all(unix, not(target_os = "linux")))]
+use unix as platform;
+#[cfg(not(any(unix, windows)))]
+use unsupported as platform;
+#[cfg(windows)]
+use windows as platform;
+
+pub(crate) use platform::*;

@@ -27,6 +27,7 @@ pub(crate) mod vfork;
 pub(crate) mod write;
 pub(crate) mod xattr;
 
+pub(crate) use super::unix::*;
 use std::io;
 
 /// A length or offset as the kernel takes it, or `EFBIG`.
@@ -54,14 +55,6 @@ pub(crate) fn retry_eintr<T: Copy + PartialEq + From<i8>>(
 /// they do not know with `EPERM`. For calls that need no privilege; elsewhere `EPERM` has its own meaning.
 pub(crate) fn is_call_unknown(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
-}
-
-/// `sysconf(_SC_PAGESIZE)`, sysconf(3).
-pub(crate) fn page_size() -> usize {
-    // SAFETY: sysconf(3) reads a constant and touches no memory of ours.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // sysconf(3) cannot fail for this name.
-    usize::try_from(size).unwrap_or(4096)
 }
 
 /// `/sys/kernel/mm/transparent_hugepage/hpage_pmd_size`, in bytes.

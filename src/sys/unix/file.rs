@@ -1,0 +1,39 @@
+//! Files by `std`, as all Unixes have them.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use tempfile::Builder;
+
+/// Types that have an open file.
+pub(crate) use std::os::fd::AsFd as Handle;
+
+/// The file of a descriptor, by another descriptor.
+pub(crate) fn file_of<F: Handle>(fd: &F) -> io::Result<File> {
+    fd.as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Standard input as a file.
+pub(crate) fn stdin() -> io::Result<Option<File>> {
+    file_of(&io::stdin()).map(Some)
+}
+
+/// pread(2): in one step, whatever other threads read.
+pub(crate) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    FileExt::read_at(file, into, offset)
+}
+
+/// The offset of the file stays where it is.
+pub(crate) const READ_AT_MOVES_OFFSET: bool = false;
+
+/// The mode of a temporary file, before the umask.
+pub(crate) fn set_mode(builder: &mut Builder<'_, '_>, mode: u32) {
+    builder.permissions(Permissions::from_mode(mode));
+}
+
+/// fsync(2) of a directory: its names are on the device.
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
