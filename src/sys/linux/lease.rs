@@ -188,14 +188,14 @@ pub(crate) enum Event {
     Nothing,
 }
 
-/// Waits in a thread with [`block_signals`] until a lease of it is broken, or for as long as `timeout` says.
-pub(crate) fn wait(timeout: Option<Duration>) -> Event {
+/// Waits in a thread with [`block_signals`] until a lease of it is broken, or for this time.
+pub(crate) fn wait(time: Option<Duration>) -> Event {
     let set = kernel_sigset(1 << (SIGNAL - 1));
     // The kernel's timespec, whatever the C library has.
-    let timeout = timeout.map(|timeout| -> [libc::c_long; 2] {
-        let seconds = timeout.as_secs().try_into().unwrap_or(libc::c_long::MAX);
+    let timeout = time.map(|time| -> [libc::c_long; 2] {
+        let seconds = time.as_secs().try_into().unwrap_or(libc::c_long::MAX);
         // Below 10^9.
-        [seconds, timeout.subsec_nanos() as libc::c_long]
+        [seconds, time.subsec_nanos() as libc::c_long]
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     let mut info = MaybeUninit::<SigInfo>::zeroed();
@@ -214,13 +214,24 @@ pub(crate) fn wait(timeout: Option<Duration>) -> Event {
     let info = unsafe { info.assume_init() };
     // The kernel's own signals have positive codes; those of tgkill(2) do not.
     if signal == libc::c_long::from(SIGNAL) && info.code > 0 {
-        Event::Broken(info.fd)
-    } else if signal > 0 || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
-        Event::Woken
-    } else {
-        Event::Nothing
+        return Event::Broken(info.fd);
+    }
+    if signal > 0 {
+        return Event::Woken;
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::EINTR) => Event::Woken,
+        Some(libc::EAGAIN) => Event::Nothing,
+        // A seccomp filter that came after the thread refuses it: the caller checks all leases from time to time.
+        _ => {
+            std::thread::sleep(time.unwrap_or(REFUSED_MAX).min(REFUSED_MAX));
+            Event::Nothing
+        }
     }
 }
+
+/// How long [`wait`] takes at most where the call is refused, and no signal ends it.
+const REFUSED_MAX: Duration = Duration::from_secs(1);
 
 /// `siginfo_t` of a signal that fcntl(2) asked for, sigaction(2).
 #[repr(C)]
@@ -279,6 +290,56 @@ mod tests {
                     was_blocked = other.is_err();
                 });
                 process::exit_immediately(i32::from(!was_blocked));
+            }
+        };
+        let status = process::wait(child, None).unwrap();
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+
+    /// A filter of the program that does not know the call: the thread used up a processor.
+    #[test]
+    #[cfg_attr(miri, ignore = "forks")]
+    #[cfg(target_arch = "x86_64")] // the number of the call, at the start of `struct seccomp_data`
+    fn where_a_filter_refuses_to_wait_the_thread_sleeps() {
+        use crate::sys::process::{self, Fork};
+        let op = |code: u32, jf, k| libc::sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf,
+            k,
+        };
+        let (load, equal, answer) = (
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            libc::BPF_RET | libc::BPF_K,
+        );
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let mut filter = [
+            op(load, 0, 0),
+            op(equal, 1, libc::SYS_rt_sigtimedwait as u32),
+            op(answer, 0, refused),
+            op(answer, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        // SAFETY: the child uses nothing of other threads.
+        let child = match unsafe { process::fork() }.unwrap() {
+            Fork::Parent { child } => child,
+            Fork::Child => {
+                let program = libc::sock_fprog {
+                    len: filter.len() as u16,
+                    filter: filter.as_mut_ptr(),
+                };
+                // SAFETY: takes numbers.
+                unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+                let mode = libc::SECCOMP_MODE_FILTER;
+                // SAFETY: reads one program.
+                let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+                let start = std::time::Instant::now();
+                let time = Duration::from_millis(50);
+                let is_right = set == 0
+                    && wait(Some(Duration::ZERO)) == Event::Nothing
+                    && wait(Some(time)) == Event::Nothing
+                    && start.elapsed() >= time;
+                process::exit_immediately(i32::from(!is_right));
             }
         };
         let status = process::wait(child, None).unwrap();
