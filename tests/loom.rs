@@ -10,6 +10,8 @@ mod once;
 mod table;
 
 mod lease {
+    #[path = "../../src/lease/deadline.rs"]
+    mod deadline;
     #[path = "../../src/lease/table.rs"]
     mod table;
     #[path = "../../src/lease/time.rs"]

@@ -127,7 +127,7 @@ impl<'a> Chunks<'a> {
         let Some((start, chunk)) = self.next() else {
             return Ok(false);
         };
-        let n = read_full(self.fd, chunk, self.offset + start as u64)?;
+        let n = file::read_full_at(self.fd, chunk, self.offset + start as u64)?;
         self.done.fetch_add(n, Ordering::Relaxed);
         if n < chunk.len() {
             self.end.fetch_min(start + n, Ordering::Relaxed);
@@ -135,19 +135,6 @@ impl<'a> Chunks<'a> {
         }
         Ok(true)
     }
-}
-
-/// Reads until `into` is full or the file ends; returns how many bytes.
-fn read_full(fd: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < into.len() {
-        let n = file::read_at(fd, &mut into[done..], offset + done as u64)?.len();
-        if n == 0 {
-            break;
-        }
-        done += n;
-    }
-    Ok(done)
 }
 
 #[cfg(test)]

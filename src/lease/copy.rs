@@ -3,8 +3,9 @@
 #![allow(unsafe_code)]
 
 use super::children;
+use super::deadline::Deadline;
 use super::space::{ReservedMemory, pointer, replace};
-use super::table::{DONE, Data, LIVE, LeaseData, LeaseEntry, ReadData, SWAPPED};
+use super::table::{DONE, Data, LIVE, LeaseData, LeaseEntry, ReadData, SWAPPED, is_ambiguous};
 use crate::backing::Backing;
 use crate::file_system::FileSystem;
 use crate::input::copy_into;
@@ -16,15 +17,10 @@ use crate::{atfork, budget};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
-
-/// Where the file can be cloned, copying it into memory may take this part of the break time. To clone takes no time, but
-/// blocks while the file system is frozen (fsfreeze(8)).
-const COPY_RATHER_THAN_CLONE: u64 = 4;
 
 /// Bytes that are copied between two checks whether the copy is still needed.
 const COPY_CHUNK: usize = 4 << 20;
@@ -49,7 +45,7 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
     };
     // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
-    if !leads_to_file(file, &read.stat) {
+    if !leads_to_file(entry) || is_ambiguous(fd) {
         return without_descriptor(entry, &data);
     }
     match replace_mapping(entry, file, &data, &read) {
@@ -66,10 +62,16 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
     }
 }
 
-/// False if the number leads elsewhere: the program has closed it, as a daemon closes all that it inherited, or this file
-/// was opened by a thread with descriptors of its own (unshare(2), `CLONE_FILES`).
-fn leads_to_file(file: BorrowedFd<'_>, then: &Stat) -> bool {
-    file::stat(file).is_ok_and(|now| now.stamp.is_same_file(&then.stamp))
+/// False if the number of a read lease leads elsewhere: the program has closed it, as a daemon closes all that it inherited,
+/// or this file was opened by a thread with descriptors of its own (unshare(2), `CLONE_FILES`). The entry is WORKING.
+pub(super) fn leads_to_file(entry: &LeaseEntry) -> bool {
+    // SAFETY: in WORKING the copier alone uses it.
+    let LeaseData::Read(read) = (unsafe { entry.data() }).kind else {
+        return true;
+    };
+    // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
+    let file = unsafe { BorrowedFd::borrow_raw(entry.fd.load(Ordering::Acquire)) };
+    file::stat(file).is_ok_and(|now| now.stamp.is_same_file(&read.stat.stamp))
 }
 
 /// The same as [`handle_break`] where no descriptor can be read that leads to the file. The mapping keeps the lease: it ends with the last
@@ -155,7 +157,8 @@ fn replace_mapping(
     let stop = || entry.is_dropped.load(Ordering::Relaxed);
     let may_clone = read.system.may_clone();
     if let Some(_reservation) = budget::reserve_memory(data.len as u64, read.memory_limit) {
-        let is_slow = || may_clone && has_waited(entry);
+        let has_waited = |deadline: Deadline| deadline.has_waited(clock::monotonic_ms());
+        let is_slow = || may_clone && entry.deadline().is_some_and(has_waited);
         match copy_to_memory(file, data, read.offset..end, &|| stop() || is_slow()) {
             Ok(()) => return Ok(Backing::Memory),
             Err(e) if stop() => return Err(e),
@@ -180,13 +183,6 @@ fn replace_mapping(
     let (copy, _) = with_unnamed_file(file, copy)?;
     map_file(data, copy.as_fd(), 0)?;
     Ok(Backing::Disk)
-}
-
-/// True once a part of the break time is over.
-fn has_waited(entry: &LeaseEntry) -> bool {
-    let broken_at = entry.broken_at.load(Ordering::Acquire);
-    let part = entry.break_time.load(Ordering::Relaxed) / COPY_RATHER_THAN_CLONE;
-    broken_at != 0 && clock::monotonic_ms() >= broken_at + part
 }
 
 /// Puts pages of an unnamed file in place of the mapping.
@@ -236,30 +232,23 @@ fn put_copy(data: &Data, fill: impl FnOnce(NonNull<u8>) -> io::Result<()>) -> io
     moved
 }
 
+/// Reads a range of the file, or less if it ends before: the caller notices a truncation.
 fn read_range(
     file: BorrowedFd<'_>,
     to: NonNull<u8>,
     range: std::ops::Range<u64>,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<()> {
-    let mut offset = range.start;
-    while offset < range.end {
+    for offset in range.clone().step_by(COPY_CHUNK) {
         if stop() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let done = (offset - range.start) as usize;
         let len = COPY_CHUNK.min((range.end - offset) as usize);
         // SAFETY: inside the memory, which is as long as the range at least.
-        let start = unsafe { to.add(done) };
+        let start = unsafe { to.cast().add((offset - range.start) as usize) };
         // SAFETY: as above; MaybeUninit takes any byte.
-        let chunk = unsafe {
-            std::slice::from_raw_parts_mut(start.as_ptr().cast::<MaybeUninit<u8>>(), len)
-        };
-        match file::read_at(file, chunk, offset)?.len() {
-            // Shorter than its size: a truncation that is noticed by the caller.
-            0 => break,
-            n => offset += n as u64,
-        }
+        let chunk = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
+        file::read_full_at(file, chunk, offset)?;
     }
     Ok(())
 }

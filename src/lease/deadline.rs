@@ -26,6 +26,12 @@ impl Deadline {
         self.elapsed(now) >= self.break_time
     }
 
+    /// True once a quarter of the break time has passed: where the file can be cloned, copying it into memory may take that
+    /// long. To clone takes no time, but blocks while the file system is frozen (fsfreeze(8)).
+    pub(super) fn has_waited(&self, now: u64) -> bool {
+        self.elapsed(now) >= self.break_time / 4
+    }
+
     /// True once three quarters of the break time have passed, less the time that it takes to copy that many bytes.
     pub(crate) fn has_waited_long(&self, now: u64, bytes: usize) -> bool {
         let copy = bytes as u64 / COPIED_PER_MS;

@@ -20,28 +20,24 @@ use crate::file_system::FileSystem;
 use crate::sys::write::write_all_at;
 use crate::sys::{file, lease, memory, mlock, userfault};
 use crate::{atfork, budget, page, space};
+use std::cell::UnsafeCell;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
 
 /// Bytes that are copied at a time.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// `COPY_CHUNK` bytes for the copier alone; mapped before it starts.
-static BUFFER: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+/// Memory for the copier alone, that takes none before it is used.
+struct Buffer(UnsafeCell<[MaybeUninit<u8>; COPY_CHUNK]>);
 
-/// To be called before the copier starts.
-pub(super) fn prepare() -> io::Result<()> {
-    if BUFFER.load(Ordering::Relaxed).is_null() {
-        let (address, pages) = (memory::Address::Anywhere, memory::PageKind::Zeroed);
-        let buffer = memory::map_anonymous(COPY_CHUNK, address, pages)?;
-        BUFFER.store(buffer.as_ptr(), Ordering::Release);
-    }
-    Ok(())
-}
+// SAFETY: one thread uses it.
+unsafe impl Sync for Buffer {}
+
+static BUFFER: Buffer = Buffer(UnsafeCell::new([MaybeUninit::new(0); COPY_CHUNK]));
 
 /// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
 pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
@@ -153,16 +149,18 @@ impl Mapping {
         put: &mut dyn FnMut(usize, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let end = page::align_up(used).map_or(self.copied, |end| end.min(self.copied));
-        let buffer = BUFFER.load(Ordering::Acquire).cast::<MaybeUninit<u8>>();
+        // SAFETY: the copier alone runs this, once at a time.
+        let buffer = unsafe { &mut *BUFFER.0.get() };
         for at in (from..end).step_by(COPY_CHUNK) {
             let len = COPY_CHUNK.min(end - at);
-            // SAFETY: `prepare` has mapped COPY_CHUNK bytes for this thread alone.
-            let chunk = unsafe { std::slice::from_raw_parts_mut(buffer, len) };
+            let chunk = &mut buffer[..len];
             let bytes = len.min(used - at);
-            read_exact(file, &mut chunk[..bytes], offset + at as u64)?;
+            if file::read_full_at(file, &mut chunk[..bytes], offset + at as u64)? < bytes {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             chunk[bytes..].fill(MaybeUninit::new(0));
             // SAFETY: every byte of the chunk was written.
-            let chunk = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), len) };
+            let chunk = unsafe { std::slice::from_raw_parts(chunk.as_ptr().cast::<u8>(), len) };
             put(at, chunk)?;
         }
         Ok(())
@@ -199,22 +197,6 @@ impl Mapping {
         // SAFETY: the owner of the entry owns the range, and makes no reference into what it has reserved.
         unsafe { memory::map_fixed_none(self.start + self.copied..self.start + self.len) }
     }
-}
-
-fn read_exact(
-    file: BorrowedFd<'_>,
-    mut into: &mut [MaybeUninit<u8>],
-    mut offset: u64,
-) -> io::Result<()> {
-    while !into.is_empty() {
-        let n = file::read_at(file, into, offset)?.len();
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        into = &mut into[n..];
-        offset += n as u64;
-    }
-    Ok(())
 }
 
 /// Under mlockall(2) with MCL_FUTURE, new memory has all its pages.

@@ -2,12 +2,12 @@
 //! leases that were broken, and watches the deadlines.
 //!
 //! A signal names one lease. It may get lost (too many are pending, a security module forbids it, the process has
-//! changed its user), so all leases are also checked a few times in each lease-break time.
+//! changed its user), so all leases are also checked many times in each lease-break time.
 #![allow(unsafe_code)]
 
 use super::copy;
 use super::deadline::Deadline;
-use super::table::{BUSY, LIVE, LeaseEntry, TABLE, WORKING};
+use super::table::{BUSY, LIVE, LeaseEntry, TABLE, WORKING, is_ambiguous};
 use super::time::AtomicMs;
 use crate::once::OnceBox;
 use crate::sync;
@@ -16,18 +16,14 @@ use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Time between two attempts to handle a break, in ms.
 const RETRY_INTERVAL: u64 = 20;
 
-/// All leases are checked this many times in each lease-break time, and at least once in `POLL_MAX` ms.
-const POLLS_PER_BREAK_TIME: u64 = 4;
-const POLL_MAX: u64 = 11_250;
-
-/// This thread looks for signals this many times in each lease-break time, and at least once in `LOOK_MAX` ms. A signal
-/// does not say when it was sent: at any time since the last look that found none. If that was too long ago (the process
+/// This thread looks for signals this many times in each lease-break time, and at least once in `LOOK_MAX` ms; it also
+/// checks all leases then, at 0.2 us for each. A signal does not say when it was sent: at any time since the last look that found none. If that was too long ago (the process
 /// was stopped, or had no processor), it counts from then. Otherwise it counts from now, at most a quarter more than one
 /// interval late, which is half of the margin of a deadline at most.
 const LOOKS_PER_BREAK_TIME: u64 = 32;
@@ -41,9 +37,6 @@ pub(super) static WATCHER: AtomicU32 = AtomicU32::new(0);
 
 /// Changes when there is work for the copying thread.
 pub(super) static WORK: AtomicU32 = AtomicU32::new(0);
-
-/// Number of signals received.
-static EVENTS: AtomicUsize = AtomicUsize::new(0);
 
 /// The watcher blocks without a timeout, since there was no lease for a while.
 static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
@@ -78,23 +71,17 @@ pub(super) fn reset_in_child() {
     IS_ACKNOWLEDGING.store(false, Ordering::Relaxed);
 }
 
-/// Number of signals received: see [`look_after`].
-pub(super) fn events() -> usize {
-    EVENTS.load(Ordering::SeqCst)
-}
-
 /// Sets a lease whose breaks are reported to the watcher.
 pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
     lease::set(fd, lease, WATCHER.load(Ordering::Acquire) as i32)
 }
 
-/// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
-/// broken meanwhile.
-pub(super) fn look_after(entry: &LeaseEntry, events: usize) -> bool {
-    // SeqCst with `note_signal` and `watch`: either they see the entry LIVE, or this sees what they stored before.
-    if EVENTS.load(Ordering::SeqCst) != events && !entry.is_held() {
+/// To be called after an entry was published. False if the lease was broken before: its signal may have found no entry.
+pub(super) fn look_after(entry: &LeaseEntry) -> bool {
+    if !entry.is_held() {
         return false;
     }
+    // SeqCst with `sleep`: either it sees the entry LIVE, or this sees what it stored before.
     if IS_ASLEEP.swap(false, Ordering::SeqCst) {
         lease::wake(WATCHER.load(Ordering::Acquire) as i32);
     }
@@ -138,21 +125,21 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
             (at, lease::wait(Some(Duration::ZERO)))
         });
         acknowledge_moves();
-        let interval = (BREAK_TIME.load(Ordering::Relaxed) / POLLS_PER_BREAK_TIME).min(POLL_MAX);
-        let is_time = now >= polled + interval || quiet.is_none();
+        let is_time = now >= polled + look_interval || quiet.is_none();
         looked = quiet.unwrap_or_else(clock::monotonic_ms);
         if is_time {
             TABLE
                 .iter()
-                .for_each(|entry| note_if_broken(entry, polled, break_time));
+                .for_each(|entry| note_if_broken(entry, LeaseEntry::is_held, polled, break_time));
             polled = now;
         }
         next_timeout = match advance(now) {
             Leases::Broken => Some(RETRY_INTERVAL),
-            Leases::Unbroken => Some((polled + interval).saturating_sub(now).max(1)),
             // No lease for a while: the next one wakes this thread.
             Leases::None if is_time => sleep(),
-            Leases::None => Some(interval),
+            Leases::Unbroken | Leases::None => {
+                Some((polled + look_interval).saturating_sub(now).max(1))
+            }
         };
     }
 }
@@ -176,7 +163,7 @@ fn take_signals(
             return Some(at);
         }
         if at >= until {
-            // None that was taken gets lost: see `look_after`.
+            // None that was taken gets lost.
             if let Event::Broken(fd) = event {
                 note(fd);
             }
@@ -211,19 +198,31 @@ fn sleep() -> Option<u64> {
 
 /// A signal has come for the lease that was set on this descriptor.
 fn note_signal(fd: i32, at: u64, break_time: u64) {
-    // Before the search: see `look_after`.
-    EVENTS.fetch_add(1, Ordering::SeqCst);
-    for entry in TABLE.iter() {
-        if entry.signal_fd.load(Ordering::Relaxed) == fd {
-            note_if_broken(entry, at, break_time);
-        }
-    }
+    let has_number = |entry: &&LeaseEntry| entry.signal_fd.load(Ordering::Relaxed) == fd;
+    let leased = || {
+        TABLE
+            .iter()
+            .filter(has_number)
+            .filter(|entry| entry.needs_lease())
+    };
+    // The number tells of one of them at most whether it is held: see `is_ambiguous`. The copier looks at the file.
+    let is_held = if leased().nth(1).is_some() {
+        |_: &LeaseEntry| false
+    } else {
+        LeaseEntry::is_held
+    };
+    leased().for_each(|entry| note_if_broken(entry, is_held, at, break_time));
 }
 
 /// Notes whether a lease is broken, since when, and for how long the kernel waits.
-fn note_if_broken(entry: &LeaseEntry, at: u64, break_time: u64) {
+fn note_if_broken(
+    entry: &LeaseEntry,
+    is_held: impl Fn(&LeaseEntry) -> bool,
+    at: u64,
+    break_time: u64,
+) {
     let is_known = entry.broken_at.load(Ordering::Relaxed) != 0;
-    if entry.needs_lease() && !is_known && !entry.is_held() {
+    if entry.needs_lease() && !is_known && !is_held(entry) {
         entry.break_time.store(break_time, Ordering::Relaxed);
         // Not before it was set: this thread may have waited for long.
         let at = at.max(entry.set_at.load(Ordering::Relaxed));
@@ -242,7 +241,7 @@ fn advance(now: u64) -> Leases {
     let mut found = Leases::None;
     let mut is_due = false;
     for entry in TABLE.iter() {
-        let deadline = deadline(entry);
+        let deadline = entry.deadline();
         // After the deadline: only this thread sets it, so it belongs to the lease that is in the entry now.
         let state = entry.state();
         if !matches!(state, LIVE | BUSY | WORKING) {
@@ -256,7 +255,8 @@ fn advance(now: u64) -> Leases {
         };
         found = Leases::Broken;
         let is_dropped = entry.is_dropped.load(Ordering::Acquire);
-        if deadline.is_near(now) && !is_dropped && !entry.is_held() {
+        let is_held = || entry.is_held() && !is_ambiguous(entry.fd.load(Ordering::Acquire));
+        if deadline.is_near(now) && !is_dropped && !is_held() {
             copy::abort(entry);
         }
         is_due |= state == LIVE && should_handle_now(entry, &deadline, now);
@@ -267,16 +267,6 @@ fn advance(now: u64) -> Leases {
     found
 }
 
-/// `None` if the lease was not seen to be broken.
-fn deadline(entry: &LeaseEntry) -> Option<Deadline> {
-    let broken_at = entry.broken_at.load(Ordering::Acquire);
-    let break_time = entry.break_time.load(Ordering::Relaxed);
-    (broken_at != 0).then_some(Deadline {
-        broken_at,
-        break_time,
-    })
-}
-
 /// The break of a read lease is handled at once. A write lease is kept for as long as possible.
 fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
     entry.lease() == Lease::Read || deadline.has_waited_long(now, entry.copied())
@@ -285,7 +275,8 @@ fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool 
 /// True once the lease is broken and has to be released.
 pub(super) fn is_due(entry: &LeaseEntry) -> bool {
     let now = clock::monotonic_ms();
-    deadline(entry).is_some_and(|deadline| should_handle_now(entry, &deadline, now))
+    let deadline = entry.deadline();
+    deadline.is_some_and(|deadline| should_handle_now(entry, &deadline, now))
 }
 
 /// Wakes the copying thread.

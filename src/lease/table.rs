@@ -16,6 +16,7 @@
 //! the one that is in it now; so the copier asks the kernel again before it acts.
 #![allow(unsafe_code)]
 
+use super::deadline::Deadline;
 use super::time::AtomicMs;
 use crate::backing::Backing;
 use crate::file_system::FileSystem;
@@ -161,6 +162,14 @@ pub(super) struct WriteData {
     pub(super) copied: usize,
 }
 
+/// True if two leases have the number: the program closed it, and it was given again, or a thread has descriptors of its
+/// own (unshare(2), `CLONE_FILES`). Then it leads to one of them at most.
+pub(super) fn is_ambiguous(fd: RawFd) -> bool {
+    let has_number = |entry: &&LeaseEntry| entry.fd.load(Ordering::Acquire) == fd;
+    let leased = TABLE.iter().filter(|entry| entry.needs_lease());
+    leased.filter(has_number).nth(1).is_some()
+}
+
 impl Default for LeaseEntry {
     fn default() -> Self {
         LeaseEntry {
@@ -254,6 +263,16 @@ impl LeaseEntry {
                 _ => return false,
             }
         }
+    }
+
+    /// `None` if the lease was not seen to be broken.
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        let broken_at = self.broken_at.load(Ordering::Acquire);
+        let break_time = self.break_time.load(Ordering::Relaxed);
+        (broken_at != 0).then_some(Deadline {
+            broken_at,
+            break_time,
+        })
     }
 
     /// How much is copied when the lease is broken, in bytes.

@@ -4,8 +4,8 @@
 //! process, with any locks held; and the process may fork at any time, with any allocator.
 
 use super::copier::{self, COPIER};
+use super::copy;
 use super::monitor::{self, WATCHER};
-use super::{copy, detach};
 use crate::sys::{futex, thread};
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(super) fn start() -> io::Result<()> {
     monitor::prepare()?;
     copy::prepare();
-    detach::prepare()?;
     start_threads()
 }
 

@@ -247,6 +247,40 @@ fn a_number_that_only_names_the_file_changes_no_byte() {
     .succeed();
 }
 
+/// The same, and the numbers lead to files with leases of their own. Before: the writer waited for the whole break time, and
+/// the bytes changed.
+#[test]
+fn a_number_that_leads_to_another_lease_changes_no_byte() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = file_with(folder.path(), "file", &[5; LEASED]);
+        let snapshot = leased(|| Snapshot::open(&path));
+        for number in 3..1000 {
+            // SAFETY: takes a number. No file of this test that is open is used any more.
+            unsafe { libc::close(number) };
+        }
+        let others: Vec<_> = (0..30)
+            .map(|n| {
+                let other = file_with(folder.path(), &n.to_string(), &[9; LEASED]);
+                leased(|| Snapshot::open(&other))
+            })
+            .collect();
+        fs::write(&path, b"new").unwrap();
+        assert!(snapshot.iter().all(|&byte| byte == 5));
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(!snapshot.is_consistent());
+        for (n, other) in others.iter().enumerate() {
+            fs::write(folder.path().join(n.to_string()), b"new").unwrap();
+            assert!(other.iter().all(|&byte| byte == 9));
+        }
+        // Its number belongs to another file.
+        std::mem::forget(snapshot);
+    })
+    .succeed();
+}
+
 fn closed_by_number(reuse: impl FnOnce(&Path, &Path) -> Option<Others>) {
     let Some(folder) = Folder::new() else {
         return;
@@ -275,47 +309,64 @@ fn closed_by_number(reuse: impl FnOnce(&Path, &Path) -> Option<Others>) {
 /// be in its snapshot, and a descriptor of the program led to an empty file.
 #[test]
 fn a_thread_with_descriptors_of_its_own_reads_its_file() {
+    scenario!(|| with_own_descriptors(|_| ())).succeed();
+}
+
+/// The same, and the numbers are those of other leases of the process. Before: the bytes changed.
+#[test]
+fn a_thread_with_descriptors_of_its_own_has_its_lease() {
     scenario!(|| {
-        let Some(folder) = Folder::new() else {
-            return;
-        };
-        // Starts the lease threads.
-        let first = file_with(folder.path(), "first", &[5; LEASED]);
-        let first = leased(|| Snapshot::open(&first));
-        let path = &file_with(folder.path(), "file", &[5; LEASED]);
-        let (send, snapshots) = mpsc::channel();
-        let (done, wait) = mpsc::channel::<()>();
-        let open = move || {
-            // SAFETY: takes a number.
-            if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
-                return skip("unshare(2) is refused");
-            }
-            send.send(leased(|| Snapshot::open(path))).unwrap();
-            let _ = wait.recv();
-        };
-        thread::scope(|scope| {
-            let opener = scope.spawn(open);
-            let Ok(snapshot) = snapshots.recv() else {
-                return;
+        with_own_descriptors(|folder| {
+            let open = |n: u32| {
+                let path = file_with(folder, &n.to_string(), &[9; LEASED]);
+                leased(|| Snapshot::open(&path))
             };
-            let others = Others::open(folder.path());
-            let writer = scope.spawn(|| fs::write(path, b"new").unwrap());
-            let start = Instant::now();
-            while snapshot.backing() == Backing::Leased && start.elapsed() < Duration::from_secs(30)
-            {
-                thread::yield_now();
-            }
-            assert_eq!(snapshot.backing(), Backing::Memory);
-            assert!(snapshot.iter().all(|&byte| byte == 5));
-            others.assert_untouched();
-            // The lease ends with the descriptors of that thread.
-            drop(done);
-            opener.join().unwrap();
-            writer.join().unwrap();
-            // Its number belongs to another file here.
-            std::mem::forget(snapshot);
+            (0..30).map(open).collect::<Vec<_>>()
         });
-        drop(first);
     })
     .succeed();
+}
+
+/// `meanwhile` is run by a thread with the descriptors of the process.
+fn with_own_descriptors<T>(meanwhile: impl FnOnce(&Path) -> T) {
+    let Some(folder) = Folder::new() else {
+        return;
+    };
+    // Starts the lease threads.
+    let first = file_with(folder.path(), "first", &[5; LEASED]);
+    let first = leased(|| Snapshot::open(&first));
+    let path = &file_with(folder.path(), "file", &[5; LEASED]);
+    let (send, snapshots) = mpsc::channel();
+    let (done, wait) = mpsc::channel::<()>();
+    let open = move || {
+        // SAFETY: takes a number.
+        if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+            return skip("unshare(2) is refused");
+        }
+        send.send(leased(|| Snapshot::open(path))).unwrap();
+        let _ = wait.recv();
+    };
+    thread::scope(|scope| {
+        let opener = scope.spawn(open);
+        let Ok(snapshot) = snapshots.recv() else {
+            return;
+        };
+        let _leases = meanwhile(folder.path());
+        let others = Others::open(folder.path());
+        let writer = scope.spawn(|| fs::write(path, b"new").unwrap());
+        let start = Instant::now();
+        while snapshot.backing() == Backing::Leased && start.elapsed() < Duration::from_secs(30) {
+            thread::yield_now();
+        }
+        assert_eq!(snapshot.backing(), Backing::Memory);
+        assert!(snapshot.iter().all(|&byte| byte == 5));
+        others.assert_untouched();
+        // The lease ends with the descriptors of that thread.
+        drop(done);
+        opener.join().unwrap();
+        writer.join().unwrap();
+        // Its number belongs to another file here.
+        std::mem::forget(snapshot);
+    });
+    drop(first);
 }

@@ -266,6 +266,23 @@ pub(crate) fn read_at<'m>(
     Ok(filled(into, n))
 }
 
+/// pread(2) until `into` is full or the file ends; returns how many bytes.
+pub(crate) fn read_full_at(
+    fd: BorrowedFd<'_>,
+    into: &mut [MaybeUninit<u8>],
+    offset: u64,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        let n = read_at(fd, &mut into[done..], offset + done as u64)?.len();
+        if n == 0 {
+            break;
+        }
+        done += n;
+    }
+    Ok(done)
+}
+
 /// The first `n` bytes, which a system call has written.
 fn filled(into: &mut [MaybeUninit<u8>], n: isize) -> &mut [u8] {
     let filled = &mut into[..n.unsigned_abs()];
