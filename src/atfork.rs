@@ -204,8 +204,9 @@ pub(crate) fn install() -> Result<()> {
     if EMPTY_FILE.get().is_some() {
         return Ok(());
     }
-    // Where a filter refuses memfd_create(2), the end of a pipe does: it can be read and closed, but not mapped.
-    let empty = empty_memfd().or_else(|_| process::pipe().map(|(reader, _)| reader));
+    // A pipe that has ended: it can be read and closed.
+    let pipe = process::pipe().map(|(reader, _)| reader);
+    let empty = pipe.or_else(|_| file::open("/dev/null".as_ref()));
     let empty = empty.map_err(|e| Error::os("pipe2", None, e))?;
     atfork::register(Some(before_fork), Some(after_fork), in_child)
         .map_err(|e| Error::os("pthread_atfork", None, e))?;
@@ -213,15 +214,7 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
-/// No process can make it longer.
-fn empty_memfd() -> io::Result<OwnedFd> {
-    let file = file::memfd(c"stillmap-empty", false)?;
-    file::add_seals(file.as_fd(), libc::F_SEAL_GROW | libc::F_SEAL_SEAL)?;
-    Ok(file.into())
-}
-
-/// A file of no bytes: the pages of a mapping of it are SIGBUS when they are touched. It may be one that cannot be mapped.
-pub(crate) fn empty_file() -> io::Result<BorrowedFd<'static>> {
+fn empty_file() -> io::Result<BorrowedFd<'static>> {
     let empty = EMPTY_FILE.get().map(AsFd::as_fd);
     empty.ok_or_else(|| io::ErrorKind::NotFound.into())
 }

@@ -62,16 +62,15 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
     }
 }
 
-/// False if the number of a read lease leads elsewhere: the program has closed it, as a daemon closes all that it inherited,
+/// False if the number leads elsewhere: the program has closed it, as a daemon closes all that it inherited,
 /// or this file was opened by a thread with descriptors of its own (unshare(2), `CLONE_FILES`). The entry is WORKING.
 pub(super) fn leads_to_file(entry: &LeaseEntry) -> bool {
     // SAFETY: in WORKING the copier alone uses it.
-    let LeaseData::Read(read) = (unsafe { entry.data() }).kind else {
-        return true;
-    };
+    let then = unsafe { entry.data() }.stat();
     // SAFETY: the owner keeps the number open until the entry is DONE or LIVE.
     let file = unsafe { BorrowedFd::borrow_raw(entry.fd.load(Ordering::Acquire)) };
-    file::stat(file).is_ok_and(|now| now.stamp.is_same_file(&read.stat.stamp))
+    let now = file::stat(file);
+    now.is_ok_and(|now| then.is_some_and(|then| now.is_same_file(&then)))
 }
 
 /// The same as [`handle_break`] where no descriptor can be read that leads to the file. The mapping keeps the lease: it ends with the last
@@ -145,11 +144,12 @@ fn replace_mapping(
 ) -> io::Result<Backing> {
     if file::stat(file)?.size != read.stat.size {
         // Truncated in a way that breaks no lease, or after the kernel ended it: the bytes are lost, and no others may
-        // come in their place. A page beyond the end of a file is SIGBUS when it is touched.
-        let empty = atfork::empty_file().and_then(|empty| map_file(data, empty, 0));
+        // come in their place. Touching them is SIGSEGV.
         let range = data.start..data.start + data.len;
-        // SAFETY: as in `map_file`; nothing can be read there, which is SIGSEGV.
-        empty.or_else(|_| unsafe { memory::map_fixed_none(range) })?;
+        replace(pointer(data.start), data.len, || {
+            // SAFETY: as in `map_file`, and nothing can be read there.
+            unsafe { memory::map_fixed_none(range) }
+        })?;
         entry.is_inconsistent.store(true, Ordering::Release);
         return Ok(Backing::Disk);
     }

@@ -11,7 +11,7 @@
 //! were stored to. Sources: ioctl_userfaultfd(2), mremap(2).
 #![allow(unsafe_code)]
 
-use super::copy::with_unnamed_file;
+use super::copy::{leads_to_file, with_unnamed_file};
 use super::monitor;
 use super::space::{ReservedMemory, pointer, replace};
 use super::table::{DONE, LIVE, LeaseData, LeaseEntry, SWAPPED, WriteData};
@@ -41,6 +41,10 @@ static BUFFER: Buffer = Buffer(UnsafeCell::new([MaybeUninit::new(0); COPY_CHUNK]
 
 /// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
 pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
+    // The bytes of another file may not come into the mapping.
+    if !leads_to_file(entry) {
+        return entry.set(LIVE);
+    }
     // SAFETY: in WORKING the copier alone uses it.
     let data = unsafe { entry.data() };
     let mapping = Mapping {

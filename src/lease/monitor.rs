@@ -11,11 +11,12 @@ use super::table::{BUSY, LIVE, LeaseEntry, TABLE, WORKING, is_ambiguous};
 use super::time::AtomicMs;
 use crate::once::OnceBox;
 use crate::sync;
+use crate::sys::file::{self, Stat};
 use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -47,8 +48,8 @@ static MOVING: AtomicI32 = AtomicI32::new(-1);
 /// The watcher uses that descriptor, or is about to look for one.
 static IS_ACKNOWLEDGING: AtomicBool = AtomicBool::new(false);
 
-/// Stays open, because opening it later may fail (chroot(2), no descriptors).
-static BREAK_TIME_FILE: OnceBox<OwnedFd> = OnceBox::new();
+/// Stays open, because opening it later may fail (chroot(2), no descriptors). Its number may come to lead elsewhere.
+static BREAK_TIME_FILE: OnceBox<(OwnedFd, Stat)> = OnceBox::new();
 
 /// `fs.lease-break-time` in ms when it was last read.
 static BREAK_TIME: AtomicMs = AtomicMs::new(0);
@@ -56,7 +57,9 @@ static BREAK_TIME: AtomicMs = AtomicMs::new(0);
 /// To be called before the thread starts.
 pub(super) fn prepare() -> io::Result<()> {
     if BREAK_TIME_FILE.get().is_none() {
-        let file = lease::open_break_time()?;
+        let fd = lease::open_break_time()?;
+        let stat = file::stat(fd.as_fd())?;
+        let file = (fd, stat);
         read_break_time(&file).ok_or(io::ErrorKind::InvalidData)?;
         BREAK_TIME_FILE.set(file);
     }
@@ -88,8 +91,11 @@ pub(super) fn look_after(entry: &LeaseEntry) -> bool {
     true
 }
 
-fn read_break_time(file: &OwnedFd) -> Option<()> {
-    let time = lease::break_time(file.as_raw_fd())?;
+fn read_break_time((fd, then): &(OwnedFd, Stat)) -> Option<()> {
+    file::stat(fd.as_fd())
+        .ok()
+        .filter(|now| now.is_same_file(then))?;
+    let time = lease::break_time(fd.as_raw_fd())?;
     let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     BREAK_TIME.store(ms, Ordering::Relaxed);
     Some(())
@@ -327,6 +333,21 @@ mod tests {
             },
         );
         (quiet, noted.into_inner())
+    }
+
+    /// A daemon that closes all numbers, and writes a number to its first file.
+    #[test]
+    fn the_break_time_is_not_read_from_another_file() {
+        let read = |text: &str, stat: Option<Stat>| {
+            let file = file::memfd(c"break-time", false).unwrap();
+            std::io::Write::write_all(&mut &file, text.as_bytes()).unwrap();
+            let stat = stat.unwrap_or_else(|| file::stat(file.as_fd()).unwrap());
+            read_break_time(&(file.into(), stat))
+        };
+        let other = file::memfd(c"other", false).unwrap();
+        let other = file::stat(other.as_fd()).unwrap();
+        assert!(read("no number\n", None).is_none());
+        assert!(read("100000\n", Some(other)).is_none());
     }
 
     #[test]

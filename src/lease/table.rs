@@ -113,6 +113,15 @@ impl Data {
         self.len = new.len;
     }
 
+    /// The file when the lease was set.
+    pub(super) fn stat(&self) -> Option<Stat> {
+        match self.kind {
+            LeaseData::Read(read) => Some(read.stat),
+            LeaseData::Write(write) => Some(write.stat),
+            LeaseData::None => None,
+        }
+    }
+
     /// How many bytes are copied when the lease is broken: whole pages. Addresses that are only reserved are not.
     pub(super) fn copied(&self) -> usize {
         match self.kind {
@@ -154,7 +163,9 @@ pub(super) struct WriteData {
     pub(super) offset: u64,
     /// Bytes from the start of the mapping to the last one that is in use.
     pub(super) used: usize,
-    /// The same in whole pages, one at least.
+    /// The file when it was mapped.
+    pub(super) stat: Stat,
+    /// `used` in whole pages, one at least.
     pub(super) pages: usize,
     /// The userfaultfd for the memory that takes the place of the mapping.
     pub(super) userfaultfd: RawFd,

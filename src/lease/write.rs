@@ -17,6 +17,7 @@ use crate::mapped_file::{FileWindow, MappedFile};
 use crate::page;
 use crate::process::Process;
 use crate::space::Check;
+use crate::sys::file::{self, Stat};
 use crate::sys::lease::Lease;
 use crate::sys::{pages, userfault};
 use std::fs::File;
@@ -93,7 +94,8 @@ impl WriteLease {
         let mapped =
             MappedFile::new(holder.file.as_fd(), window).map_err(WriteLeaseError::Failed)?;
         split_page_cache_folios(&mapped);
-        let data = data(&mapped, userfaultfd.as_raw_fd());
+        let stat = file::stat(holder.file.as_fd()).map_err(failed("fstat"))?;
+        let data = data(&mapped, userfaultfd.as_raw_fd(), stat);
         let editable = WriteLeasedMapping {
             holder,
             userfaultfd: Some(userfaultfd),
@@ -127,12 +129,13 @@ fn refusal(error: io::Error) -> WriteLeaseError {
 }
 
 /// The data of a mapping for the lease threads.
-fn data(mapped: &MappedFile, userfaultfd: RawFd) -> Data {
+fn data(mapped: &MappedFile, userfaultfd: RawFd, stat: Stat) -> Data {
     let kind = LeaseData::Write(WriteData {
         offset: mapped.offset(),
         used: mapped.used(),
         pages: page::align_up(mapped.used().max(1)).unwrap_or(mapped.region().len()),
         userfaultfd,
+        stat,
         copied: 0,
     });
     Data::new(mapped.region(), kind)
@@ -242,12 +245,12 @@ impl WriteLeasedMapping {
                 // A process that is forked while the mapping moves must not touch what comes to its old place.
                 now.len = 0;
                 let resized = mapped.make_room(len);
-                now.set(data(mapped, write.userfaultfd));
+                now.set(data(mapped, write.userfaultfd, write.stat));
                 let resized = resized.and_then(|()| size(file, &check));
                 if resized.is_ok() {
                     now.len = 0;
                     mapped.set_len(len);
-                    now.set(data(mapped, write.userfaultfd));
+                    now.set(data(mapped, write.userfaultfd, write.stat));
                 }
                 Some(resized)
             }

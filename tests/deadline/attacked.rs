@@ -42,6 +42,43 @@ fn a_copy_that_never_ends_is_given_up_in_time() {
     assert!(fs::read(&path).unwrap() == vec![5; LEN]);
 }
 
+/// Attack: the program closes the number of an exclusive file, and another file gets it. Before: the bytes of that file came
+/// to be under the `&mut [u8]`.
+#[test]
+fn a_number_that_leads_to_another_file_brings_no_byte_of_it() {
+    const LEN: usize = 1 << 20;
+    let mut child = scenario!(|| {
+        let edited = PathBuf::from(argument("EDITED"));
+        let mut file = exclusive::open(&edited);
+        file.fill(2);
+        for number in 3..100 {
+            let link = fs::read_link(format!("/proc/self/fd/{number}"));
+            if link.is_ok_and(|path| path == edited) {
+                // SAFETY: takes a number.
+                unsafe { libc::close(number) };
+            }
+        }
+        let open = |_| fs::File::open(argument("OTHER")).unwrap();
+        let _others: Vec<_> = (0..60).map(open).collect();
+        report("holding");
+        thread::spawn(move || {
+            while file.iter().all(|&byte| byte == 2) {}
+            report("changed");
+        });
+        drop(fs::read(&edited));
+        report("let in");
+    });
+    let (Some(_time), Some(system)) = (BreakTime::of(2), exclusive::any_system()) else {
+        return;
+    };
+    let edited = file_with(system.path(), "edited", &vec![1; LEN]);
+    let other = file_with(system.path(), "other", &vec![9; LEN]);
+    let child = child.argument("EDITED", &edited);
+    let outcome = child.argument("OTHER", &other).run();
+    assert_eq!(outcome.reports(), ["holding"], "{outcome:?}");
+    assert_eq!(outcome.signal(), Some(libc::SIGABRT), "{outcome:?}");
+}
+
 /// Attack "the lease thread's deadlock": an exclusive file is to be released, and the kernel has no memory for its
 /// pages, while four threads lock disjoint ranges of it and another lock guard is alive. Before: the promised abort did
 /// not come, the opener was let in, and a byte changed under a leased snapshot of another file.
