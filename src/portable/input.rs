@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::range::check_window;
 use crate::reason::Reason;
 use crate::sys::{self, Protection};
-use std::borrow::Borrow;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -66,7 +65,7 @@ pub trait AsFile {
 impl<F: sys::Handle> AsFile for F {
     fn with_file<T>(&self, f: impl FnOnce(&File) -> T) -> io::Result<T> {
         let file = sys::file_of(self)?;
-        Ok(f(file.borrow()))
+        Ok(f(&file))
     }
 }
 
