@@ -5,7 +5,6 @@ use super::leased;
 use super::support::child::{Forked, argument, fork, fork_into, report, scenario};
 use super::support::control_group::{ControlGroup, join};
 use super::support::namespace::{bind, hide, mount, own_mounts};
-use super::support::refuse::refuse;
 use super::support::{self, exclusive};
 use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
