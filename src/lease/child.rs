@@ -14,7 +14,6 @@ use super::space::pointer;
 use super::table::{
     BUSY, DONE, Data, LIVE, LeaseData, LeaseEntry, PREPARING, ReadData, SWAPPED, TABLE, WORKING,
 };
-use super::time::AtomicTimestamp;
 use super::{children, copier, copy, monitor, space, threads};
 use crate::atfork;
 use crate::backing::Backing;
@@ -31,24 +30,16 @@ const TIMESTAMP_STEP_NS: i64 = 20_000_000;
 /// The child finds an entry as it was at one moment, see [`LeaseEntry`].
 const _: () = assert!(size_of::<LeaseEntry>() == 512);
 
-/// The clock of file times before the fork.
-static FORKED_AT: AtomicTimestamp = AtomicTimestamp::new(0);
-
 /// Installs the handlers, after those of [`atfork`]. Called by one thread at a time.
 pub(super) fn install() -> io::Result<()> {
     static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
     atfork::install().map_err(io::Error::from)?;
     if !IS_INSTALLED.load(Ordering::Relaxed) {
         children::share_count();
-        handlers::register(Some(before_fork), None, in_child)?;
+        handlers::register(Some(children::note_fork), None, in_child)?;
         IS_INSTALLED.store(true, Ordering::Relaxed);
     }
     Ok(())
-}
-
-extern "C" fn before_fork() {
-    children::note_fork();
-    FORKED_AT.store(clock::timestamp_ns(), Ordering::Relaxed);
 }
 
 extern "C" fn in_child() {
@@ -182,8 +173,7 @@ fn continue_lease(
 /// Copies what another process may be changing. False unless the copy is what was leased.
 fn copy_unchanged(file: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
     let end = (read.offset + data.len as u64).min(read.stat.size);
-    let is_old =
-        read.stat.stamp.changed_ns() + TIMESTAMP_STEP_NS < FORKED_AT.load(Ordering::Relaxed);
+    let is_old = read.stat.stamp.changed_ns() + TIMESTAMP_STEP_NS < children::forked_at_ns();
     is_old
         && copy::copy_to_memory(file, data, read.offset..end, &|| false).is_ok()
         && copy::is_unchanged(file, &read.stat, false)

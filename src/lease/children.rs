@@ -35,9 +35,15 @@ fn ready() -> Option<&'static AtomicU32> {
 }
 
 /// To be called before each fork.
-pub(super) fn note_fork() {
+pub(super) extern "C" fn note_fork() {
     BEGUN_AT.store(clock::monotonic_ms(), Ordering::SeqCst);
     BEGUN.fetch_add(1, Ordering::SeqCst);
+}
+
+/// In a forked child: the clock of file times when the fork began.
+pub(super) fn forked_at_ns() -> i64 {
+    let ago = clock::monotonic_ms().saturating_sub(BEGUN_AT.load(Ordering::SeqCst)) + 1;
+    clock::timestamp_ns() - i64::try_from(ago * 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// In a forked child that has what it needs. It counts its own children from here on.

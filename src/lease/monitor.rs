@@ -16,17 +16,17 @@ use crate::sys::lease::{self, Event, Lease};
 use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Time between two attempts to handle a break, in ms.
 const RETRY_INTERVAL: u64 = 20;
 
-/// This thread looks for signals this many times in each lease-break time, and at least once in `LOOK_MAX` ms; it also
-/// checks all leases then, at 0.2 us for each. A signal does not say when it was sent: at any time since the last look that found none. If that was too long ago (the process
-/// was stopped, or had no processor), it counts from then. Otherwise it counts from now, at most a quarter more than one
-/// interval late, which is half of the margin of a deadline at most.
+/// This thread looks at all leases this many times in each lease-break time, and at least once in `LOOK_MAX` ms; that takes
+/// 0.2 us for each. A signal does not say when it was sent: at any time since the last look. If that was too long ago (the
+/// process was stopped, or had no processor), it counts from then. Otherwise it counts from now, at most a quarter more
+/// than one interval late, which is half of the margin of a deadline at most.
 const LOOKS_PER_BREAK_TIME: u64 = 32;
 const LOOK_MAX: u64 = 2_800;
 
@@ -108,7 +108,6 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     WATCHER.store(thread::id().unsigned_abs(), Ordering::Release);
     futex::wake_all(&WATCHER);
     let mut looked = clock::monotonic_ms();
-    let mut polled = looked;
     let mut next_timeout = Some(0);
     loop {
         let break_time = BREAK_TIME.load(Ordering::Relaxed);
@@ -122,59 +121,25 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         }
         // The kernel keeps the time that was set when a lease was broken. It may have been changed since the last look.
         let break_time = break_time.min(BREAK_TIME.load(Ordering::Relaxed));
-        let is_late = now.saturating_sub(looked) > look_interval + look_interval / 4;
-        let broken_at = if is_late { looked } else { now };
-        let until = now + look_interval / 4;
-        let note = |fd| note_signal(fd, broken_at, break_time);
-        let quiet = take_signals(event, until, note, || {
-            let at = clock::monotonic_ms();
-            (at, lease::wait(Some(Duration::ZERO)))
-        });
+        if let Event::Broken(fd) = event {
+            let is_late = now > looked + look_interval + look_interval / 4;
+            note_signal(fd, if is_late { looked } else { now }, break_time);
+        }
         acknowledge_moves();
-        let is_time = now >= polled + look_interval || quiet.is_none();
-        looked = quiet.unwrap_or_else(clock::monotonic_ms);
+        let is_time = now >= looked + look_interval;
         if is_time {
-            TABLE
-                .iter()
-                .for_each(|entry| note_if_broken(entry, LeaseEntry::is_held, polled, break_time));
-            polled = now;
+            let note = |entry| note_if_broken(entry, LeaseEntry::is_held, looked, break_time);
+            TABLE.iter().for_each(note);
+            looked = now;
         }
         next_timeout = match advance(now) {
             Leases::Broken => Some(RETRY_INTERVAL),
             // No lease for a while: the next one wakes this thread.
             Leases::None if is_time => sleep(),
             Leases::Unbroken | Leases::None => {
-                Some((polled + look_interval).saturating_sub(now).max(1))
+                Some((looked + look_interval).saturating_sub(now).max(1))
             }
         };
-    }
-}
-
-/// Takes the pending signals, of which `event` is the first, and returns when `next` found none: the time before it
-/// looked. `None` if others can break leases faster than this thread notes it: at `until` the deadlines come first, and
-/// all leases have to be checked.
-fn take_signals(
-    mut event: Event,
-    until: u64,
-    note: impl Fn(RawFd),
-    mut next: impl FnMut() -> (u64, Event),
-) -> Option<u64> {
-    loop {
-        if let Event::Broken(fd) = event {
-            note(fd);
-        }
-        let at;
-        (at, event) = next();
-        if matches!(event, Event::Nothing) {
-            return Some(at);
-        }
-        if at >= until {
-            // None that was taken gets lost.
-            if let Event::Broken(fd) = event {
-                note(fd);
-            }
-            return None;
-        }
     }
 }
 
@@ -311,30 +276,6 @@ pub(super) fn acknowledge_remaps(pages: BorrowedFd<'_>) -> impl Drop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::{Cell, RefCell};
-
-    /// Takes signals that come every millisecond, `count` of them, until the time 100. The result, and those noted.
-    fn taken(count: u64) -> (Option<u64>, Vec<RawFd>) {
-        let (clock, noted) = (Cell::new(0), RefCell::new(Vec::new()));
-        let signal = |n: u64| {
-            if n < count {
-                Event::Broken(n as RawFd)
-            } else {
-                Event::Nothing
-            }
-        };
-        let quiet = take_signals(
-            signal(0),
-            100,
-            |fd| noted.borrow_mut().push(fd),
-            || {
-                clock.set(clock.get() + 1);
-                (clock.get(), signal(clock.get()))
-            },
-        );
-        (quiet, noted.into_inner())
-    }
-
     /// A daemon that closes all numbers, and writes a number to its first file.
     #[test]
     fn the_break_time_is_not_read_from_another_file() {
@@ -348,13 +289,5 @@ mod tests {
         let other = file::stat(other.as_fd()).unwrap();
         assert!(read("no number\n", None).is_none());
         assert!(read("100000\n", Some(other)).is_none());
-    }
-
-    #[test]
-    fn signals_that_never_end_do_not_keep_the_deadlines_waiting() {
-        assert_eq!(taken(0), (Some(1), vec![]));
-        assert_eq!(taken(20), (Some(20), (0..20).collect()));
-        // All that were taken are noted.
-        assert_eq!(taken(u64::MAX), (None, (0..=100).collect()));
     }
 }

@@ -1,21 +1,17 @@
 //! Times that threads and fork handlers share without a lock.
 
 #[cfg(not(target_has_atomic = "64"))]
-pub(super) use self::coarse::{AtomicMs, AtomicTimestamp};
+pub(super) use self::coarse::AtomicMs;
 #[cfg(target_has_atomic = "64")]
-pub(super) use crate::sync::atomic::{AtomicI64 as AtomicTimestamp, AtomicU64 as AtomicMs};
+pub(super) use crate::sync::atomic::AtomicU64 as AtomicMs;
 
-/// For processors without 64-bit atomics. Times are rounded down: a deadline comes too early rather than too late, and a
-/// file counts as changed recently rather than long ago.
+/// For processors without 64-bit atomics. Times are rounded down: a deadline comes too early rather than too late.
 #[cfg(any(not(target_has_atomic = "64"), test))]
 mod coarse {
-    use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     /// 2^32 steps are 8.7 years, counted from the start of the machine.
     const MS: u64 = 64;
-
-    /// 2^31 steps reach from 1970 to 2106.
-    const NS: i64 = 2_000_000_000;
 
     /// A moment or a period in ms. 0 stays 0, and no other value becomes 0.
     pub(in super::super) struct AtomicMs(AtomicU32);
@@ -36,28 +32,9 @@ mod coarse {
         }
     }
 
-    /// A time of files, in ns since 1970.
-    pub(in super::super) struct AtomicTimestamp(AtomicI32);
-
-    impl AtomicTimestamp {
-        pub(in super::super) const fn new(steps: i32) -> Self {
-            AtomicTimestamp(AtomicI32::new(steps))
-        }
-
-        pub(in super::super) fn load(&self, order: Ordering) -> i64 {
-            i64::from(self.0.load(order)) * NS
-        }
-
-        pub(in super::super) fn store(&self, ns: i64, order: Ordering) {
-            let steps = ns.div_euclid(NS);
-            let steps = steps.clamp(i32::MIN.into(), i32::MAX.into());
-            self.0.store(steps as i32, order);
-        }
-    }
-
     #[test]
     fn a_time_is_never_late() {
-        let (shared, timestamp) = (AtomicMs::new(0), AtomicTimestamp::new(0));
+        let shared = AtomicMs::new(0);
         let stored = |ms| {
             shared.store(ms, Ordering::Relaxed);
             shared.load(Ordering::Relaxed)
@@ -67,12 +44,5 @@ mod coarse {
         }
         let max = u64::from(u32::MAX) * MS;
         assert_eq!([0, 1, u64::MAX].map(stored), [0, 64, max]);
-        for ns in [-1, 0, 1_999_999_999, 4_000_000_000_000_000_001] {
-            timestamp.store(ns, Ordering::Relaxed);
-            let stored = timestamp.load(Ordering::Relaxed);
-            assert!((ns - 1_999_999_999..=ns).contains(&stored), "{ns}");
-        }
-        timestamp.store(i64::MAX, Ordering::Relaxed);
-        assert!(timestamp.load(Ordering::Relaxed) > 4_000_000_000_000_000_000);
     }
 }
