@@ -10,7 +10,7 @@ const SCENARIO: &str = "STILLMAP_TEST_SCENARIO";
 /// Only against a hang: no test depends on how long anything takes. `STILLMAP_TEST_TIMEOUT` is for slow machines, in seconds.
 fn timeout() -> Duration {
     let seconds = std::env::var("STILLMAP_TEST_TIMEOUT").ok();
-    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(240))
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(600))
 }
 
 /// Starts a test that has a child: `let child = scenario!(|| { ... });` as its first statement.
