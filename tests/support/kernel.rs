@@ -181,9 +181,10 @@ pub fn present_pages(bytes: &[u8]) -> usize {
     std::fs::File::open("/proc/self/pagemap")
         .and_then(|map| map.read_exact_at(&mut entries, first as u64 * 8))
         .expect("read /proc/self/pagemap");
+    let number = |entry: &[u8]| u64::from_ne_bytes(entry.try_into().expect("8 bytes"));
     entries
-        .chunks(8)
-        .filter(|entry| entry[7] & 0x80 != 0)
+        .chunks_exact(8)
+        .filter(|entry| number(entry) >> 63 == 1)
         .count()
 }
 
