@@ -148,3 +148,21 @@ fn unsafe_code_is_where_the_architecture_allows_it() {
         );
     }
 }
+
+#[test]
+fn a_platform_is_named_where_the_architecture_says() {
+    let allowed = ["lib.rs", "options.rs", "portable/mod.rs", "reason.rs"];
+    let platforms = ["target_os", "target_family", "unix", "windows"];
+    for (file, text) in files() {
+        if file.starts_with("sys/") || file.ends_with("/tests.rs") || allowed.contains(&&*file) {
+            continue;
+        }
+        let mut conditions =
+            code(&text).filter(|line| line.contains("cfg") && !line.contains("test"));
+        let named = conditions.find(|line| platforms.iter().any(|name| line.contains(name)));
+        assert_eq!(
+            named, None,
+            "{file}: only `sys/` may depend on the platform"
+        );
+    }
+}
