@@ -17,7 +17,7 @@ use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Time between two attempts to handle a break, in ms.
@@ -38,6 +38,9 @@ pub(super) static WATCHER: AtomicU32 = AtomicU32::new(0);
 
 /// Changes when there is work for the copying thread.
 pub(super) static WORK: AtomicU32 = AtomicU32::new(0);
+
+/// Number of signals received.
+static EVENTS: AtomicUsize = AtomicUsize::new(0);
 
 /// The watcher blocks without a timeout, since there was no lease for a while.
 static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
@@ -74,17 +77,23 @@ pub(super) fn reset_in_child() {
     IS_ACKNOWLEDGING.store(false, Ordering::Relaxed);
 }
 
+/// Number of signals received: see [`look_after`].
+pub(super) fn events() -> usize {
+    EVENTS.load(Ordering::SeqCst)
+}
+
 /// Sets a lease whose breaks are reported to the watcher.
 pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
     lease::set(fd, lease, WATCHER.load(Ordering::Acquire) as i32)
 }
 
-/// To be called after an entry was published. False if the lease was broken before: its signal may have found no entry.
-pub(super) fn look_after(entry: &LeaseEntry) -> bool {
-    if !entry.is_held() {
+/// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
+/// broken meanwhile.
+pub(super) fn look_after(entry: &LeaseEntry, events: usize) -> bool {
+    // SeqCst with `note_signal` and `sleep`: either they see the entry LIVE, or this sees what they stored before.
+    if EVENTS.load(Ordering::SeqCst) != events && !entry.is_held() {
         return false;
     }
-    // SeqCst with `sleep`: either it sees the entry LIVE, or this sees what it stored before.
     if IS_ASLEEP.swap(false, Ordering::SeqCst) {
         lease::wake(WATCHER.load(Ordering::Acquire) as i32);
     }
@@ -169,6 +178,8 @@ fn sleep() -> Option<u64> {
 
 /// A signal has come for the lease that was set on this descriptor.
 fn note_signal(fd: i32, at: u64, break_time: u64) {
+    // Before the search: see `look_after`.
+    EVENTS.fetch_add(1, Ordering::SeqCst);
     let has_number = |entry: &&LeaseEntry| entry.signal_fd.load(Ordering::Relaxed) == fd;
     let leased = || {
         TABLE
@@ -276,6 +287,7 @@ pub(super) fn acknowledge_remaps(pages: BorrowedFd<'_>) -> impl Drop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     /// A daemon that closes all numbers, and writes a number to its first file.
     #[test]
     fn the_break_time_is_not_read_from_another_file() {

@@ -72,6 +72,7 @@ pub(super) struct LeaseHolder<F: AsFd> {
     pub(super) file: Arc<F>,
     // Dropped after `file`: the number stays registered until it is closed, so a child that is forked meanwhile finds it.
     pub(super) entry: OwnEntry,
+    events: usize,
     /// Before the description was made that has the lease.
     opened: BeforeForks,
     /// The lease ends with the descriptor, which is closed at once. Dropped last.
@@ -107,9 +108,11 @@ impl<F: AsFd> LeaseHolder<F> {
         }
         let entry = OwnEntry(TABLE.claim());
         entry.prepare(file.as_fd().as_raw_fd(), lease, clock::monotonic_ms());
+        let events = monitor::events();
         let holder = LeaseHolder {
             file,
             entry,
+            events,
             opened,
             closing: None,
         };
@@ -125,7 +128,7 @@ impl<F: AsFd> LeaseHolder<F> {
         reserve_space(data.copied())?;
         // SAFETY: prepared by `new`; the caller's promise.
         unsafe { self.entry.publish(data) };
-        Ok(monitor::look_after(&self.entry))
+        Ok(monitor::look_after(&self.entry, self.events))
     }
 
     /// True unless a child was forked that may have the file open or mapped without knowing of the lease. To be asked

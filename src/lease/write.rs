@@ -105,7 +105,8 @@ impl WriteLease {
         // SAFETY: `WriteLeasedMapping` unmaps the file after it has ended the entry.
         match unsafe { editable.holder.publish(data) }.map_err(failed("mmap"))? {
             // Otherwise a child that another thread has forked meanwhile has the file open.
-            true if editable.holder.is_alone() => Ok(editable),
+            // Asked in any case: filling holes may have taken longer than the kernel waits, and signals get lost.
+            true if editable.holder.is_alone() && editable.holder.entry.is_held() => Ok(editable),
             _ => Err(WriteLeaseError::Busy),
         }
     }
