@@ -27,6 +27,7 @@ pub(super) extern "C" fn copy_broken(_: *mut c_void) -> *mut c_void {
     lease::block_signals();
     sync::forbid_locks();
     thread::set_name(c"stillmap-copy");
+    thread::schedule_normally();
     COPIER.store(thread::id().unsigned_abs(), Ordering::Release);
     futex::wake_all(&COPIER);
     loop {

@@ -114,6 +114,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
     lease::block_signals();
     sync::forbid_locks();
     thread::set_name(c"stillmap-lease");
+    thread::schedule_normally();
     WATCHER.store(thread::id().unsigned_abs(), Ordering::Release);
     futex::wake_all(&WATCHER);
     let mut looked = clock::monotonic_ms();

@@ -402,3 +402,40 @@ fn an_exclusive_file_does_not_outlive_its_process() {
     })
     .succeed();
 }
+
+/// Attack: the first snapshot is opened by a thread with a schedule of its own (`SCHED_FIFO`, pinned to a processor that it
+/// never leaves). Before: the lease threads inherited it, and never ran.
+#[test]
+fn lease_threads_have_the_ordinary_schedule() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        // SAFETY: all zeros are a value of it.
+        let priority: libc::sched_param = unsafe { std::mem::zeroed() };
+        // The one that needs no right.
+        let batch = (libc::SYS_sched_setscheduler, libc::SCHED_BATCH);
+        // SAFETY: reads one struct.
+        let set = unsafe { libc::syscall(batch.0, 0, batch.1, &raw const priority) };
+        if set != 0 {
+            return support::skip("no other schedule is allowed");
+        }
+        let path = support::file_with(folder.path(), "file", &[5; 2 << 20]);
+        let _snapshot = leased(|| Snapshot::open(&path));
+        let schedules: Vec<_> = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .map(|task| task.unwrap().path())
+            .filter(|task| {
+                let name = fs::read_to_string(task.join("comm")).unwrap();
+                name.starts_with("stillmap-")
+            })
+            .map(|task| {
+                let id: libc::pid_t = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+                // SAFETY: takes a number.
+                unsafe { libc::syscall(libc::SYS_sched_getscheduler, id) }
+            })
+            .collect();
+        assert_eq!(schedules, [libc::SCHED_OTHER.into(); 2]);
+    })
+    .succeed();
+}

@@ -45,6 +45,23 @@ pub(crate) fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
+/// Gives the calling thread the ordinary schedule, sched(7), rather than that of the thread which started it: under
+/// `SCHED_FIFO` it would wait for one on the same processor that never blocks.
+pub(crate) fn schedule_normally() {
+    // SAFETY: all zeros are a `struct sched_param`; some C libraries have more fields than one.
+    let priority: libc::sched_param = unsafe { std::mem::zeroed() };
+    // By number: musl's function fails always.
+    // SAFETY: reads one struct. If it is refused, the schedule stays.
+    unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            libc::SCHED_OTHER,
+            &raw const priority,
+        )
+    };
+}
+
 /// Starts a thread that calls `begin` with `run`. To be joined or detached.
 ///
 /// # Safety
