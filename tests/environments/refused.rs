@@ -149,7 +149,11 @@ fn each_call_of_each_type_is_refused() {
         }
         for call in calls(row) {
             for errno in [libc::EPERM, libc::ENOSYS] {
-                refused(row, call, errno);
+                // pthread_create(3) of musl ignores this error, and stores to pages without access.
+                let is_fatal = cfg!(target_env = "musl") && call == libc::SYS_mprotect;
+                if !(is_fatal && errno == libc::ENOSYS) {
+                    refused(row, call, errno);
+                }
             }
         }
     });
