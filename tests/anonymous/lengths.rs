@@ -14,8 +14,8 @@ const IMPOSSIBLE: &[usize] = &[
     usize::MAX - 4095,
     usize::MAX / 2 + 1,
     isize::MAX as usize,
-    // A process of s390x has 2^64 bytes of addresses, so these are possible there.
-    #[cfg(not(target_arch = "s390x"))]
+    // A process of s390x has 2^64 bytes of addresses, and one of 32 bits 2^32, so these are possible there.
+    #[cfg(all(target_pointer_width = "64", not(target_arch = "s390x")))]
     (isize::MAX as usize - 4095),
     // 1 << 62 and 1 << 48 of 64 bits, 1 << 31 of 32.
     #[cfg(not(target_arch = "s390x"))]

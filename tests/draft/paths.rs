@@ -366,15 +366,18 @@ fn other_hard_links_keep_the_old_bytes() {
 
 #[test]
 fn a_sparse_draft_takes_space_where_it_was_touched() {
-    const LEN: usize = 5 << 30;
-    if !may_write(LEN as u64) || !may_map(LEN) {
+    const LEN: u64 = 5 << 30;
+    if !may_write(LEN) || !may_map(LEN) {
         return;
     }
     let dir = temp_dir();
     let path = dir.path().join("sparse");
-    let mut draft = Draft::options().sparse(true).create(&path, LEN).unwrap();
+    let mut draft = Draft::options()
+        .sparse(true)
+        .create(&path, LEN as usize)
+        .unwrap();
     const GB: u64 = 1 << 30;
-    let places = [0, 3 * GB, 4 * GB - 1, 4 * GB, LEN as u64 - 1];
+    let places = [0, 3 * GB, 4 * GB - 1, 4 * GB, LEN - 1];
     for (value, at) in (1..).zip(places) {
         draft[at as usize] = value;
     }

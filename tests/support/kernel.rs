@@ -348,16 +348,18 @@ pub fn may_write(bytes: u64) -> bool {
 }
 
 /// True if this process has this many addresses; prints `skipped:` if not.
-pub fn may_map(bytes: usize) -> bool {
+pub fn may_map(bytes: u64) -> bool {
+    // A 32-bit process has no such number.
+    let len = usize::try_from(bytes).unwrap_or(usize::MAX);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: addresses without memory that no other code knows.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         super::skip(format_args!("a process has fewer than {bytes} addresses"));
         return false;
     }
     // SAFETY: mapped above.
-    unsafe { libc::munmap(start, bytes) };
+    unsafe { libc::munmap(start, len) };
     true
 }
 
