@@ -139,8 +139,10 @@ fn ten_thousand_errors_of_each_kind() {
                 .unwrap_err();
             Snapshot::from_fd(&write_only).unwrap_err();
             Snapshot::from_fd(File::open(dir.path()).unwrap()).unwrap_err();
-            Anonymous::new(usize::MAX / 16).unwrap_err();
-            Anonymous::shared(usize::MAX / 16).unwrap_err();
+            // More than there are addresses, of 64 bits and of 32.
+            let too_long = usize::MAX / if usize::BITS == 64 { 16 } else { 1 };
+            Anonymous::new(too_long).unwrap_err();
+            Anonymous::shared(too_long).unwrap_err();
             Anonymous::options()
                 .fixed_address(4095)
                 .allocate(1)

@@ -316,9 +316,7 @@ fn a_file_on_an_unknown_file_system_is_not_shared() {
     scenario!(|| {
         let dir = temp_dir();
         let path = support::file_with(dir.path(), "file", &[0; 8]);
-        refuse(libc::SYS_fstatfs, libc::EIO);
-        #[cfg(any(target_arch = "powerpc64", target_arch = "s390x", target_arch = "x86"))]
-        refuse(libc::SYS_fstatfs64, libc::EIO);
+        refuse(support::refuse::FSTATFS, libc::EIO);
         let error = Shared::<AtomicU64>::open(&path).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
     })

@@ -19,6 +19,20 @@ pub use libc::{SYS_fcntl as FCNTL, SYS_ftruncate as FTRUNCATE, SYS_mmap as MMAP}
 #[cfg(target_pointer_width = "32")]
 pub use libc::{SYS_fcntl64 as FCNTL, SYS_ftruncate64 as FTRUNCATE, SYS_mmap2 as MMAP};
 
+/// The call of fstatfs(3): with numbers of 64 bits it is another one on some processors.
+#[cfg(any(
+    target_pointer_width = "32",
+    target_arch = "powerpc64",
+    target_arch = "s390x"
+))]
+pub const FSTATFS: libc::c_long = libc::SYS_fstatfs64;
+#[cfg(not(any(
+    target_pointer_width = "32",
+    target_arch = "powerpc64",
+    target_arch = "s390x"
+)))]
+pub const FSTATFS: libc::c_long = libc::SYS_fstatfs;
+
 /// Refuses one system call, always.
 pub fn refuse(call: libc::c_long, errno: i32) {
     refuse_if(Refusal {
