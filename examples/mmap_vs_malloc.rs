@@ -97,7 +97,8 @@ fn grants_addresses() -> Measured {
     );
     Ok((
         text,
-        addresses >= memory.len() && grown < memory.len() / 100,
+        // The allocator may have freed some meanwhile.
+        addresses > memory.len() / 100 * 99 && grown < memory.len() / 100,
     ))
 }
 
