@@ -5,7 +5,7 @@ use crate::support::child::{argument, scenario};
 use crate::support::kernel::{limit, may_open};
 use crate::support::leased::{Folder, leased};
 use crate::support::namespace::{hide, own_mounts};
-use crate::support::refuse::{Refusal, refuse_if};
+use crate::support::refuse::{FCNTL, Refusal, refuse_if};
 use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, temp_dir};
 use std::fs::{File, Permissions};
@@ -90,7 +90,7 @@ fn a_file_system_without_leases_is_the_reason() {
         };
         let path = file_with(folder.path(), "file", &pattern(4, 3 << 20));
         refuse_if(Refusal {
-            call: libc::SYS_fcntl,
+            call: FCNTL,
             errno: libc::EINVAL,
             argument: Some((1, u32::MAX, libc::F_SETLEASE as u32)),
         });
