@@ -103,9 +103,22 @@ mod linux;
 mod portable;
 
 #[cfg(target_os = "linux")]
-pub use linux::*;
+use linux as platform;
 #[cfg(not(target_os = "linux"))]
-pub use portable::*;
+use portable as platform;
+// So that a module of the platform is `crate::name` to the others.
+use platform::*;
+
+pub use platform::anonymous::{Anonymous, AnonymousOptions};
+pub use platform::draft::{CommitError, Draft, DraftOptions};
+pub use platform::exclusive::{Exclusive, ExclusiveOptions};
+pub use platform::fork;
+pub use platform::live::Live;
+pub use platform::open_all::{OpenAll, open_all};
+pub use platform::pages::{Advice, LockGuard, Pages, Prefetch};
+pub use platform::private::{Private, PrivateOptions};
+pub use platform::shared::{Shared, SharedOptions};
+pub use platform::snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
 
 pub use backing::Backing;
 pub use enums::{Change, HugePages, Replace};

@@ -29,15 +29,5 @@ pub(crate) mod space;
 pub(crate) mod table;
 pub(crate) mod worker;
 
-pub use anonymous::{Anonymous, AnonymousOptions};
-pub use draft::{CommitError, Draft, DraftOptions};
-pub use exclusive::{Exclusive, ExclusiveOptions};
-pub use live::Live;
-pub use open_all::{OpenAll, open_all};
-pub use pages::{Advice, LockGuard, Pages, Prefetch};
-pub use private::{Private, PrivateOptions};
-pub use shared::{Shared, SharedOptions};
-pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
-
 pub(crate) use buffer::release_unused;
 pub(crate) use lease::copier::release_all;

@@ -4,21 +4,21 @@
 //! On Linux this is compiled for its unit tests only.
 #![cfg_attr(target_os = "linux", allow(dead_code, unused_imports, unreachable_pub))]
 
-mod anonymous;
+pub(crate) mod anonymous;
 mod bytes;
-mod draft;
-mod exclusive;
+pub(crate) mod draft;
+pub(crate) mod exclusive;
 pub mod fork;
 mod input;
-mod live;
+pub(crate) mod live;
 mod locked;
 mod locked_pages;
 mod memory;
-mod open_all;
-mod pages;
-mod private;
-mod shared;
-mod snapshot;
+pub(crate) mod open_all;
+pub(crate) mod pages;
+pub(crate) mod private;
+pub(crate) mod shared;
+pub(crate) mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writable;
@@ -35,16 +35,6 @@ mod windows;
 use no_share_mode as share_mode;
 #[cfg(windows)]
 use windows::share_mode;
-
-pub use anonymous::{Anonymous, AnonymousOptions};
-pub use draft::{CommitError, Draft, DraftOptions};
-pub use exclusive::{Exclusive, ExclusiveOptions};
-pub use live::Live;
-pub use open_all::{OpenAll, open_all};
-pub use pages::{Advice, LockGuard, Pages, Prefetch};
-pub use private::{Private, PrivateOptions};
-pub use shared::{Shared, SharedOptions};
-pub use snapshot::{Snapshot, SnapshotOptions, SnapshotProgress};
 
 /// Nothing is kept.
 pub(crate) fn release_unused() {}

@@ -257,10 +257,7 @@ fn a_number_that_leads_to_another_lease_changes_no_byte() {
         };
         let path = file_with(folder.path(), "file", &[5; LEASED]);
         let snapshot = leased(|| Snapshot::open(&path));
-        for number in 3..1000 {
-            // SAFETY: takes a number. No file of this test that is open is used any more.
-            unsafe { libc::close(number) };
-        }
+        close_all_numbers();
         let others: Vec<_> = (0..30)
             .map(|n| {
                 let other = file_with(folder.path(), &n.to_string(), &[9; LEASED]);
@@ -281,16 +278,21 @@ fn a_number_that_leads_to_another_lease_changes_no_byte() {
     .succeed();
 }
 
+/// As a daemon closes what it inherited. No file of the test that is open is used any more.
+fn close_all_numbers() {
+    for number in 3..1000 {
+        // SAFETY: takes a number.
+        unsafe { libc::close(number) };
+    }
+}
+
 fn closed_by_number(reuse: impl FnOnce(&Path, &Path) -> Option<Others>) {
     let Some(folder) = Folder::new() else {
         return;
     };
     let path = file_with(folder.path(), "file", &[5; LEASED]);
     let snapshot = leased(|| Snapshot::open(&path));
-    for number in 3..1000 {
-        // SAFETY: takes a number. No file of this test that is open is used any more.
-        unsafe { libc::close(number) };
-    }
+    close_all_numbers();
     let others = reuse(folder.path(), &path);
     fs::write(&path, b"new").unwrap();
     assert!(snapshot.iter().all(|&byte| byte == 5));
