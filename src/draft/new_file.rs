@@ -171,14 +171,28 @@ impl NewFile {
         Ok(())
     }
 
-    /// Reserves space for the bytes of a store that held them before.
-    pub(super) fn reserve_for(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
-        if store.is_sparse() {
-            return Ok(());
+    /// Takes the place of `old`: reserves space for the bytes of the store, has those of a mapped one, and what the caller
+    /// has set on `old`. After an error the store is as it was, and may map the old file.
+    pub(super) fn take_over(
+        &mut self,
+        old: Option<&NewFile>,
+        store: &mut Store,
+        options: &DraftOptions,
+    ) -> Result<()> {
+        if !store.is_sparse() {
+            self.reserve(0, store.len())?;
         }
-        self.reserve(0, store.len())?;
-        if store.is_mapped() {
-            store.spill(self.mappable_file(options)?, store.len())?;
+        let copied = if store.is_mapped() {
+            Some(store.copied_to(self.mappable_file(options)?, store.len())?)
+        } else {
+            None
+        };
+        // After the bytes, which change the times.
+        if let Some(old) = old {
+            self.copy_set_by_caller(old)?;
+        }
+        if let Some(copied) = copied {
+            *store = copied;
         }
         Ok(())
     }
@@ -191,15 +205,14 @@ impl NewFile {
     ) -> Result<()> {
         if self.is_spent {
             let mut new = NewFile::create(self.target.again()?, options)?;
-            new.reserve_for(store, options)?;
-            new.copy_set_by_caller(self)?;
+            new.take_over(Some(self), store, options)?;
             *self = new;
         }
         Ok(())
     }
 
     /// What the caller has set on `old`, whose place this file takes: owner, access, attributes and times.
-    pub(super) fn copy_set_by_caller(&self, old: &NewFile) -> Result<()> {
+    fn copy_set_by_caller(&self, old: &NewFile) -> Result<()> {
         if old.times_before.get().is_none() {
             // The caller never had a descriptor.
             return Ok(());

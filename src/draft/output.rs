@@ -125,7 +125,8 @@ impl Output {
             store.resize(len)
         } else {
             let mapped = file.mappable_file(options);
-            mapped.and_then(|mapped| store.spill(mapped, len))
+            let copied = mapped.and_then(|mapped| store.copied_to(mapped, len));
+            copied.map(|copied| *store = copied)
         };
         grown.inspect_err(|_| {
             let _ = file.truncate(old);
@@ -147,10 +148,11 @@ impl Output {
         };
         match &mut output {
             Output::New(file) => {
-                file.reserve_for(store, options)?;
-                if let Output::New(old) = &*self {
-                    file.copy_set_by_caller(old)?;
-                }
+                let old = match &*self {
+                    Output::New(old) => Some(&**old),
+                    Output::InPlace(_) | Output::Stream(_) => None,
+                };
+                file.take_over(old, store, options)?;
             }
             Output::InPlace(_) | Output::Stream(_) if store.is_mapped() => {
                 if !options.fits_in_memory(store.len()) {

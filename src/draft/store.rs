@@ -80,13 +80,12 @@ impl Store {
         }
     }
 
-    /// Moves the bytes to the file, which has `len` bytes and blocks for them.
-    pub(super) fn spill(&mut self, file: &File, len: usize) -> Result<()> {
+    /// A copy of the bytes in the file, which has `len` bytes and blocks for them.
+    pub(super) fn copied_to(&self, file: &File, len: usize) -> Result<Self> {
         let mut mapped = Store::mapped(file, len)?;
         let same = self.len().min(len);
         mapped[..same].copy_from_slice(&self[..same]);
-        *self = mapped;
-        Ok(())
+        Ok(mapped)
     }
 
     /// Replaces the mapping of a file by one of `reader`, the same file opened for reading only.
@@ -144,7 +143,10 @@ impl Store {
                 copied.map_err(failed("pwrite"))?;
             }
             Store::Sparse(memory) => {
-                write::set_len(file, len as u64).map_err(failed("ftruncate"))?;
+                // Only what was written is copied. A commit that failed may have left other bytes.
+                let emptied = write::set_len(file, 0);
+                let sized = emptied.and_then(|()| write::set_len(file, len as u64));
+                sized.map_err(failed("ftruncate"))?;
                 let mut at = 0;
                 while let Some(range) = written(memory, at, len).map_err(failed("lseek"))? {
                     at = range.end;

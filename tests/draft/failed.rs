@@ -62,6 +62,26 @@ fn the_draft_can_be_changed_and_committed_again() {
     }
 }
 
+/// Before: a sparse draft wrote what it has over what the first commit had left in its file, and the rest was published.
+#[test]
+fn bytes_that_are_removed_after_a_failed_commit_do_not_come_back() {
+    let dir = temp_dir();
+    for options in stores(dir.path()) {
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        let draft = draft_of(options.create_new(true), &path, &[7; 100_000]).unwrap();
+        file_with(dir.path(), "file", b"early");
+        let mut draft = draft.commit().unwrap_err().draft;
+        draft.resize(0).unwrap();
+        draft.resize(100_000).unwrap();
+        draft[..3].copy_from_slice(b"new");
+        draft.commit_to(&other).unwrap();
+        let expected = [&b"new"[..], &[0; 99_997]].concat();
+        assert_same(&fs::read(&other).unwrap(), &expected, "other");
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&other).unwrap();
+    }
+}
+
 #[test]
 fn the_name_may_be_known_last() {
     let dir = temp_dir();

@@ -2,11 +2,14 @@
 //! nothing left behind.
 
 use crate::support::child::{argument, report, scenario};
-use crate::support::refuse::{Refusal, refuse, refuse_if};
+use crate::support::refuse::{Refusal, Verdict, intercept, refuse, refuse_if};
 use crate::support::{kernel, skip, temp_dir};
 use crate::{draft_of, names, stores};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use stillmap::{Draft, DraftOptions, Result};
 
 /// Every operation of a draft, in one run.
@@ -119,6 +122,40 @@ fn a_commit_without_mappings_is_whole_or_an_error() {
             let bytes = fs::read(&path).unwrap();
             assert!(bytes == b"old" || bytes == [7; 10_000]);
             assert_eq!(names(dir.path()), ["file"]);
+        }
+    })
+    .succeed();
+}
+
+/// Before: the bytes were in the file for the other directory, which was gone, and later stores were lost.
+#[test]
+fn a_draft_that_could_not_move_loses_no_store() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let (path, far) = (dir.path().join("file"), dir.path().join("far"));
+        fs::create_dir(&far).unwrap();
+        let is_refused = Arc::new(AtomicBool::new(false));
+        let refused = Arc::clone(&is_refused);
+        intercept(libc::SYS_fchmod, (0, 0, 0), move |_| {
+            if refused.load(Ordering::SeqCst) {
+                Verdict::Fail(libc::EIO)
+            } else {
+                Verdict::Continue
+            }
+        });
+        for options in stores(dir.path()) {
+            let draft = draft_of(options, &path, &[1; 100_000]).unwrap();
+            let private = Permissions::from_mode(0o640);
+            draft.file().unwrap().set_permissions(private).unwrap();
+            is_refused.store(true, Ordering::SeqCst);
+            let failed = draft.commit_to(far.join("file")).unwrap_err();
+            assert_eq!(failed.raw_os_error(), Some(libc::EIO), "{failed}");
+            is_refused.store(false, Ordering::SeqCst);
+            let mut draft = failed.draft;
+            draft.fill(2);
+            draft.commit_to(&path).unwrap();
+            assert!(fs::read(&path).unwrap() == [2; 100_000], "{options:?}");
+            fs::remove_file(&path).unwrap();
         }
     })
     .succeed();
