@@ -131,7 +131,7 @@ fn a_window_with_room_to_grow_goes_on_without_its_file() {
             File::create(&path).unwrap().set_len(5 << 30).unwrap();
             // More addresses than the machine has memory.
             let options = Exclusive::options().offset((5 << 30) - 5000);
-            let options = options.reserve(1 << (usize::BITS / 2 + 8));
+            let options = options.reserve(1 << (usize::BITS / 2 + 6));
             let mut window = loop {
                 match options.open(&path) {
                     Err(Error::Busy { .. }) => {}
