@@ -14,6 +14,7 @@ use crate::{draft_of, names, stores};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::AtomicU8;
 use stillmap::{Draft, Error, Exclusive, Replace};
@@ -169,7 +170,8 @@ fn a_running_program_can_be_replaced_and_not_written_over() {
     let bytes = fs::read(&path).unwrap();
     // Another test's child may have it open for writing until it executes its program.
     let mut program = loop {
-        match Command::new(&path).arg("100").spawn() {
+        // The name is what busybox runs.
+        match Command::new(&path).arg0("sleep").arg("100").spawn() {
             Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) => std::thread::yield_now(),
             other => break other.unwrap(),
         }
