@@ -45,7 +45,7 @@ pub type Resource = libc::__rlimit_resource_t;
 #[cfg(not(target_env = "gnu"))]
 pub type Resource = libc::c_int;
 
-/// Sets a limit of this process (getrlimit(2)), and gives what it was; the most that it may be stays.
+/// Sets a limit of this process (getrlimit(2)), and gives what it was; the most that it may be is not lowered.
 pub fn limit(resource: Resource, to: u64) -> u64 {
     let mut limit = libc::rlimit64 {
         rlim_cur: 0,
@@ -55,6 +55,7 @@ pub fn limit(resource: Resource, to: u64) -> u64 {
     unsafe {
         assert_eq!(libc::getrlimit64(resource, &mut limit), 0);
         let before = std::mem::replace(&mut limit.rlim_cur, to);
+        limit.rlim_max = limit.rlim_max.max(to);
         assert_eq!(libc::setrlimit64(resource, &limit), 0);
         before
     }
