@@ -312,7 +312,7 @@ impl Anonymous {
         if pages > self.region.len() {
             self.grow(len, pages)?;
         } else {
-            // Splitting a mapping in two can exceed vm.max_map_count; then the rest stays mapped, empty.
+            // Splitting a mapping in two can exceed vm.max_map_count; then the rest stays mapped, without pages.
             let _ = self.region.resize(pages, page_size);
         }
         self.len = len;
@@ -559,10 +559,12 @@ impl Anonymous {
 }
 
 fn memfd(huge_pages: HugePages) -> Result<Memfd> {
-    let reserved = huge_pages == HugePages::Reserved;
-    let memfd = crate::sys::file::memfd(c"stillmap", reserved);
+    let memfd = match huge_pages {
+        HugePages::Reserved => file::memfd_of_reserved_pages(c"stillmap"),
+        _ => file::memfd(c"stillmap"),
+    };
     let memfd = memfd.map_err(|e| Error::os("memfd_create", None, e))?;
-    let sealed = crate::sys::file::add_seals(memfd.as_fd(), libc::F_SEAL_SHRINK);
+    let sealed = file::add_seals(memfd.as_fd(), libc::F_SEAL_SHRINK);
     sealed.map_err(|e| Error::os("fcntl", None, e))?;
     Ok(Memfd {
         file: memfd,

@@ -15,11 +15,11 @@ pub(crate) const UNCHECKED_MAX: u64 = 64 << 20;
 /// A descriptor below this number is never counted as scarce: no process has so low a limit.
 const NEVER_SCARCE_BELOW: i32 = 64;
 
-/// While there is no `RLIMIT_AS`, it is looked up for one mapping of this many: getrlimit(2) takes 0.3 µs.
+/// While there is no limit (`RLIMIT_AS`), getrlimit(2) is called for one mapping in this many: it takes 0.3 µs.
 const UNLIMITED_MAPPINGS: usize = 16;
 
-/// This many mappings are made before they are counted for the first time, and refused before they are counted again:
-/// counting 65,000 of them takes about 30 ms.
+/// This many mappings are made before the first count, and refused before the next one: counting 65,000 mappings takes
+/// about 30 ms.
 const UNCOUNTED_MAPPINGS: isize = 256;
 
 /// True if a copy of `len` bytes may be in memory: up to `limit`, or to the default.
@@ -67,8 +67,8 @@ pub(crate) fn default_memory_limit() -> u64 {
     limits::available_memory() / 2
 }
 
-/// True if a copy of `len` bytes fits into the available memory and leaves an eighth of it: for a copy that no disk
-/// takes.
+/// True if a copy of `len` bytes fits into the available memory and leaves an eighth of it: for a copy that fits on no
+/// disk.
 pub(crate) fn fits_available(len: u64) -> bool {
     let available = limits::available_memory();
     len <= available - available / 8

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// The kind of pages.
 ///
-/// Elsewhere than on Linux [`Transparent`](HugePages::Transparent) is the same as [`System`](HugePages::System), and
+/// On platforms other than Linux [`Transparent`](HugePages::Transparent) is the same as [`System`](HugePages::System), and
 /// [`Reserved`](HugePages::Reserved) fails with [`Error::Unsupported`](crate::Error::Unsupported).
 ///
 /// Source: madvise(2), mmap(2) on `MAP_HUGETLB`.
@@ -37,7 +37,7 @@ pub enum HugePages {
 /// |---|---|---|
 /// | readers see | the old bytes or the new ones | for a while, a mixture of both |
 /// | after a crash in `commit` | the old bytes or the new ones | perhaps a mixture |
-/// | inode, hard links, watches (inotify), open descriptors | those of the old file are left behind | stay |
+/// | inode, hard links, watches (inotify), open descriptors | stay with the old file | stay with the path |
 /// | a file that is a mount point (`docker run -v FILE`) | cannot be replaced | is written |
 /// | needs | write permission for the directory | write permission for the file |
 ///
@@ -65,8 +65,8 @@ pub enum Replace {
     /// The bytes are written over those of the file. A path without a file gets a new one, as with
     /// [`Rename`](Replace::Rename).
     InPlace,
-    /// [`Rename`](Replace::Rename), or [`InPlace`](Replace::InPlace) where that is not possible: for a mount point, or
-    /// in a directory that may not be written to. Other hard links are no reason; they keep the old bytes.
+    /// [`Rename`](Replace::Rename), or [`InPlace`](Replace::InPlace) where a rename is not possible: for a mount point, or
+    /// in a directory that may not be written to. A file with several hard links is renamed; the others keep the old bytes.
     RenameOrInPlace,
 }
 
@@ -96,7 +96,7 @@ pub enum Change {
     Grown(Range<usize>),
     /// These bytes are gone.
     Cut(Range<usize>),
-    /// The file was truncated, or its device failed, while it was read. It may have been rewritten since: no byte that
-    /// was read before needs to be the same.
+    /// The file was truncated, or its device failed, while it was read. It may have been rewritten since: any byte that
+    /// was read before may be different now.
     PagesLost,
 }

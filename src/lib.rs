@@ -57,8 +57,8 @@
 //! # Ranges
 //!
 //! A range counts bytes from the start of the value, may be any [`RangeBounds<usize>`](std::ops::RangeBounds), and must
-//! lie inside `0..len`; an empty one inside `0..=len`. Anything else fails with [`Error::OutOfBounds`]. Ranges are
-//! never clamped, and need not be aligned. Sizes, offsets and limits are bytes; a length of 0 is allowed everywhere.
+//! lie inside `0..len`; an empty one inside `0..=len`. Any other fails with [`Error::OutOfBounds`]. Ranges are
+//! never clamped, and need not be aligned. Sizes, offsets and limits are in bytes; a length of 0 is allowed everywhere.
 #![deny(
     unsafe_code,
     missing_docs,
@@ -95,9 +95,9 @@ mod shareable;
 mod sync;
 mod sys;
 
-// The ladder of platforms: the same public names, by the modules of Linux, or by `std` and the calls of `sys`.
+// The same public types, by the modules of Linux, or for every other platform by `std` and `sys`.
 #[cfg(target_os = "linux")]
-#[path = "linux.rs"]
+#[path = "linux.rs"] // so that its modules are files of `src/`, not of `src/linux/`
 mod linux;
 #[cfg(any(not(target_os = "linux"), test))]
 mod portable;
@@ -106,7 +106,7 @@ mod portable;
 use linux as platform;
 #[cfg(not(target_os = "linux"))]
 use portable as platform;
-// So that a module of the platform is `crate::name` to the others.
+// A module of the platform is `crate::name` in all others.
 use platform::*;
 
 pub use platform::anonymous::{Anonymous, AnonymousOptions};
@@ -131,9 +131,9 @@ pub use shareable::checks as _shareable;
 
 /// Returns memory to the kernel that is kept for the next snapshots.
 ///
-/// Small files are read into slabs of 4 MiB. When the last snapshot in a slab is dropped, one such slab per process is
-/// kept, because new memory costs page faults. The kernel takes it when memory is short (`MADV_FREE`,
-/// madvise(2)). A thread that has snapshots keeps its present slab; when it has dropped all that it opened, it keeps none.
+/// A thread that holds many small files reads them into slabs of 4 MiB. When the last snapshot in a slab is dropped, the
+/// process keeps one such slab for the next snapshots, because new memory costs page faults. The kernel may take its pages
+/// when memory is short (`MADV_FREE`, madvise(2)). The slab that a thread is filling is not returned.
 ///
 /// # Examples
 /// ```
@@ -143,15 +143,15 @@ pub fn release_unused_memory() {
     release_unused();
 }
 
-/// Copies the bytes of all leased snapshots of this process and releases their leases, so that the process blocks no
-/// writer while it does not run: before it is stopped (Ctrl-Z), sleeps, or is suspended or migrated.
+/// Copies the bytes of all leased snapshots of this process and releases their leases. To be called before the process is
+/// stopped (Ctrl-Z), suspended or migrated: then it blocks no writer while it does not run.
 ///
-/// Blocks until that is done; a copy goes to memory or to an unnamed file, as when a writer comes. The snapshots stay
-/// where they are, and have another [`backing`](Snapshot::backing) then. An [`Exclusive`] keeps its lease. Snapshots that
-/// are opened afterwards are leased again.
+/// Blocks until that is done; a copy goes to memory or to an unnamed file, as when a writer opens the file. The bytes stay
+/// at their addresses, and [`backing`](Snapshot::backing) changes. An [`Exclusive`] keeps its lease. Snapshots that are
+/// opened afterwards are leased again.
 ///
-/// Returns true if no read lease is left: false if there was neither memory nor disk for a copy, or another thread has
-/// opened a file meanwhile.
+/// Returns true if no read lease is left, and false if there was neither memory nor disk for a copy, or if another thread
+/// has opened a file meanwhile.
 ///
 /// # Examples
 /// ```

@@ -1,7 +1,7 @@
 //! Which process this is, and locks that a forked child does not inherit.
 //!
-//! What only one process may use (threads, locks, files that it edits) keeps the [`Process`] that made it. This is the
-//! only way in which the crate knows a forked child.
+//! A value that only one process may use (a thread, a lock, an edited file) stores the [`Process`] that made it. This is
+//! the only way in which the crate detects a forked child.
 #![allow(unsafe_code)]
 
 use crate::sync::{Guard, Lock, Rank};
@@ -12,28 +12,29 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// The number of this process, in a page that the kernel zeroes in each child: `MADV_WIPEONFORK` (Linux 4.14, madvise(2)).
-/// So a child is known however it was made: by fork(3), by clone(2), with the id of its parent (pid_namespaces(7)).
+/// So every child is detected, also one that was made by clone(2), or that has the process id of its parent
+/// (pid_namespaces(7)).
 static NUMBER: AtomicPtr<AtomicUsize> = AtomicPtr::new(ptr::null_mut());
 
-/// In place of the page, where the kernel refuses it. Not zeroed, so the process id decides.
+/// Replaces the page where the kernel refuses it. It is not zeroed, so the process id is compared instead.
 static NO_PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// The last number that was given, in this process or in one that it descends from.
+/// The last number that was assigned, in this process or in one of its ancestors.
 static LAST: AtomicUsize = AtomicUsize::new(0);
 
-/// Identifies a process among those that it descends from and those that descend from it.
+/// Identifies a process among its ancestors and descendants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(usize);
 
 impl Process {
-    /// This one. Fit for a signal handler and for a handler of fork(3).
+    /// This process. Async-signal-safe.
     pub(crate) fn current() -> Self {
         let number = number();
         if ptr::eq(number, &raw const NO_PAGE) {
             return Process(std::process::id() as usize);
         }
         match number.load(Ordering::Acquire) {
-            0 => Process(give(number)),
+            0 => Process(assign(number)),
             number => Process(number),
         }
     }
@@ -86,16 +87,16 @@ fn wiped_page() -> io::Result<ptr::NonNull<u8>> {
     advised.map(|()| page)
 }
 
-/// In a process that has none yet. Two threads may both do it; all use the first.
-fn give(number: &AtomicUsize) -> usize {
+/// Stores a number for a process that has none yet. If two threads do this, the first number stays.
+fn assign(number: &AtomicUsize) -> usize {
     let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
     let order = (Ordering::AcqRel, Ordering::Acquire);
-    let given = number.compare_exchange(0, next, order.0, order.1);
-    given.map_or_else(|first| first, |_| next)
+    let stored = number.compare_exchange(0, next, order.0, order.1);
+    stored.map_or_else(|first| first, |_| next)
 }
 
-/// The lock of a static variable. In a forked child a thread that does not exist there may hold it, and may have been
-/// changing the value: the child has a new lock, and the default value.
+/// The lock of a static variable. In a forked child the lock may be held by a thread that does not exist there, and the
+/// value may be half changed. So the child makes a new lock, with the default value.
 #[derive(Debug)]
 pub(crate) struct ProcessLock<T: 'static> {
     rank: Rank,
@@ -128,7 +129,7 @@ impl<T: Default> ProcessLock<T> {
             // SAFETY: null, or made by `replace`, and never freed.
             match unsafe { current.as_ref() } {
                 Some(made) if made.process == process => return &made.lock,
-                // Inherited. Two threads must not come to different locks, so this does not depend on its state.
+                // None yet, or the parent's, which is replaced whether it is held or not: all threads must use one lock.
                 _ => self.replace(current, process),
             }
         }

@@ -1,4 +1,4 @@
-//! The range rule of the crate: which ranges of bytes are inside a value or file, and how many pages they take.
+//! The range rule of the crate: which ranges of bytes are inside a value or file, and how long their whole pages are.
 
 use crate::error::{Error, Result};
 use std::ops::{Bound, Range, RangeBounds};

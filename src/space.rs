@@ -2,7 +2,7 @@
 //! it took if it fails.
 
 use crate::file_system::FileSystem;
-use crate::sys::space::{self, Fallocate};
+use crate::sys::space::{self, Dirty, Fallocate};
 use crate::sys::{file, is_call_unknown, lease, limits, memory, sync, write};
 use std::fs::File;
 use std::io;
@@ -11,25 +11,26 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
-/// The most that a reservation leaves free, in bytes; less on a small file system. A full disk fails other programs
-/// too, and file systems need some blocks for their own records.
+/// The most that a reservation leaves free, in bytes; less on a small file system. A full disk makes other programs fail,
+/// and file systems need some blocks for their own records.
 const LEFT_FREE_MAX: u64 = 1 << 20;
 
 /// The part of a small file system that a reservation leaves free.
 const LEFT_FREE_PART: u64 = 256;
 
-/// Fails once a file may not be changed any more.
+/// Called between the steps of a long operation on a file; an error once the file may not be changed any more.
 pub(crate) type Check<'a> = dyn Fn() -> io::Result<()> + 'a;
 
-/// Bytes that are allocated between two looks at whether they still may be.
+/// Bytes that are allocated between two calls of a [`Check`].
 const ALLOCATE_CHUNK: u64 = 64 << 20;
 
-/// Bytes that are written, and written to the disk, at a time where fallocate(2) is not supported.
+/// Bytes of zeros that are written, and written back to the disk, at a time, where fallocate(2) is not supported.
 const ZEROS_CHUNK: usize = 1 << 20;
 
-/// xfs frees the blocks of a removed file in the background: how often to look again, and after which pause.
-const LOOKS_AGAIN: u32 = 10;
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// xfs frees the blocks of a removed file in the background: how often the free space is checked again, and after which
+/// pause.
+const RETRIES: u32 = 10;
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// `ENOSPC` if the file system of `fd` reports less free space than that.
 pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
@@ -51,16 +52,16 @@ pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     } else {
         LEFT_FREE_MAX
     };
-    let looks_again = if system == Some(FileSystem::Xfs) {
-        LOOKS_AGAIN
+    let retries = if system == Some(FileSystem::Xfs) {
+        RETRIES
     } else {
         0
     };
-    for _ in 0..looks_again {
+    for _ in 0..retries {
         if has_room(left) {
             return Ok(());
         }
-        thread::sleep(LOOK_PAUSE);
+        thread::sleep(RETRY_PAUSE);
     }
     if has_room(left) {
         return Ok(());
@@ -116,16 +117,16 @@ fn in_pieces(file: &File, how: Fallocate, range: Range<u64>, check: &Check<'_>) 
     })
 }
 
-/// Gives every one of the first `len` bytes of a file that others may have open a block, and makes it `len` bytes long
-/// if it is shorter, in one step and last.
+/// Allocates blocks for the first `len` bytes of a file that other processes may have open. Then it makes the file `len`
+/// bytes long if it is shorter, in one step.
 pub(crate) fn reserve_from_start(file: &File, len: u64) -> io::Result<()> {
     allocate_from_start(file, len)?.1?;
     let last = len.saturating_sub(1);
     space::fallocate(file.as_fd(), Fallocate::Extend, last, len)
 }
 
-/// Gives blocks to the first `len` bytes of a file that is about to be overwritten, and that others may have open, where
-/// fallocate(2) is supported. Its length stays.
+/// Allocates blocks for the first `len` bytes of a file that is about to be overwritten, and that other processes may have
+/// open, where fallocate(2) is supported. Its length stays.
 pub(crate) fn allocate_for_overwrite(file: &File, len: u64) -> io::Result<Unallocated> {
     match allocate_from_start(file, len)? {
         (_, Err(e)) if !is_unsupported(&e) => Err(e),
@@ -133,11 +134,11 @@ pub(crate) fn allocate_for_overwrite(file: &File, len: u64) -> io::Result<Unallo
     }
 }
 
-/// Second, what fallocate(2) returned; after an error the file has the blocks that it had.
+/// The second value is what fallocate(2) returned; after an error the file has the same blocks as before.
 fn allocate_from_start(file: &File, len: u64) -> io::Result<(Unallocated, io::Result<()>)> {
     check_size(len)?;
     let fd = file.as_fd();
-    check_free(fd, len.saturating_sub(space::allocated(fd)?))?;
+    check_free(fd, len.saturating_sub(file::stat(fd)?.allocated))?;
     let before = Unallocated::find(file, len)?;
     let allocated = space::fallocate(fd, Fallocate::KeepSize, 0, len);
     let allocated = allocated.inspect_err(|_| before.restore(file, 0));
@@ -157,9 +158,9 @@ impl Unallocated {
     fn find(file: &File, len: u64) -> io::Result<Self> {
         let size = file::stat(file.as_fd())?.size;
         let behind = end_of_block(size)..i64::MAX as u64;
-        let extents = space::extents(file.as_fd(), behind, false);
-        // Where they are not known, nothing will be given back.
-        let missing = Missing::find(file, &(0..len), false).unwrap_or_default();
+        let extents = space::extents(file.as_fd(), behind, Dirty::Ignore);
+        // If they are not known, nothing is freed later.
+        let missing = Missing::find(file, &(0..len), Dirty::Ignore).unwrap_or_default();
         Ok(Unallocated {
             size,
             holes: missing.holes,
@@ -167,9 +168,9 @@ impl Unallocated {
         })
     }
 
-    /// Frees the blocks that the file got since, but not what others wrote to it; what was appended by a write of up to
-    /// `written` bytes that failed is cut off. Another process that has the file open may be writing just now: then they
-    /// stay, until the file is truncated or removed.
+    /// Frees the blocks that were allocated since, but not those that another process wrote to, and truncates what a failed
+    /// write of up to `written` bytes has appended. If another process has the file open, it may be writing: then nothing is
+    /// freed until the file is truncated or removed.
     pub(crate) fn restore(&self, file: &File, written: u64) {
         let fd = file.as_fd();
         lease::while_open_nowhere_else(fd, || {
@@ -187,9 +188,10 @@ impl Unallocated {
     }
 }
 
-/// Makes a hole of what in `range` was allocated and never written to. (SEEK_DATA takes zeros that were read for data.)
+/// Makes holes of the parts of `range` that are allocated and were never written to. (SEEK_DATA would report such a part as
+/// data once it was read.)
 fn punch_unwritten(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<()> {
-    for extent in space::extents(fd, range.clone(), true)? {
+    for extent in space::extents(fd, range.clone(), Dirty::WriteBack)? {
         let (start, end) = (extent.logical.max(range.start), extent.end().min(range.end));
         if extent.is_unwritten() {
             space::fallocate(fd, Fallocate::PunchHole, start, end)?;
@@ -198,28 +200,28 @@ fn punch_unwritten(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives blocks of their own to a range of a file of `size` bytes that nothing else changes, wherever a store would need
-/// a new block: in holes, in bytes that are in the inode, in blocks shared with a clone. Bytes stay; a range that lacks
-/// nothing is not touched, and after an error holes are holes again.
+/// Allocates blocks for a range of a file of `size` bytes that no other process changes, wherever a store would need a new
+/// block: for holes, for bytes that are in the inode, for blocks shared with a clone. Bytes stay; if no block is missing,
+/// nothing is done, and after an error holes are holes again.
 ///
-/// A step that may not be made any more is an error of `check`: what another process writes must not become zeros.
+/// It stops when `check` fails: bytes that another process writes must not be overwritten with zeros.
 pub(crate) fn unshare_and_allocate(
     file: &File,
     range: Range<u64>,
     size: u64,
     check: &Check<'_>,
 ) -> io::Result<()> {
-    if range.is_empty() || Missing::find(file, &range, false)?.is_nothing() {
+    if range.is_empty() || Missing::find(file, &range, Dirty::Ignore)?.is_nothing() {
         return Ok(());
     }
-    // What is filled, and given back, must be a hole.
-    let missing = Missing::find(file, &range, true)?;
+    // What is filled with zeros, and freed after an error, must really be a hole.
+    let missing = Missing::find(file, &range, Dirty::WriteBack)?;
     if missing.is_nothing() {
         return Ok(());
     }
     check_free(file.as_fd(), missing.bytes())?;
     let filled = missing.allocate_or_zero(file, range, size, check);
-    filled.inspect_err(|_| missing.give_back(file))
+    filled.inspect_err(|_| missing.free(file))
 }
 
 /// What stores into a file would need new blocks for.
@@ -232,10 +234,10 @@ struct Missing {
 }
 
 impl Missing {
-    fn find(file: &File, range: &Range<u64>, sync: bool) -> io::Result<Self> {
-        // Whole blocks: only those can be given back.
+    fn find(file: &File, range: &Range<u64>, dirty: Dirty) -> io::Result<Self> {
+        // Whole blocks: only those can be freed.
         let blocks = start_of_block(range.start)..end_of_block(range.end);
-        match space::extents(file.as_fd(), blocks.clone(), sync) {
+        match space::extents(file.as_fd(), blocks.clone(), dirty) {
             Ok(extents) => Ok(Missing::between(&extents, &blocks, range)),
             // Unknown: ask for everything.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => {
@@ -304,28 +306,28 @@ impl Missing {
         }
     }
 
-    fn give_back(&self, file: &File) {
+    /// Makes the holes holes again.
+    fn free(&self, file: &File) {
         for hole in &self.holes {
             let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, hole.start, hole.end);
         }
     }
 }
 
-/// Bytes that were written have their space. Delayed allocation would find a full disk too late, so they are written to
-/// the disk.
+/// Writes zeros, and writes them back to the disk: with delayed allocation, a full disk would be noticed too late otherwise.
 fn write_zeros(file: &File, range: Range<u64>, check: &Check<'_>) -> io::Result<()> {
     let zeros = memory::heap_zeros(ZEROS_CHUNK)?;
     for start in range.clone().step_by(ZEROS_CHUNK) {
         check()?;
         let len = (range.end - start).min(ZEROS_CHUNK as u64) as usize;
         write::write_all_at(file, &zeros[..len], start)?;
-        // Not the whole file: what else of it is not on the disk yet may take any time.
+        // This range only: the rest of the file may have any number of dirty pages.
         sync::write_back(file.as_fd(), start, len as u64)?;
     }
     Ok(())
 }
 
-/// `EFBIG` over `RLIMIT_FSIZE`, before anything is taken and without SIGXFSZ.
+/// `EFBIG` over `RLIMIT_FSIZE`, before anything is allocated and without SIGXFSZ.
 fn check_size(len: u64) -> io::Result<()> {
     if len > limits::file_size() {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));

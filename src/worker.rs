@@ -20,15 +20,15 @@ impl Joined {
     /// new thread, and ends the process where there is no room for that (`RLIMIT_AS`, vm.max_map_count).
     ///
     /// # Safety
-    /// `run` is what `begin` takes, until this is dropped.
+    /// `main` may be called with `argument`, until this is dropped.
     unsafe fn start(
-        begin: extern "C" fn(*mut c_void) -> *mut c_void,
-        run: *mut c_void,
+        main: extern "C" fn(*mut c_void) -> *mut c_void,
+        argument: *mut c_void,
     ) -> io::Result<Self> {
         // Before the thread: a child that is forked from here on is known.
         let process = Process::current();
         // SAFETY: the caller's promise.
-        let id = unsafe { thread::start(begin, run) }?;
+        let id = unsafe { thread::start(main, argument) }?;
         Ok(Joined { id, process })
     }
 }
@@ -68,7 +68,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
     /// Starts a thread that calls `run`, which must not panic.
     pub(crate) fn start(name: &'static CStr, state: S, run: fn(&S)) -> io::Result<Self> {
         let job = NonNull::from(Box::leak(Box::new(Job { name, state, run })));
-        // SAFETY: it takes such a job, which is freed after the thread has ended.
+        // SAFETY: `worker_main` takes such a job, which is freed after the thread has ended.
         let thread = unsafe { Joined::start(worker_main::<S>, job.as_ptr().cast()) };
         let thread = thread.inspect_err(|_| {
             // SAFETY: made above, and no thread has it.
@@ -127,7 +127,7 @@ pub(crate) fn run_alongside<T, R: Send, W: FnOnce() -> R + Send>(
         worker: Some(worker),
         returned: None,
     };
-    // SAFETY: it takes such a call, which is not used here before the thread is joined, also if `caller` panics.
+    // SAFETY: `main` takes such a call, which is not used here before the thread is joined, also if `caller` panics.
     let thread = unsafe { Joined::start(main::<R, W>, (&raw mut call).cast()) };
     let thread = thread.ok();
     let value = caller(thread.is_some());

@@ -1,4 +1,4 @@
-//! One constructor for each variant: nothing outside of `error/` spells out its fields.
+//! One constructor for each variant; code outside of `error/` does not spell out the fields.
 
 use super::text::{
     CREATE_FILE, OPEN_DIRECTORY, OPEN_FOR_WRITING, OPEN_IN_STICKY_DIRECTORY, OPEN_READ_WRITE,
@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 impl Error {
+    /// A failed system call, or an operation of several.
     pub(crate) fn os(operation: &'static str, path: Option<&Path>, source: io::Error) -> Self {
         Error::Os {
             operation,

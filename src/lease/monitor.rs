@@ -293,12 +293,12 @@ mod tests {
     #[test]
     fn the_break_time_is_not_read_from_another_file() {
         let read = |text: &str, stat: Option<Stat>| {
-            let file = file::memfd(c"break-time", false).unwrap();
+            let file = file::memfd(c"break-time").unwrap();
             std::io::Write::write_all(&mut &file, text.as_bytes()).unwrap();
             let stat = stat.unwrap_or_else(|| file::stat(file.as_fd()).unwrap());
             read_break_time(&(file.into(), stat))
         };
-        let other = file::memfd(c"other", false).unwrap();
+        let other = file::memfd(c"other").unwrap();
         let other = file::stat(other.as_fd()).unwrap();
         assert!(read("no number\n", None).is_none());
         assert!(read("100000\n", Some(other)).is_none());

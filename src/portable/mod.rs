@@ -1,7 +1,8 @@
-//! The types of this crate on platforms that have no implementation of their own: the same names and signatures, by `std`.
+//! The types of this crate on every platform but Linux: the same names and signatures, by `std` and `sys`.
 //!
-//! Bytes of files are read into memory, which is sound by construction; files that are locked are mapped. What cannot be done so fails with [`Error::Unsupported`](crate::Error::Unsupported) at run time. docs/platforms.md has the table.
-//! On Linux this is compiled for its unit tests only.
+//! The bytes of files are read into memory, which is sound by construction. Files are mapped where no process can write to
+//! them (`locked`). Calls that are not possible fail with [`Error::Unsupported`](crate::Error::Unsupported) at run time.
+//! docs/platforms.md has the table. On Linux this is compiled for its unit tests only.
 #![cfg_attr(target_os = "linux", allow(dead_code, unused_imports, unreachable_pub))]
 
 pub(crate) mod anonymous;
@@ -23,7 +24,7 @@ pub(crate) mod snapshot;
 mod tests;
 mod writable;
 
-// What only one platform can have: methods that name its types, and share modes.
+// For one platform only: methods on its descriptors or handles, and share modes.
 #[cfg(not(windows))]
 mod no_share_mode;
 #[cfg(unix)]

@@ -89,7 +89,7 @@ impl MappedBytes {
     pub(super) fn memfd(name: &str, len: usize, element: Layout) -> Result<Self> {
         let error = |operation, e| Error::os(operation, None, e);
         let name = CString::new(name).map_err(|e| error("memfd_create", e.into()))?;
-        let memfd = file::memfd(&name, false).map_err(|e| error("memfd_create", e))?;
+        let memfd = file::memfd(&name).map_err(|e| error("memfd_create", e))?;
         sys::write::set_len(&memfd, len as u64).map_err(|e| error("ftruncate", e))?;
         let fd = OwnedFd::from(memfd);
         file::add_seals(fd.as_fd(), libc::F_SEAL_SHRINK).map_err(|e| error("fcntl", e))?;

@@ -1,12 +1,12 @@
 //! System calls, by platform.
 //!
 //! Contract of every function below this module:
-//! - `io::Result` in and out (or a plain value): no type of another module, no policy, no message.
-//! - Interrupted system calls (`EINTR`) are tried again here and nowhere else.
-//! - A function is `unsafe` exactly if it can change memory that other code may hold a reference to.
+//! - It takes plain values and returns an `io::Result` or a plain value: no type of another module, no policy, no message.
+//! - It makes interrupted system calls (`EINTR`) again.
+//! - It is `unsafe` exactly if it can change memory that other code may hold a reference to.
 //!
-//! A platform takes what it does not have itself from the next one: `linux` from `unix`, `unix` and `windows` from
-//! `unsupported`, which has everything that `portable/` calls. So a name has the same signature everywhere.
+//! A function that a platform does not have comes from the next module: `linux` re-exports `unix`, `unix` and `windows`
+//! re-export `unsupported`, which has every function that `portable/` calls. So a name has the same signature everywhere.
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
 #[cfg(target_os = "linux")]

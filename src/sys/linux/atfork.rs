@@ -1,4 +1,4 @@
-//! System calls of the handlers that run in a forked child. All but the first are async-signal-safe
+//! System calls of the handlers that run in a forked child. All but [`register`] are async-signal-safe
 //! (signal-safety(7)).
 
 use super::retry_eintr;
@@ -6,9 +6,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// pthread_atfork(3): `before` and `after` run in the parent before and after each fork(3), and `in_child` in the child,
-/// before fork(3) returns there, in the order of registration. The latter must be async-signal-safe where the parent may
-/// have other threads.
+/// pthread_atfork(3): `before` and `after` run in the parent before and after each fork(3). `in_child` runs in the child
+/// before fork(3) returns there, in the order of registration; it must be async-signal-safe, since the parent may have
+/// other threads.
 pub(crate) fn register(
     before: Option<unsafe extern "C" fn()>,
     after: Option<unsafe extern "C" fn()>,
@@ -33,8 +33,8 @@ pub(crate) fn replace(fd: RawFd, by: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// close(2), for a number that [`replace`] cannot make another's: above a limit that this process may not raise. So it gets
-/// the number for no other descriptor.
+/// close(2), for a descriptor that [`replace`] cannot replace: its number is above a limit that this process may not raise.
+/// So no other descriptor gets the number.
 pub(crate) fn close(fd: RawFd) {
     // SAFETY: takes an integer; the caller decides about `fd`.
     unsafe { libc::close(fd) };

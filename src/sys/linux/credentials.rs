@@ -55,7 +55,7 @@ pub(crate) fn umask() -> u32 {
 pub(crate) fn random() -> io::Result<u64> {
     let mut number = [0_u8; 8];
     let start = number.as_mut_ptr();
-    // SAFETY: getrandom(2) writes at most eight bytes to `number`, and returns so few in one call.
+    // SAFETY: getrandom(2) writes at most eight bytes to `number`. Up to 256 bytes are never returned in part.
     let done =
         retry_eintr(|| unsafe { libc::syscall(libc::SYS_getrandom, start, number.len(), 0) });
     match done {

@@ -1,4 +1,4 @@
-//! System calls on descriptors themselves: fcntl(2), close-on-exec duplicates.
+//! System calls on descriptors themselves: fcntl(2), close-on-exec duplicates, poll(2).
 
 use super::retry_eintr;
 use std::io;
@@ -31,6 +31,26 @@ pub(crate) fn is_read_write(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(access_mode(fd)? == libc::O_RDWR)
 }
 
+/// poll(2) of one descriptor for these events. Returns those that have happened.
+pub(super) fn poll(fd: BorrowedFd<'_>, events: i16, wait: Wait) -> io::Result<i16> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: poll(2) reads and writes one `struct pollfd`.
+    retry_eintr(|| unsafe { libc::poll(&mut poll, 1, wait as i32) })?;
+    Ok(poll.revents)
+}
+
+/// How long [`poll`] waits, in ms.
+#[derive(Clone, Copy, Debug)]
+#[repr(i32)]
+pub(super) enum Wait {
+    Forever = -1,
+    No = 0,
+}
+
 /// The access mode that a descriptor was opened with: fcntl(2) `F_GETFL`. `O_PATH` equals none of them.
 fn access_mode(fd: BorrowedFd<'_>) -> io::Result<i32> {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
@@ -38,10 +58,12 @@ fn access_mode(fd: BorrowedFd<'_>) -> io::Result<i32> {
     Ok(flags & (libc::O_ACCMODE | libc::O_PATH))
 }
 
+/// Which signal reports a lease break: fcntl(2). libc has the number for some C libraries only.
+pub(super) const F_SETSIG: i32 = 10;
+
 /// True if any descriptor has the file open for writing. `fd` is open for reading only; false where this cannot be
 /// determined. By fcntl(2), "Leases": a read lease is granted only without writers. It is released at once.
 pub(crate) fn has_writer(fd: BorrowedFd<'_>) -> bool {
-    const F_SETSIG: i32 = 10;
     let fd = fd.as_raw_fd();
     // A break in between would raise SIGIO, which terminates the process; SIGURG is ignored by default.
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.

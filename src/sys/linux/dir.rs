@@ -154,7 +154,7 @@ pub(crate) fn check_writable(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()>
     // SAFETY: faccessat(3) reads a C string and touches no other memory of ours.
     let checked = retry_eintr(|| unsafe { libc::faccessat(dir, name, mode, libc::AT_EACCESS) });
     match checked {
-        // It is faccessat2(2), Linux 5.8. `EPERM` is also the answer for an immutable file, and then of both calls.
+        // The C library calls faccessat2(2), Linux 5.8. For an immutable file both calls fail with `EPERM`.
         Err(error) if is_call_unknown(&error) && credentials::are_real() => {
             // SAFETY: as above.
             retry_eintr(|| unsafe { libc::syscall(libc::SYS_faccessat, dir, name, mode) }).map(drop)

@@ -1,6 +1,6 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
-use super::descriptor::beyond_stdio;
+use super::descriptor::{Wait, beyond_stdio, poll};
 use super::signal_mask::without_sigxfsz;
 use super::{is_call_unknown, retry_eintr, to_off_t};
 use std::ffi::CStr;
@@ -337,25 +337,12 @@ pub(crate) fn cannot_copy_range(error: &io::Error) -> bool {
 
 /// Waits until a descriptor in non-blocking mode has bytes, or its end.
 fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    retry_eintr(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
+    poll(fd, libc::POLLIN, Wait::Forever).map(drop)
 }
 
 /// True if a process had the FIFO open for writing since `fd` was opened: poll(2) reports `POLLHUP` only then.
 pub(crate) fn had_writer(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    let done = retry_eintr(|| unsafe { libc::poll(&mut poll, 1, 0) });
-    done.is_ok() && poll.revents != 0
+    poll(fd, libc::POLLIN, Wait::No).is_ok_and(|events| events != 0)
 }
 
 /// True if the page at `offset` is in the page cache, as far as preadv2(2) with `RWF_NOWAIT` reports it (Linux 4.14).
@@ -428,11 +415,18 @@ pub(crate) fn clone_into(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result
     .map(drop)
 }
 
-/// memfd_create(2), close-on-exec, sealable, not executable where the kernel knows that (Linux 6.3); of reserved huge
-/// pages if `reserved`.
-pub(crate) fn memfd(name: &CStr, reserved: bool) -> io::Result<File> {
-    let huge = if reserved { libc::MFD_HUGETLB } else { 0 };
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge;
+/// memfd_create(2), close-on-exec, sealable, not executable where the kernel knows that (Linux 6.3).
+pub(crate) fn memfd(name: &CStr) -> io::Result<File> {
+    memfd_with(name, 0)
+}
+
+/// The same, of reserved huge pages: `MFD_HUGETLB`, Linux 4.14.
+pub(crate) fn memfd_of_reserved_pages(name: &CStr) -> io::Result<File> {
+    memfd_with(name, libc::MFD_HUGETLB)
+}
+
+fn memfd_with(name: &CStr, flags: libc::c_uint) -> io::Result<File> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags;
     let create = |flags: libc::c_uint| {
         // SAFETY: the name is a C string; the kernel copies it.
         retry_eintr(|| unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) })

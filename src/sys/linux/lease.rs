@@ -1,7 +1,7 @@
 //! System calls for file leases (fcntl(2), "Leases") and for the thread that waits until they are broken. Nothing here
 //! allocates.
 
-use super::descriptor::beyond_stdio;
+use super::descriptor::{F_SETSIG, beyond_stdio};
 use super::signal_mask::SignalMask;
 use super::{retry_eintr, thread};
 use std::io;
@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
-/// The signal by which the kernel reports a broken lease. The C libraries keep it for themselves (glibc: SIGCANCEL;
-/// musl: SIGTIMER): no program can install a handler for it, block it or wait for it, and it is only ever sent to one
-/// thread. So nothing is taken from the program. In a thread of this crate it has no other meaning.
+/// The signal by which the kernel reports a broken lease. The C libraries reserve it (glibc: SIGCANCEL; musl: SIGTIMER): no
+/// program can install a handler for it, block it or wait for it. So the program loses no signal. It is sent to a thread of
+/// this crate, where it has no other meaning.
 const SIGNAL: i32 = 32;
 
 /// The signals by which the C library makes all threads change their user: never blocked.
@@ -52,7 +52,6 @@ pub(crate) fn set(fd: BorrowedFd<'_>, lease: Lease, thread: i32) -> io::Result<(
     retry_eintr(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, lease as i32) }).map(drop)
 }
 
-const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;
 const F_SETOWN_EX: i32 = 15;
 const F_OWNER_TID: i32 = 0;
@@ -126,17 +125,17 @@ pub(crate) fn break_time(file: RawFd) -> Option<Duration> {
     )
 }
 
-/// Runs `f` while no other descriptor has the file of `fd` open, and none gets it: under a write lease. Not at all if one
-/// has, or if there is no lease.
+/// Runs `f` under a write lease: no other descriptor has the file of `fd` open, and an open blocks. Does not run it if one
+/// has it open, or if no lease is granted.
 pub(crate) fn while_open_nowhere_else(fd: BorrowedFd<'_>, f: impl FnOnce()) {
-    // The signal of a process that waits comes to this thread, and is taken out below. If the user has as many signals
-    // queued as RLIMIT_SIGPENDING allows, the kernel sends SIGIO in its place, which ends a process.
+    // If another process opens the file, this thread gets the signal, which is consumed below. If the user has as many
+    // signals queued as RLIMIT_SIGPENDING allows, the kernel sends SIGIO instead, which would end the process.
     let _mask = SignalMask::block(&[libc::SIGIO]);
     let before = mask(libc::SIG_BLOCK, 1 << (SIGNAL - 1));
     if set(fd, Lease::Write, thread::id()).is_ok() {
         f();
         release(fd.as_raw_fd());
-        // For `is_reported`.
+        // So that `is_reported` is false for it.
         // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
         let _ = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, 0) });
         wait(Some(Duration::ZERO));
@@ -350,7 +349,7 @@ mod tests {
     fn a_break_time_that_overflows_in_the_kernel_is_none() {
         use std::io::{Seek, Write};
         use std::os::fd::AsFd;
-        let mut file = crate::sys::file::memfd(c"break-time", false).unwrap();
+        let mut file = crate::sys::file::memfd(c"break-time").unwrap();
         let mut read = |text: &str| {
             file.set_len(0).unwrap();
             file.rewind().unwrap();

@@ -25,7 +25,7 @@ pub(crate) fn available_memory() -> u64 {
 /// Maximum bytes read of a file of /proc or of a control group.
 const TEXT_MAX: usize = 8 << 10;
 
-/// The longest path that `std` passes to the kernel without an allocation, in bytes, with a zero byte.
+/// The longest path that `std` passes to the kernel without an allocation, in bytes, with its NUL.
 const PATH_MAX: usize = 384;
 
 /// The text of a small file. Allocates nothing.

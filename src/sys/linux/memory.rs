@@ -161,7 +161,8 @@ pub(crate) unsafe fn map_fixed_file(
     }
 }
 
-/// mmap(2) with `MAP_FIXED`: the front of a file, shared and writable, in place of what is mapped there, in one step.
+/// mmap(2) with `MAP_FIXED`: the first `len` bytes of a file, shared and writable, in place of what is mapped there, in one
+/// step.
 ///
 /// # Safety
 /// As [`remap_onto`] for its target.
@@ -215,7 +216,7 @@ pub(crate) fn is_mapped(start: NonNull<u8>, len: usize) -> bool {
     !done.is_err_and(|e| e.raw_os_error() == Some(libc::ENOMEM))
 }
 
-/// The areas that a range consists of, proc_pid_maps(5), lowest first.
+/// The areas (VMAs) that a range consists of, proc_pid_maps(5), lowest first.
 pub(crate) fn vmas(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
     // Names of files need not be UTF-8.
     let maps = fs::read("/proc/self/maps")?;

@@ -51,8 +51,8 @@ pub(crate) fn retry_eintr<T: Copy + PartialEq + From<i8>>(
     }
 }
 
-/// True for a failed call that the kernel does not know, or that a seccomp filter refuses: old filters answer calls that
-/// they do not know with `EPERM`. For calls that need no privilege; elsewhere `EPERM` has its own meaning.
+/// True for a call that failed because the kernel does not know it, or because a seccomp filter refuses it: old filters
+/// refuse calls that they do not know with `EPERM`. For calls that need no privilege; for others `EPERM` has its own meaning.
 pub(crate) fn is_call_unknown(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }

@@ -2,10 +2,10 @@
 
 use std::mem::MaybeUninit;
 
-/// Keeps the shared object that has the address loaded until the process ends, whatever dlclose(3) is called with
-/// (`RTLD_NODELETE`). Nothing is to be done for a program, a static one, or where nothing is ever unloaded (musl).
+/// Keeps the shared object that contains the address loaded until the process ends, also after dlclose(3)
+/// (`RTLD_NODELETE`). Does nothing for an executable, and where objects are never unloaded (static programs, musl).
 ///
-/// It waits for a thread that loads an object: to be called without a lock.
+/// To be called without a lock: it waits for other threads that load objects, whose constructors may take locks.
 pub(crate) fn keep_loaded(address: usize) {
     if cfg!(any(not(target_env = "gnu"), target_feature = "crt-static")) {
         return;

@@ -86,8 +86,8 @@ pub(crate) fn thread_count() -> io::Result<usize> {
     stat_field("/proc/self/stat", 20)?.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// True if this process has one thread, by unshare(2): of `CLONE_THREAD`, it changes nothing then, and otherwise fails with
-/// `EINVAL`. For where there is no /proc.
+/// True if this process has one thread, without /proc: unshare(2) of `CLONE_THREAD` does nothing then, and otherwise fails
+/// with `EINVAL`.
 pub(crate) fn has_one_thread() -> bool {
     // SAFETY: takes an integer.
     unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
@@ -143,7 +143,7 @@ pub(crate) fn wait(pid: i32, pidfd: Option<BorrowedFd<'_>>) -> io::Result<ExitSt
     }))
 }
 
-/// ioctl(2) `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: how a child ended that is reaped.
+/// How a child ended that was reaped by other code: ioctl(2) `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15.
 pub(crate) fn status_from_pidfd(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
     /// `struct pidfd_info` of linux/pidfd.h, first version.

@@ -42,8 +42,8 @@ impl HandlerLayer {
         }
     }
 
-    /// Whether it passes on what is not ours to `front`; a layer that was not used before does from here on.
-    fn is_before(&self, front: &libc::sigaction) -> bool {
+    /// Makes an unused layer pass other signals on to `front`. True if this layer does, from now on or already.
+    fn put_before(&self, front: &libc::sigaction) -> bool {
         self.before.get().is_none() && self.before.set(*front)
             || !self.spent.load(Ordering::Relaxed)
                 && self
@@ -79,10 +79,10 @@ const HANDLERS: [Handler; 8] = [
     handle::<7>,
 ];
 
-/// Puts the handler in front, unless it is there already. After eight installations in front of different handlers the
-/// program's handler stays.
+/// Installs the handler in front of the current one, unless it is the current one. After eight installations in front of
+/// different handlers the program's handler stays.
 ///
-/// No lock, which a forked child could find held: two threads that install at once use the same layer.
+/// It takes no lock, which a forked child could find held: two threads that install at once use the same layer.
 pub(crate) fn install_sigbus_handler(handler: FaultHandler) -> io::Result<()> {
     FAULT_HANDLER.get_or_init(|| handler);
     let front = action(None)?;
@@ -91,8 +91,8 @@ pub(crate) fn install_sigbus_handler(handler: FaultHandler) -> io::Result<()> {
     }
     object::keep_loaded(address(HANDLERS[0]));
     for (layer, &handler) in LAYERS.iter().zip(&HANDLERS) {
-        // Known before the handler can run: a fault in between finds where to go.
-        if layer.is_before(&front) {
+        // Stored before the handler can run, which needs it.
+        if layer.put_before(&front) {
             let mut ours = default();
             ours.sa_sigaction = address(handler);
             ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;

@@ -11,7 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// while it runs, and it must not run for long.
 const FALLOCATE_CHUNK: u64 = 64 << 20;
 
-/// A call for at most so many bytes is over before a second signal comes: it may be interrupted, and is made again.
+/// A call for at most this many bytes ends before a second signal comes: signals are not blocked, and it is made again if one
+/// interrupts it.
 const INTERRUPTIBLE_MAX: u64 = 1 << 20;
 
 /// The operation of [`fallocate`] on a range.
@@ -82,16 +83,6 @@ pub(crate) fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
     })
 }
 
-/// `st_blocks` of fstat(2), in bytes.
-pub(crate) fn allocated(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut stat = MaybeUninit::<libc::stat64>::uninit();
-    // SAFETY: fstat(2) writes one `struct stat` to the pointer, which has room for it.
-    retry_eintr(|| unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: fstat(2) succeeded, so it is filled in.
-    let blocks = unsafe { stat.assume_init() }.st_blocks;
-    Ok(blocks.unsigned_abs() * 512)
-}
-
 /// `struct fiemap` of linux/fiemap.h, with room for extents.
 #[repr(C)]
 struct Fiemap {
@@ -146,19 +137,31 @@ impl Extent {
     }
 }
 
-/// The extents that have bytes of a range of a file, in order: ioctl(2) `FS_IOC_FIEMAP`. Bytes that were not written back
-/// yet may be missing, as if they were in a hole, unless they are written back first (`sync`).
+/// What [`extents`] does with bytes that were not written back yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dirty {
+    /// They may be missing, as if they were in a hole.
+    Ignore,
+    /// They are written back first (`FIEMAP_FLAG_SYNC`).
+    WriteBack,
+}
+
+/// The extents that have bytes of a range of a file, in order: ioctl(2) `FS_IOC_FIEMAP`.
 pub(crate) fn extents(
     fd: BorrowedFd<'_>,
     range: Range<u64>,
-    sync: bool,
+    dirty: Dirty,
 ) -> io::Result<Vec<Extent>> {
+    let flags = match dirty {
+        Dirty::Ignore => 0,
+        Dirty::WriteBack => FIEMAP_FLAG_SYNC,
+    };
     let (mut at, mut found) = (range.start, Vec::new());
     while at < range.end {
         let mut map = Fiemap {
             start: at,
             len: range.end - at,
-            flags: if sync { FIEMAP_FLAG_SYNC } else { 0 },
+            flags,
             mapped: 0,
             room: EXTENTS_PER_CALL as u32,
             reserved: 0,

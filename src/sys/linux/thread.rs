@@ -14,12 +14,12 @@ unsafe impl Send for Id {}
 // SAFETY: as above.
 unsafe impl Sync for Id {}
 
-/// In bytes, as threads of `std` have it.
+/// Stack of a thread, in bytes: the default of `std`.
 const STACK: usize = 2 << 20;
 
 /// Starts a detached thread that runs a function without arguments. Allocates nothing by way of Rust.
-pub(crate) fn start_detached(run: extern "C" fn(*mut c_void) -> *mut c_void) -> io::Result<()> {
-    let id = without_signals(|| create(run, ptr::null_mut()))?;
+pub(crate) fn start_detached(main: extern "C" fn(*mut c_void) -> *mut c_void) -> io::Result<()> {
+    let id = without_signals(|| create(main, ptr::null_mut()))?;
     // SAFETY: the thread never ends, so its id is valid; it is neither joined nor detached before.
     unsafe { libc::pthread_detach(id) };
     Ok(())
@@ -45,13 +45,13 @@ pub(crate) fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Gives the calling thread the ordinary schedule, sched(7), rather than that of the thread which started it: under
-/// `SCHED_FIFO` it would wait for one on the same processor that never blocks.
+/// Gives the calling thread the ordinary scheduling policy, sched(7), instead of the one inherited from the thread that
+/// started it: under `SCHED_FIFO` it might wait for ever for a thread on the same processor that never blocks.
 pub(crate) fn schedule_normally() {
     // SAFETY: all zeros are a `struct sched_param`; some C libraries have more fields than one.
     let priority: libc::sched_param = unsafe { std::mem::zeroed() };
-    // By number: musl's function fails always.
-    // SAFETY: reads one struct. If it is refused, the schedule stays.
+    // By number: musl's function always fails.
+    // SAFETY: reads one struct. If it is refused, the policy stays.
     unsafe {
         libc::syscall(
             libc::SYS_sched_setscheduler,
@@ -62,15 +62,15 @@ pub(crate) fn schedule_normally() {
     };
 }
 
-/// Starts a thread that calls `begin` with `run`. To be joined or detached.
+/// Starts a thread that calls `main` with `argument`. To be joined.
 ///
 /// # Safety
-/// `run` is what `begin` takes, for as long as the thread runs.
+/// `main` may be called with `argument`, for as long as the thread runs.
 pub(crate) unsafe fn start(
-    begin: extern "C" fn(*mut c_void) -> *mut c_void,
-    run: *mut c_void,
+    main: extern "C" fn(*mut c_void) -> *mut c_void,
+    argument: *mut c_void,
 ) -> io::Result<Id> {
-    without_signals(|| create(begin, run)).map(Id)
+    without_signals(|| create(main, argument)).map(Id)
 }
 
 /// pthread_join(3).
@@ -82,10 +82,10 @@ pub(crate) unsafe fn join(thread: Id) {
     unsafe { libc::pthread_join(thread.0, ptr::null_mut()) };
 }
 
-/// pthread_create(3) of a thread that calls `begin` with `run`, which is what `begin` takes.
+/// pthread_create(3) of a thread that calls `main` with `argument`, which must be valid for it.
 fn create(
-    begin: extern "C" fn(*mut c_void) -> *mut c_void,
-    run: *mut c_void,
+    main: extern "C" fn(*mut c_void) -> *mut c_void,
+    argument: *mut c_void,
 ) -> io::Result<libc::pthread_t> {
     let mut attributes = MaybeUninit::uninit();
     let mut id = MaybeUninit::uninit();
@@ -93,8 +93,9 @@ fn create(
     checked(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
     // SAFETY: initialised above. Refused, it is the size that the program has set.
     let _ = unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK) };
-    // SAFETY: the attributes are initialised, and `begin` takes what `run` is.
-    let created = unsafe { libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), begin, run) };
+    let (id_at, attributes_at) = (id.as_mut_ptr(), attributes.as_ptr());
+    // SAFETY: the attributes are initialised, and `main` may be called with `argument`.
+    let created = unsafe { libc::pthread_create(id_at, attributes_at, main, argument) };
     // SAFETY: initialised above, and not used again.
     unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     checked(created)?;

@@ -1,4 +1,4 @@
-//! System calls for files without a name, made where nothing may be allocated.
+//! System calls for files without a name that allocate nothing: for the lease threads and fork handlers.
 
 use super::descriptor::beyond_stdio;
 use super::retry_eintr;

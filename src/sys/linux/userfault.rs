@@ -83,8 +83,8 @@ pub(crate) fn register(fd: BorrowedFd<'_>, start: NonNull<u8>, len: usize) -> io
     retry_eintr(|| unsafe { libc::ioctl(fd, request, &raw mut register) }).map(drop)
 }
 
-/// Acknowledges an event, if there is one: mremap(2) blocks until then. A page fault needs no answer, since every page is
-/// supplied in its turn. False if there was nothing. poll(2) is no help: it fails where `RLIMIT_NOFILE` is 0.
+/// Acknowledges an event: mremap(2) blocks until then. False if there was none. A page fault needs no answer, since every
+/// page is supplied anyway. It does not use poll(2), which fails where `RLIMIT_NOFILE` is 0.
 pub(crate) fn acknowledge_event(fd: i32) -> bool {
     // `struct uffd_msg`.
     let mut message = [0_u8; 32];
@@ -93,10 +93,10 @@ pub(crate) fn acknowledge_event(fd: i32) -> bool {
     retry_eintr(|| unsafe { libc::read(fd, to, len) }).is_ok_and(|n| n > 0)
 }
 
-/// Supplies missing pages: those from `to` on become a copy of `pages`. Threads that block on them go on.
+/// Supplies missing pages: those from `to` on become a copy of `pages`. Threads that block on them continue.
 ///
 /// # Safety
-/// The pages belong to the caller, and those who access them expect these bytes.
+/// The pages belong to the caller, and code that accesses them expects these bytes.
 pub(crate) unsafe fn copy_in(fd: BorrowedFd<'_>, to: NonNull<u8>, pages: &[u8]) -> io::Result<()> {
     let mut done = 0;
     while done < pages.len() {

@@ -9,11 +9,11 @@ use std::ptr;
 const STACK: usize = 64 << 10;
 
 /// Runs `f` in a child process with the memory of this one (`CLONE_VM`), while this thread is suspended
-/// (`CLONE_VFORK`). If this process is killed meanwhile, the memory lives until the child has ended. The child has a
+/// (`CLONE_VFORK`). If this process is killed meanwhile, the memory stays until the child has ended. The child has a
 /// session of its own: a signal to the process group or from the terminal does not reach it.
 ///
-/// If no process can be made, or there is no memory for its stack, `f` does not run. An emulator may give the child a copy of the memory (valgrind): then
-/// the effects of `f` on memory are lost.
+/// If no process can be made, or there is no memory for its stack, `f` does not run. Under an emulator (valgrind) the child
+/// may have a copy of the memory: then the stores of `f` are lost.
 ///
 /// `f` may only make system calls: no allocation, no lock, no panic.
 pub(crate) fn run(f: &dyn Fn()) {

@@ -1,10 +1,10 @@
 //! System calls that write to files: write, pwrite, ftruncate; without SIGPIPE and SIGXFSZ.
 
-use super::retry_eintr;
+use super::descriptor::{Wait, poll};
 use super::signal_mask::{SignalMask, without_sigxfsz};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 /// ftruncate(2).
@@ -27,19 +27,11 @@ pub(crate) fn write_all(mut to: &File, bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => rest = &rest[n..],
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_writable(to)?,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                poll(to.as_fd(), libc::POLLOUT, Wait::Forever)?;
+            }
             Err(e) => return Err(e),
         }
     }
     Ok(())
-}
-
-fn wait_writable(to: &File) -> io::Result<()> {
-    let mut poll = libc::pollfd {
-        fd: to.as_raw_fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
-    retry_eintr(|| unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
 }
