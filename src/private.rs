@@ -213,8 +213,8 @@ setters! {
     ///
     /// # Examples
     /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("large");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("large");
     /// std::fs::write(&path, vec![7; 4 << 20])?;
     /// let bytes = stillmap::Private::options().memory_limit(1 << 20).open(&path)?;
     /// assert_ne!(bytes.backing(), stillmap::Backing::Memory);

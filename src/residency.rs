@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::io;
 use std::ops::Range;
 
-/// The most pages in one call of the platform, which keeps other threads from mapping meanwhile: 256 MiB of them.
+/// The most pages in one call of the platform, during which other threads cannot map or unmap: 256 MiB of small pages.
 const PAGES_PER_CALL: usize = 64 << 10;
 
 /// Characters of a drawing without a width.
@@ -47,7 +47,7 @@ pub struct Residency {
     bytes: Range<usize>,
     /// Bytes of the first page in front of them.
     offset_in_page: usize,
-    known: bool,
+    is_reliable: bool,
 }
 
 impl Residency {
@@ -65,7 +65,7 @@ impl Residency {
             pages: count,
             offset_in_page: start + bytes.start - pages.start,
             bytes,
-            known: true,
+            is_reliable: true,
         };
         let mut answers = vec![0; count.min(PAGES_PER_CALL)];
         let mut next = 0;
@@ -84,7 +84,7 @@ impl Residency {
     pub(crate) fn into_unknown(self) -> Self {
         Residency {
             bits: vec![0; self.pages.div_ceil(64)],
-            known: false,
+            is_reliable: false,
             ..self
         }
     }
@@ -97,7 +97,7 @@ impl Residency {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_reliable(&self) -> bool {
-        self.known
+        self.is_reliable
     }
 
     /// How many pages hold the bytes.
@@ -276,7 +276,7 @@ impl fmt::Display for Residency {
         let rest = width - parts.len();
         for part in parts {
             f.write_char(match part {
-                _ if !self.known => '?',
+                _ if !self.is_reliable => '?',
                 0.0 => '·',
                 part if part <= 1.0 / 3.0 => '░',
                 part if part <= 2.0 / 3.0 => '▒',
@@ -303,7 +303,7 @@ mod tests {
             pages: pages.len(),
             offset_in_page: 0,
             bytes: 0..pages.len() * page::size(),
-            known: true,
+            is_reliable: true,
         }
     }
 
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_the_kernel_said_of_each_page() {
+    fn it_agrees_with_the_kernel_for_each_page() {
         for pages in patterns() {
             let residency = residency(&pages);
             let size = page::size();

@@ -33,7 +33,7 @@ pub(crate) enum Resolved {
 pub(crate) struct Name {
     pub(crate) dir: OwnedFd,
     /// The path of the directory, for messages and for what needs a path.
-    pub(crate) folder: PathBuf,
+    pub(crate) dir_path: PathBuf,
     pub(crate) name: CString,
     /// The file with that name now, if any; not a symbolic link, unless it is [`Resolved::Magic`].
     pub(crate) found: Option<Found>,
@@ -52,10 +52,10 @@ pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
     let error = |e| Error::os("open", Some(path), e);
     let sticky = |e| Error::open_in_sticky_directory(Some(path), e);
     let mut base: Option<OwnedFd> = None;
-    let mut folder = PathBuf::new();
+    let mut dir_path = PathBuf::new();
     let mut rest = path.to_path_buf();
     for _ in 0..=LINKS_MAX {
-        let name = open_parent(path, base, &folder, &rest)?;
+        let name = open_parent(path, base, &dir_path, &rest)?;
         let Some(found) = &name.found else {
             return Ok(Resolved::Name(name));
         };
@@ -81,7 +81,7 @@ pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
         }
         check_link(&dir_stat, &found.stat).map_err(sticky)?;
         rest = PathBuf::from(dir::read_link(found.fd.as_fd()).map_err(error)?);
-        (base, folder) = (Some(name.dir), name.folder);
+        (base, dir_path) = (Some(name.dir), name.dir_path);
     }
     Err(error(io::Error::from_raw_os_error(libc::ELOOP)))
 }
@@ -90,7 +90,7 @@ pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
 fn open_parent(
     path: &Path,
     base: Option<OwnedFd>,
-    base_folder: &Path,
+    base_path: &Path,
     rest: &Path,
 ) -> Result<Name> {
     let error = |e| Error::os("open", Some(path), e);
@@ -110,7 +110,7 @@ fn open_parent(
         open(rest).map_err(error)?;
         return Err(Error::is_directory(Some(path)));
     }
-    let folder = base_folder.join(&parent);
+    let dir_path = base_path.join(&parent);
     // `/.`: for the kernel a link to the directory is then not the last part of a path, as it is not the last of ours.
     let dir = open(&parent.join("."));
     let dir = dir.map_err(|e| Error::open_directory(Some(path), e))?;
@@ -126,7 +126,7 @@ fn open_parent(
     };
     Ok(Name {
         dir,
-        folder,
+        dir_path,
         name,
         found,
     })
@@ -135,13 +135,13 @@ fn open_parent(
 /// At the last slash. `Path::file_name` would drop a `/.` at the end, which makes a path a directory.
 fn split(path: &Path) -> (PathBuf, &OsStr) {
     let bytes = path.as_os_str().as_bytes();
-    let (folder, name) = match bytes.iter().rposition(|&b| b == b'/') {
+    let (dir_path, name) = match bytes.iter().rposition(|&b| b == b'/') {
         Some(0) => (&b"/"[..], &bytes[1..]),
         Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
         None => (&b"."[..], bytes),
     };
-    let folder = PathBuf::from(OsStr::from_bytes(folder));
-    (folder, OsStr::from_bytes(name))
+    let dir_path = PathBuf::from(OsStr::from_bytes(dir_path));
+    (dir_path, OsStr::from_bytes(name))
 }
 
 /// The number of a descriptor of this process, if a name refers to one: `/dev/stdout`, `/dev/fd/1` and
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_path_is_split_at_its_last_slash() {
-        for (path, folder, name) in [
+        for (path, dir_path, name) in [
             ("a", ".", "a"),
             ("/a", "/", "a"),
             ("a/b", "a", "b"),
@@ -226,7 +226,7 @@ mod tests {
             ("//a", "/", "a"),
         ] {
             let (f, n) = split(Path::new(path));
-            assert_eq!((f.as_path(), n), (Path::new(folder), OsStr::new(name)));
+            assert_eq!((f.as_path(), n), (Path::new(dir_path), OsStr::new(name)));
         }
     }
 

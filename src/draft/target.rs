@@ -104,7 +104,7 @@ impl TargetName {
         Ok(TargetName {
             name: Name {
                 dir: dir.map_err(|e| self.error("dup", e))?,
-                folder: self.name.folder.clone(),
+                dir_path: self.name.dir_path.clone(),
                 name: self.name.name.clone(),
                 found: self.look()?,
             },

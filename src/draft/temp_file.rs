@@ -141,7 +141,7 @@ pub(super) fn sync_directory(file: &File, target: &TargetName) -> Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other,
     };
-    synced.map_err(|e| Error::os("fsync", Some(&target.name.folder), e))
+    synced.map_err(|e| Error::os("fsync", Some(&target.name.dir_path), e))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Exclusive {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn try_open<P: AsRef<Path>>(path: P) -> Result<Self> {
-        let options = Exclusive::options().wait(std::time::Duration::ZERO);
+        let options = Exclusive::options().wait(Duration::ZERO);
         options.open(path)
     }
 

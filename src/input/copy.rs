@@ -51,7 +51,7 @@ pub(crate) fn copy(
     memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<(Copied, bool)> {
-    let reader = source.reader(false);
+    let reader = source.reader();
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
     let mut attempt = 1;
     loop {
@@ -115,7 +115,7 @@ fn to_disk(
     let aligned = range.start - lead..range.end;
     let mut step = |done: u64| progress(done.saturating_sub(lead), Some(total));
     // Looking for holes moves the offset.
-    let reader = source.reader(true);
+    let reader = source.seeking_reader();
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
     match copy_to_disk(fd, aligned, &mut step) {
         Ok((file, len)) => Ok(Copied::Disk {

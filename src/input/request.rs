@@ -111,15 +111,4 @@ impl Request {
             _ => Ok(()),
         }
     }
-
-    /// An error if a stream ended before the window did.
-    pub(super) fn check_complete(&self, read: u64) -> Result<()> {
-        match self.window_len() {
-            Some(len) if read < len => {
-                let size = self.offset.saturating_add(read);
-                Err(Error::out_of_bounds(self.offset, len, size))
-            }
-            _ => Ok(()),
-        }
-    }
 }

@@ -8,8 +8,8 @@ use crate::sys::clock;
 use crate::sys::file::{self, FileType, Stat};
 use std::cell::Cell;
 
-/// Largest file that is read before its size is known, in bytes. For a larger one these bytes are read in vain, which
-/// takes 4 µs; so it is tried after another small file only.
+/// Largest file that is read before its size is known, in bytes. Of a larger one these bytes are read needlessly, which
+/// takes 4 µs; so this is tried only after another small file.
 const SMALL_MAX: usize = 64 << 10;
 
 /// A file that was changed within this many nanoseconds before the read may also have been changed during the read: the

@@ -166,15 +166,15 @@ impl<'a> Source<'a> {
     }
 
     /// A descriptor for a lease, on a description of the same file that only this crate has. It may be the one of this
-    /// source: when a lease is broken, its number leads to another file at once, so nothing is read from this source
-    /// once the file is leased. Second, no child has the description while this lives.
+    /// source. When a lease is broken, the number leads to another file at once, so nothing is read from this source once
+    /// the file is leased. While the second value lives, no child has the description.
     pub(crate) fn lease_descriptor(&self) -> io::Result<(Arc<OwnedFd>, NoFork)> {
         atfork::install().map_err(|e| match e.raw_os_error() {
             Some(errno) => io::Error::from_raw_os_error(errno),
             None => e.into(),
         })?;
         let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
-        // A child that was forked since it was opened has this one.
+        // False if a child was forked since this one was opened: the child has it too.
         let is_alone = self.opened.is_some_and(BeforeForks::is_still);
         let file = match &self.fd {
             Descriptor::Shared(fd) if is_alone => Arc::clone(fd),
@@ -194,11 +194,16 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Another descriptor to read the file by, if this one can be read in aligned pieces only (`O_DIRECT`), or if its
-    /// offset is moved while it is read (`moves_offset`) and is the caller's.
-    pub(crate) fn reader(&self, moves_offset: bool) -> Option<OwnedFd> {
-        let needed = self.is_shared() && (moves_offset || file::is_direct(self.fd()));
-        needed.then(|| self.reopen().ok()).flatten()
+    /// Another descriptor to read the file by, if this one is the caller's and can be read in aligned pieces only
+    /// (`O_DIRECT`).
+    pub(crate) fn reader(&self) -> Option<OwnedFd> {
+        let is_needed = self.is_shared() && file::is_direct(self.fd());
+        is_needed.then(|| self.reopen().ok()).flatten()
+    }
+
+    /// Another descriptor for calls that move the offset, if this one is the caller's.
+    pub(crate) fn seeking_reader(&self) -> Option<OwnedFd> {
+        self.is_shared().then(|| self.reopen().ok()).flatten()
     }
 
     pub(crate) fn stat(&self) -> Result<Stat> {

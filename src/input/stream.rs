@@ -1,7 +1,7 @@
 //! Input without a size, read to its end: pipes, FIFOs, sockets, terminals, devices, and files of reported size 0.
 
 use super::unnamed::{SPACE_CHUNK, with_unnamed_file};
-use super::{Copied, Progress, Request, Source};
+use super::{Copied, Progress, Request, Source, Window};
 use crate::budget;
 use crate::buffer::{ALIGN, Buffer};
 use crate::error::{Error, Result};
@@ -13,8 +13,8 @@ use std::os::fd::AsFd;
 /// The capacity that a pipe is set to, in bytes: the most that an unprivileged process may set (pipe(7), `pipe-max-size`).
 const PIPE_CAPACITY: i32 = 1 << 20;
 
-/// Reads to the end, or for as long as `request.len` says. `position` is the offset, if it can be set; `start`, what was
-/// read already.
+/// Reads to the end, or `request.len` bytes. `position` is the offset of the descriptor, if it has one; `start` are bytes
+/// that were read already.
 pub(crate) fn read_to_end(
     source: &Source<'_>,
     request: &Request,
@@ -22,7 +22,7 @@ pub(crate) fn read_to_end(
     start: &[u8],
     progress: &mut Progress<'_>,
 ) -> Result<Copied> {
-    // Fails if it is not a pipe, or is not allowed: then its capacity stays as it is.
+    // Only faster: it fails if this is not a pipe, or if it is not allowed.
     let _ = file::set_pipe_capacity(source.fd(), PIPE_CAPACITY);
     let mut limits = Limits::new(source, request);
     skip(source, request, position, &mut limits, progress)?;
@@ -30,7 +30,7 @@ pub(crate) fn read_to_end(
     let first = position.unwrap_or(0).wrapping_add(request.offset);
     let mut buffer = Buffer::for_stream(start)?.aligned_as(first);
     loop {
-        // A read is never cut at the limit: of a datagram, the bytes that do not fit are lost.
+        // A read is not shortened to the limit: the bytes of a datagram that do not fit would be lost.
         let most = request.len.map_or(usize::MAX, |len| len - buffer.len());
         buffer.reserve(most)?;
         if read_some(source, &mut buffer, most)? == 0 {
@@ -53,8 +53,13 @@ pub(crate) fn read_to_end(
         }
         progress(done, request.window_len()).map_err(|e| source.error("read", e))?;
     }
-    request.check_complete(buffer.len() as u64)?;
+    window(request).check_complete(buffer.len() as u64)?;
     Ok(Copied::Memory(buffer.shrink_to_fit()))
+}
+
+/// The window, counted from the offset at which the stream is.
+fn window(request: &Request) -> Window {
+    Window::new(0, request.offset, request.len)
 }
 
 fn read_some(source: &Source<'_>, buffer: &mut Buffer, most: usize) -> Result<usize> {
@@ -129,7 +134,7 @@ fn spill(
         done += chunk.len() as u64;
         limits.check_size(done)?;
     }
-    request.check_complete(done)?;
+    window(request).check_complete(done)?;
     Ok(Copied::Disk {
         file,
         start: lead,
@@ -182,7 +187,7 @@ impl<'a> Limits<'a> {
             return None;
         }
         if self.memory.is_none() && done >= budget::UNCHECKED_MAX {
-            // The bytes that were read are no longer available; of the rest, half.
+            // The bytes that were read are not counted as available any more; half of the rest may be used.
             self.memory = Some(done.saturating_add(budget::default_memory_limit()));
         }
         self.memory.filter(|&limit| done > limit)

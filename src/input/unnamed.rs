@@ -73,7 +73,7 @@ pub(crate) fn with_unnamed_file<T>(
     Err(tried)
 }
 
-/// `None` if there is no room, and another disk may have some. Any other error would repeat there.
+/// `None` if there is no room: another disk may have some. Any other error would repeat in each directory.
 fn attempt<T>(
     dir: PathBuf,
     file: File,

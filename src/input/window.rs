@@ -32,8 +32,8 @@ impl Window {
         Ok(self.base + range.start..self.base + range.end)
     }
 
-    /// An error if fewer bytes were read than asked for: the file was truncated meanwhile, or has fewer bytes than its
-    /// size, as files of /sys have.
+    /// An error if fewer bytes were read than the window has: a stream ended before, the file was truncated meanwhile, or it
+    /// has fewer bytes than its size, as files of /sys have.
     pub(crate) fn check_complete(&self, read: u64) -> Result<()> {
         match self.len {
             Some(len) if read < len => {

@@ -1,4 +1,5 @@
-//! The strategies for the bytes of an input, best first: sealed, leased, cloned, copied, read.
+//! The strategies for the bytes of an input, in the order in which they are tried: small files and streams are read; then
+//! a mapping of a file that never changes, of a leased file, of a clone; at last a copy.
 //!
 //! `Snapshot` and `Private` make a [`Request`] and get [`Opened`] bytes. Each strategy is sound; they differ in cost.
 
@@ -47,7 +48,7 @@ pub(crate) fn open(
     } else {
         source
     };
-    // A mapping does not know its path, the source does.
+    // Errors of a mapping have no path yet.
     let opened = open_kind(&source, request, stat, progress);
     opened.map_err(|e| e.with_path(|| source.name()))
 }

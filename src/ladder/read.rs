@@ -113,7 +113,7 @@ pub(super) fn stream(
         Err(Error::TooLarge { limit, .. }) if Some(limit) == request.limits.copy => {
             return Err(not_mapped());
         }
-        Err(Error::OutOfBounds { .. }) | Ok(_) if is_unopened_fifo(source) => {
+        Err(Error::OutOfBounds { .. }) | Ok(_) if had_no_writer(source) => {
             let name = source.name();
             return Err(Error::not_mapped(name.as_deref(), Reason::NoWriter));
         }
@@ -127,8 +127,8 @@ pub(super) fn stream(
     })
 }
 
-/// True for a file that was empty when it was opened, and of which `len` bytes were read, since a process was writing it. A
-/// file of the kernel has bytes, and a size of 0.
+/// True if another process wrote to the file meanwhile: its size was 0 when it was opened, and is not any more, or `len`
+/// bytes were read. A file that the kernel generates has bytes, and always a size of 0.
 fn is_written(source: &Source<'_>, len: u64) -> Result<bool> {
     let stat = source.stat()?;
     if stat.kind != FileType::Regular || stat.size == 0 && len == 0 {
@@ -140,6 +140,6 @@ fn is_written(source: &Source<'_>, len: u64) -> Result<bool> {
 }
 
 /// True for a FIFO that was opened without waiting for a writer, and had none: it seemed to end at once.
-fn is_unopened_fifo(source: &Source<'_>) -> bool {
+fn had_no_writer(source: &Source<'_>) -> bool {
     source.is_nonblocking_fifo() && !file::had_writer(source.fd())
 }

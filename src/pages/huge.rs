@@ -29,8 +29,8 @@ const FIELDS: [&str; 5] = [
     "Private_Hugetlb:",
 ];
 
-/// The kernel counts for a whole area, which can reach past the pages where it was merged with its neighbours: of such
-/// a one no more is counted than the part that lies inside.
+/// The kernel counts for a whole area, which can extend past the pages if it was merged with its neighbours: then at most
+/// the length of the part inside is counted.
 fn bytes_in_smaps(smaps: &str, pages: &Range<usize>) -> usize {
     let mut inside = 0;
     let mut of_vma = 0;

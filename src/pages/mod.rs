@@ -111,7 +111,7 @@ impl<'a> Pages<'a> {
         pages.with_locks(region.locked_pages())
     }
 
-    /// The same, of a file on a disk: the kernel may drop its pages when it needs the memory.
+    /// The same, of a file on a disk: the kernel may evict its pages when it needs the memory.
     pub(crate) fn on_disk(self) -> Self {
         Pages {
             on_disk: true,
@@ -167,7 +167,7 @@ impl<'a> Pages<'a> {
     pub fn advise<R: RangeBounds<usize>>(&self, range: R, advice: Advice) -> Result<()> {
         let pages = self.span.in_range(range, advice.rounding())?;
         let done = match (self.origin, advice) {
-            // Pages of the heap hold blocks of others.
+            // These pages hold other blocks too.
             (Origin::Heap, _) => Ok(()),
             (_, Advice::WillNeed) => populate::read_ahead(pages),
             _ => sys::pages::advise(pages, advice.code()),
@@ -183,9 +183,9 @@ impl<'a> Pages<'a> {
     /// from the front. While the thread runs, [`fork::scope`](crate::fork::scope) fails with
     /// [`Error::MultiThreaded`].
     ///
-    /// Elsewhere it is [`Advice::WillNeed`], which enters the pages before it returns (0.2 ms and more for each MiB that is
-    /// not in RAM), in pieces, since one `MADV_WILLNEED` reads no more than the readahead of the device or its largest
-    /// request, however long its range.
+    /// For any other range it is [`Advice::WillNeed`], which returns when the reads were started (0.2 ms and more for each MiB
+    /// that is not in RAM). The range is advised in pieces, since one `MADV_WILLNEED` reads no more than the readahead of the
+    /// device or its largest request, however long its range.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::Os`] for what the kernel refused.
@@ -242,7 +242,7 @@ impl<'a> Pages<'a> {
     #[doc(alias("MADV_POPULATE_READ", "MADV_POPULATE_WRITE", "MAP_POPULATE"))]
     pub fn populate<R: RangeBounds<usize>>(&self, range: R) -> Result<()> {
         let pages = self.span.in_range(range, Rounding::Outward)?;
-        let mut chunks = span::chunks(pages, populate::POPULATE_CHUNK);
+        let mut chunks = chunks(pages, populate::POPULATE_CHUNK);
         chunks.try_for_each(|chunk| self.populate_chunk(chunk))
     }
 
@@ -355,8 +355,12 @@ impl<'a> Pages<'a> {
     }
 
     fn populate_chunk(&self, chunk: Range<usize>) -> Result<()> {
-        let populated = populate::fault_in(chunk, self.origin == Origin::Memory);
-        populated.map_err(|e| self.error(e))
+        // Memory that is faulted in for reading gets the shared page of zeros, and no huge page.
+        let advice = match self.origin {
+            Origin::Memory => Advice::PopulateWrite,
+            Origin::Heap | Origin::Own | Origin::File => Advice::PopulateRead,
+        };
+        populate::fault_in(chunk, advice).map_err(|e| self.error(e))
     }
 
     /// Whether mincore(2) is reliable for `count` pages, all of which it reports as resident.
@@ -365,7 +369,7 @@ impl<'a> Pages<'a> {
         !is_suspect || sys::pages::mincore_is_truthful(start) == Some(true)
     }
 
-    /// A refused madvise(2): `EFAULT` where touching the page would be a signal.
+    /// The error of a madvise(2) that was refused: `EFAULT` where touching the page would raise a signal.
     fn error(&self, source: io::Error) -> Error {
         let of_file = matches!(self.origin, Origin::File | Origin::Own);
         match source.raw_os_error() {

@@ -19,14 +19,9 @@ const READAHEAD_MIN: usize = 128 << 10;
 /// Smaller ranges are not worth a thread, which takes as long to start as they take to read.
 pub(super) const BACKGROUND_MIN: usize = 2 << 20;
 
-/// Faults in one chunk of pages, by writing or by reading. Memory that is faulted in for reading gets the shared page of
-/// zeros, and no huge page.
-pub(super) fn fault_in(chunk: Range<usize>, by_writing: bool) -> io::Result<()> {
-    let advice = if by_writing {
-        Advice::PopulateWrite
-    } else {
-        Advice::PopulateRead
-    };
+/// Faults in one chunk of pages, by [`Advice::PopulateRead`] or [`Advice::PopulateWrite`]; before Linux 5.14 it only starts
+/// reading.
+pub(super) fn fault_in(chunk: Range<usize>, advice: Advice) -> io::Result<()> {
     match sys::pages::advise(chunk.clone(), advice.code()) {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) && !advice.is_supported() => {
             sys::pages::advise(chunk, Advice::WillNeed.code())
@@ -35,8 +30,8 @@ pub(super) fn fault_in(chunk: Range<usize>, by_writing: bool) -> io::Result<()> 
     }
 }
 
-/// Starts reading all of these pages in: in large pieces, then in ever smaller ones, which read what the kernel has cut
-/// off of the larger. Passing over pages that are there takes a twentieth of the time that reading them took.
+/// Starts reading all of these pages in: in large pieces, then in ever smaller ones, for the pages that the kernel has left
+/// out of the larger pieces. Pages that are in RAM take a twentieth of the time that reading them took.
 pub(super) fn read_ahead(pages: Range<usize>) -> io::Result<()> {
     for chunk in chunks(pages, READAHEAD_MAX) {
         let mut size = READAHEAD_MAX;

@@ -1,9 +1,10 @@
 //! Faults pages in on a thread while the program works.
 //!
-//! `MADV_WILLNEED` enters a file page by page while its caller waits: for a large range that takes longer than to scan
-//! it. Faults read ahead in large folios instead, so a thread takes them (`MADV_POPULATE_READ`). A 256 MiB file, cold,
-//! after some work of the program: 125 ms to scan, against 194 ms without.
+//! `MADV_WILLNEED` adds pages to the page cache one by one while its caller waits: for a large range that takes longer than
+//! to scan it. Faults read ahead in large folios instead, so a thread faults the pages in (`MADV_POPULATE_READ`). To scan a
+//! cold file of 256 MiB after some work of the program takes 125 ms, against 194 ms without.
 
+use super::advice::Advice;
 use super::populate::fault_in;
 use super::span::chunks;
 use crate::worker::Worker;
@@ -12,8 +13,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes in one fault: dropping the guard waits for at most one of them, or for the readahead of the device. Every device
-/// reads this much in one `MADV_WILLNEED`.
+/// Bytes that are faulted in by one call: dropping the guard waits for one call at most, or for the readahead of the device.
+/// Before Linux 5.14 it is one `MADV_WILLNEED`, of which every device reads this much.
 const PREFETCH_CHUNK: usize = 128 << 10;
 
 /// Reads pages in while it lives; made by [`Pages::prefetch`](crate::Pages::prefetch).
@@ -22,8 +23,8 @@ const PREFETCH_CHUNK: usize = 128 << 10;
 /// thread ends when all pages are there, and where the device fails: touching the page reports it. It takes
 /// no lock and allocates nothing.
 ///
-/// A guard that is leaked (`std::mem::forget`) continues to its end; if the mapping is dropped before, it can fault in pages
-/// of what comes to the same addresses, and changes no byte.
+/// The thread of a leaked guard (`std::mem::forget`) continues to the end of the range. If the mapping is dropped before, it
+/// may fault in pages of another mapping at the same addresses; it changes no byte.
 ///
 /// # Examples
 /// ```
@@ -74,7 +75,7 @@ impl Prefetch<'_> {
         }
     }
 
-    /// Has whole pages faulted in by a thread.
+    /// Starts a thread that faults in whole pages.
     pub(super) fn start(pages: Range<usize>) -> io::Result<Self> {
         let work = Work {
             pages,
@@ -100,7 +101,7 @@ impl Drop for Prefetch<'_> {
 /// The thread.
 fn run(work: &Work) {
     for chunk in chunks(work.pages.clone(), PREFETCH_CHUNK) {
-        if work.stop.load(Ordering::Acquire) || fault_in(chunk, false).is_err() {
+        if work.stop.load(Ordering::Acquire) || fault_in(chunk, Advice::PopulateRead).is_err() {
             break;
         }
     }

@@ -49,7 +49,7 @@ impl Span {
         start..end.max(start)
     }
 
-    /// The huge pages that hold these pages and lie in the mapping: the kernel would pass over those in part.
+    /// The huge pages that hold these pages and lie in the mapping: the kernel would skip those that are only partly advised.
     fn huge_pages(&self, pages: Range<usize>) -> Range<usize> {
         let huge = page::huge_size().unwrap_or(self.page_size);
         let all = self.align_down(self.start)..self.align_up(self.start + self.len);

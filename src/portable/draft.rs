@@ -36,8 +36,8 @@ use std::ptr::NonNull;
 ///
 /// # Examples
 /// ```
-/// let folder = tempfile::tempdir()?;
-/// let path = folder.path().join("greeting");
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("greeting");
 /// let mut draft = stillmap::Draft::create(&path, 5)?;
 /// draft.copy_from_slice(b"hello");
 /// draft.commit()?;

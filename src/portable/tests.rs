@@ -15,12 +15,12 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-fn folder() -> tempfile::TempDir {
+fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn file_of(folder: &tempfile::TempDir, bytes: &[u8]) -> PathBuf {
-    let path = folder.path().join("file");
+fn file_of(directory: &tempfile::TempDir, bytes: &[u8]) -> PathBuf {
+    let path = directory.path().join("file");
     fs::write(&path, bytes).unwrap();
     path
 }
@@ -28,9 +28,9 @@ fn file_of(folder: &tempfile::TempDir, bytes: &[u8]) -> PathBuf {
 /// Every window of a file is what `std` reads there, or out of bounds; by path, descriptor and file.
 #[test]
 fn a_window_of_a_file_is_its_bytes_or_an_error() {
-    let folder = folder();
+    let directory = directory();
     let bytes: Vec<u8> = (0..=250).collect();
-    let path = file_of(&folder, &bytes);
+    let path = file_of(&directory, &bytes);
     let mut file = fs::File::open(&path).unwrap();
     for offset in [0, 1, 250, 251, 252] {
         for len in [
@@ -68,10 +68,10 @@ fn a_window_of_a_file_is_its_bytes_or_an_error() {
 
 #[test]
 fn a_snapshot_keeps_its_bytes_and_says_how() {
-    let folder = folder();
-    let path = file_of(&folder, b"before");
+    let directory = directory();
+    let path = file_of(&directory, b"before");
     let snapshot = Snapshot::open(&path).unwrap();
-    let large = file_of(&folder, b"after");
+    let large = file_of(&directory, b"after");
     assert_eq!(&snapshot[..], b"before");
     assert_eq!(snapshot.backing(), Backing::Memory);
     assert_eq!(snapshot.reason(), Some(Reason::Small));
@@ -101,12 +101,12 @@ fn a_snapshot_keeps_its_bytes_and_says_how() {
         seen.last(),
         Some(&(all.len() as u64, Some(all.len() as u64)))
     );
-    let directory = Snapshot::open(folder.path());
+    let directory = Snapshot::open(directory.path());
     assert!(matches!(
         directory,
         Err(Error::IsDirectory { path: Some(_), .. })
     ));
-    let missing = Snapshot::open(folder.path().join("missing")).unwrap_err();
+    let missing = Snapshot::open(directory.path().join("missing")).unwrap_err();
     assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
     assert!(missing.path().is_some_and(|path| path.ends_with("missing")));
 }
@@ -147,8 +147,8 @@ fn streams_are_read_as_far_as_the_limits_go() {
 
 #[test]
 fn private_bytes_change_and_the_file_does_not() {
-    let folder = folder();
-    let path = file_of(&folder, b"before");
+    let directory = directory();
+    let path = file_of(&directory, b"before");
     let mut private = Private::options().offset(1).open(&path).unwrap();
     private[0] = b'E';
     assert_eq!(&private[..], b"Efore");
@@ -189,8 +189,8 @@ fn anonymous_memory_is_zero_wherever_nothing_was_stored() {
 #[test]
 #[cfg_attr(miri, ignore = "Miri has no renameat2")]
 fn a_draft_replaces_the_file_when_it_is_committed() {
-    let folder = folder();
-    let path = file_of(&folder, b"old");
+    let directory = directory();
+    let path = file_of(&directory, b"old");
     let mut draft = Draft::create(&path, 3).unwrap();
     draft.copy_from_slice(b"new");
     drop(draft);
@@ -210,8 +210,8 @@ fn a_draft_replaces_the_file_when_it_is_committed() {
     let taken = Draft::options().create_new(true).create(&path, 2).unwrap();
     let failed = taken.commit().unwrap_err();
     assert_eq!(failed.kind(), std::io::ErrorKind::AlreadyExists);
-    failed.draft.commit_to(folder.path().join("other")).unwrap();
-    let mut names: Vec<_> = fs::read_dir(folder.path())
+    failed.draft.commit_to(directory.path().join("other")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(directory.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
@@ -252,8 +252,8 @@ fn threads_share_memory_and_processes_do_not() {
 
 #[test]
 fn a_live_file_shows_what_is_appended_and_tells_what_is_cut() {
-    let folder = folder();
-    let path = file_of(&folder, &7_u32.to_ne_bytes());
+    let directory = directory();
+    let path = file_of(&directory, &7_u32.to_ne_bytes());
     let mut live = Live::open(&path).unwrap();
     assert_eq!(live.load::<AtomicU32>(0).unwrap().into_inner(), 7);
     assert!(matches!(
@@ -280,9 +280,9 @@ fn a_live_file_shows_what_is_appended_and_tells_what_is_cut() {
 
 #[test]
 fn many_files_are_opened_in_order() {
-    let folder = folder();
-    let path = file_of(&folder, b"bytes");
-    let missing = folder.path().join("missing");
+    let directory = directory();
+    let path = file_of(&directory, b"bytes");
+    let missing = directory.path().join("missing");
     let found: Vec<_> = open_all([&path, &missing, &path])
         .map(|bytes| bytes.map(|b| b.len()).ok())
         .collect();

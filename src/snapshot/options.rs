@@ -80,8 +80,8 @@ setters! {
     /// # Examples
     /// ```
     /// use stillmap::{Backing, Snapshot};
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("large");
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("large");
     /// std::fs::write(&path, vec![7; 4 << 20])?;
     /// let bytes = Snapshot::options().lease(false).memory_limit(1 << 20).open(&path)?;
     /// assert_eq!(bytes.backing(), Backing::Disk);
