@@ -87,12 +87,7 @@ pub(crate) fn resolve(path: &Path, create_new: bool) -> Result<Resolved> {
 }
 
 /// Opens the directory of `rest`, which is relative to `base`, and what has its last name there.
-fn open_parent(
-    path: &Path,
-    base: Option<OwnedFd>,
-    base_path: &Path,
-    rest: &Path,
-) -> Result<Name> {
+fn open_parent(path: &Path, base: Option<OwnedFd>, base_path: &Path, rest: &Path) -> Result<Name> {
     let error = |e| Error::os("open", Some(path), e);
     let (parent, name) = split(rest);
     let base = base.as_ref().map_or(dir::working_directory(), AsFd::as_fd);

@@ -1,11 +1,11 @@
-//! Leases in a forked child. The parent's leases are its own, so before fork(2) returns in the child, a handler gives
-//! every snapshot there a lease of the child's own, and closes the parent's descriptors: nothing of the parent's
-//! outlives it.
+//! Leases in a forked child. A lease belongs to one process. So before fork(2) returns in the child, a handler sets a lease
+//! of the child for every snapshot, and closes the parent's descriptors: a lease of the parent ends with the parent.
 //!
-//! The parent releases no lease until the child has its own or a copy. The child's lease continues without a gap if the
-//! parent's is still unbroken after it was set. Otherwise the bytes are copied, and the copy is compared with what was
-//! leased: size, times, and no change so recent that a second one could have the same times. If not even that is possible,
-//! the child gets no access to the bytes. It never has an [`Exclusive`](crate::Exclusive) of its parent.
+//! The parent releases no lease until the child has its own or a copy. The child's lease continues the parent's without a
+//! gap if the parent's is still unbroken after the child's was set. Otherwise the bytes are copied. The copy is used if the
+//! file is unchanged: it has the same size and times, and was not changed so shortly before the fork that a second change
+//! could have left the same times. Else the child gets no access to the bytes. It never has access to an
+//! [`Exclusive`](crate::Exclusive) of its parent.
 //!
 //! The handler allocates nothing and takes no lock, since the parent may have had other threads.
 #![allow(unsafe_code)]
@@ -23,11 +23,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Two changes of a file that are further apart differ in their times: the clock of the page cache moves every 1 to
-/// 10 ms.
+/// Two changes of a file that are further apart than this have different times: the clock of file times moves in steps of 1
+/// to 10 ms.
 const TIMESTAMP_STEP_NS: i64 = 20_000_000;
 
-/// The child finds an entry as it was at one moment, see [`LeaseEntry`].
+/// An entry lies in one page, so the child has it as it was at one moment, see [`LeaseEntry`].
 const _: () = assert!(size_of::<LeaseEntry>() == 512);
 
 /// Installs the handlers, after those of [`atfork`]. Called by one thread at a time.
@@ -116,8 +116,8 @@ fn detach_from_parent(entry: &LeaseEntry) -> bool {
     false
 }
 
-/// False if the parent was closing the descriptor: another thread may have been given the number. No other descriptor of
-/// the process has the signal of a lease.
+/// False if the parent had closed the descriptor: another thread may have got the number for another file. Only descriptors
+/// with a lease have its signal.
 fn is_open(fd: RawFd) -> bool {
     let entries = TABLE.iter().map(|entry| entry.fd.load(Ordering::Acquire));
     entries.filter(|&number| number == fd).count() == 1 && lease::is_reported(fd)

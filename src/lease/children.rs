@@ -1,5 +1,5 @@
 //! The parent's side of a fork: it releases no lease before a child that was just forked has its own, or a copy.
-//! Otherwise a writer that comes at that moment could change the file before the child has either.
+//! Otherwise a writer could change the file before the child has either.
 #![allow(unsafe_code)]
 
 use super::time::AtomicMs;
@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// How long a release waits for children, in ms. One with 1,000 leases takes 30, on an idle machine.
+/// How long a release waits for children, in ms. A child with 1,000 leases needs 30 ms, on an idle machine.
 const CHILDREN_MAX: u64 = 250;
 
 /// Time between two checks.
@@ -22,7 +22,7 @@ static BEGUN_AT: AtomicMs = AtomicMs::new(0);
 /// The number of children that are ready, in memory that they share with this process. Null where there is none.
 static READY: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-/// Makes the memory for the children of this process. Allocates nothing by way of Rust.
+/// Maps the memory that is shared with the children of this process. Does not use the allocator.
 pub(super) fn share_count() {
     let page = memory::map_shared_anonymous(page::size());
     let page = page.map_or(ptr::null_mut(), NonNull::as_ptr);
@@ -46,7 +46,7 @@ pub(super) fn forked_at_ns() -> i64 {
     clock::timestamp_ns() - i64::try_from(ago * 1_000_000).unwrap_or(i64::MAX)
 }
 
-/// In a forked child that has what it needs. It counts its own children from here on.
+/// In a forked child that has its leases or copies. From here on it counts its own children.
 pub(super) fn report_ready() {
     if let Some(ready) = ready() {
         ready.fetch_add(1, Ordering::SeqCst);

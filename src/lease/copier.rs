@@ -45,7 +45,7 @@ pub(super) extern "C" fn copy_broken(_: *mut c_void) -> *mut c_void {
 fn handle(entry: &LeaseEntry, is_release_asked: bool) {
     let may_release = is_release_asked && entry.lease() == Lease::Read;
     if entry.is_held() && !may_release && copy::leads_to_file(entry) {
-        // An older lease was broken, whose entry and descriptor this one has.
+        // An older lease was broken, which had the same entry and descriptor number.
         entry.broken_at.store(0, Ordering::Release);
         return entry.set(LIVE);
     }

@@ -1,5 +1,5 @@
-//! Handles a broken read lease: the bytes are copied, and the copy replaces the mapping, at the same addresses and in one
-//! step; then the lease is released. Nothing here allocates or takes a lock.
+//! Handles a broken read lease: copies the bytes, moves the copy over the mapping in one step, and releases the lease.
+//! Nothing here allocates or takes a lock.
 #![allow(unsafe_code)]
 
 use super::children;
@@ -54,7 +54,7 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
             entry.set(SWAPPED);
             finish(entry, file, &read);
         }
-        // A descriptor of the program, which took the number, may not be one to read from (O_PATH, O_DIRECT).
+        // The program may have given the number to another descriptor of the file that cannot be read (O_PATH, O_DIRECT).
         Err(_) if !entry.is_dropped.load(Ordering::Relaxed) && !lease::is_reported(fd) => {
             without_descriptor(entry, &data);
         }
@@ -62,8 +62,8 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: RawFd) {
     }
 }
 
-/// False if the number leads elsewhere: the program has closed it, as a daemon closes all that it inherited,
-/// or this file was opened by a thread with descriptors of its own (unshare(2), `CLONE_FILES`). The entry is WORKING.
+/// False if the number refers to another file, or to none: the program has closed it, as a daemon closes all that it
+/// inherited, or it belongs to a thread with a descriptor table of its own (unshare(2), `CLONE_FILES`). The entry is WORKING.
 pub(super) fn leads_to_file(entry: &LeaseEntry) -> bool {
     // SAFETY: in WORKING the copier alone uses it.
     let then = unsafe { entry.data() }.stat();
@@ -73,8 +73,9 @@ pub(super) fn leads_to_file(entry: &LeaseEntry) -> bool {
     now.is_ok_and(|now| then.is_some_and(|then| now.is_same_file(&then)))
 }
 
-/// The same as [`handle_break`] where no descriptor can be read that leads to the file. The mapping keeps the lease: it ends with the last
-/// page, or with the other thread.
+/// The same as [`handle_break`] where no readable descriptor refers to the file: the bytes are copied from the mapping. The
+/// mapping keeps the file, and so the lease, until its last page is replaced; in the second case of [`leads_to_file`], the
+/// lease ends with the thread.
 fn without_descriptor(entry: &LeaseEntry, data: &Data) {
     let fill = |to: NonNull<u8>| {
         let mut done = 0;
@@ -85,9 +86,9 @@ fn without_descriptor(entry: &LeaseEntry, data: &Data) {
             done += unsafe { memory::read_mapped(data.start + done, to, data.len - done) }?;
         }
         children::wait_until_ready();
-        // No descriptor tells whether the lease was still held.
+        // Without the descriptor it is not known whether the lease was still held.
         entry.is_inconsistent.store(true, Ordering::Release);
-        // Known here before the writer is let in.
+        // Set before the writer can continue.
         entry.set_backing(Backing::Memory);
         entry.set(SWAPPED);
         Ok(())
@@ -102,13 +103,13 @@ fn without_descriptor(entry: &LeaseEntry, data: &Data) {
 
 /// Releases the lease of a mapping that was replaced.
 fn finish(entry: &LeaseEntry, file: BorrowedFd<'_>, read: &ReadData) {
-    // Before a writer is let in; and once more if one was let in before.
+    // Checked before the release lets a writer continue, and again if the kernel had ended the lease before.
     let mut is_consistent = is_unchanged(file, &read.stat, true);
-    // For a child that is forked from here on, and cannot know whether the lease held until it was released.
+    // Stored for a child that is forked from here on: it cannot check whether the lease was held until it was released.
     let is_known = is_consistent && is_unchanged(file, &read.stat, false);
     entry.is_copy_consistent.store(is_known, Ordering::Release);
     children::wait_until_ready();
-    // Otherwise the kernel has ended the lease, or the number is that of another description of the file.
+    // False if the kernel has ended the lease, or if the number is that of another description of the file.
     let is_ours = lease::is_reported(file.as_raw_fd());
     if !lease::release(file.as_raw_fd()) {
         is_consistent &= is_unchanged(file, &read.stat, false);
@@ -123,8 +124,8 @@ fn finish(entry: &LeaseEntry, file: BorrowedFd<'_>, read: &ReadData) {
     entry.set(DONE);
 }
 
-/// True if the file is as it was when the lease was set. Under a lease that is held, only a truncation can have come in
-/// between, which changes size and mtime; links, permissions and owners change ctime.
+/// True if the file has not changed since the lease was set. While the lease is held (`is_held`), only size and mtime are
+/// compared: a truncation changes them, and links, permissions and owners change only ctime.
 pub(super) fn is_unchanged(file: BorrowedFd<'_>, then: &Stat, is_held: bool) -> bool {
     file::stat(file).is_ok_and(|now| {
         if is_held {
@@ -143,8 +144,8 @@ fn replace_mapping(
     read: &ReadData,
 ) -> io::Result<Backing> {
     if file::stat(file)?.size != read.stat.size {
-        // Truncated in a way that breaks no lease, or after the kernel ended it: the bytes are lost, and no others may
-        // come in their place. Touching them is SIGSEGV.
+        // Truncated in a way that breaks no lease, or after the kernel ended the lease: the bytes are lost, and no other bytes
+        // may appear there. Touching them raises SIGSEGV.
         let range = data.start..data.start + data.len;
         replace(pointer(data.start), data.len, || {
             // SAFETY: as in `map_file`, and nothing can be read there.
@@ -210,7 +211,7 @@ pub(super) fn copy_to_memory(
 /// Puts memory in place of the mapping, once `fill` has filled it.
 fn put_copy(data: &Data, fill: impl FnOnce(NonNull<u8>) -> io::Result<()>) -> io::Result<()> {
     let memory = ReservedMemory::new(data.start, data.len)?;
-    // A kernel without huge pages has small ones.
+    // Ignored by a kernel without huge pages.
     // SAFETY: the memory is ours.
     let _ = unsafe { memory::advise(memory.start(), data.len, libc::MADV_HUGEPAGE) };
     if let Err(e) = fill(memory.start()) {

@@ -7,11 +7,11 @@ pub(crate) struct Deadline {
     pub(super) break_time: u64,
 }
 
-/// The part of the break time before the deadline in which the process is ended rather than waited for: a tenth, and at
-/// least this many milliseconds.
+/// The last tenth of the break time, or this many milliseconds if that is more: if the lease is not released by then, the
+/// process is aborted.
 const MARGIN_MIN: u64 = 200;
 
-/// Bytes that are copied in a millisecond from a disk that is not fast: 200 MB/s.
+/// Bytes that are copied in a millisecond from a slow disk: 200 MB/s.
 const COPIED_PER_MS: u64 = 200_000;
 
 impl Deadline {
@@ -26,8 +26,8 @@ impl Deadline {
         self.elapsed(now) >= self.break_time
     }
 
-    /// True once a quarter of the break time has passed: where the file can be cloned, copying it into memory may take that
-    /// long. To clone takes no time, but blocks while the file system is frozen (fsfreeze(8)).
+    /// True once a quarter of the break time has passed: then a file that can be cloned is cloned. Copying is tried first,
+    /// because a clone, though it takes no time, blocks while the file system is frozen (fsfreeze(8)).
     pub(super) fn has_waited(&self, now: u64) -> bool {
         self.elapsed(now) >= self.break_time / 4
     }

@@ -1,14 +1,14 @@
-//! Handles a broken write lease after three quarters of the break time: memory takes the place of the mapping while other
-//! threads continue to store to it. Nothing here allocates or takes a lock.
+//! Handles a broken write lease after three quarters of the break time: memory replaces the mapping while other threads
+//! continue to store to it. Nothing here allocates or takes a lock.
 //!
-//! 1. Memory without pages, registered with userfaultfd(2), is moved over the mapping in one step. A store before that
-//!    is in the file; a later access to a page blocks.
+//! 1. Memory without pages, registered with userfaultfd(2), is moved over the mapping in one step. Stores before the move
+//!    are in the file; later accesses block.
 //! 2. The file's bytes are copied in, page by page, and blocked threads continue. If memory is short, they are copied to an
 //!    unnamed file, and that is mapped in place of the memory, in one step.
 //! 3. The lease is released, and the file closed.
 //!
-//! A private mapping of the same file is not enough: when the file is truncated it loses its pages, those included that
-//! were stored to. Sources: ioctl_userfaultfd(2), mremap(2).
+//! A private mapping of the same file is not enough: a truncation of the file removes its pages, even those that were stored
+//! to. Sources: ioctl_userfaultfd(2), mremap(2).
 #![allow(unsafe_code)]
 
 use super::copy::{leads_to_file, with_unnamed_file};
@@ -31,7 +31,7 @@ use std::sync::atomic::Ordering;
 /// Bytes that are copied at a time.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// Memory for the copier alone, that takes none before it is used.
+/// A buffer of the copier; it takes no RAM before it is used.
 struct Buffer(UnsafeCell<[MaybeUninit<u8>; COPY_CHUNK]>);
 
 // SAFETY: one thread uses it.
@@ -41,7 +41,7 @@ static BUFFER: Buffer = Buffer(UnsafeCell::new([MaybeUninit::new(0); COPY_CHUNK]
 
 /// Handles a break: the entry is WORKING. It is DONE afterwards, or LIVE again if the bytes could not be copied now.
 pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
-    // The bytes of another file may not come into the mapping.
+    // Bytes of another file must not be copied into the mapping.
     if !leads_to_file(entry) {
         return entry.set(LIVE);
     }
@@ -50,7 +50,7 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
     let mapping = Mapping {
         start: data.start,
         len: data.len,
-        copied: data.copied(),
+        copy_len: data.copy_len(),
     };
     let LeaseData::Write(write) = &mut data.kind else {
         return entry.set(LIVE);
@@ -65,7 +65,7 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
             atfork::close_behind(pages);
             data.relock();
             entry.set_backing(backing);
-            // Known here before another process is let in.
+            // Set before another process can continue.
             entry.set(SWAPPED);
             lease::release(fd);
             atfork::close_behind(file);
@@ -75,12 +75,12 @@ pub(super) fn handle_break(entry: &LeaseEntry, fd: i32) {
     }
 }
 
-/// The size of the mapping, in bytes.
+/// The addresses of the mapping; lengths in bytes.
 struct Mapping {
     start: usize,
     len: usize,
-    /// Whole pages from the start on; the rest is address space only.
-    copied: usize,
+    /// Bytes that are copied, from the start on: whole pages. The rest is reserved address space only.
+    copy_len: usize,
 }
 
 impl Mapping {
@@ -92,29 +92,29 @@ impl Mapping {
         pages: BorrowedFd<'_>,
     ) -> io::Result<Backing> {
         // Checked first: a process that takes more memory than its control group has left is killed.
-        let is_in_memory = write.copied > 0 || budget::fits_available(self.copied as u64);
+        let is_in_memory = write.supplied > 0 || budget::fits_available(self.copy_len as u64);
         let disk = if is_in_memory {
             None
         } else {
             Some(self.disk(file)?)
         };
-        // Before the memory is moved: a flush that does not see it has all stores in the file.
+        // Set before the memory is moved: if a flush does not see it, all stores so far are in the file.
         if !entry.is_moved.swap(true, Ordering::SeqCst) {
             let moved = self.move_memory_over(pages);
             moved.inspect_err(|_| entry.is_moved.store(false, Ordering::SeqCst))?;
         }
-        // Again after a failure, which does no harm.
+        // After a failure this is repeated, which does no harm.
         self.drop_reserved()?;
         let window = (write.offset, write.used);
         match disk {
             None => {
-                let from = write.copied;
+                let from = write.supplied;
                 let mut put = |at, chunk: &[u8]| {
                     let to = pointer(self.start + at);
                     // SAFETY: the pages are missing still, and the bytes are those that the mapping had: the lease
                     // holds until all of them are there.
                     unsafe { userfault::copy_in(pages, to, chunk) }?;
-                    write.copied = at + chunk.len();
+                    write.supplied = at + chunk.len();
                     Ok(())
                 };
                 self.copy(window, file, from, &mut put)?;
@@ -124,9 +124,9 @@ impl Mapping {
                 let mut put = |at, chunk: &[u8]| write_all_at(&disk, chunk, at as u64);
                 self.copy(window, file, 0, &mut put)?;
                 let target = pointer(self.start);
-                replace(target, self.copied, || {
-                    // SAFETY: the owner of the entry owns the target; those who use it block until its bytes are there.
-                    unsafe { memory::map_fixed_shared(target, self.copied, disk.as_fd()) }
+                replace(target, self.copy_len, || {
+                    // SAFETY: the owner of the entry owns the target; threads that access it block until its bytes are there.
+                    unsafe { memory::map_fixed_shared(target, self.copy_len, disk.as_fd()) }
                 })?;
                 Ok(Backing::Disk)
             }
@@ -139,7 +139,7 @@ impl Mapping {
             if !FileSystem::from_fd(to.as_fd())?.writes_in_place() {
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
-            space::extend(&to, 0, self.copied as u64)?;
+            space::extend(&to, 0, self.copy_len as u64)?;
             Ok(to)
         })
     }
@@ -152,7 +152,7 @@ impl Mapping {
         from: usize,
         put: &mut dyn FnMut(usize, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let end = page::align_up(used).map_or(self.copied, |end| end.min(self.copied));
+        let end = page::align_up(used).map_or(self.copy_len, |end| end.min(self.copy_len));
         // SAFETY: the copier alone runs this, once at a time.
         let buffer = unsafe { &mut *BUFFER.0.get() };
         for at in (from..end).step_by(COPY_CHUNK) {
@@ -172,8 +172,8 @@ impl Mapping {
 
     /// Puts memory without pages in place of the mapping.
     fn move_memory_over(&self, pages: BorrowedFd<'_>) -> io::Result<()> {
-        let memory = ReservedMemory::new(self.start, self.copied)?;
-        let (from, len) = (memory.start(), self.copied);
+        let memory = ReservedMemory::new(self.start, self.copy_len)?;
+        let (from, len) = (memory.start(), self.copy_len);
         let moved = make_missing(from, len)
             .and_then(|()| userfault::register(pages, from, len))
             .and_then(|()| {
@@ -182,7 +182,7 @@ impl Mapping {
                 replace(target, len, || {
                     // SAFETY:
                     // - The memory is one mapping of ours, and no reference leads into it.
-                    // - The owner of the entry owns the target; those who use it block until its bytes are there again.
+                    // - The owner of the entry owns the target; threads that access it block until its bytes are there again.
                     unsafe { memory::remap_onto(from, len, target, len) }
                 })
             });
@@ -195,15 +195,15 @@ impl Mapping {
 
     /// Unmaps the file from the addresses that are only reserved: a mapping keeps it open.
     fn drop_reserved(&self) -> io::Result<()> {
-        if self.copied == self.len {
+        if self.copy_len == self.len {
             return Ok(());
         }
         // SAFETY: the owner of the entry owns the range, and makes no reference into what it has reserved.
-        unsafe { memory::map_fixed_none(self.start + self.copied..self.start + self.len) }
+        unsafe { memory::map_fixed_none(self.start + self.copy_len..self.start + self.len) }
     }
 }
 
-/// Under mlockall(2) with MCL_FUTURE, new memory has all its pages.
+/// Frees the pages of new memory: under mlockall(2) with `MCL_FUTURE` it has all of them.
 fn make_missing(start: NonNull<u8>, len: usize) -> io::Result<()> {
     let address = start.as_ptr().addr();
     mlock::munlock(address..address + len);

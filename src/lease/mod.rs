@@ -1,15 +1,15 @@
 //! File leases: while one is held, the kernel blocks a process that opens the file for writing.
 //!
 //! ```text
-//!   read      write         what a snapshot and an `Exclusive` hold
+//!   read      write         the leased mapping of a snapshot, and of an `Exclusive`
 //!      \      /
-//!       child               the leases of a forked child
+//!       child               the leases of a forked child; `children`: what its parent waits for
 //!         |
-//!      threads              starts the two below
+//!      threads              starts the threads of the next two
 //!      /      \
-//!   monitor <- copier       one thread sees that a lease is broken, the other copies the bytes and releases it
+//!   monitor <- copier       one thread notices that a lease is broken, the other copies the bytes and releases it
 //!              /    \
-//!          copy    detach   how a read lease and a write lease are released
+//!          copy    detach   how a broken read lease and a broken write lease are handled
 //!              \    /
 //!   table, space, deadline, time
 //! ```

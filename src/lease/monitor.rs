@@ -2,7 +2,7 @@
 //! leases that were broken, and watches the deadlines.
 //!
 //! A signal names one lease. It may get lost (too many are pending, a security module forbids it, the process has
-//! changed its user), so all leases are also checked many times in each lease-break time.
+//! changed its user), so all leases are also checked 32 times in each lease-break time.
 #![allow(unsafe_code)]
 
 use super::copy;
@@ -23,10 +23,12 @@ use std::time::Duration;
 /// Time between two attempts to handle a break, in ms.
 const RETRY_INTERVAL: u64 = 20;
 
-/// This thread looks at all leases this many times in each lease-break time, and at least once in `LOOK_MAX` ms; that takes
-/// 0.2 us for each. A signal does not say when it was sent: at any time since the last look. If that was too long ago (the
-/// process was stopped, or had no processor), it counts from then. Otherwise it counts from now, at most a quarter more
-/// than one interval late, which is half of the margin of a deadline at most.
+/// This thread checks all leases this many times in each lease-break time, and at least once in `LOOK_MAX` ms; that takes
+/// 0.2 us for each lease.
+///
+/// A signal has no time: the lease may have been broken at any moment since the last check. If the last check was more than
+/// 1.25 intervals ago (the process was stopped, or had no processor), the break counts from the last check, else from now.
+/// So a break is counted 1.25 intervals late at most, which is less than half of the margin before the deadline.
 const LOOKS_PER_BREAK_TIME: u64 = 32;
 const LOOK_MAX: u64 = 2_800;
 
@@ -42,7 +44,7 @@ pub(super) static WORK: AtomicU32 = AtomicU32::new(0);
 /// Number of signals received.
 static EVENTS: AtomicUsize = AtomicUsize::new(0);
 
-/// The watcher blocks without a timeout, since there was no lease for a while.
+/// The watcher blocks without a timeout, since there were no leases at the last check.
 static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
 
 /// A userfaultfd whose memory is being moved, or -1.
@@ -51,7 +53,8 @@ static MOVING: AtomicI32 = AtomicI32::new(-1);
 /// The watcher uses that descriptor, or is about to look for one.
 static IS_ACKNOWLEDGING: AtomicBool = AtomicBool::new(false);
 
-/// Stays open, because opening it later may fail (chroot(2), no descriptors). Its number may come to lead elsewhere.
+/// Stays open, because opening it later may fail (chroot(2), no descriptors). The program may close its number, and reuse it
+/// for another file: so the file is compared.
 static BREAK_TIME_FILE: OnceBox<(OwnedFd, Stat)> = OnceBox::new();
 
 /// `fs.lease-break-time` in ms when it was last read.
@@ -129,7 +132,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         if let Some(file) = BREAK_TIME_FILE.get() {
             let _ = read_break_time(file);
         }
-        // The kernel keeps the time that was set when a lease was broken. It may have been changed since the last look.
+        // For each break the kernel uses the time that was set then. It may have been changed since the last check.
         let break_time = break_time.min(BREAK_TIME.load(Ordering::Relaxed));
         if let Event::Broken(fd) = event {
             let is_late = now > looked + look_interval + look_interval / 4;
@@ -144,7 +147,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         }
         next_timeout = match advance(now) {
             Leases::Broken => Some(RETRY_INTERVAL),
-            // No lease for a while: the next one wakes this thread.
+            // No lease since the last check: setting the next one wakes this thread.
             Leases::None if is_time => sleep(),
             Leases::Unbroken | Leases::None => {
                 Some((looked + look_interval).saturating_sub(now).max(1))
@@ -188,7 +191,8 @@ fn note_signal(fd: i32, at: u64, break_time: u64) {
             .filter(has_number)
             .filter(|entry| entry.needs_lease())
     };
-    // The number tells of one of them at most whether it is held: see `is_ambiguous`. The copier looks at the file.
+    // If several leases have the number, it shows for one of them at most whether it is held, see `is_ambiguous`. So all
+    // count as broken, and the copier checks the file.
     let is_held = if leased().nth(1).is_some() {
         |_: &LeaseEntry| false
     } else {
@@ -207,7 +211,7 @@ fn note_if_broken(
     let is_known = entry.broken_at.load(Ordering::Relaxed) != 0;
     if entry.needs_lease() && !is_known && !is_held(entry) {
         entry.break_time.store(break_time, Ordering::Relaxed);
-        // Not before it was set: this thread may have waited for long.
+        // Not before the lease was set: this thread may not have run for long.
         let at = at.max(entry.set_at.load(Ordering::Relaxed));
         entry.broken_at.store(at, Ordering::Release);
     }
@@ -225,7 +229,7 @@ fn advance(now: u64) -> Leases {
     let mut is_due = false;
     for entry in TABLE.iter() {
         let deadline = entry.deadline();
-        // After the deadline: only this thread sets it, so it belongs to the lease that is in the entry now.
+        // Loaded after the deadline, which only this thread sets: so the deadline is that of the lease in the entry now.
         let state = entry.state();
         if !matches!(state, LIVE | BUSY | WORKING) {
             continue;
@@ -252,7 +256,7 @@ fn advance(now: u64) -> Leases {
 
 /// The break of a read lease is handled at once. A write lease is kept for as long as possible.
 fn should_handle_now(entry: &LeaseEntry, deadline: &Deadline, now: u64) -> bool {
-    entry.lease() == Lease::Read || deadline.has_waited_long(now, entry.copied())
+    entry.lease() == Lease::Read || deadline.has_waited_long(now, entry.copy_len())
 }
 
 /// True once the lease is broken and has to be released.

@@ -1,7 +1,7 @@
 //! Read leases: a mapping of a file that no process changes.
 //!
-//! A read lease is granted only while no process has the file open for writing. One that then opens it for writing, or
-//! truncates it, is blocked by the kernel until the lease is released; and it is released only after the bytes have been
+//! A read lease is granted only while no process has the file open for writing. The kernel blocks a process that then opens
+//! it for writing, or truncates it, until the lease is released. The lease is released only after the bytes have been
 //! copied and the copy is mapped in place of the file. Sources: fcntl(2), "Leases"; fs/locks.c.
 //!
 //! A lease is for a file: a snapshot of a file that is leased already shares descriptor, lease and mapping.
@@ -70,12 +70,12 @@ pub(super) fn reserve_space(len: usize) -> io::Result<()> {
 /// A descriptor with a lease, which the monitor looks after once its entry is published.
 pub(super) struct LeaseHolder<F: AsFd> {
     pub(super) file: Arc<F>,
-    // Dropped after `file`: the number stays registered until it is closed, so a child that is forked meanwhile finds it.
+    // Dropped after `file`: the number stays registered until it is closed, so that a child that is forked meanwhile closes it.
     pub(super) entry: OwnEntry,
     events: usize,
-    /// Before the description was made that has the lease.
+    /// Taken before the description with the lease was opened.
     opened: BeforeForks,
-    /// The lease ends with the descriptor, which is closed at once. Dropped last.
+    /// Set if the lease is to end with its descriptor, which is closed at once, and not to be released. Dropped last.
     closing: Option<NoFork>,
 }
 
@@ -100,7 +100,7 @@ impl<F: AsFd> LeaseHolder<F> {
     /// Sets a lease. Starts the monitor if it does not run.
     pub(super) fn new(file: Arc<F>, opened: BeforeForks, lease: Lease) -> io::Result<Self> {
         if !copier::is_running() {
-            // Its threads never end. Before the lock: see there.
+            // Its threads never end. Called before the lock is taken: it may wait for another thread.
             object::keep_loaded(threads::start as *const () as usize);
             let _one_thread = FILES.lock();
             child::install()?;
@@ -125,14 +125,14 @@ impl<F: AsFd> LeaseHolder<F> {
     /// # Safety
     /// `data` is a mapping of the file, which the caller owns and unmaps after [`LeaseEntry::end`] only.
     pub(super) unsafe fn publish(&self, data: Data) -> io::Result<bool> {
-        reserve_space(data.copied())?;
+        reserve_space(data.copy_len())?;
         // SAFETY: prepared by `new`; the caller's promise.
         unsafe { self.entry.publish(data) };
         Ok(monitor::look_after(&self.entry, self.events))
     }
 
-    /// True unless a child was forked that may have the file open or mapped without knowing of the lease. To be asked
-    /// once the entry is published: the handler in a child finds it there.
+    /// False if a child was forked that may have the file open or mapped, and does not know of the lease. To be called after
+    /// the entry was published: from then on the handler in a child finds it.
     pub(super) fn is_alone(&self) -> bool {
         self.opened.is_still()
     }
@@ -170,7 +170,7 @@ pub(crate) struct ReadLease {
     holder: LeaseHolder<OwnedFd>,
     stat: Stat,
     system: FileSystem,
-    /// Until the mapping is registered.
+    /// Dropped once the mapping is registered.
     _no_fork: NoFork,
 }
 
@@ -241,7 +241,7 @@ impl ReadLease {
         // SAFETY: the region is unmapped after the entry was ended: by `give_up`, or by `Inner`.
         let is_held = unsafe { holder.publish(data) }?;
         let is_alone = holder.is_alone();
-        // Not left to the closing: a child that was forked meanwhile may have the file open, and answers no break.
+        // Released, not only closed: a child that was forked meanwhile may have the file open, and handles no break.
         if !(is_held && is_alone) && holder.give_up() {
             return Ok(if is_alone {
                 Mapped::Broken
@@ -268,7 +268,7 @@ pub(crate) enum Mapped {
     Leased(LeasedMapping, usize),
     /// A writer came meanwhile.
     Broken,
-    /// Another thread forked meanwhile: to be tried again.
+    /// Another thread forked meanwhile: try again.
     Forked,
 }
 
@@ -431,8 +431,9 @@ impl Drop for Inner {
         // The bytes stay protected until they are unmapped.
         self.holder.entry.end();
         self.region = Region::empty();
-        // Closed, and not released: a child that was forked before may still depend on the lease. One that was forked just
-        // now may have the file mapped without knowing of it, and no code that reads it; then the holder releases it.
+        // The descriptor is closed, and the lease not released, since a child that was forked before may still depend on it. A
+        // child that was forked just now may have the file mapped, and no entry, but no code there uses the mapping: then the
+        // holder releases the lease.
         let is_only_owner = Arc::strong_count(&self.holder.file) == 1;
         let may_close = |no_fork: &NoFork| is_only_owner && no_fork.since().is_still();
         self.holder.closing = no_fork.filter(may_close);

@@ -1,13 +1,13 @@
-//! Address space for copies, reserved when a lease is set: a limit on addresses (`RLIMIT_AS`) or mappings
-//! (vm.max_map_count) that the program reaches later cannot keep a break from being handled.
+//! Address space for copies, reserved when a lease is set, so that a break can be handled although the program has reached
+//! a limit on addresses (`RLIMIT_AS`) or mappings (vm.max_map_count) since.
 //!
-//! One thread handles all breaks, so one range of the length of the largest leased mapping is enough. It is in a slot,
-//! from which the copier takes it while it copies; a thread that leases a larger file puts a larger one there.
+//! One thread handles all breaks, so one range of the length of the largest leased mapping is enough. It is in a slot. The
+//! copier takes it out while it copies; a thread that leases a larger file puts a larger range there.
 //!
 //! ```text
 //!   |<- header ->|<- to a multiple of a huge page ->|<--- length of the largest mapping --->|<- SPARE_VMAS pages ->|
 //! ```
-//! No page of the spare ones has the protection of the next, so each counts as a mapping until a break needs some.
+//! Adjacent spare pages have different protection, so each counts as a mapping, until a break needs some mappings.
 #![allow(unsafe_code)]
 
 use crate::page;
@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// Mappings kept for a break: it splits the reserved range in three, and mremap(2) wants five to be left.
+/// Mappings reserved for a break: it splits the reserved range in three, and mremap(2) needs five that are free.
 const SPARE_VMAS: usize = 16;
 
 /// Leads to the header of the range that is reserved and not in use.
@@ -71,8 +71,8 @@ pub(super) fn reserve_in_child() -> io::Result<()> {
 }
 
 impl Span {
-    /// The one in the slot. It may be missing or too short, if it could not be reserved again when it was last used, or
-    /// if another thread was using it when this process was forked: then there may be room by now.
+    /// Takes the range out of the slot. It is missing or too short if it could not be reserved again after its last use, or
+    /// if another thread was using it when this process was forked: then a new one is mapped, if possible.
     fn acquire(fits: usize) -> io::Result<Self> {
         match swap(ptr::null_mut()) {
             Some(span) if span.fits >= fits => return Ok(span),
@@ -136,9 +136,9 @@ impl ReservedMemory {
         let (first, huge) = (span.start + page::size(), page::huge_size().unwrap_or(1));
         let start = first + like.wrapping_sub(first) % huge;
         let taken = ReservedMemory { span, start, len };
-        // By mprotect(2): the kernel refuses every mmap(2), in place of own pages too, while the process has more addresses
-        // than RLIMIT_AS, or more locked pages than RLIMIT_MEMLOCK, which may have been lowered since.
-        // This sets the spare mappings free.
+        // By mprotect(2): the kernel refuses every mmap(2), even one over pages of the caller, while the process has more
+        // addresses than RLIMIT_AS, or more locked pages than RLIMIT_MEMLOCK, which may have been lowered since.
+        // The first call merges the spare pages into one mapping, which frees the others.
         let merged = memory::protect_none(span.addresses());
         // SAFETY: private memory of ours, that no code has stored to.
         let opened =
@@ -181,7 +181,7 @@ impl ReservedMemory {
     }
 }
 
-/// Puts a range back, unless a longer one has come to the slot.
+/// Puts a range back, unless another thread has put one into the slot meanwhile.
 fn offer(span: io::Result<Span>) {
     let Ok(span) = span else {
         // The next lease reserves again.
@@ -197,7 +197,7 @@ fn offer(span: io::Result<Span>) {
 /// Runs `swap`, which puts other pages in place of a mapping, at the same addresses and in one step.
 ///
 /// A call with `MAP_FIXED` or `MREMAP_FIXED` may fail after the kernel has unmapped the target (mm/mremap.c, mm/vma.c).
-/// Any mapping could come there then, under the references of the program; so the process ends.
+/// Then another mapping could appear there, under the references of the program; so the process is aborted.
 pub(super) fn replace(
     target: NonNull<u8>,
     len: usize,

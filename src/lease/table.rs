@@ -34,7 +34,7 @@ use std::sync::atomic::compiler_fence;
 
 pub(super) static TABLE: Table<LeaseEntry> = Table::new();
 
-/// There is a descriptor at most; the lease is being set or was given up.
+/// No mapping is published: the lease is being set, or was given up.
 pub(super) const PREPARING: u32 = 0;
 pub(super) const LIVE: u32 = 1;
 pub(super) const BUSY: u32 = 2;
@@ -76,8 +76,8 @@ pub(super) struct LeaseEntry {
     pub(super) is_copy_consistent: AtomicBool,
     /// Of a write lease: memory has taken the place of the mapping, or is about to. Stores may not be in the file.
     pub(super) is_moved: AtomicBool,
-    /// How much is copied when the lease is broken, in bytes.
-    copied: AtomicUsize,
+    /// How many bytes are copied when the lease is broken.
+    copy_len: AtomicUsize,
     data: UnsafeCell<Data>,
 }
 
@@ -106,7 +106,7 @@ impl Data {
         }
     }
 
-    /// Takes the place of this. A process that is forked meanwhile finds no mapping here, rather than parts of two.
+    /// Replaces the data. A child that is forked meanwhile finds a mapping of length 0, and not parts of two.
     pub(super) fn set(&mut self, new: Data) {
         *self = Data { len: 0, ..new };
         compiler_fence(Ordering::SeqCst);
@@ -123,14 +123,14 @@ impl Data {
     }
 
     /// How many bytes are copied when the lease is broken: whole pages. Addresses that are only reserved are not.
-    pub(super) fn copied(&self) -> usize {
+    pub(super) fn copy_len(&self) -> usize {
         match self.kind {
             LeaseData::Write(write) => write.pages,
             LeaseData::Read(_) | LeaseData::None => self.len,
         }
     }
 
-    /// Locks the pages that were locked before others took their place.
+    /// Locks the new pages where the replaced ones were locked.
     pub(super) fn relock(&self) {
         if let Some(locked) = self.locked {
             // SAFETY: the owner of the entry keeps the region until the entry is ended or changed.
@@ -169,12 +169,12 @@ pub(super) struct WriteData {
     pub(super) pages: usize,
     /// The userfaultfd for the memory that takes the place of the mapping.
     pub(super) userfaultfd: RawFd,
-    /// Of the memory that has taken the place of the mapping, the pages from here on are missing.
-    pub(super) copied: usize,
+    /// Bytes that were copied to the memory that has taken the place of the mapping; the pages after them are missing.
+    pub(super) supplied: usize,
 }
 
-/// True if two leases have the number: the program closed it, and it was given again, or a thread has descriptors of its
-/// own (unshare(2), `CLONE_FILES`). Then it leads to one of them at most.
+/// True if two leases have the number: the program closed it, and it was reused, or a thread has a descriptor table of its
+/// own (unshare(2), `CLONE_FILES`). Then it refers to one of the two files at most.
 pub(super) fn is_ambiguous(fd: RawFd) -> bool {
     let has_number = |entry: &&LeaseEntry| entry.fd.load(Ordering::Acquire) == fd;
     let leased = TABLE.iter().filter(|entry| entry.needs_lease());
@@ -197,7 +197,7 @@ impl Default for LeaseEntry {
             is_inconsistent: AtomicBool::new(false),
             is_copy_consistent: AtomicBool::new(false),
             is_moved: AtomicBool::new(false),
-            copied: AtomicUsize::new(0),
+            copy_len: AtomicUsize::new(0),
             data: UnsafeCell::new(Data::default()),
         }
     }
@@ -229,7 +229,7 @@ impl LeaseEntry {
     /// The caller has prepared the entry. `data` is a mapping under the lease that the caller owns until
     /// [`LeaseEntry::end`].
     pub(super) unsafe fn publish(&self, data: Data) {
-        self.copied.store(data.copied(), Ordering::Relaxed);
+        self.copy_len.store(data.copy_len(), Ordering::Relaxed);
         // SAFETY: in PREPARING only the owner uses it.
         unsafe { *self.data.get() = data };
         self.state.store(LIVE, Ordering::SeqCst);
@@ -286,9 +286,9 @@ impl LeaseEntry {
         })
     }
 
-    /// How much is copied when the lease is broken, in bytes.
-    pub(super) fn copied(&self) -> usize {
-        self.copied.load(Ordering::Relaxed)
+    /// How many bytes are copied when the lease is broken.
+    pub(super) fn copy_len(&self) -> usize {
+        self.copy_len.load(Ordering::Relaxed)
     }
 
     /// Whether the kernel still blocks other processes.
@@ -313,8 +313,8 @@ impl LeaseEntry {
         self.release.load(Ordering::SeqCst) == RELEASE_ASKED
     }
 
-    /// What the copier does with an entry: `handle` copies the bytes of one that is due, or that a thread wants released,
-    /// which is its argument, and releases the lease.
+    /// Called by the copier. If the break is due, or if a thread asks for the release (the argument of `handle`), `handle`
+    /// copies the bytes and releases the lease.
     pub(super) fn serve(&self, is_due: bool, handle: impl FnOnce(bool)) {
         let is_broken = self.broken_at.load(Ordering::Acquire) != 0;
         let is_asked = self.is_release_asked();
@@ -344,7 +344,7 @@ impl LeaseEntry {
         self.release.load(Ordering::SeqCst) == RELEASED
     }
 
-    /// Sets the state and wakes those who wait for it.
+    /// Sets the state and wakes the threads that wait for it.
     pub(super) fn set(&self, state: u32) {
         self.state.store(state, Ordering::SeqCst);
         futex::wake_all(&self.state);
@@ -364,7 +364,7 @@ impl LeaseEntry {
         unsafe { &mut *self.data.get() }
     }
 
-    /// Runs `change` while the copier keeps away, for the owner; `None` once the lease was released.
+    /// Runs `change` for the owner, while the copier does not use the entry; `None` once the lease was released.
     pub(super) fn while_leased<T>(&self, change: impl FnOnce(&mut Data) -> T) -> Option<T> {
         while !self.change(LIVE, BUSY) {
             match self.state() {
@@ -376,7 +376,7 @@ impl LeaseEntry {
         // SAFETY: in BUSY only the owner uses it.
         let data = unsafe { self.data() };
         let changed = change(&mut *data);
-        self.copied.store(data.copied(), Ordering::Relaxed);
+        self.copy_len.store(data.copy_len(), Ordering::Relaxed);
         self.set(LIVE);
         Some(changed)
     }

@@ -1,6 +1,6 @@
 //! Starts the two threads that serve the leases of the process, with the first lease.
 //!
-//! Neither thread takes a lock or allocates after its start. A writer that is blocked by a lease may be any thread of this
+//! Neither thread takes a lock or allocates after its start: the writer that a lease blocks may be any thread of this
 //! process, with any locks held; and the process may fork at any time, with any allocator.
 
 use super::copier::{self, COPIER};
@@ -17,7 +17,7 @@ pub(super) fn start() -> io::Result<()> {
     start_threads()
 }
 
-/// Like `start`, without allocation. Both threads run when it returns.
+/// Like [`start`], after its preparations; does not use the allocator. Both threads run when it returns.
 pub(super) fn start_threads() -> io::Result<()> {
     if WATCHER.load(Ordering::Acquire) == 0 {
         thread::start_detached(monitor::watch)?;

@@ -5,7 +5,7 @@ pub(super) use self::coarse::AtomicMs;
 #[cfg(target_has_atomic = "64")]
 pub(super) use crate::sync::atomic::AtomicU64 as AtomicMs;
 
-/// For processors without 64-bit atomics. Times are rounded down: a deadline comes too early rather than too late.
+/// For processors without 64-bit atomics. Times are rounded down, so a deadline comes too early and never too late.
 #[cfg(any(not(target_has_atomic = "64"), test))]
 mod coarse {
     use std::sync::atomic::{AtomicU32, Ordering};

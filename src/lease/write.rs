@@ -105,7 +105,7 @@ impl WriteLease {
         // SAFETY: `WriteLeasedMapping` unmaps the file after it has ended the entry.
         match unsafe { editable.holder.publish(data) }.map_err(failed("mmap"))? {
             // Otherwise a child that another thread has forked meanwhile has the file open.
-            // Asked in any case: filling holes may have taken longer than the kernel waits, and signals get lost.
+            // The last check is needed, since filling holes may have taken longer than the kernel waits, and signals get lost.
             true if editable.holder.is_alone() && editable.holder.entry.is_held() => Ok(editable),
             _ => Err(WriteLeaseError::Busy),
         }
@@ -137,7 +137,7 @@ fn data(mapped: &MappedFile, userfaultfd: RawFd, stat: Stat) -> Data {
         pages: page::align_up(mapped.used().max(1)).unwrap_or(mapped.region().len()),
         userfaultfd,
         stat,
-        copied: 0,
+        supplied: 0,
     });
     Data::new(mapped.region(), kind)
 }
@@ -145,8 +145,8 @@ fn data(mapped: &MappedFile, userfaultfd: RawFd, stat: Stat) -> Data {
 /// The longest window whose page-cache folios are split, in bytes.
 const SPLIT_MAX: usize = 256 << 20;
 
-/// Page-cache folios start at multiples of their size, so every one of this size or more has a page at a multiple of it.
-/// Smaller steps cost more lookups and save write-back: at most one step is written needlessly per store.
+/// Page-cache folios start at multiples of their size, so every folio of this size or more has a page at a multiple of it.
+/// Smaller steps take more lookups, and save write-back: a store to a smaller folio writes up to one step needlessly.
 const SPLIT_STEP: usize = 128 << 10;
 
 /// The page cache keeps what was written in one go in large folios (up to 2 MiB, Linux 6.16 on ext4), and writes a folio
@@ -220,8 +220,8 @@ impl WriteLeasedMapping {
         !self.process.is_current() || !entry.needs_lease() || !entry.is_held()
     }
 
-    /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone. `size` is
-    /// to undo what it did once its second argument fails: the lease is released soon.
+    /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone. When its
+    /// second argument fails, `size` must undo its changes and return: the lease is released soon.
     pub(crate) fn resize(
         &mut self,
         len: usize,
@@ -230,9 +230,9 @@ impl WriteLeasedMapping {
         if !self.process.is_current() {
             return None;
         }
-        // For the copy of the longer window, while it can still be refused.
-        let copied = len.saturating_add(2 * page::size());
-        if let Err(error) = reserve_space(copied) {
+        // Reserved for the copy of the longer window, while the call can still fail.
+        let copy_len = len.saturating_add(2 * page::size());
+        if let Err(error) = reserve_space(copy_len) {
             return Some(Err(Error::os("mmap", None, error)));
         }
         let (mapped, LeaseHolder { file, entry, .. }) = (&mut self.mapped, &self.holder);
@@ -257,7 +257,7 @@ impl WriteLeasedMapping {
             }
             _ => None,
         });
-        // The file is as it was, and the copier was kept waiting.
+        // After an error the file is as it was. If the break was due meanwhile, the lease counts as lost.
         resized
             .flatten()
             .filter(|resized| resized.is_ok() || !is_due())
@@ -274,7 +274,7 @@ impl WriteLeasedMapping {
         };
         let was_leased = self.holder.entry.end();
         let is_stored = !self.holder.entry.is_moved.load(Ordering::SeqCst);
-        // First: a prefetch may be blocked on a page that is never supplied, and unmapping waits for it.
+        // Closed first: a prefetch may be blocked on a page that is never supplied, and unmapping waits for it.
         drop(userfaultfd);
         self.mapped.unmap();
         self.holder.release() && was_leased && is_stored

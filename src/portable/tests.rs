@@ -210,7 +210,10 @@ fn a_draft_replaces_the_file_when_it_is_committed() {
     let taken = Draft::options().create_new(true).create(&path, 2).unwrap();
     let failed = taken.commit().unwrap_err();
     assert_eq!(failed.kind(), std::io::ErrorKind::AlreadyExists);
-    failed.draft.commit_to(directory.path().join("other")).unwrap();
+    failed
+        .draft
+        .commit_to(directory.path().join("other"))
+        .unwrap();
     let mut names: Vec<_> = fs::read_dir(directory.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())
