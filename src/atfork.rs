@@ -1,18 +1,16 @@
-//! What forked children must not use: address ranges and descriptors of their parent.
+//! Address ranges and descriptors that forked children must not use.
 //!
-//! A value registers what it has here, and a handler that fork(3) calls in the child (pthread_atfork(3)) takes it away
-//! before any other code of the child runs: a range gets no access (touching it is SIGSEGV, and no other mapping can
-//! come to be there), and the number of a descriptor leads to an empty file, so that the child can still close it.
-//! What the parent has locked by a descriptor (a lease) then ends with the parent, and a file that it has mapped is not
-//! kept by the child.
+//! A value registers its range and its descriptor here. A handler that fork(3) calls in the child (pthread_atfork(3))
+//! removes them before any other code of the child runs. The range gets no access: touching it raises SIGSEGV, and no other
+//! mapping can appear there. The number of the descriptor refers to an empty file, so that the child can still close it.
+//! So a lease of the parent ends with the parent, and the child does not keep a file of the parent open.
 //!
 //! A lendable range ([`NotForChildren::set_lendable`]) stays mapped without access, so that `fork::scope` can give
-//! pages of it to one child ([`lend`]). A process may pass on only what is lendable there: memory that it mapped
-//! itself, or pages that were passed to it.
+//! pages of it to one child ([`lend`]). A process may lend only memory that it mapped itself, or pages that were lent to it.
 //!
 //! Children made by `syscall(SYS_fork)`, `syscall(SYS_clone)` or `_Fork` run no handlers. All of these are `unsafe` to
 //! call from Rust; a child made in this way must not use values of this crate, except to execute another program.
-//! vfork(2) and posix_spawn(3) run none either, and their children do nothing but that.
+//! vfork(2) and posix_spawn(3) run no handlers either, and their children only execute another program.
 //!
 //! ```text
 //!            set_range               fork, in the child
@@ -37,26 +35,26 @@ use std::time::{Duration, Instant};
 
 static TABLE: Table<ForkEntry> = Table::new();
 
-/// What the number of a registered descriptor leads to in a child. Set once the handler is installed.
+/// The file that replaces a registered descriptor in a child. Set once the handler is installed.
 static EMPTY_FILE: OnceBox<OwnedFd> = OnceBox::new();
 
-/// Forks of this process: those that wait for [`MAKERS`] or have begun, those that have begun, those that are over.
-/// Compared for equality only: 2^32 forks take days, and what waits for them takes 2 s.
+/// Numbers of forks of this process: of those that wait for [`MAKERS`] or have begun, that have begun, that are over.
+/// They are compared for equality only: 2^32 forks take days, and a thread waits for forks for 2 s at most.
 static WANTED: AtomicUsize = AtomicUsize::new(0);
 static BEGUN: AtomicUsize = AtomicUsize::new(0);
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 
-/// Threads that make what they register afterwards.
+/// Number of threads that hold a [`NoFork`].
 static MAKERS: AtomicUsize = AtomicUsize::new(0);
 
-/// Threads that wait while another one forks.
+/// Number of threads that wait for a fork to end.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
-/// How long a fork waits for them, in ms. An open takes 0.1 ms, and more where its thread has to wait for a processor:
-/// with 5 ms, 1 of 7,000 forks beside opens on a busy machine took a lease with it.
+/// How long a fork waits for [`WAITING`], and then for [`MAKERS`], in ms. An open takes 0.1 ms, and more if its thread waits
+/// for a processor: with 5 ms, 1 of 7,000 children forked beside opens on a busy machine had a lease of its parent.
 const MAKERS_MAX: u64 = 100;
 
-/// How long a fork is waited for. One of a process with 100 GiB of memory takes about a second.
+/// How long a thread waits for a fork. The fork of a process with 100 GiB of memory takes about a second.
 const FORK_MAX: Duration = Duration::from_secs(2);
 
 /// What one value keeps from children. It lies in one page: fork(2) copies page by page while other threads store.
@@ -90,8 +88,8 @@ impl Default for ForkEntry {
 
 /// A moment at which this process did not fork.
 ///
-/// A descriptor or mapping is made first and registered then. A child that another thread forks in between has it, and
-/// no handler knows of it. So the one that makes it looks afterwards whether the process has forked since the moment.
+/// A descriptor or mapping is made first, and registered after that. A child that another thread forks in between has it,
+/// and its handler does not find it. So the thread that makes it checks afterwards whether the process has forked since.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BeforeForks(usize);
 
@@ -113,7 +111,7 @@ impl BeforeForks {
     }
 }
 
-/// While it lives, a fork waits (at most [`MAKERS_MAX`]), so that what is made meanwhile can be registered first.
+/// While it lives, a fork waits (at most [`MAKERS_MAX`]), so that a descriptor or mapping can be made and registered.
 #[derive(Debug)]
 pub(crate) struct NoFork {
     since: BeforeForks,
@@ -168,7 +166,7 @@ impl Drop for NoFork {
     }
 }
 
-/// The count is 0 already in a child that a signal handler has forked meanwhile.
+/// Subtracts 1, unless the count is 0, as in a child that a signal handler has forked meanwhile.
 fn decrement(count: &AtomicUsize) {
     let order = (Ordering::SeqCst, Ordering::SeqCst);
     let _ = count.fetch_update(order.0, order.1, |count| count.checked_sub(1));
@@ -194,7 +192,7 @@ extern "C" fn after_fork() {
     ENDED.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Installs the handler, unless it is installed: what [`NotForChildren`] needs.
+/// Installs the handlers, unless they are installed. [`NotForChildren`] needs them.
 pub(crate) fn install() -> Result<()> {
     static INSTALLING: ProcessLock<()> = ProcessLock::new(Rank::AtFork);
     if EMPTY_FILE.get().is_some() {
@@ -204,7 +202,7 @@ pub(crate) fn install() -> Result<()> {
     if EMPTY_FILE.get().is_some() {
         return Ok(());
     }
-    // A pipe that has ended: it can be read and closed.
+    // A pipe without a writer: it can be read and closed.
     let pipe = process::pipe().map(|(reader, _)| reader);
     let empty = pipe.or_else(|_| file::open("/dev/null".as_ref()));
     let empty = empty.map_err(|e| Error::os("pipe2", None, e))?;
@@ -219,7 +217,7 @@ fn empty_file() -> io::Result<BorrowedFd<'static>> {
     empty.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// Closes what is behind a descriptor, whose number its owner closes later: meanwhile it leads to an empty file.
+/// Closes the file of a descriptor whose number its owner closes later: until then the number refers to an empty file.
 pub(crate) fn close_behind(fd: BorrowedFd<'_>) {
     if let Ok(empty) = empty_file() {
         // Fails only if the program has closed one of the two, which no safe code can do.
@@ -227,7 +225,7 @@ pub(crate) fn close_behind(fd: BorrowedFd<'_>) {
     }
 }
 
-/// In a forked child: closes what is behind a descriptor, in any case.
+/// In a forked child: the same, or closes the number too if it cannot be replaced.
 pub(crate) fn close_in_child(fd: BorrowedFd<'_>) {
     let replaced = empty_file().and_then(|empty| atfork::replace(fd.as_raw_fd(), empty));
     if replaced.is_err() {
@@ -236,7 +234,7 @@ pub(crate) fn close_in_child(fd: BorrowedFd<'_>) {
     }
 }
 
-/// Address range and descriptor that children of this process must not use, until this is dropped. None at first.
+/// An address range and a descriptor that children of this process must not use, until this is dropped. None at first.
 #[derive(Debug)]
 pub(crate) struct NotForChildren {
     entry: Claimed<ForkEntry>,
@@ -257,8 +255,8 @@ impl NotForChildren {
         self.set_lendable(addresses, 0, 0);
     }
 
-    /// The same for shared memory, whose first `bytes` this process may pass to a child: whole pages of them, and the
-    /// last page, which has bytes of no other value.
+    /// The same for shared memory, of which this process may lend the first `bytes` to a child: in whole pages of
+    /// `page_size`; the last one, which has bytes of no other value, also in part.
     pub(crate) fn set_lendable(&self, addresses: Range<usize>, bytes: usize, page_size: usize) {
         self.clear_range();
         self.entry.start.store(addresses.start, Ordering::Relaxed);

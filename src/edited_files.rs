@@ -1,4 +1,4 @@
-//! The files that this process edits. It would block on its own lease if it opened one of them again.
+//! The files that this process edits as an `Exclusive`. If it opened one of them again, it would block on its own lease.
 
 use crate::error::{Error, Result};
 use crate::process::Process;
@@ -17,7 +17,7 @@ pub(crate) type FileId = (u64, u64);
 
 static OPEN_FILES: ProcessLock<Vec<OpenFile>> = ProcessLock::new(Rank::ExclusiveFiles);
 
-/// How many [`Claim`]s there are: without one, an open looks no further.
+/// How many [`Claim`]s there are: if none, the list need not be searched.
 static CLAIMS: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Debug)]
@@ -26,7 +26,7 @@ struct OpenFile {
     process: Process,
     /// False while it is being opened.
     is_leased: bool,
-    /// Gone when the lease has been released.
+    /// Alive until the lease is released.
     file: Weak<File>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Claim {
 }
 
 impl OpenFile {
-    /// False once the file was closed, or another process was let in: then the descriptor leads to another file.
+    /// False once the file was closed, or the lease was lost: then the descriptor refers to another file.
     fn is_open(&self) -> bool {
         let is_same =
             |file: Arc<File>| dir::stat(file.as_fd()).is_ok_and(|stat| stat.id == self.id);
@@ -64,7 +64,7 @@ pub(crate) fn check_not_edited(path: &Path) -> Result<()> {
         Ok(found) if is_edited((found.dev(), found.ino())) => {
             Err(Error::is_edited_here(Some(path)))
         }
-        // What is wrong with the path, the open will return.
+        // Any error of the path is returned by the open that follows.
         _ => Ok(()),
     }
 }
@@ -88,7 +88,7 @@ impl Claim {
         Some(Claim { id })
     }
 
-    /// From here on it counts as long as `file` lives.
+    /// From here on the file counts as edited as long as `file` lives.
     pub(crate) fn hold(&self, file: &Arc<File>) {
         let mut files = OPEN_FILES.lock();
         for entry in files.iter_mut().filter(|entry| entry.id == self.id) {

@@ -6,8 +6,8 @@
 //! The counts are atomics, since the thread that handles a lease break reads them without a lock: it replaces the pages
 //! and locks the new ones.
 //!
-//! mlock(2) may wait for a page that this thread supplies (`lease/detach.rs`); it takes no lock, so it never waits for one
-//! that is held here.
+//! mlock(2) may wait for a page that the copying thread supplies (`lease/detach.rs`). That thread takes no lock, so it never
+//! waits for one that is held here.
 //!
 //! ```text
 //!   a thread that locks                a thread that replaces the pages
@@ -15,8 +15,8 @@
 //!   2. mlock(2)                        2. read the counts
 //!                                      3. mlock(2)
 //! ```
-//! If the mlock(2) of the first comes before the mremap(2) of the second, the second finds its counts; if it comes after,
-//! it locks the new pages. A thread that unlocks waits for a replacing thread that may have read the old counts, and
+//! If the mlock(2) of the first thread comes before the mremap(2) of the second, the second reads the new counts; if it comes
+//! after, it locks the new pages. A thread that unlocks waits for a replacing thread that may have read the old counts, and
 //! unlocks again. A replacing thread waits for no other.
 #![allow(unsafe_code)]
 
@@ -97,8 +97,8 @@ impl LockedPages {
         self.remove(table, self.numbers(pages));
     }
 
-    /// Locks the pages that are counted, after others have taken the place of these. It waits for no other thread and
-    /// allocates nothing. Where the kernel refuses, the pages stay unlocked.
+    /// Locks the pages that are counted, after they were replaced by others. It waits for no other thread and allocates
+    /// nothing. If the kernel refuses, the pages stay unlocked.
     pub(crate) fn relock(&self) {
         let Some(table) = self.table() else {
             return;

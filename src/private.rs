@@ -1,7 +1,8 @@
 //! The bytes of a file as private memory that the program can change.
 //!
-//! A copy-on-write mapping of a file that others write to is unsound: pages that were not stored to yet show what they
-//! write, and truncation removes even the others. So what is mapped is sealed, or an unnamed file of this process.
+//! A copy-on-write mapping of a file that other processes write to is unsound: pages that were not stored to yet show what
+//! they write, and a truncation removes even the other pages. So only files that cannot change are mapped: sealed files, and
+//! unnamed files of this process.
 
 use crate::backing::Backing;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
@@ -15,8 +16,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// The bytes of a file as private memory: no other process sees what is stored here, and the file never changes; what
-/// others write to the file is not seen here.
+/// The bytes of a file as private memory: stores never change the file and are seen by no other process; later writes of
+/// other processes to the file are not seen here.
 ///
 /// A sealed memfd, a file under fs-verity, one on squashfs, erofs or iso9660, or a reflink clone of a large file (on xfs
 /// and btrfs, at the same cost for any size) is mapped copy-on-write: a page takes memory when it is first stored to.

@@ -97,7 +97,7 @@ impl Region {
         Ok(Region::from_raw_parts(start, len))
     }
 
-    /// The pages of a file that hold `offset..offset + len`, shared and writable; second, where in them `offset` is.
+    /// The pages of a file that hold `offset..offset + len`, shared and writable, and where in them `offset` is.
     pub(crate) fn shared_window(
         fd: BorrowedFd<'_>,
         offset: u64,
@@ -113,7 +113,7 @@ impl Region {
         ))
     }
 
-    /// Private zeroed memory that starts on a huge page and asks for huge pages (`MADV_HUGEPAGE`).
+    /// Private zeroed memory that starts on a huge page and is advised to have huge pages (`MADV_HUGEPAGE`).
     pub(crate) fn with_huge_pages(len: usize) -> Result<Self> {
         let nowhere = ptr::without_provenance_mut(page::huge_size().unwrap_or(1));
         Region::with_huge_pages_like(NonNull::new(nowhere).unwrap_or(NonNull::dangling()), len)
@@ -168,8 +168,8 @@ impl Region {
         (part(start, at), part(middle, len - at))
     }
 
-    /// Read-only pages of a file that hold `offset..offset+len`, shared with every process that has it open;
-    /// second, where in them `offset` is. `len` is not 0.
+    /// Read-only pages of a file that hold `offset..offset + len`, shared with every process that has it open, and where in
+    /// them `offset` is. `len` is not 0.
     pub(crate) fn file(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<(Self, usize)> {
         #[expect(clippy::disallowed_types, reason = "this is the place")]
         let mut options = memmap2::MmapOptions::new();
@@ -194,7 +194,7 @@ impl Region {
     ) -> io::Result<(Self, usize)> {
         #[expect(clippy::disallowed_types, reason = "this is the place")]
         let mut options = memmap2::MmapOptions::new();
-        // Stores may come to more than the memory that is free now: the kernel need not promise it (`MAP_NORESERVE`).
+        // The file may be larger than the free memory, which the kernel need not reserve for stores (`MAP_NORESERVE`).
         options.offset(offset).len(len).no_reserve_swap();
         // SAFETY: no reference is made here; the code that makes one is responsible for the file.
         let map = unsafe { options.map_copy(fd.as_raw_fd()) }?;
@@ -357,7 +357,7 @@ impl Region {
         Ok(())
     }
 
-    /// Gives up ownership; the mapping stays.
+    /// Releases ownership; the mapping stays.
     fn into_start(self) -> NonNull<u8> {
         let start = self.start;
         mem::forget(self);

@@ -106,7 +106,7 @@ fn open_parent(path: &Path, base: Option<OwnedFd>, base_path: &Path, rest: &Path
         return Err(Error::is_directory(Some(path)));
     }
     let dir_path = base_path.join(&parent);
-    // `/.`: for the kernel a link to the directory is then not the last part of a path, as it is not the last of ours.
+    // With `/.`, so that a symbolic link to the directory is not the last part of the path, as it is not in `rest`.
     let dir = open(&parent.join("."));
     let dir = dir.map_err(|e| Error::open_directory(Some(path), e))?;
     let name = dir::c_string(name).map_err(error)?;

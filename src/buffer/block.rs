@@ -33,8 +33,9 @@ pub(super) const READ_ALWAYS_MAX: usize = 128 << 10;
 const HEAP_HELD_MAX: usize = 256 << 10;
 
 thread_local! {
-    /// Bytes in blocks that this thread made, less those in blocks that it dropped, at least 0. No exact count: a block
-    /// that another thread drops counts on, so this thread gets slabs. It has no destructor, so it is there to the end.
+    /// Bytes in blocks that this thread made, less those in blocks that it dropped, at least 0. The count is not exact: a block
+    /// that another thread drops still counts here, so this thread gets slabs. Without a destructor, it can be used until the
+    /// thread has ended.
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -95,7 +96,7 @@ impl Block {
         }
     }
 
-    /// Gives back the bytes behind the first `len`; in a slab, but for the cache line that `len` is in.
+    /// Frees the bytes behind the first `len`; in a slab, those behind the cache line that `len` is in.
     pub(super) fn truncate(&mut self, len: usize) {
         match &mut self.memory {
             BlockMemory::Heap(block) => block.truncate(len),

@@ -21,12 +21,13 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-/// A file of at most this size, in bytes, is read as long as [`LARGE_HELD_MAX`] allows it, see [`READ_ALWAYS_MAX`].
+/// A file of at most this size, in bytes, is read while [`LARGE_HELD_MAX`] is not exceeded. [`READ_ALWAYS_MAX`] has the
+/// measurement.
 pub(crate) const READ_MAX: usize = 1 << 20;
 
-/// How many bytes all blocks of more than [`READ_ALWAYS_MAX`] may have for another one to be read. A program that keeps
-/// its files reads two of 1 MiB before it leases, which costs as much as leasing four. Eight threads that drop each file of
-/// 256 KiB read them all.
+/// The most bytes in all blocks of more than [`READ_ALWAYS_MAX`], with the next one. A program that keeps its files reads two
+/// of 1 MiB before it leases, which costs as much as leasing four. Eight threads that drop each file of 256 KiB before the
+/// next read them all.
 const LARGE_HELD_MAX: usize = 2 << 20;
 
 /// True if reading `len` bytes of a file costs less than mapping them.

@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicUsize, Ordering};
 /// The size of a slab in bytes: two huge pages of 2 MiB, so that the end that a block does not fit into is short.
 pub(super) const SLAB: usize = 4 << 20;
 
-/// Pages are returned to the kernel in units of this many bytes. A block keeps the units that it lies in, so one byte
-/// keeps 16 KiB at most.
+/// Pages are returned to the kernel in units of this many bytes. A block keeps the units that it is in, so a block of one
+/// byte keeps 16 KiB.
 const UNIT: usize = 16 << 10;
 const UNITS: usize = SLAB / UNIT;
 
@@ -299,7 +299,7 @@ impl SlabBlock {
         unsafe { std::slice::from_raw_parts_mut(start, self.range.len()) }
     }
 
-    /// Gives the end back, but for the cache line that `len` is in.
+    /// Frees the end behind the cache line that `len` is in.
     pub(super) fn truncate(&mut self, len: usize) {
         let end = self.range.start + len.max(1).next_multiple_of(ALIGN);
         if end < self.range.end {

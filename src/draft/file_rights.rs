@@ -1,5 +1,5 @@
-//! The rights that the file of a draft has: what it was given when it was created, what the caller has set since, and what
-//! has changed when it is published.
+//! The rights of a draft's file: those that it got when it was created, those that the caller has set since, and those of the
+//! old file that have changed until it is published.
 
 use super::DraftOptions;
 use super::rights::{Loss, Rights, SET_ID};
@@ -17,9 +17,9 @@ use std::os::unix::fs::PermissionsExt;
 pub(super) struct FileRights {
     /// Owner, group and mode as the kernel made it.
     created: DirEntry,
-    /// What it was given since. What differs was set by the caller, and stays.
+    /// Owner, group and mode that were copied to it. If the file has others, the caller has set them, and they stay.
     copied: DirEntry,
-    /// Those of the file to be replaced.
+    /// The rights of the file to be replaced that were copied last.
     from: Option<Rights>,
     /// Mode and ACL are those of a new file, or of the file to be replaced.
     has_access: bool,
@@ -83,7 +83,7 @@ impl FileRights {
         rights.map_err(|e| target.error("getxattr", e))
     }
 
-    /// To be called before bytes are written: that removes set-user-ID bits, unless the process has `CAP_FSETID`.
+    /// To be called before bytes are written, because a write removes set-user-ID bits, unless the process has `CAP_FSETID`.
     pub(super) fn look(&self, file: &File) -> io::Result<Present> {
         let stat = dir::stat(file.as_fd())?;
         let copied = &self.copied;
@@ -96,8 +96,8 @@ impl FileRights {
         })
     }
 
-    /// Copies what has changed since; `found` has the name now, and `len` bytes are in the file. Returns whether anything
-    /// has changed.
+    /// Copies the rights that have changed since. `found` is the file that has the name now, and `len` is the length of the
+    /// new file. Returns whether anything has changed.
     pub(super) fn finish(
         &mut self,
         file: &File,
@@ -138,8 +138,8 @@ impl FileRights {
         Ok(has_changed)
     }
 
-    /// Sets set-user-ID and set-group-ID bits, which a write removes, after it. Those of a replaced file are then removed
-    /// as a write to it would have done, by a truncation to the same length.
+    /// Sets the set-user-ID and set-group-ID bits after all writes, which would remove them. If they are those of a replaced
+    /// file, a truncation to the same length follows: it removes them where a write to that file would have removed them.
     fn finish_set_id(
         &mut self,
         file: &File,
@@ -169,7 +169,7 @@ impl FileRights {
         Ok(())
     }
 
-    /// Gives `file` what the caller has set on another, which has these rights and whose place it takes.
+    /// Copies the rights that the caller has set on `from`, which has these rights, to `file`, which replaces it.
     pub(super) fn copy_set_by_caller(
         &self,
         from: &File,

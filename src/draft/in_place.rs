@@ -1,4 +1,4 @@
-//! A file that is written over and stays what it is: its inode, links, owner and rights.
+//! A file that is written over, and keeps its inode, links, owner and rights.
 
 use super::target::TargetName;
 use crate::error::Result;

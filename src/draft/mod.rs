@@ -50,8 +50,8 @@ use store::Store;
 ///   copy is left out, and gives no user more access; see [`DraftOptions::require_attributes`].
 /// - A symbolic link at the path is followed, where the kernel would follow it. Other hard links to the old file keep
 ///   the old bytes, and watches (inotify) stay with the old file; see [`Replace::InPlace`](crate::Replace::InPlace).
-/// - What is not a regular file (a pipe, a terminal, `/dev/stdout`), and files of /proc and /sys, get the bytes written
-///   out by `commit`.
+/// - To a pipe, a terminal, `/dev/stdout` and any other file that is not regular, and to files of /proc and /sys, `commit`
+///   writes the bytes.
 /// - A program at the path can be started at any moment: no descriptor is open for writing when the file becomes
 ///   visible (`ETXTBSY`).
 /// - The bytes are zero at first. They are kept in memory, or, if they are more than the
@@ -153,8 +153,8 @@ impl Draft {
         self.resize_store(self.len)
     }
 
-    /// The file before it is published, open for reading only: to set its times, owner, mode and extended attributes.
-    /// What was set here is not taken from the file that is replaced, also after a commit that failed.
+    /// The file before it is published, open for reading only: to set its times, owner, mode and extended attributes. They
+    /// are kept, also when a commit fails, and not copied from the file that is replaced.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a draft in place, and without /proc; [`Error::Os`].

@@ -25,9 +25,9 @@ pub(super) struct NewFile {
     temp: TempFile,
     /// All its bytes have blocks.
     is_reserved: bool,
-    /// It has blocks in common with the file that it was cloned from, and its bytes.
+    /// It has the bytes of the file that it was cloned from, and shares blocks with it.
     is_clone: bool,
-    /// It cannot be written to any more, or what is on the disk is not known.
+    /// It cannot be written to any more, or its content on the disk is unknown.
     is_spent: bool,
     rights: FileRights,
     /// The descriptor that the caller got.
@@ -36,7 +36,7 @@ pub(super) struct NewFile {
     times_before: OnceLock<Times>,
 }
 
-/// How often rights that change again and again are copied before the file is published.
+/// How often rights are copied, if they change each time before the file is published.
 const RIGHTS_COPIES_MAX: usize = 8;
 
 /// When the file was last read and modified.
@@ -255,8 +255,8 @@ impl NewFile {
         Ok(())
     }
 
-    /// Copies the rights of the file to be replaced, and makes this one durable. Then it looks again: fsync(2) may have
-    /// taken seconds, in which the owner can have taken rights away.
+    /// Copies the rights of the file to be replaced, and makes this one durable. Then it checks the rights again: fsync(2) may
+    /// take seconds, and the owner may have removed rights meanwhile.
     fn finish(
         &mut self,
         len: u64,
@@ -320,7 +320,7 @@ impl NewFile {
         Ok(())
     }
 
-    /// Leaves the file open for reading only, so that no program fails to start from it once it has its name.
+    /// Leaves the file open for reading only: a program that is open for writing cannot be started (`ETXTBSY`).
     fn close_writer(&mut self, store: &mut Store, is_executable: bool) -> Result<()> {
         let Some(reader) = self
             .read_only
@@ -340,7 +340,7 @@ impl NewFile {
     }
 
     /// After a failure of a file that had a name: other processes may have opened it, so its bytes are copied to a new
-    /// one, or to memory. Without room for either, nothing is left.
+    /// file, or to memory. If there is no room for either, the bytes are lost.
     fn leave(&mut self, store: &mut Store, options: &DraftOptions) {
         self.is_spent = true;
         if !store.is_mapped() {

@@ -92,7 +92,7 @@ setters! {
     fn replace(how: Replace) { replace = how; }
 
     /// Whether owner, group, ACL and extended attributes of a replaced file must all be kept: `create` (or `commit`, if
-    /// they have changed since) then fails where one cannot be copied. Default false: what may not be copied is left
+    /// they have changed since) then fails if one cannot be copied. Default false: attributes that may not be copied are left
     /// out, in a way that gives no user more access than the old file did.
     ///
     /// # Examples

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use std::fs::File;
 use std::path::Path;
 
-/// A draft of that many bytes on tmpfs is mapped: the file is memory, too, and a second copy costs as much again (64 MiB
-/// took 112 ms of processor time, and mapped 63). Smaller ones take fewer system calls from memory.
+/// A draft on tmpfs of at least this many bytes is mapped: the file is memory too, and a copy costs as much again (64 MiB take
+/// 112 ms of processor time, and 63 ms if mapped). A smaller one takes fewer system calls if it is in other memory first.
 const MAPPED_ON_TMPFS: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Output {
         }
     }
 
-    /// What holds `len` bytes, all of them zero, with the space for them reserved.
+    /// A store of `len` zero bytes, with the space for them reserved.
     pub(super) fn store(&mut self, options: &DraftOptions, len: usize) -> Result<Store> {
         let fits = options.fits_in_memory(len);
         match self {
@@ -100,7 +100,7 @@ impl Output {
         }
     }
 
-    /// Changes what holds the bytes, and the space reserved for them, from the present length to `len`.
+    /// Changes the length of the store, and of the space reserved for it, to `len`.
     pub(super) fn resize(
         &mut self,
         store: &mut Store,
@@ -186,7 +186,7 @@ impl Output {
             Output::New(file) => {
                 let len = store.len();
                 let done = file.commit(store, options);
-                // Without room for a copy, the bytes of a file that had a name already are gone.
+                // False if the bytes are lost, see `NewFile::leave`.
                 let may_overwrite =
                     options.replace == Replace::RenameOrInPlace && store.len() == len;
                 match done {

@@ -211,6 +211,6 @@ pub(super) fn wait_for_writers(fd: BorrowedFd<'_>) {
     }
 }
 
-/// Milliseconds to wait for writers. A child of posix_spawn(3) executes its program within a few, or as soon as it gets a
-/// processor; one that never does must not hold a commit.
+/// Milliseconds to wait for writers. A child of posix_spawn(3) executes its program within a few milliseconds, or as soon as it
+/// gets a processor; one that never does must not block a commit.
 const WRITER_POLLS: u32 = 5000;

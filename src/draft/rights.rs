@@ -26,7 +26,7 @@ const NOT_COPIED: [&[u8]; 4] = [
     b"security.evm",
 ];
 
-/// What may be done with a file, and by whom.
+/// Owner, group, mode, ACL and extended attributes of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rights {
     uid: u32,
@@ -103,7 +103,8 @@ impl Rights {
         }
     }
 
-    /// The group's bits may be the mask of an ACL that gives the group less, and some users less than all others.
+    /// Removes the rights of group and others: the group's bits may be the mask of an ACL that gives the group less, and some
+    /// users less than all others.
     fn without_acl(&mut self, error: &io::Error) {
         self.mode &= !0o077;
         self.miss(error);
@@ -113,8 +114,8 @@ impl Rights {
         self.unknown = error.raw_os_error();
     }
 
-    /// What File::create would give to a new file there, which `own` belongs to: the default ACL of the directory, or
-    /// else the umask.
+    /// The rights that `File::create` would give to a new file there, which has the owner of `own`: by the default ACL of the
+    /// directory, or else by the umask.
     pub(super) fn of_new_file(target: &TargetName, own: &DirEntry) -> io::Result<Self> {
         let default_acl = xattr::get(Target::Fd(target.dir()), DEFAULT_ACL).or_else(|_| {
             let path = dir::proc_path(target.dir());
@@ -225,7 +226,7 @@ impl Rights {
                     mode = mode & !0o007 | acl::narrow(&mut acl);
                 }
                 if let Err(e) = xattr::set(file.as_fd(), ACL, &acl) {
-                    // Those that the ACL names are of the group then, or of all others.
+                    // Users and groups that the ACL names count as the group or as others then.
                     mode = with_others(mode, acl::least_access(&acl));
                     remove_acl()?;
                     loss = Some(e);
@@ -234,8 +235,7 @@ impl Rights {
             None => {
                 remove_acl()?;
                 if !has_group {
-                    // Access of a group we are not in must not become access of our own group, and those that were in
-                    // the group are of the others now.
+                    // Access of the old group must not become access of another one, and its members count as others now.
                     mode = with_others(mode, mode >> 3 & mode & 0o007);
                 }
             }

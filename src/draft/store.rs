@@ -106,8 +106,8 @@ impl Store {
         Ok(())
     }
 
-    /// Reads the bytes of a mapped store into memory: other processes can change the file under its mapping now. Without
-    /// memory for that, nothing is left.
+    /// Reads the bytes of a mapped store into memory, because other processes can change the file now. If there is no memory
+    /// for that, the bytes are lost.
     pub(super) fn read_back(&mut self, file: &File) {
         use std::os::unix::fs::FileExt;
         let (Store::Mapped { len, .. } | Store::Detached { len, .. }) = *self else {
@@ -163,7 +163,7 @@ impl Store {
     }
 }
 
-/// At least one page, though it may be behind the end of the file: what is mapped can grow.
+/// Maps at least one page, even beyond the end of the file, so that the mapping can grow.
 fn map(file: &File, len: usize) -> Result<Region> {
     let pages = whole_pages(len.max(1), page::size())?;
     Region::shared(file.as_fd(), pages, Address::Anywhere, PageKind::Zeroed)

@@ -120,7 +120,7 @@ impl TargetName {
         }
     }
 
-    /// Opens the regular file that has the name now. What is not one is not opened: that of a FIFO would block.
+    /// Opens the regular file that has the name now. Anything else is not opened: an open of a FIFO would block.
     pub(super) fn open(&self, flags: i32) -> Result<File> {
         let error = |e| self.error("open", e);
         let found = dir::open_at(
@@ -209,7 +209,7 @@ fn check_changeable(attributes: u64) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::EPERM))
 }
 
-/// True if an error says that a file cannot be replaced, but may still be written to.
+/// True for an error of a file that cannot be replaced, but perhaps be written to.
 pub(super) fn is_irreplaceable(error: &Error) -> bool {
     matches!(error, Error::Os { operation, .. } if [REPLACE, COPY_RIGHTS].contains(operation))
 }

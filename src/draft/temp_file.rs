@@ -12,14 +12,14 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Part of every name that may appear beside a target.
 const SUFFIX: &str = ".stillmap-draft.";
 
-/// The most bytes of the target's name in a temporary name. Some file systems take names of 143 bytes only (eCryptfs).
+/// The most bytes of the target's name in a temporary name. Some file systems (eCryptfs) limit names to 143 bytes.
 const NAME_PART_MAX: usize = 100;
 
 /// Mode of a file that other users must not open yet.
 const PRIVATE: u32 = 0o600;
 
-/// The same for one with a hidden name. The sticky bit means nothing on a file; a mode that the caller sets differs from
-/// this one, also if it is 0600.
+/// The same for a file with a hidden name. The sticky bit has no effect on a file; with it, a mode that the caller sets
+/// differs from this one, even if it is 0600.
 const HIDDEN: u32 = 0o1600;
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl TempFile {
         &self.file
     }
 
-    /// The name that it has meanwhile, if any.
+    /// The hidden name, if it has one.
     pub(super) fn hidden_name(&self) -> Option<&CStr> {
         self.hidden.as_ref().map(|hidden| hidden.name.as_c_str())
     }

@@ -31,16 +31,21 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// It holds a write lease (fcntl(2), "Leases"): no other descriptor has the file open, and every open, in this process or
 /// another, blocks until the `Exclusive` is closed or dropped; a non-blocking open fails with `EAGAIN`. An open by this
 /// crate in the same process, which would wait for itself, fails with [`Busy`](Error::Busy) at once.
-/// [`has_waiter`](Exclusive::has_waiter) returns whether one is blocked.
+/// [`has_waiter`](Exclusive::has_waiter) returns whether an open is blocked.
 ///
-/// The kernel blocks an open for a limited time (`fs.lease-break-time`, 45 seconds). At three quarters of that time (5
-/// seconds earlier for each GiB of the file, which has to be copied) the bytes become memory, in place: the file keeps all
-/// stores made until then, the waiting process gets the file, and later stores stay in this process; `flush`, `resize` and `close` fail with [`LeaseLost`](Error::LeaseLost) from then on.
-/// Where memory is short (also that of the control group), they become an unnamed file instead, beside the file or in a
-/// directory for temporary files. If there is no room for that either, the process is aborted with a message, since other
-/// processes would write under a `&mut [u8]`. (While it happens, threads that touch the bytes wait, up to some
-/// milliseconds per megabyte; a system call that is given them may fail with `EFAULT`, unless the process has
-/// `CAP_SYS_PTRACE`.)
+/// The kernel blocks an open for a limited time (`fs.lease-break-time`, 45 seconds). After three quarters of that time (5
+/// seconds earlier for each GiB of the file, which has to be copied) the lease is given up:
+///
+/// - The bytes become memory, at the same addresses. The file keeps all stores made until then, and the waiting process gets
+///   the file. Later stores stay in this process, and `flush`, `resize` and `close` fail with
+///   [`LeaseLost`](Error::LeaseLost).
+/// - If memory is short (also that of the control group), the bytes go to an unnamed file instead, beside the file or in a
+///   directory for temporary files. If there is no room for that either, the process is aborted with a message, since
+///   another process would write under a `&mut [u8]`.
+/// - Threads that touch the bytes during the copy wait for it, some milliseconds per megabyte at most. A system call on the
+///   bytes may fail with `EFAULT` then, unless the process has `CAP_SYS_PTRACE`.
+///
+/// What else to know:
 ///
 /// - Holes of the file get blocks when it is opened, so that a full disk is an error there, and no signal later. After an
 ///   error the disk is as it was.
@@ -88,8 +93,8 @@ pub struct Exclusive {
     flush_error: AtomicI32,
 }
 
-// SAFETY: the bytes are reached through `&self` for reading and `&mut self` for writing only; the lease keeps every other
-// process away, or the caller's promise does, and where the lease goes the bytes become our own memory first.
+// SAFETY: the bytes are accessed through `&self` for reading and `&mut self` for writing only. The lease keeps every other
+// process away, or the caller's promise does; before the lease is released, the bytes become memory of this process.
 #[allow(unsafe_code)]
 unsafe impl Send for Exclusive {}
 // SAFETY: as above.
@@ -127,9 +132,9 @@ impl Exclusive {
     /// ([`reserve`](ExclusiveOptions::reserve)). New bytes are zero, and have blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Os`], [`Error::TooLarge`]; [`Error::LeaseLost`], also where another process has waited so long that the new
-    /// blocks cannot be had in time; [`Error::Unsupported`] for a window that ends before the file does. The file is then as
-    /// it was.
+    /// [`Error::Os`], [`Error::TooLarge`]; [`Error::LeaseLost`], also if another process has waited so long that the new
+    /// blocks cannot be allocated in time; [`Error::Unsupported`] for a window that ends before the file does. The file is
+    /// then as it was.
     ///
     /// # Examples
     /// ```no_run
@@ -259,7 +264,7 @@ impl Exclusive {
         self.bytes.has_waiter()
     }
 
-    /// Flushes and releases the file, and returns whether anything was lost. Dropping releases it without a flush.
+    /// Flushes and closes the file, and reports any loss. Dropping closes it without a flush.
     ///
     /// # Errors
     /// As [`flush`](Exclusive::flush). The file is closed also after an error.

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The last pause before a file is reported as busy, without a time to wait. A child that another thread has just forked
-/// and that has not executed its program yet has it open for a moment.
+/// Without a time to wait, a file is tried again until the pause between two attempts is longer than this. A child that
+/// another thread has just forked has it open until it executes its program.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 
 /// The bytes to open, and until when to retry.
@@ -124,7 +124,7 @@ impl Attempt<'_> {
         move |e| Error::os(operation, self.name, e)
     }
 
-    /// Tries until the file is free, or the time is over.
+    /// Tries until the file is free, or until the time is over.
     fn run(&self) -> Result<Exclusive> {
         atfork::install()?;
         let mut pause = Duration::from_millis(1);
@@ -179,7 +179,7 @@ impl Attempt<'_> {
     /// `None` if the file is busy; also whether it is this process that edits it.
     fn once(&self) -> Result<(bool, Option<Exclusive>)> {
         let base = dir::working_directory();
-        // Without an open that would break leases, our own among them.
+        // `O_PATH` breaks no lease, not even one of this process.
         let found = dir::open_at(base, self.path, libc::O_PATH, 0).map_err(self.error("open"))?;
         let found = Arc::new(File::from(found));
         let stat = file::stat(found.as_fd()).map_err(self.error("fstat"))?;
@@ -222,7 +222,7 @@ impl Attempt<'_> {
         let stat = file::stat(lease.file().as_fd()).map_err(self.error("fstat"))?;
         let window = self.request.window(stat.size, self.name)?;
         let range = window.offset..window.offset + window.len as u64;
-        // A process that waits is let in after a while, whatever is going on here.
+        // If another process waits, the lease must be given up, whatever is done here.
         let check = || {
             if lease.is_held() {
                 Ok(())

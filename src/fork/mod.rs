@@ -18,9 +18,9 @@
 //! | [`Draft`](crate::Draft), [`Exclusive`](crate::Exclusive) | not accessible; their methods fail with [`WrongProcess`](crate::Error::WrongProcess) |
 //! | all other memory | a copy of its own |
 //!
-//! A child that touches a byte that is not accessible ends by SIGSEGV, and the scope returns
-//! [`ChildFailed`](crate::Error::ChildFailed). A system call on such bytes fails with `EFAULT`. So a `&mut` part that lies
-//! in a `Cell`, a lock or a static, of which parent and child have a copy each, is usable in one process only:
+//! A child that touches a byte that is not accessible is killed by SIGSEGV, and the scope returns
+//! [`ChildFailed`](crate::Error::ChildFailed). A system call on such bytes fails with `EFAULT`. So if a `&mut` part is in a
+//! `Cell`, a lock or a static, parent and child have a copy of the reference each, but only one of them can use it:
 //! ```
 //! use stillmap::Error;
 //! let mut memory = stillmap::Anonymous::shared(8)?;
@@ -46,9 +46,9 @@
 //!   not flushed. Lines that were printed have been written.
 //! - A panic prints its message and ends it with exit code 101.
 //! - It is killed when the process that spawned it dies (`PR_SET_PDEATHSIG`).
-//! - Descriptors are shared with the parent, offsets included. Close-on-exec ones stay open: it is no exec. Those of the
-//!   parent's leased snapshots, drafts and exclusive files are closed.
-//! - It may open a scope of its own, and pass on the parts that it was given; it cannot use the parent's scope.
+//! - Descriptors are shared with the parent, offsets included, also those with close-on-exec: there is no exec. Those of
+//!   the parent's leased snapshots, drafts and exclusive files are closed.
+//! - It may open a scope of its own, and pass the parts that it got on to its children; it cannot use the parent's scope.
 //!
 //! # Other ways to fork
 //! The same holds for children that a program makes by fork(2) or daemon(3): the memory of an `Anonymous::shared` is not

@@ -182,8 +182,8 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     ///
     /// # Safety
     /// As long as the child lives, no byte of shared memory is used through a `&mut` in one process and in any way in
-    /// another. Parent and child have a copy of every value, so this goes for parts in a `Cell`, a lock, a static or a
-    /// thread-local, and for destructors of what `f` owns: they run in both processes.
+    /// another. Parent and child have a copy of every value. So this includes parts in a `Cell`, a lock, a static or a
+    /// thread-local, and the destructors of values that `f` owns, which run in both processes.
     ///
     /// # Examples
     /// ```

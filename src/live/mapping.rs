@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{Ordering, fence};
 
-/// Address space beyond the end of a file: pages of it come to be there when the file grows. It takes no memory. A log that
-/// is written at 500 MB/s needs a new mapping every two seconds at first, and half as often each time.
+/// Address space reserved beyond the end of a file, in bytes, which shows its pages when it grows. It takes no memory. For a
+/// log that grows by 500 MB/s a new mapping is made after two seconds, and then after twice the time each.
 const RESERVE_MIN: usize = 1 << 30;
 
 /// Bytes that are compared at a time: they stay in the first-level cache.
@@ -64,7 +64,7 @@ impl LiveMapping {
         self.0.is_faulted()
     }
 
-    /// A copy of a range that is mapped, and whether its bytes were the same when they were looked at again.
+    /// A copy of a range that is mapped, and whether the bytes were the same when they were read a second time.
     pub(super) fn copy(&self, range: Range<usize>) -> Result<(Buffer, bool)> {
         let from = self.start().wrapping_add(range.start);
         let mut copy = Buffer::with_capacity(range.len())?;

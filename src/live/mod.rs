@@ -197,11 +197,11 @@ impl Live {
     /// Reads the length of the file again. Bytes that were added can be read from here on; bytes that were cut off
     /// cannot. After [`Error::PagesLost`] it maps the file anew.
     ///
-    /// One fstat(2) where the length is the same.
+    /// It takes one fstat(2) if the length is the same.
     ///
     /// # Errors
-    /// [`Error::Os`] for what the kernel refused; [`Error::TooLarge`] for more than the address space. What was there
-    /// before can be read still.
+    /// [`Error::Os`] for what the kernel refused; [`Error::TooLarge`] for more than the address space. The old length still
+    /// applies then.
     ///
     /// # Examples
     /// ```
@@ -250,8 +250,8 @@ impl Live {
     /// Copies a range at one moment.
     ///
     /// [`Snapshot::is_consistent`] is false if the file changed while it was copied, as far as that can be seen: its length,
-    /// its times, or a byte that was looked at twice. A writer that stores through a mapping of its own leaves no other
-    /// trace.
+    /// its times, or a byte that differs when the range is read a second time. A writer that stores through a mapping of its
+    /// own leaves no other trace.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::PagesLost`]; [`Error::Os`] if there is no memory for the copy.
@@ -295,8 +295,8 @@ impl Live {
     /// Fails if the bytes up to `end` were not all in the file when they were copied out. `is_certain` says whether the
     /// copy itself shows it.
     fn check_copied(&self, end: usize, is_certain: impl FnOnce() -> bool) -> Result<()> {
-        // The kernel zeroes the rest of the last page of a file that is truncated, and that is no fault. Where it unmaps the
-        // page behind it first, looking at that page costs a tenth of a system call.
+        // The kernel zeroes the rest of the last page of a file that is truncated, which is no fault. On file systems where it
+        // unmaps the page behind first, touching that page takes a tenth of the time of a system call.
         let is_whole =
             !self.can_shrink || self.unmaps_first && self.has_page_behind(end) || is_certain();
         if !self.mapping.is_faulted() && (is_whole || self.has_byte_before(end)) {
@@ -305,8 +305,8 @@ impl Live {
         Err(Error::pages_lost(self.path.as_deref()))
     }
 
-    /// True if read(2) still finds the byte before `end`. It waits for a truncation that has zeroed bytes and did not yet
-    /// set the length, which fstat(2) does not.
+    /// True if read(2) still returns the byte before `end`. read(2) waits for a truncation that has zeroed bytes and not yet set
+    /// the length; fstat(2) does not.
     fn has_byte_before(&self, end: usize) -> bool {
         let Some(last) = end.checked_sub(1) else {
             return true;
@@ -315,7 +315,7 @@ impl Live {
         let read = file::read_at(self.fd.as_fd(), &mut byte, last as u64);
         read.map(|read| !read.is_empty())
             .or_else(|_| self.has_byte_in_block(last))
-            // What can be mapped and not read.
+            // A file that can be mapped and not read.
             .or_else(|_| self.stat().map(|stat| stat.size >= end as u64))
             .unwrap_or(false)
     }

@@ -14,13 +14,13 @@ impl Live {
     /// the end, and 0 beyond it.
     ///
     /// Each byte is one that was there at some time during the call. If others write meanwhile, the bytes need not be of
-    /// one moment: of a file that is truncated and grows again during the call, bytes in between can be zero. A look at the
-    /// page behind makes sure that the file is long enough; one pread(2) does it on other file systems than ext4, btrfs and
-    /// f2fs, and at the end of the file if the bytes of its last page contain a zero.
+    /// one moment: if a file is truncated and grows again during the call, bytes in between can be zero. To check that the file
+    /// was long enough, the page behind the bytes is touched. One pread(2) checks it on file systems other than ext4, btrfs and
+    /// f2fs, and at the end of the file if the bytes in its last page contain a zero.
     ///
-    /// FAT, exFAT and the old driver of ext2 (most kernels use that of ext4) zero the bytes behind the new end in the last
-    /// block first, and set the length a moment later. In between `read_at` returns these zeros, as read(2) does there:
-    /// neither takes a lock that the truncation holds, so nothing tells them from zeros that were written.
+    /// On FAT, exFAT and the old driver of ext2 (most kernels use that of ext4), a truncation first zeroes the bytes behind
+    /// the new end in the last block, and sets the length a moment later. In between `read_at` returns these zeros, as
+    /// read(2) does: neither waits for the truncation there, so they cannot be distinguished from zeros that were written.
     ///
     /// # Errors
     /// [`Error::PagesLost`] if the file was truncated below the bytes that were read, or lost pages. `buf` then holds
@@ -52,8 +52,8 @@ impl Live {
         Ok(len)
     }
 
-    /// True if no byte that a truncation could have zeroed before it was copied out is zero. If the last page is still
-    /// there, that is no byte before it, where pages are unmapped first.
+    /// True if none of the bytes is zero that a truncation could have zeroed before they were copied out. Where pages are
+    /// unmapped first, and the last page is still there, these are the bytes in that page only.
     fn shows_no_cut(&self, offset: usize, copied: &[u8]) -> bool {
         let last_page = page::align_down(offset + copied.len() - 1);
         let at_risk = if self.unmaps_first && self.mapping.touch(last_page) {

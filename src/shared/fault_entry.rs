@@ -52,7 +52,7 @@ impl FaultEntry {
     pub(crate) unsafe fn register(&self, start: NonNull<u8>, len: usize) {
         self.start.store(start.as_ptr(), Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
-        // In a child, a handler that does not exist here may be counted for ever: then the entry stays the parent's.
+        // In a child, `inside` may count a handler that exists in the parent only: then the entry stays the parent's.
         if self.inside.load(Ordering::Acquire) == 0 {
             let process = Process::current().to_bits();
             self.process.store(process, Ordering::Relaxed);
@@ -104,7 +104,7 @@ impl FaultEntry {
         match first {
             Ok(_) => {
                 let replaced = self.put_zeros();
-                // No memory: as before, so that no thread waits.
+                // No memory: LIVE again, so that no thread waits.
                 let next = if replaced { FAULTED } else { LIVE };
                 // Fails if the mapping is being dropped, which waits for us.
                 let order = (Ordering::Release, Ordering::Relaxed);

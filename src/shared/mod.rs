@@ -45,10 +45,10 @@ use std::ptr::NonNull;
 /// [`Error::PagesLost`] on every thread. Loads and stores through `&T` use that memory. A process forked before the fault
 /// keeps its mapping of the file until it faults itself.
 ///
-/// - Signals that are not about a `Shared` go to the handler that was installed before, as if ours were not installed.
-/// - A handler that the program installs later must pass on other signals. If it does not, ours is installed again when
-///   the next file is opened (seven times, then the program's stays).
-/// - The handler stays installed. A library that contains this crate stays loaded, though dlclose(3) is called.
+/// - A SIGBUS that is not caused by a fault in a `Shared` or `Live` is passed to the handler that was installed before.
+/// - A handler that the program installs later must pass other signals on. If it does not, the handler of this crate is
+///   installed again when the next file is opened (seven times, then the program's stays).
+/// - The handler stays installed. A shared library that contains this crate is not unloaded by dlclose(3).
 /// - A thread that blocks SIGBUS is killed by the kernel when it faults, whatever handlers are installed (sigaction(2)).
 /// - Memory of this type without a name, and memfds that cannot shrink (`F_SEAL_SHRINK`), lose no pages and need no
 ///   handler. The exception is a machine with `vm.overcommit_memory` 2, see

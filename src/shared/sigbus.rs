@@ -75,6 +75,6 @@ impl Drop for FaultTolerantMapping {
 fn handle(address: usize, cause: FaultCause) -> bool {
     let handle = || TABLE.iter().any(|entry| entry.handle(address, cause));
     let is_ours = || TABLE.iter().any(|entry| entry.contains(address));
-    // Where another thread has the spare mappings, there is room by now.
+    // Once more, because another thread may have unmapped the spare mappings.
     handle() || (is_ours() && (spare::without(handle) || handle()))
 }

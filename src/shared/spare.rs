@@ -1,6 +1,5 @@
-//! Mappings that are kept for the SIGBUS handler. A process that has all the mappings it may have (vm.max_map_count) gets
-//! no other, not even in the place of one that it has.
-
+//! Spare mappings for the SIGBUS handler. A process that has all the mappings it may have (vm.max_map_count) cannot make
+//! another one, not even in place of one that it has.
 #![allow(unsafe_code)]
 
 use crate::page;
@@ -9,10 +8,10 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// How many. More than one, since other threads may use some of them once they were given up.
+/// Number of spare mappings. More than one, since other threads may use some of them once they were unmapped.
 const MAPPINGS: usize = 16;
 
-/// Where they start, or null: no page has the protection of the next, so each is a mapping.
+/// Their start, or null. Adjacent pages have different protection, so each is a mapping.
 static SPARE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes them, unless they are there. Allocates nothing, so it may run in a signal handler.
@@ -37,7 +36,7 @@ pub(super) fn reserve() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives them up while `map` runs. False if there are none.
+/// Unmaps them while `map` runs. False if there are none.
 pub(super) fn without(map: impl FnOnce() -> bool) -> bool {
     let Some(start) = NonNull::new(SPARE.swap(ptr::null_mut(), Ordering::AcqRel)) else {
         return false;

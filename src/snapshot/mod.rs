@@ -21,25 +21,25 @@ use std::ptr::NonNull;
 ///   |        |<------------ the bytes --------->|        |
 ///            offset                  not part of the slice: outside the window, or past the end of the file
 /// ```
-/// It is made by the first of these strategies that fits. All are sound; they differ in cost, and
-/// [`backing`](Snapshot::backing) returns which one it was, [`reason`](Snapshot::reason) why not a better one:
+/// It is made by the first of these strategies that fits. All are sound; they differ in cost.
+/// [`backing`](Snapshot::backing) returns which one was used, and [`reason`](Snapshot::reason) why not a better one:
 ///
-/// 1. A pipe, FIFO, socket, terminal or character device, and a file of size 0 (as those of `/proc` say they are), is read
-///    to its end.
-/// 2. A small file is read: up to 128 KiB always; up to 1 MiB while few of this size are held, since reading into memory
-///    that was used before is faster than mapping.
+/// 1. A pipe, FIFO, socket, terminal or character device, and a file whose reported size is 0, as of files of `/proc`, is
+///    read to its end.
+/// 2. A small file is read: up to 128 KiB always; up to 1 MiB while snapshots of that size have few bytes in all, since
+///    reading into memory that was used before is faster than mapping.
 /// 3. A memfd sealed against writing and shrinking, a file under fs-verity, and a file on squashfs, erofs or iso9660 is
 ///    mapped.
 /// 4. On ext2/3/4, xfs, btrfs and f2fs a file that no process has open for writing is mapped under a read lease: the
 ///    kernel blocks a writer until the bytes are copied. The file must belong to the user of the process, or the process
-///    have CAP_LEASE. A lease holds an open descriptor; the last quarter of those that the process may have
+///    must have CAP_LEASE. A lease keeps a descriptor open; the last quarter of the descriptors that the process may have
 ///    (`ulimit -n`), and the last eighth of its mappings, are not used for that.
 /// 5. Where the file system can clone files (xfs, btrfs), a clone is mapped.
 /// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///
-/// Bytes in memory start at a multiple of 64; bytes in a mapping, at the file's offset modulo the page size. Dropping
-/// it frees everything at once. A forked child has the same bytes. Sources: fcntl(2) on leases, ioctl_ficlone(2),
-/// memfd_create(2).
+/// The address of the first byte has the same remainder as its offset in the file: modulo 64 for bytes in memory, modulo the
+/// page size for bytes in a mapping. Dropping a snapshot frees its memory, mapping and lease at once. A forked child has the same bytes. Sources:
+/// fcntl(2) on leases, ioctl_ficlone(2), memfd_create(2).
 ///
 /// # Examples
 /// ```
@@ -90,9 +90,9 @@ impl Snapshot {
     /// and the file was changed. Always true for a stream; false for a file that was empty when it was opened, and written
     /// while it was read.
     ///
-    /// A process that stores through a shared mapping moves no timestamp while the page is dirty already. A copy that was
-    /// made meanwhile ([`backing`](Snapshot::backing) is not `Leased`) can be a mixture although this is true. So can one on
-    /// Linux before 6.13, where timestamps move in steps of up to 10 ms, if it was made within one step of a change.
+    /// A process that stores through a shared mapping does not change the timestamps while the page is dirty. A copy that is
+    /// made meanwhile ([`backing`](Snapshot::backing) is not `Leased`) can be a mixture although this is true. The same goes
+    /// for a copy that is made on Linux before 6.13 within 10 ms of a change: timestamps move in steps of up to 10 ms there.
     ///
     /// # Examples
     /// ```
@@ -126,7 +126,7 @@ impl Snapshot {
         }
     }
 
-    /// Bytes that were not opened by the ladder.
+    /// Bytes that do not come from the ladder.
     pub(crate) fn from_held(held: Held, is_consistent: bool) -> Self {
         Snapshot {
             held,

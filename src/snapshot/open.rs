@@ -1,4 +1,4 @@
-//! The ways to get a snapshot, with the default options.
+//! The ways to open a snapshot with the default options.
 
 use super::{Snapshot, SnapshotOptions};
 use crate::error::{Error, Result};

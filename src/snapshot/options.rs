@@ -317,7 +317,7 @@ impl<F: FnMut(u64, Option<u64>)> SnapshotProgress<F> {
         self.run(|options, progress| options.open_path(path.as_ref(), progress))
     }
 
-    /// The function may fork. Only the parent goes on then: the child would read from the same descriptors, and write to
+    /// The function may fork. Then only the parent continues: the child would read from the same descriptors, and write to
     /// the same unnamed file.
     fn run(
         mut self,
