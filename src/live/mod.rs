@@ -305,8 +305,8 @@ impl Live {
         Err(Error::pages_lost(self.path.as_deref()))
     }
 
-    /// True if read(2) still returns the byte before `end`. read(2) waits for a truncation that has zeroed bytes and not yet set
-    /// the length; fstat(2) does not.
+    /// True if read(2) still returns the byte before `end`. read(2) waits for a truncation that has zeroed bytes and not yet
+    /// set the length; fstat(2) does not.
     fn has_byte_before(&self, end: usize) -> bool {
         let Some(last) = end.checked_sub(1) else {
             return true;

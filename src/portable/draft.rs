@@ -28,8 +28,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-/// A new file, which appears complete or not at all. The bytes are in memory until [`commit`](Draft::commit) writes them to a temporary
-/// file beside the target, syncs it (`F_FULLFSYNC` on Apple's systems), and renames it over the target.
+/// A new file, which appears complete or not at all. The bytes are in memory until [`commit`](Draft::commit) writes them to
+/// a temporary file beside the target, syncs it (`F_FULLFSYNC` on Apple's systems), and renames it over the target.
 ///
 /// On Windows the temporary file is marked for deletion until it is renamed: a process that ends leaves none. A target that
 /// is open without sharing its deletion cannot be replaced; before Windows 10 and on FAT no target that is open.

@@ -38,8 +38,8 @@ use std::ptr::NonNull;
 /// 6. Anything else is copied, into memory or, above [`memory_limit`](SnapshotOptions::memory_limit), to an unnamed file.
 ///
 /// The address of the first byte has the same remainder as its offset in the file: modulo 64 for bytes in memory, modulo the
-/// page size for bytes in a mapping. Dropping a snapshot frees its memory, mapping and lease at once. A forked child has the same bytes. Sources:
-/// fcntl(2) on leases, ioctl_ficlone(2), memfd_create(2).
+/// page size for bytes in a mapping. Dropping a snapshot frees its memory, mapping and lease at once. A forked child has the
+/// same bytes. Sources: fcntl(2) on leases, ioctl_ficlone(2), memfd_create(2).
 ///
 /// # Examples
 /// ```

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! [`Mmap::map`] is safe: its bytes never change, and a truncated file does not end the process (see
-//! [`stillmap::Snapshot`]). A writable mapping of a file ([`MmapMut::map_mut`], [`MmapRaw`]) is shared with every process that has the file
-//! open, and stays `unsafe`. What else differs is in the README.
+//! [`stillmap::Snapshot`]). A writable mapping of a file ([`MmapMut::map_mut`], [`MmapRaw`]) is shared with every process
+//! that has the file open, and stays `unsafe` or a raw pointer. The README links the list of all differences.
 
 mod advice;
 mod locks;
