@@ -1,4 +1,4 @@
-//! Documents that are longer than a type's own page.
+//! Long documents, on pages of their own.
 
 /// Half a page for each type: can the bytes change, can it end the process, who waits, what a fork does.
 #[doc = include_str!("../docs/safety.md")]

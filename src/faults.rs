@@ -40,7 +40,7 @@ pub fn of_thread() -> Faults {
     Faults { minor, major }
 }
 
-/// The difference of two counts; 0 where the second is from a thread with fewer faults.
+/// The difference of two counts; 0 where the second is larger, as it may be on another thread.
 impl Sub for Faults {
     type Output = Faults;
 

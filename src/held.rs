@@ -32,7 +32,7 @@ enum Owner {
 }
 
 // SAFETY: `&Held` only reads the bytes, and no other process changes them, see `Backing`. They are written only
-// through `&mut`, by the owner of memory or of a private mapping.
+// through `&mut`, if they are memory or a private mapping.
 unsafe impl Send for Held {}
 // SAFETY: as above.
 unsafe impl Sync for Held {}

@@ -1,4 +1,4 @@
-//! A value that is made once, by the first thread that has it ready.
+//! A value that is set once, by the first thread that has made one.
 //!
 //! Unlike with `OnceLock`, no thread waits for another: a child that is forked while another thread makes the value does
 //! not have that thread, and makes its own.
@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Null at first, then a value that stays. Reading it is one atomic load, fit for a signal handler.
+/// Null at first, then a value that stays. Reading it is one atomic load, so it is async-signal-safe.
 pub(crate) struct OnceBox<T> {
     value: AtomicPtr<T>,
     /// It owns the value, and gives `&T`.
@@ -34,7 +34,7 @@ impl<T> OnceBox<T> {
         unsafe { self.value.load(Ordering::Acquire).as_ref() }
     }
 
-    /// False if there is a value already; then `value` is dropped.
+    /// Sets the value. False if there is one already; then `value` is dropped.
     pub(crate) fn set(&self, value: T) -> bool {
         let new = Box::into_raw(Box::new(value));
         let order = (Ordering::AcqRel, Ordering::Acquire);

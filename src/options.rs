@@ -1,6 +1,6 @@
 //! What the options of every type have in common: setters, and the conversion of an open file.
 
-/// The setters of `$options`, each with its documentation; one without a body has no effect.
+/// Defines setters of `$options`, each with its documentation; one without a body has no effect.
 macro_rules! setters {
     (impl $options:ident; $($(#[$doc:meta])* fn $name:ident($argument:ident: $type:ty) { $($($field:ident).+ = $value:expr;)? })+) => {
         impl $options {
@@ -16,7 +16,8 @@ macro_rules! setters {
     };
 }
 
-/// `TryFrom<File>` and `TryFrom<OwnedFd>`, by an expression that opens `$file`. The caller imports `Error` and `Result`.
+/// Implements `TryFrom<File>` and `TryFrom<OwnedFd>` by an expression that opens `$file`. The caller imports `Error` and
+/// `Result`.
 macro_rules! impl_try_from_file {
     ($(#[$doc:meta])* $type:ident, $file:ident => $open:expr) => {
         $(#[$doc])*

@@ -5,7 +5,7 @@
 //! is used like any other.
 //!
 //! No lock is held across a system call that waits for another process (open(2) for writing). `LockedPages` is held across
-//! mlock(2), which may wait for a page that a lease thread supplies: the lease threads take no lock of this table.
+//! mlock(2), which may wait for a page that a lease thread supplies: the lease threads take no lock.
 
 /// The types of the state machines that `tests/loom.rs` compiles with the atomics of loom.
 pub(crate) use std::sync::atomic;
@@ -100,7 +100,7 @@ thread_local! {
     static HELD: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
-/// For the threads of the lease monitor: in a debug build, a lock that they take ends the process.
+/// Called by the lease threads: from then on, in a debug build, a lock that they take ends the process.
 pub(crate) fn forbid_locks() {
     #[cfg(debug_assertions)]
     HELD.set(u32::MAX);

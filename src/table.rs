@@ -1,5 +1,5 @@
-//! Entries that are never freed, so that a signal handler, a fork handler or a thread that takes no lock can look at
-//! all of them at any time. Entries are reused, so their fields are atomic.
+//! Entries that are never freed, so that a signal handler, a fork handler or a thread that takes no lock can read all of
+//! them at any time. Entries are reused, so their fields are atomic.
 
 use crate::once::OnceBox;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -88,7 +88,7 @@ impl<T: Default> EntryBlock<T> {
 }
 
 impl<T> Claimed<T> {
-    /// The same entry for other threads, for any length of time.
+    /// A reference for other threads, valid for ever: after this is dropped, another owner may use the entry.
     pub(crate) fn get(&self) -> &'static T {
         &self.block.entries[self.index].value
     }

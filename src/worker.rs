@@ -1,4 +1,4 @@
-//! Threads that work for one call or one value, which waits until they have ended.
+//! Threads that work for one call or one value, and are joined at its end.
 #![allow(unsafe_code)]
 
 use crate::process::Process;

@@ -1,4 +1,4 @@
-//! An existing file, to edit in place, where the platform can keep others away.
+//! An existing file, edited in place while no other handle has it open: on Windows.
 
 use super::input::AsFile;
 use super::pages::{Kind, Pages};
@@ -15,24 +15,24 @@ use std::ptr::NonNull;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a file that is open is tried again by default: virus scanners and indexers open a file for some milliseconds
-/// after it was written.
+/// How long an open is retried by default while another handle has the file open: virus scanners and indexers open a file
+/// for some milliseconds after it was written.
 const DEFAULT_WAIT: Duration = Duration::from_millis(30);
 
 /// The time between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The bytes of a file, to edit in place while others are kept away: stores go to the file.
+/// An existing file, edited in place. Stores go to the file.
 ///
 /// On Windows every other open of the file fails with a sharing violation; none waits. It works on local NTFS volumes, for
-/// files that are neither sparse nor compressed; anything else is [`Error::Unprotectable`]. On other platforms
+/// files that are neither sparse nor compressed; others fail with [`Error::Unprotectable`]. On other platforms
 /// [`Exclusive::open`] fails with [`Error::Unsupported`].
 pub struct Exclusive {
     file: Writable,
 }
 
 impl Exclusive {
-    /// Opens an existing file for reading and writing, and keeps all others out.
+    /// Opens an existing file for reading and writing. Every other open of it fails until this is closed or dropped.
     ///
     /// # Errors
     /// [`Error::Busy`] if the file is open elsewhere for longer than some milliseconds; [`Error::Unprotectable`];
@@ -66,7 +66,7 @@ impl Exclusive {
         Err(Error::unsupported(None, "an unguarded mapping of a file"))
     }
 
-    /// What keeps others away: [`Backing::Locked`].
+    /// [`Backing::Locked`].
     pub fn backing(&self) -> Backing {
         Backing::Locked
     }
@@ -103,12 +103,12 @@ impl Exclusive {
         self.file.flush(range::check(range, self.len())?, false)
     }
 
-    /// False: none waits here.
+    /// False: other opens fail, and do not wait.
     pub fn has_waiter(&self) -> bool {
         false
     }
 
-    /// Writes the changes and lets others open the file.
+    /// Writes the changes and closes the file.
     ///
     /// # Errors
     /// As [`flush`](Exclusive::flush). The file is closed all the same.
@@ -203,7 +203,7 @@ impl ExclusiveOptions {
         }
     }
 
-    /// Fails: here the open itself keeps others out.
+    /// Fails: other handles can be excluded only when the file is opened.
     ///
     /// # Errors
     /// [`Error::Unsupported`].

@@ -1,4 +1,4 @@
-//! Files that no process can write to, and views of them.
+//! Files that no process can write to, by a share mode, and views of them.
 
 use super::share_mode;
 use crate::bytes::ByteSlice;
@@ -15,7 +15,7 @@ pub(super) struct Locked {
 }
 
 impl Locked {
-    /// Opens the file of a handle once more; or why it cannot be locked.
+    /// Opens the file of a handle once more, or returns why it cannot be locked.
     pub(super) fn lock(file: &File) -> Result<Self, Reason> {
         let file = share_mode::lock(file)?;
         Ok(Locked { file })
@@ -42,7 +42,7 @@ impl Locked {
 
 /// Bytes of a file that is locked as long as they are mapped.
 pub(super) struct LockedView {
-    // Dropped first: without the handle nothing keeps the bytes.
+    // Dropped first: the handle protects the bytes.
     view: View,
     _locked: Locked,
 }

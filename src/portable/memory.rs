@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 /// The alignment of bytes that were read: a cache line.
 pub(super) const CACHE_LINE: usize = 64;
 
-/// `len` bytes that were zero at first. An allocator that has no more gives an error.
+/// Zeroed bytes. If the allocator has no memory, it is an error.
 pub(super) struct Buffer {
     start: NonNull<u8>,
     len: usize,

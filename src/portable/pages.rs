@@ -1,4 +1,4 @@
-//! The pages of a value: what the platform knows of them.
+//! The pages of a value: residency, locks and prefetching, as far as the platform has them.
 
 use super::locked_pages;
 use crate::error::{Error, Result};
@@ -79,8 +79,8 @@ impl<'a> Pages<'a> {
         self.unsupported(range, "advice on memory")
     }
 
-    /// Reads pages of a file that are not in memory (on Windows, PrefetchVirtualMemory). No effect on the heap, and on other
-    /// platforms.
+    /// On Windows, reads pages of a file that are not in memory (PrefetchVirtualMemory). It has no effect on the heap, nor on
+    /// other platforms.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::Os`].
@@ -156,7 +156,7 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Advice for the kernel, as madvise(2) of Linux has it. None of it is supported here.
+/// Advice of madvise(2) of Linux. None of it is supported here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the names of madvise(2)")]
@@ -185,7 +185,7 @@ impl Advice {
     }
 }
 
-/// Reading ahead; finished from the start.
+/// A prefetch that is finished.
 #[derive(Debug)]
 #[must_use]
 pub struct Prefetch<'a> {
@@ -200,7 +200,7 @@ impl Prefetch<'_> {
     }
 }
 
-/// Pages that stay in RAM while it lives. Locks nest. A VirtualUnlock of the program unlocks these pages, too.
+/// Keeps pages in RAM until it is dropped. Locks nest. A VirtualUnlock of the program unlocks these pages too.
 #[derive(Debug)]
 #[must_use]
 pub struct LockGuard<'a> {

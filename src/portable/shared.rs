@@ -1,4 +1,4 @@
-//! Memory of atomics, shared by the threads of this process; on Windows, between processes, too.
+//! Memory of atomics, shared by the threads of this process, and on Windows with other processes.
 
 use super::memory::{Buffer, CACHE_LINE};
 use super::pages::{Kind, Pages};
@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A `T` of atomics. The threads of a process share it.
 ///
-/// On Windows processes share it, too: that of [`memfd`](Shared::memfd) is a section without a file, whose handle a child
-/// inherits. It opens it with `Shared::from_handle`. Elsewhere that is [`Error::Unsupported`], and so are files on every
-/// platform but Linux.
+/// On Windows, processes can share it too: [`memfd`](Shared::memfd) makes a section without a file, whose handle a child
+/// inherits, and opens with `Shared::from_handle`. On other platforms `memfd` fails with [`Error::Unsupported`]. Files can be
+/// shared on Linux only.
 ///
 /// # Examples
 /// ```
@@ -34,7 +34,7 @@ pub struct Shared<T: ?Sized + Shareable> {
     memory: Memory,
 }
 
-/// Owns the value. Nothing else of this process looks at its bytes.
+/// Owns the value. No other code of this process accesses its bytes.
 pub(super) enum Memory {
     Private(Buffer),
     Section(Section),
@@ -266,7 +266,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
         Pages::shared(self.value.addr().get(), size_of_val::<T>(self), kind)
     }
 
-    /// Fails: other threads may hold a reference, and nothing can seal the memory.
+    /// Fails: the platform has no seals.
     ///
     /// # Errors
     /// [`Error::Unsupported`].
@@ -301,7 +301,7 @@ impl<T: ?Sized + Shareable> fmt::Debug for Shared<T> {
     }
 }
 
-/// Which part of a file to share. It has no effect here: no file is shared.
+/// Options for sharing a part of a file; without effect here, since no file can be shared.
 #[must_use]
 pub struct SharedOptions<T: ?Sized>(PhantomData<fn() -> Box<T>>);
 

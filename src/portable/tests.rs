@@ -101,9 +101,9 @@ fn a_snapshot_keeps_its_bytes_and_says_how() {
         seen.last(),
         Some(&(all.len() as u64, Some(all.len() as u64)))
     );
-    let directory = Snapshot::open(directory.path());
+    let refused = Snapshot::open(directory.path());
     assert!(matches!(
-        directory,
+        refused,
         Err(Error::IsDirectory { path: Some(_), .. })
     ));
     let missing = Snapshot::open(directory.path().join("missing")).unwrap_err();

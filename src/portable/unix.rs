@@ -1,4 +1,4 @@
-//! What only Unix can have: methods that name its descriptors.
+//! For Unix only: methods on descriptors.
 
 use super::live::Live;
 use super::shared::{Shared, SharedOptions, files};

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 
 /// As long as it lives, every other open of the file fails: its handle shares nothing.
 pub(super) struct Writable {
-    /// Dropped first: without the handle nothing keeps others out. `None` for no bytes.
+    /// Dropped first, because `file` keeps other processes out. `None` for a length of 0.
     view: Option<View>,
     file: File,
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! What only Windows can have: share modes, and methods that name its handles.
+//! For Windows only: share modes, and methods on handles.
 
 pub(super) mod share_mode;
 

@@ -23,7 +23,7 @@ use windows_sys::Win32::System::Ioctl::{
 };
 use windows_sys::Win32::System::SystemServices::FILE_SUPPORTS_USN_JOURNAL;
 
-/// What a file may be and still have all of its bytes on the volume. Files that are recalled from elsewhere, offline,
+/// The attributes that a file with all of its bytes on the volume may have. Files that are recalled from elsewhere, offline,
 /// deduplicated, encrypted or sparse have other attributes.
 const PLAIN_ATTRIBUTES: u32 = FILE_ATTRIBUTE_READONLY
     | FILE_ATTRIBUTE_HIDDEN
@@ -36,8 +36,8 @@ const PLAIN_ATTRIBUTES: u32 = FILE_ATTRIBUTE_READONLY
     | FILE_ATTRIBUTE_INTEGRITY_STREAM
     | FILE_ATTRIBUTE_NO_SCRUB_DATA;
 
-/// What a file may be and still have a place on the volume for each of its bytes: a full disk would lose what is stored
-/// into sparse, compressed and deduplicated files.
+/// The attributes that a file with space on the volume for each of its bytes may have: on a full disk, stores to sparse,
+/// compressed and deduplicated files would be lost.
 const ALLOCATED_ATTRIBUTES: u32 = FILE_ATTRIBUTE_HIDDEN
     | FILE_ATTRIBUTE_SYSTEM
     | FILE_ATTRIBUTE_ARCHIVE
@@ -57,7 +57,7 @@ pub(in super::super) fn lock(file: &File) -> std::result::Result<File, Reason> {
             Reason::NotReopened
         }
     })?;
-    // Checked by the handle that locks the file: the path may name another one by now.
+    // Checked on the handle that locks the file: the path may name another file by now.
     if !is_plain(&file) || is_trusted(&file).is_none() {
         return Err(Reason::FileSystem);
     }
@@ -87,11 +87,11 @@ pub(in super::super) fn open_alone(path: &Path) -> Result<File> {
         .map_err(|e| Error::os("fstat", Some(path), e))?;
     // Also for pipes and consoles, which have no file system.
     if is_trusted(&file) != Some(FileSystem::Ntfs) {
-        let why = "only local NTFS volumes keep others out and have a place for what is stored";
+        let why = "only files on local NTFS volumes can be protected, with space for every store";
         return Err(Error::unprotectable(Some(path), why));
     }
     if stat.file_attributes() & !ALLOCATED_ATTRIBUTES != 0 {
-        let why = "a sparse, compressed or other special file has no place for what is stored";
+        let why = "it is sparse, compressed or special, so a full disk would lose stores";
         return Err(Error::unprotectable(Some(path), why));
     }
     if is_in_transaction(&file) {
@@ -115,7 +115,7 @@ fn is_plain(file: &File) -> bool {
 /// - File systems in user space may call themselves NTFS. They have no USN journal.
 /// - On a network file system the server may return other bytes at the next fault; removable media can be changed in
 ///   another machine.
-/// - Wine keeps share modes among its own processes only. `stillmap_wine` is for the tests, which have no others.
+/// - Wine enforces share modes among its own processes only. `stillmap_wine` is for the tests, where all processes are Wine's.
 fn is_trusted(file: &File) -> Option<FileSystem> {
     let is_test_under_wine = cfg!(stillmap_wine);
     let (name, flags) = sys::file_system(file).ok()?;
@@ -125,7 +125,7 @@ fn is_trusted(file: &File) -> Option<FileSystem> {
         _ => return None,
     };
     let (device, characteristics) = sys::device(file).ok()?;
-    // The second is what Wine has below every file.
+    // Wine reports the second type for every file.
     let is_disk = device == FILE_DEVICE_DISK
         || (is_test_under_wine && device == FILE_DEVICE_DISK_FILE_SYSTEM);
     let is_local = is_disk
@@ -138,7 +138,7 @@ fn is_trusted(file: &File) -> Option<FileSystem> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FileSystem {
     Ntfs,
-    /// It writes every changed page to a new place.
+    /// Writes every changed page to a new place, so it is not used for an `Exclusive`.
     Refs,
 }
 
