@@ -541,7 +541,7 @@ impl Anonymous {
             region.protect_read_only()?;
             Buffer::from_region(region, len)
         };
-        Ok(Snapshot::from_held(Held::buffer(memory), true))
+        Ok(Snapshot::from_held(Held::buffer(memory)))
     }
 
     pub(crate) fn is_shared(&self) -> bool {

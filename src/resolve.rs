@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::sys::credentials;
 use crate::sys::descriptor;
-use crate::sys::dir::{self, DirEntry};
+use crate::sys::dir::{self, InodeStat};
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +43,7 @@ pub(crate) struct Name {
 pub(crate) struct Found {
     /// Open as `O_PATH`.
     pub(crate) fd: OwnedFd,
-    pub(crate) stat: DirEntry,
+    pub(crate) stat: InodeStat,
 }
 
 /// Resolves a path; symbolic links are followed, also to where nothing is yet. With `create_new`, anything at the path
@@ -141,7 +141,7 @@ fn split(path: &Path) -> (PathBuf, &OsStr) {
 
 /// The number of a descriptor of this process, if a name refers to one: `/dev/stdout`, `/dev/fd/1` and
 /// `/proc/self/fd/1` all lead there.
-fn own_descriptor(name: &Name, dir_stat: &DirEntry) -> Option<i32> {
+fn own_descriptor(name: &Name, dir_stat: &InodeStat) -> Option<i32> {
     let number = name.name.to_str().ok()?.parse().ok()?;
     let ours = dir::open_directory(dir::working_directory(), c"/proc/self/fd").ok()?;
     let ours = dir::stat(ours.as_fd()).ok()?;
@@ -167,7 +167,7 @@ impl Name {
 const STICKY_FOR_ALL: u32 = libc::S_ISVTX | libc::S_IWOTH;
 
 /// `EACCES` for a link that `protected_symlinks` forbids to follow.
-fn check_link(dir: &DirEntry, link: &DirEntry) -> io::Result<()> {
+fn check_link(dir: &InodeStat, link: &InodeStat) -> io::Result<()> {
     let is_fine = link.uid == credentials::effective_user()
         || dir.mode & STICKY_FOR_ALL != STICKY_FOR_ALL
         || dir.uid == link.uid;
@@ -179,7 +179,7 @@ fn check_link(dir: &DirEntry, link: &DirEntry) -> io::Result<()> {
 
 /// `EACCES` for a file or FIFO of another user that `protected_regular` or `protected_fifos` forbids to open with
 /// `O_CREAT`.
-pub(crate) fn check_sticky(dir: &DirEntry, file: &DirEntry) -> io::Result<()> {
+pub(crate) fn check_sticky(dir: &InodeStat, file: &InodeStat) -> io::Result<()> {
     let name = match file.file_type() {
         libc::S_IFREG => "protected_regular",
         libc::S_IFIFO => "protected_fifos",
@@ -225,8 +225,8 @@ mod tests {
         }
     }
 
-    fn entry(mode: u32, uid: u32) -> DirEntry {
-        DirEntry {
+    fn entry(mode: u32, uid: u32) -> InodeStat {
+        InodeStat {
             id: (0, 0),
             mode,
             uid,

@@ -150,6 +150,23 @@ fn unsafe_code_is_where_the_architecture_allows_it() {
 }
 
 #[test]
+fn system_calls_know_no_type_of_another_module() {
+    for (file, text) in files()
+        .into_iter()
+        .filter(|(file, _)| file.starts_with("sys/"))
+    {
+        for used in text.split("crate::").skip(1) {
+            let is_allowed = used.starts_with("sys::") || used.starts_with("once::");
+            assert!(
+                is_allowed,
+                "{file} uses crate::{}",
+                used.lines().next().unwrap()
+            );
+        }
+    }
+}
+
+#[test]
 fn a_platform_is_named_where_the_architecture_says() {
     let allowed = ["lib.rs", "options.rs", "portable/mod.rs", "reason.rs"];
     let platforms = ["target_os", "target_family", "unix", "windows"];

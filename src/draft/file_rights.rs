@@ -6,7 +6,7 @@ use super::rights::{Loss, Rights, SET_ID};
 use super::target::TargetName;
 use crate::error::{COPY_RIGHTS, Result};
 use crate::resolve::Found;
-use crate::sys::dir::{self, DirEntry};
+use crate::sys::dir::{self, InodeStat};
 use crate::sys::write;
 use std::fs::{File, Permissions};
 use std::io;
@@ -16,9 +16,9 @@ use std::os::unix::fs::PermissionsExt;
 #[derive(Debug)]
 pub(super) struct FileRights {
     /// Owner, group and mode as the kernel made it.
-    created: DirEntry,
+    created: InodeStat,
     /// Owner, group and mode that were copied to it. If the file has others, the caller has set them, and they stay.
-    copied: DirEntry,
+    copied: InodeStat,
     /// The rights of the file to be replaced that were copied last.
     from: Option<Rights>,
     /// Mode and ACL are those of a new file, or of the file to be replaced.
@@ -28,14 +28,14 @@ pub(super) struct FileRights {
 /// Owner, group and mode that the file has, and which of them the caller has set.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Present {
-    pub(super) stat: DirEntry,
+    pub(super) stat: InodeStat,
     is_owner_of_caller: bool,
     is_access_of_caller: bool,
 }
 
 impl FileRights {
     /// `has_access`: the kernel gave it those of a new file.
-    pub(super) fn new(created: DirEntry, has_access: bool) -> Self {
+    pub(super) fn new(created: InodeStat, has_access: bool) -> Self {
         FileRights {
             created,
             copied: created,

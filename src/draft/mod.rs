@@ -174,9 +174,7 @@ impl Draft {
         self.check_process()?;
         self.output.file()
     }
-}
 
-impl Draft {
     fn path(&self) -> &Path {
         self.output.path()
     }

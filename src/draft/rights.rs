@@ -3,7 +3,7 @@
 use super::target::TargetName;
 use crate::resolve::Found;
 use crate::sys::credentials;
-use crate::sys::dir::{self, DirEntry};
+use crate::sys::dir::{self, InodeStat};
 use crate::sys::xattr::{self, Target};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -40,7 +40,7 @@ pub(super) struct Rights {
 }
 
 impl Rights {
-    fn without_attributes(stat: &DirEntry, mode: u32) -> Self {
+    fn without_attributes(stat: &InodeStat, mode: u32) -> Self {
         Rights {
             uid: stat.uid,
             gid: stat.gid,
@@ -73,7 +73,7 @@ impl Rights {
     }
 
     /// Those of an open file, which has this owner, group and mode.
-    pub(super) fn of_file(file: &File, stat: &DirEntry) -> Self {
+    pub(super) fn of_file(file: &File, stat: &InodeStat) -> Self {
         let mut rights = Rights::without_attributes(stat, stat.permissions());
         let by_fd = Target::Fd(file.as_fd());
         rights.read_attributes(by_fd, xattr::list(by_fd));
@@ -116,7 +116,7 @@ impl Rights {
 
     /// The rights that `File::create` would give to a new file there, which has the owner of `own`: by the default ACL of the
     /// directory, or else by the umask.
-    pub(super) fn of_new_file(target: &TargetName, own: &DirEntry) -> io::Result<Self> {
+    pub(super) fn of_new_file(target: &TargetName, own: &InodeStat) -> io::Result<Self> {
         let default_acl = xattr::get(Target::Fd(target.dir()), DEFAULT_ACL).or_else(|_| {
             let path = dir::proc_path(target.dir());
             xattr::get(Target::Path(&path), DEFAULT_ACL)
@@ -175,7 +175,7 @@ impl Rights {
 
     /// Gives the file the owner and the group, as far as this process may. `own` is what the file has, and then what it
     /// has got.
-    pub(super) fn copy_owner(&self, file: &File, own: &mut DirEntry) -> io::Result<Loss> {
+    pub(super) fn copy_owner(&self, file: &File, own: &mut InodeStat) -> io::Result<Loss> {
         let mut loss = None;
         let before = *own;
         if before.uid != self.uid {
@@ -194,13 +194,13 @@ impl Rights {
         Ok(loss)
     }
 
-    fn is_owner(&self, of: &DirEntry) -> bool {
+    fn is_owner(&self, of: &InodeStat) -> bool {
         (of.uid, of.gid) == (self.uid, self.gid)
     }
 
     /// The set-user-ID and set-group-ID bits for a file of that owner: a program of another user must not become one of
     /// this user.
-    pub(super) fn set_id(&self, own: &DirEntry) -> u32 {
+    pub(super) fn set_id(&self, own: &InodeStat) -> u32 {
         if self.is_owner(own) {
             self.mode & SET_ID
         } else {
@@ -213,7 +213,7 @@ impl Rights {
     pub(super) fn copy_access(
         &self,
         file: &File,
-        own: &mut DirEntry,
+        own: &mut InodeStat,
     ) -> Result<Loss, (&'static str, io::Error)> {
         let remove_acl = || xattr::remove(file.as_fd(), ACL).map_err(|e| ("fremovexattr", e));
         let stat = || dir::stat(file.as_fd()).map_err(|e| ("fstat", e));

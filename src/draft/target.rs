@@ -5,7 +5,7 @@ use crate::edited_files::is_edited;
 use crate::error::{COPY_RIGHTS, Error, REPLACE, Result};
 use crate::resolve::{self, Found, Name, Resolved};
 use crate::sys::credentials;
-use crate::sys::dir::{self, DirEntry};
+use crate::sys::dir::{self, InodeStat};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -93,7 +93,7 @@ impl TargetName {
     }
 
     /// `EACCES` for another user's file that `protected_regular` forbids to open.
-    pub(super) fn check_sticky(&self, directory: &DirEntry, file: &DirEntry) -> Result<()> {
+    pub(super) fn check_sticky(&self, directory: &InodeStat, file: &InodeStat) -> Result<()> {
         let checked = resolve::check_sticky(directory, file);
         checked.map_err(|e| Error::open_in_sticky_directory(Some(&self.path), e))
     }
@@ -155,7 +155,7 @@ impl TargetName {
             })
     }
 
-    pub(super) fn directory(&self) -> Result<DirEntry> {
+    pub(super) fn directory(&self) -> Result<InodeStat> {
         dir::stat(self.dir()).map_err(|e| self.error("stat", e))
     }
 

@@ -9,7 +9,7 @@ use crate::lease::write::{WriteLease, WriteLeaseError};
 use crate::mapped_file::FileWindow;
 use crate::range;
 use crate::space;
-use crate::sys::dir::{self, DirEntry};
+use crate::sys::dir::{self, InodeStat};
 use crate::sys::file::{self, FileType};
 use crate::sys::{credentials, descriptor};
 use std::ffi::CStr;
@@ -129,7 +129,7 @@ impl Attempt<'_> {
         atfork::install()?;
         let mut pause = Duration::from_millis(1);
         loop {
-            let (is_ours, tried) = self.once()?;
+            let (is_ours, tried) = self.try_once()?;
             let left = self
                 .until
                 .map(|until| until.saturating_duration_since(Instant::now()));
@@ -165,7 +165,8 @@ impl Attempt<'_> {
     fn is_open_here(&self) -> bool {
         let found = dir::open_at(dir::working_directory(), self.path, libc::O_PATH, 0);
         let id = found.and_then(|found| dir::stat(found.as_fd()));
-        let (Ok(DirEntry { id, .. }), Ok(descriptors)) = (id, fs::read_dir("/proc/self/fd")) else {
+        let (Ok(InodeStat { id, .. }), Ok(descriptors)) = (id, fs::read_dir("/proc/self/fd"))
+        else {
             return false;
         };
         descriptors.flatten().any(|link| {
@@ -176,8 +177,8 @@ impl Attempt<'_> {
         })
     }
 
-    /// `None` if the file is busy; also whether it is this process that edits it.
-    fn once(&self) -> Result<(bool, Option<Exclusive>)> {
+    /// One attempt: whether this process edits the file, and the value, or `None` if the file is busy.
+    fn try_once(&self) -> Result<(bool, Option<Exclusive>)> {
         let base = dir::working_directory();
         // `O_PATH` breaks no lease, not even one of this process.
         let found = dir::open_at(base, self.path, libc::O_PATH, 0).map_err(self.error("open"))?;

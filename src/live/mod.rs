@@ -270,7 +270,7 @@ impl Live {
         let (copy, is_same) = self.mapping.copy(range.clone())?;
         self.check_copied(range.end, || false)?;
         let is_consistent = is_same && self.stat()?.stamp == before;
-        Ok(Snapshot::from_held(Held::buffer(copy), is_consistent))
+        Ok(Snapshot::from_copy(Held::buffer(copy), is_consistent))
     }
 
     /// Advice, prefetch, populate, lock and residency of its pages.

@@ -41,8 +41,8 @@ impl SharedWindow {
         })
     }
 
-    /// Its length in bytes, for a file of `size` bytes.
-    fn require_size(&self, size: u64) -> Result<usize> {
+    /// Its length in bytes in a file of `size` bytes, or why it cannot be mapped.
+    fn len_in_file(&self, size: u64) -> Result<usize> {
         let len = self.len.map(|len| len as u64);
         let window = check_window(self.offset, len, size);
         let needed = self.offset.saturating_add(len.unwrap_or(0));
@@ -149,7 +149,7 @@ fn map_window(
     let seals = file::seals(fd);
     let stat = file::stat(fd).map_err(|e| Error::os("statx", None, e))?;
     check_file(fd, stat.kind, seals)?;
-    let len = window.require_size(stat.size)?;
+    let len = window.len_in_file(stat.size)?;
     let (region, offset_in_page) = if len > 0 {
         Region::shared_window(fd, window.offset, len)?
     } else {

@@ -63,14 +63,12 @@ impl<T: ?Sized + Shareable> Shared<T> {
             return Err(Error::pages_lost(path));
         }
         if len == 0 {
-            return Ok(Snapshot::from_held(
-                Held::mapped(Region::empty(), 0, 0, Backing::Sealed),
-                true,
-            ));
+            let held = Held::mapped(Region::empty(), 0, 0, Backing::Sealed);
+            return Ok(Snapshot::from_held(held));
         }
         let mapped = Region::file(fd.as_fd(), offset, len);
         let (region, offset_in_page) = mapped.map_err(|e| Error::os("mmap", path, e))?;
         let held = Held::mapped(region, offset_in_page, len, Backing::Sealed);
-        Ok(Snapshot::from_held(held, true))
+        Ok(Snapshot::from_held(held))
     }
 }

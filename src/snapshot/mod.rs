@@ -126,8 +126,13 @@ impl Snapshot {
         }
     }
 
-    /// Bytes that do not come from the ladder.
-    pub(crate) fn from_held(held: Held, is_consistent: bool) -> Self {
+    /// Bytes of one moment that do not come from the ladder.
+    pub(crate) fn from_held(held: Held) -> Self {
+        Snapshot::from_copy(held, true)
+    }
+
+    /// A copy that does not come from the ladder; `is_consistent` is false if the source changed meanwhile.
+    pub(crate) fn from_copy(held: Held, is_consistent: bool) -> Self {
         Snapshot {
             held,
             is_consistent,

@@ -66,7 +66,7 @@ pub(crate) fn is_tmpfile_unsupported(error: &io::Error) -> bool {
 
 /// Owner, mode and identity of a file: stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DirEntry {
+pub(crate) struct InodeStat {
     /// Device and inode.
     pub(crate) id: (u64, u64),
     pub(crate) mode: u32,
@@ -78,7 +78,7 @@ pub(crate) struct DirEntry {
     pub(crate) changed: (i64, i64),
 }
 
-impl DirEntry {
+impl InodeStat {
     pub(crate) fn file_type(&self) -> u32 {
         self.mode & libc::S_IFMT
     }
@@ -93,7 +93,7 @@ impl DirEntry {
 }
 
 /// fstatat(2) of a name in `dir`; a symbolic link is not followed. The empty name is `dir` itself.
-pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<DirEntry> {
+pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<InodeStat> {
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
     // SAFETY: fstatat(2) reads a C string and writes one `struct stat` to the pointer, which has room for it.
@@ -103,7 +103,7 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<DirEntry> 
     // SAFETY: fstatat(2) succeeded, so it is filled in.
     let stat = unsafe { stat.assume_init() };
     #[allow(clippy::unnecessary_cast)] // the types differ between architectures
-    Ok(DirEntry {
+    Ok(InodeStat {
         id: (stat.st_dev as u64, stat.st_ino as u64),
         mode: stat.st_mode,
         uid: stat.st_uid,
@@ -115,7 +115,7 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<DirEntry> 
 }
 
 /// fstat(2).
-pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<DirEntry> {
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<InodeStat> {
     stat_at(fd, c"")
 }
 
