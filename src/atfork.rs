@@ -375,11 +375,8 @@ extern "C" fn in_child() {
     MAKERS.store(0, Ordering::Relaxed);
     budget::reset_in_child();
     for entry in TABLE.iter() {
-        if deny_access(entry).is_err() {
-            process::abort(&[
-                b"stillmap: aborting: memory could not be kept from a forked child\n",
-            ]);
-        }
+        // SAFETY: registered, so mapped by this crate; no access is what the owner wants a child to have.
+        unsafe { deny_access(entry.range(), entry.is_lendable()) };
         let fd = entry.fd.load(Ordering::Acquire);
         if fd >= 0 {
             // SAFETY: the value that registered it keeps the number open until it clears it here.
@@ -389,16 +386,19 @@ extern "C" fn in_child() {
     }
 }
 
-fn deny_access(entry: &ForkEntry) -> io::Result<()> {
-    let range = entry.range();
+/// In a forked child: no access to a range; the child ends where the kernel refuses that. Its pages are unmapped, unless
+/// they are to stay.
+///
+/// # Safety
+/// The range is empty, or mapped by this crate, and this process is not to use what it holds.
+pub(crate) unsafe fn deny_access(range: Range<usize>, pages_stay: bool) {
     if range.is_empty() {
-        return Ok(());
+        return;
     }
-    if !entry.is_lendable() {
-        // SAFETY: registered, so mapped by this crate; no access is what the owner wants a child to have.
-        if unsafe { memory::map_fixed_none(range.clone()) }.is_ok() {
-            return Ok(());
-        }
+    // SAFETY: as the caller promises.
+    let is_unmapped = !pages_stay && unsafe { memory::map_fixed_none(range.clone()) }.is_ok();
+    // Over RLIMIT_AS every mmap(2) is refused. Then the pages stay, and the child keeps their file open.
+    if !is_unmapped && memory::protect_none(range).is_err() {
+        process::abort(&[b"stillmap: aborting: memory could not be kept from a forked child\n"]);
     }
-    memory::protect_none(range)
 }

@@ -28,6 +28,9 @@ pub enum HugePages {
     /// shared memory `shmem_enabled` in the same directory decides.
     Transparent,
     /// Huge pages of the reserved pool (`vm.nr_hugepages`), or an error (`MAP_HUGETLB`).
+    ///
+    /// A forked child has pages of its own only as far as the pool has some left: beyond that, a store to private memory of
+    /// this kind, by the child or by its parent, makes the page raise SIGBUS in the child.
     Reserved,
 }
 

@@ -221,7 +221,7 @@ pub(crate) fn unshare_and_allocate(
     }
     check_free(file.as_fd(), missing.bytes())?;
     let filled = missing.allocate_or_zero(file, range, size, check);
-    filled.inspect_err(|_| missing.free(file))
+    filled.inspect_err(|_| missing.free(file, check))
 }
 
 /// What stores into a file would need new blocks for.
@@ -306,10 +306,15 @@ impl Missing {
         }
     }
 
-    /// Makes the holes holes again.
-    fn free(&self, file: &File) {
+    /// Makes the holes holes again. Once another process may have the file open (`check` fails), what it has written stays.
+    fn free(&self, file: &File, check: &Check<'_>) {
+        let fd = file.as_fd();
         for hole in &self.holes {
-            let _ = space::fallocate(file.as_fd(), Fallocate::PunchHole, hole.start, hole.end);
+            let _ = if check().is_ok() {
+                space::fallocate(fd, Fallocate::PunchHole, hole.start, hole.end)
+            } else {
+                punch_unwritten(fd, hole)
+            };
         }
     }
 }

@@ -223,6 +223,9 @@ impl Attempt<'_> {
         let stat = file::stat(lease.file().as_fd()).map_err(self.error("fstat"))?;
         let window = self.request.window(stat.size, self.name)?;
         let range = window.offset..window.offset + window.len as u64;
+        // Before holes are filled, which would stay filled if there were no room for the mapping.
+        let mapped = lease.map(window);
+        let mapped = mapped.map_err(|e| e.with_path(|| self.name.map(PathBuf::from)))?;
         // If another process waits, the lease must be given up, whatever is done here.
         let check = || {
             if lease.is_held() {
@@ -235,7 +238,7 @@ impl Attempt<'_> {
             Err(_) if !lease.is_held() => return Ok(None),
             owned => owned.map_err(|e| allocation_error(e, self.name))?,
         }
-        let mapping = match lease.map(window) {
+        let mapping = match lease.publish(mapped) {
             Err(WriteLeaseError::Busy) => return Ok(None),
             other => other.map_err(|e| lease_error(e, self.name))?,
         };

@@ -49,10 +49,17 @@ pub(super) fn map(
     let fd = source.fd();
     let system = FileSystem::from_stat(fd, &stat).map_err(|e| source.error("fstatfs", e))?;
     if system == FileSystem::NeverWritten {
-        return map_unchanging(source, request, window, system, Backing::ReadOnly);
+        return map_unchanging(source, request, window, (system, stat), Backing::ReadOnly);
     }
-    if system.is_sealed(fd) || system.is_verity(&stat) {
-        return map_unchanging(source, request, window, system, Backing::Sealed);
+    // The size is of the same moment. In an overlay another process may copy the file up meanwhile: then the path and
+    // the descriptor lead to another file, but what is mapped is the one that was opened.
+    if system.is_verity(&stat) {
+        return map_unchanging(source, request, window, (system, stat), Backing::Sealed);
+    }
+    if system.is_sealed(fd) {
+        // The size is read after the check: before it was sealed, the file may have been truncated.
+        let stat = source.stat()?;
+        return map_unchanging(source, request, window, (system, stat), Backing::Sealed);
     }
     let scarce = || budget::refuse_mapping(len);
     let reason = match request.lease.then(scarce).flatten() {
@@ -73,11 +80,9 @@ fn map_unchanging(
     source: &Source<'_>,
     request: &Request,
     window: &Window,
-    system: FileSystem,
+    (system, stat): (FileSystem, Stat),
     backing: Backing,
 ) -> Result<Outcome> {
-    // The size is read after the check: before it was sealed, the file may have been truncated.
-    let stat = source.stat()?;
     let range = window.in_file(stat.size)?;
     if is_too_sparse(system, &stat, request) {
         return Ok(Outcome::MustCopy(Reason::Sparse));

@@ -18,7 +18,7 @@ use super::{children, copier, copy, monitor, space, threads};
 use crate::atfork;
 use crate::backing::Backing;
 use crate::sys::lease::{self, Lease};
-use crate::sys::{atfork as handlers, clock, file, memory, process, unnamed};
+use crate::sys::{atfork as handlers, clock, file, memory, unnamed};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -180,11 +180,6 @@ fn copy_unchanged(file: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
 }
 
 fn deny_access(data: &Data) {
-    if data.len == 0 {
-        return;
-    }
     // SAFETY: the mapping of an inherited value, which is to have no access. It keeps the parent's file open no longer.
-    if unsafe { memory::map_fixed_none(data.start..data.start + data.len) }.is_err() {
-        process::abort(&[b"stillmap: aborting: memory could not be kept from a forked child\n"]);
-    }
+    unsafe { atfork::deny_access(data.start..data.start + data.len, false) };
 }

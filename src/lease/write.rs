@@ -85,14 +85,22 @@ impl WriteLease {
         self.holder.entry.is_held()
     }
 
-    /// Maps bytes of the file that have blocks on the disk.
-    pub(crate) fn map(self, window: FileWindow) -> Result<WriteLeasedMapping, WriteLeaseError> {
+    /// Maps bytes of the file, which are not touched before they have blocks on the disk.
+    pub(crate) fn map(&self, window: FileWindow) -> Result<MappedFile> {
+        let mapped = MappedFile::new(self.file().as_fd(), window)?;
+        reserve_space(copied_pages(&mapped)).map_err(|e| Error::os("mmap", None, e))?;
+        Ok(mapped)
+    }
+
+    /// The mapping, once its bytes have blocks.
+    pub(crate) fn publish(
+        self,
+        mapped: MappedFile,
+    ) -> Result<WriteLeasedMapping, WriteLeaseError> {
         let WriteLease {
             holder,
             userfaultfd,
         } = self;
-        let mapped =
-            MappedFile::new(holder.file.as_fd(), window).map_err(WriteLeaseError::Failed)?;
         split_page_cache_folios(&mapped);
         let stat = file::stat(holder.file.as_fd()).map_err(failed("fstat"))?;
         let data = data(&mapped, userfaultfd.as_raw_fd(), stat);
@@ -129,12 +137,17 @@ fn refusal(error: io::Error) -> WriteLeaseError {
     }
 }
 
+/// How much of a mapping is copied when the lease is lost, in bytes: whole pages, one at least.
+fn copied_pages(mapped: &MappedFile) -> usize {
+    page::align_up(mapped.used().max(1)).unwrap_or(mapped.region().len())
+}
+
 /// The data of a mapping for the lease threads.
 fn data(mapped: &MappedFile, userfaultfd: RawFd, stat: Stat) -> Data {
     let kind = LeaseData::Write(WriteData {
         offset: mapped.offset(),
         used: mapped.used(),
-        pages: page::align_up(mapped.used().max(1)).unwrap_or(mapped.region().len()),
+        pages: copied_pages(mapped),
         userfaultfd,
         stat,
         supplied: 0,

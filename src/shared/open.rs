@@ -3,6 +3,10 @@
 use super::mapping::{MappedBytes, SharedWindow, bytes_of};
 use super::{Shareable, Shared, create};
 use crate::error::{Error, Result};
+use crate::page;
+use crate::range::whole_pages;
+use crate::region::Region;
+use crate::sys::memory::{Address, PageKind};
 use std::alloc::Layout;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -78,8 +82,8 @@ impl<T: Shareable> Shared<T> {
     /// all get the same one. Its mode is 0666 less the umask.
     ///
     /// # Errors
-    /// As [`open`](Shared::open), and `ENOSPC` if the disk is full: then no new file is left behind, and one that was
-    /// there keeps its length. `EOPNOTSUPP` if the file system cannot allocate and a file that is there is too short.
+    /// As [`open`](Shared::open), and `ENOSPC` if the disk is full. No new file is left behind then, nor where there is no
+    /// address space for it, and one that was there keeps its length. `EOPNOTSUPP` if the file system cannot allocate and a file that is there is too short.
     ///
     /// # Examples
     /// ```
@@ -93,9 +97,8 @@ impl<T: Shareable> Shared<T> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn create<P: AsRef<Path>>(path: P) -> Result<Self> {
-        let path = path.as_ref();
-        let fd = create::open_or_create(path, size_of::<T>() as u64)?;
-        Ok(MappedBytes::file(fd, Some(path), &SharedWindow::of_value::<T>(0))?.into_value())
+        let window = SharedWindow::of_value::<T>(0);
+        Ok(create_and_map(path.as_ref(), Layout::new::<T>(), &window)?.into_value())
     }
 
     /// The first `size_of::<T>()` bytes of a memfd or file, by a received or inherited descriptor.
@@ -204,8 +207,9 @@ impl<A: Shareable> Shared<[A]> {
         let path = path.as_ref();
         let bytes = bytes_of::<A>(len).map_err(|e| e.with_path(|| Some(path.to_path_buf())))?;
         let window = SharedWindow::of_slice::<A>(0, Some(len))?;
-        let fd = create::open_or_create(path, bytes as u64)?;
-        Ok(MappedBytes::file(fd, Some(path), &window)?.into_slice())
+        let layout = Layout::from_size_align(bytes, align_of::<A>());
+        let layout = layout.map_err(|_| Error::too_large_to_address(Some(path)))?;
+        Ok(create_and_map(path, layout, &window)?.into_slice())
     }
 
     /// As [`Shared::from_fd`], all of it as elements.
@@ -225,6 +229,25 @@ impl<A: Shareable> Shared<[A]> {
     pub fn from_fd_slice<F: AsFd>(fd: F) -> Result<Self> {
         Self::options().from_fd(fd)
     }
+}
+
+/// The front of a file, which is made or extended. What can fail without the file fails first: then there is no new one,
+/// and none is longer than before.
+fn create_and_map(path: &Path, value: Layout, window: &SharedWindow) -> Result<MappedBytes> {
+    let add_path = |error: Error| error.with_path(|| Some(path.to_path_buf()));
+    if value.align() > page::size() {
+        let error = Error::misaligned(page::size() as u64, value.align());
+        return Err(add_path(error));
+    }
+    let pages = whole_pages(value.size(), page::size()).map_err(add_path)?;
+    let room = if pages > 0 {
+        Region::anonymous_at(pages, Address::Anywhere, PageKind::None).map_err(add_path)?
+    } else {
+        Region::empty()
+    };
+    let fd = create::open_or_create(path, value.size() as u64)?;
+    drop(room);
+    MappedBytes::file(fd, Some(path), window)
 }
 
 /// Takes a descriptor: [`Shared::from_fd`].

@@ -2,7 +2,7 @@
 
 use crate::support::break_time::BreakTime;
 use crate::support::child::scenario;
-use crate::support::exclusive::{any_system, open};
+use crate::support::exclusive::{any_system, open, system};
 use crate::support::file_with;
 use crate::support::refuse::{Refusal, Verdict, intercept, refuse_if};
 use std::fs::{self, File};
@@ -51,6 +51,31 @@ fn a_resize_ends_when_an_opener_has_waited_for_long() {
         assert!(opener.join().unwrap() == BEFORE);
         assert!(file[..] == BEFORE);
         assert_eq!(fs::metadata(&path).unwrap().len(), BEFORE.len() as u64);
+    })
+    .succeed();
+}
+
+/// Filling holes takes longer than the break time (a slow disk, a frozen file system). Before: what the opener had written
+/// into one of them became zeros.
+#[test]
+fn what_an_opener_writes_while_holes_are_filled_stays() {
+    scenario!(|| {
+        let (Some(_time), Some(system)) = (BreakTime::of(1), system("ext4", 320 << 20)) else {
+            return;
+        };
+        let path = system.path().join("sparse");
+        File::create(&path).unwrap().set_len(192 << 20).unwrap();
+        // They are filled in pieces of 64 MiB; the kernel lets the opener in before the second.
+        let mut opener = Some(path.clone());
+        intercept(libc::SYS_fallocate, (2, u32::MAX, 64 << 20), move |_| {
+            if let Some(path) = opener.take() {
+                let file = File::options().write(true).open(path).unwrap();
+                file.write_all_at(&BEFORE, 8 << 20).unwrap();
+            }
+            Verdict::Continue
+        });
+        let file = open(&path);
+        assert!(file[8 << 20..][..BEFORE.len()] == BEFORE);
     })
     .succeed();
 }

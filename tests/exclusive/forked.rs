@@ -1,8 +1,9 @@
 //! A forked child gets no file that its parent edits.
 
 use crate::support::child::scenario;
-use crate::support::exclusive::{open, systems};
+use crate::support::exclusive::{any_system, open, systems};
 use crate::support::file_with;
+use crate::support::kernel::limit;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use stillmap::Error;
@@ -37,6 +38,30 @@ fn a_child_can_neither_touch_nor_cut_it() {
             file.close().unwrap();
             assert_eq!(fs::read(&path).unwrap(), [2; 10_000], "{kind}");
         }
+    })
+    .succeed();
+}
+
+/// Over `RLIMIT_AS` the kernel refuses every mmap(2). Before: the child aborted.
+#[test]
+fn a_child_of_a_process_over_its_limit_of_addresses_lives() {
+    scenario!(|| {
+        let Some(system) = any_system() else {
+            return;
+        };
+        let mut file = open(file_with(system.path(), "file", &[1; 10_000]));
+        // There is memory for what is allocated here.
+        drop(vec![1; 64 << 10]);
+        let before = limit(libc::RLIMIT_AS, 1 << 20);
+        let lives = stillmap::fork::scope(|scope| {
+            let child = scope.spawn(|| assert!(file.has_waiter()));
+            child?.wait()
+        });
+        let touches = stillmap::fork::scope(|scope| scope.spawn(|| file[0] = 3)?.wait());
+        limit(libc::RLIMIT_AS, before);
+        assert!(lives.unwrap().unwrap().success());
+        assert_eq!(touches.unwrap().unwrap().signal(), Some(libc::SIGSEGV));
+        file.close().unwrap();
     })
     .succeed();
 }

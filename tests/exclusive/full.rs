@@ -2,14 +2,14 @@
 
 use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
-use crate::support::exclusive::{open, system, system_with};
+use crate::support::exclusive::{open, system, system_with, systems};
 use crate::support::{file_with, limit_file_sizes};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use stillmap::Exclusive;
+use stillmap::{Error, Exclusive};
 
 /// Takes all space that is left.
 fn fill(dir: &Path) {
@@ -74,6 +74,29 @@ fn the_limit_on_file_sizes_is_an_error_too() {
         assert_eq!(file[..], [1; 5000]);
         file.resize(1 << 20).unwrap();
         file.close().unwrap();
+    })
+    .succeed();
+}
+
+/// Before: an `Exclusive` for which there were no addresses left the holes filled.
+#[test]
+fn without_room_for_the_mapping_holes_stay_holes() {
+    scenario!(|| {
+        for (kind, system) in systems() {
+            let path = system.path().join("sparse");
+            File::create(&path).unwrap().set_len(8 << 20).unwrap();
+            let blocks = || fs::metadata(&path).unwrap().blocks();
+            let before = blocks();
+            let too_long = Exclusive::options().reserve(isize::MAX.unsigned_abs());
+            let error = loop {
+                match too_long.open(&path) {
+                    Err(Error::Busy { .. }) => {}
+                    opened => break opened.unwrap_err(),
+                }
+            };
+            assert!(matches!(error, Error::TooLarge { .. }), "{kind}: {error}");
+            assert_eq!(blocks(), before, "{kind}");
+        }
     })
     .succeed();
 }

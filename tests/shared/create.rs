@@ -29,6 +29,40 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
     .succeed();
 }
 
+stillmap::shareable! {
+    /// Aligned to more than a page.
+    #[repr(align(1048576))]
+    struct Overaligned {
+        bytes: [AtomicU8; 1 << 20],
+    }
+}
+
+/// Before: the new file stayed, and the other one was longer and had taken space.
+#[test]
+fn a_file_that_cannot_be_mapped_is_not_made_or_made_longer() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let there = support::file_with(dir.path(), "there", &[7; 100]);
+        let new = dir.path().join("new");
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+        let used = pages * stillmap::page::size() as u64;
+        let before = kernel::limit(libc::RLIMIT_AS, used + (32 << 20));
+        let refused = [&new, &there].map(|path| {
+            let created = Shared::<[AtomicU8]>::create_slice(path, 64 << 20);
+            created.map(drop).unwrap_err().raw_os_error()
+        });
+        kernel::limit(libc::RLIMIT_AS, before);
+        assert_eq!(refused, [Some(libc::ENOMEM); 2]);
+        let overaligned = Shared::<Overaligned>::create(&new).map(drop);
+        assert!(matches!(overaligned, Err(Error::Misaligned { .. })));
+        assert!(!new.exists());
+        assert_eq!(std::fs::read(&there).unwrap(), [7; 100]);
+        assert_eq!(std::fs::metadata(&there).unwrap().blocks(), 8);
+    })
+    .succeed();
+}
+
 #[test]
 fn create_extends_with_zeros_and_never_shortens() {
     let dir = temp_dir();
