@@ -375,8 +375,12 @@ extern "C" fn in_child() {
     MAKERS.store(0, Ordering::Relaxed);
     budget::reset_in_child();
     for entry in TABLE.iter() {
-        // SAFETY: registered, so mapped by this crate; no access is what the owner wants a child to have.
-        unsafe { deny_access(entry.range(), entry.is_lendable()) };
+        if entry.is_lendable() {
+            deny_access(entry.range());
+        } else {
+            // SAFETY: registered, so mapped by this crate; no access is what the owner wants a child to have.
+            unsafe { unmap_in_child(entry.range()) };
+        }
         let fd = entry.fd.load(Ordering::Acquire);
         if fd >= 0 {
             // SAFETY: the value that registered it keeps the number open until it clears it here.
@@ -386,19 +390,21 @@ extern "C" fn in_child() {
     }
 }
 
-/// In a forked child: no access to a range; the child ends where the kernel refuses that. Its pages are unmapped, unless
-/// they are to stay.
+/// In a forked child: unmaps a range and denies access to it.
 ///
 /// # Safety
 /// The range is empty, or mapped by this crate, and this process is not to use what it holds.
-pub(crate) unsafe fn deny_access(range: Range<usize>, pages_stay: bool) {
-    if range.is_empty() {
-        return;
-    }
+pub(crate) unsafe fn unmap_in_child(range: Range<usize>) {
     // SAFETY: as the caller promises.
-    let is_unmapped = !pages_stay && unsafe { memory::map_fixed_none(range.clone()) }.is_ok();
-    // Over RLIMIT_AS every mmap(2) is refused. Then the pages stay, and the child keeps their file open.
-    if !is_unmapped && memory::protect_none(range).is_err() {
+    if !range.is_empty() && unsafe { memory::map_fixed_none(range.clone()) }.is_err() {
+        // Over RLIMIT_AS every mmap(2) is refused. The pages stay mapped, and the child keeps their file open.
+        deny_access(range);
+    }
+}
+
+/// In a forked child: denies access to a range, or ends the child where the kernel refuses that.
+fn deny_access(range: Range<usize>) {
+    if !range.is_empty() && memory::protect_none(range).is_err() {
         process::abort(&[b"stillmap: aborting: memory could not be kept from a forked child\n"]);
     }
 }

@@ -181,5 +181,5 @@ fn copy_unchanged(file: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
 
 fn deny_access(data: &Data) {
     // SAFETY: the mapping of an inherited value, which is to have no access. It keeps the parent's file open no longer.
-    unsafe { atfork::deny_access(data.start..data.start + data.len, false) };
+    unsafe { atfork::unmap_in_child(data.start..data.start + data.len) };
 }
