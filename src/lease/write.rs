@@ -93,10 +93,7 @@ impl WriteLease {
     }
 
     /// The mapping, once its bytes have blocks.
-    pub(crate) fn publish(
-        self,
-        mapped: MappedFile,
-    ) -> Result<WriteLeasedMapping, WriteLeaseError> {
+    pub(crate) fn publish(self, mapped: MappedFile) -> Result<WriteLeasedMapping, WriteLeaseError> {
         let WriteLease {
             holder,
             userfaultfd,
