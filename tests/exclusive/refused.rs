@@ -154,7 +154,7 @@ fn each_call_that_the_kernel_refuses_is_an_error_and_lets_the_file_go() {
         (crate::support::refuse::MMAP, "mmap"),
         (crate::support::refuse::FTRUNCATE, "ftruncate"),
         (libc::SYS_fdatasync, "fdatasync"),
-        (libc::SYS_sync_file_range, "sync_file_range"),
+        (crate::support::refuse::SYNC_FILE_RANGE, "sync_file_range"),
     ];
     let Some(system) = any_system() else { return };
     let path = file_with(system.path(), "file", &[1; 10_000]);

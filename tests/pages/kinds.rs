@@ -38,7 +38,7 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
         dir,
         large: &file_with(dir, "large", &bytes),
         small: &file_with(dir, "small", &bytes[..len]),
-        sealed: &sealed_memfd(&bytes[..1 << 20]),
+        sealed: &sealed_memfd(&bytes),
         bytes: &bytes,
         len,
     };

@@ -294,12 +294,12 @@ fn a_lock_taken_or_dropped_beside_a_break_is_what_the_guard_says() {
         let Some(folder) = Folder::new() else {
             return;
         };
-        let bytes = pattern(9, 2 << 20);
+        let page = page_size();
+        let bytes = pattern(9, (2 << 20).max(200 * page));
         for round in 0..300 {
             let path = file_with(folder.path(), "file", &bytes);
             let snapshot = stillmap::Snapshot::open(&path).expect("open");
             assert_eq!(snapshot.backing(), Backing::Leased);
-            let page = page_size();
             let pages = snapshot.pages();
             let early = pages.lock(..10 * page).expect("lock");
             let start = std::sync::Barrier::new(2);

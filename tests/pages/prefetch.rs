@@ -102,7 +102,10 @@ fn a_guard_and_a_fork() {
         for _ in 0..20 {
             let prefetch = snapshot.pages().prefetch(..).expect("prefetch");
             let refused = stillmap::fork::scope(|_| ());
-            assert!(matches!(refused, Err(Error::MultiThreaded { .. })));
+            // With large pages and little memory it may have ended meanwhile.
+            if !prefetch.is_finished() {
+                assert!(matches!(refused, Err(Error::MultiThreaded { .. })));
+            }
             let in_child = || {
                 // This one, and the two that look after the child's own lease: none prefetches.
                 assert_eq!(threads(), 3);

@@ -166,7 +166,7 @@ fn memory_is_there_once_it_is_touched() {
             .resident_pages(),
         0
     );
-    let touched = [0, 1, 63, 64, 65, 1000, 100_000, (1 << 30) / page - 1];
+    let touched = [0, 1, 63, 64, 65, 1000, 10_000, (1 << 30) / page - 1];
     for n in touched {
         memory[n * page] = 1;
     }
@@ -180,7 +180,7 @@ fn memory_is_there_once_it_is_touched() {
     let last = *touched.last().expect("some");
     assert_eq!(
         ranges,
-        [0..2, 63..66, 1000..1001, 100_000..100_001, last..last + 1]
+        [0..2, 63..66, 1000..1001, 10_000..10_001, last..last + 1]
     );
     memory.discard(..).expect("discard");
     assert_eq!(

@@ -19,6 +19,12 @@ pub use libc::{SYS_fcntl as FCNTL, SYS_ftruncate as FTRUNCATE, SYS_mmap as MMAP}
 #[cfg(target_pointer_width = "32")]
 pub use libc::{SYS_fcntl64 as FCNTL, SYS_ftruncate64 as FTRUNCATE, SYS_mmap2 as MMAP};
 
+/// The call of sync_file_range(2): where numbers of 64 bits start at an even register it is another one.
+#[cfg(not(any(target_arch = "powerpc", target_arch = "powerpc64")))]
+pub use libc::SYS_sync_file_range as SYNC_FILE_RANGE;
+#[cfg(any(target_arch = "powerpc", target_arch = "powerpc64"))]
+pub use libc::SYS_sync_file_range2 as SYNC_FILE_RANGE;
+
 /// The call of fstatfs(3): with numbers of 64 bits it is another one on some processors.
 #[cfg(any(
     target_pointer_width = "32",
