@@ -1,11 +1,12 @@
 //! A copy of a window of a file: in memory, or in an unnamed file if it is too large for that.
 
 use super::unnamed::copy_to_disk;
-use super::{Source, Window};
+use super::{Request, Source, Window};
 use crate::budget;
 use crate::buffer::{ALIGN, Buffer};
 use crate::error::{Error, Result};
-use crate::sys::file::{FileType, Stat};
+use crate::file_system::FileSystem;
+use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -40,22 +41,29 @@ impl Copied {
     }
 }
 
-/// Copies the window of the file or block device that `before` describes. Up to `memory_limit` bytes go into memory; by
+/// Copies the window of the file or block device that `before` describes. Up to `limits.memory` bytes go into memory; by
 /// default half of what is available, or all of it if no disk can take the copy.
 ///
 /// The second value is false if the size, mtime or ctime of the file changed meanwhile.
 pub(crate) fn copy(
     source: &Source<'_>,
+    request: &Request,
     window: &Window,
     mut before: Stat,
-    memory_limit: Option<u64>,
     progress: &mut Progress<'_>,
 ) -> Result<(Copied, bool)> {
     let reader = source.reader();
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
+    let memory_limit = request.limits.memory;
+    let mut range = window.in_file(before.size)?;
+    let is_local = before.kind == FileType::Regular
+        && FileSystem::from_stat(fd, &before).is_ok_and(FileSystem::has_sizes);
     let mut attempt = 1;
     loop {
-        let range = window.in_file(before.size)?;
+        // Its timestamps were moved when it began, so it would not show in them.
+        if is_local {
+            file::wait_for_write(fd);
+        }
         let len = range.end - range.start;
         let reservation = budget::reserve_memory(len, memory_limit);
         let copy = if reservation.is_some() {
@@ -66,7 +74,12 @@ pub(crate) fn copy(
         drop(reservation);
         let after = stat_with_size(source, before.kind)?;
         let is_consistent = after.stamp == before.stamp;
-        if is_consistent || attempt == ATTEMPTS || len > RETRY_MAX {
+        let is_last = is_consistent || attempt == ATTEMPTS || len > RETRY_MAX;
+        if !is_last {
+            range = window.in_file(after.size)?;
+        }
+        // It may have become larger than what may be copied.
+        if is_last || !request.may_copy(range.end - range.start) {
             window.check_complete(copy.len())?;
             return Ok((copy, is_consistent));
         }

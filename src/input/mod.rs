@@ -11,6 +11,6 @@ mod window;
 pub(crate) use copy::{Copied, Progress, copy, stat_with_size};
 pub(crate) use request::{Access, Request};
 pub(crate) use source::Source;
-pub(crate) use stream::read_to_end;
+pub(crate) use stream::{Offset, read_to_end};
 pub(crate) use unnamed::{clone_of, copy_into};
 pub(crate) use window::Window;

@@ -1,8 +1,6 @@
 //! The options of an open as plain values: the window, the limits, and which strategies are allowed.
 
 use crate::buffer;
-use crate::error::{Error, Result};
-use std::ops::Range;
 
 /// For `Private` a file of at most this size, in bytes, is copied rather than cloned: that is faster.
 const PRIVATE_READ_MAX: u64 = 256 << 10;
@@ -102,13 +100,5 @@ impl Request {
     /// The most bytes to read of a stream, with those that are skipped.
     pub(super) fn stream_limit(&self) -> Option<u64> {
         self.limits.size.into_iter().chain(self.limits.copy).min()
-    }
-
-    /// An error if a range of a file or device is larger than the limit.
-    pub(crate) fn check_size(&self, range: &Range<u64>) -> Result<()> {
-        match self.limits.size {
-            Some(limit) if range.end - range.start > limit => Err(Error::too_large(None, limit)),
-            _ => Ok(()),
-        }
     }
 }

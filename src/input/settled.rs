@@ -43,7 +43,7 @@ pub(crate) fn attempt(source: &Source<'_>) -> Result<Attempt> {
     let before = clock::timestamp_ns();
     let mut buffer = Buffer::with_capacity(SMALL_MAX)?;
     // By read(2), which takes nothing from a stream that the next read needs.
-    let read = buffer.read_from(SMALL_MAX, |into| file::read(source.fd(), into));
+    let read = buffer.read_from(SMALL_MAX, |into| file::read(source.fd(), into, None));
     let Ok(len) = read else {
         return Ok(Attempt::Failed);
     };

@@ -89,9 +89,12 @@ impl<'a> Source<'a> {
     /// reading only.
     pub(crate) fn from_owned(file: File) -> Self {
         let given = Source::new(file.into(), None, Description::CallersWhole);
-        match given.reopen() {
-            Ok(fd) => Source::new(fd, None, Description::Own),
-            Err(_) => given,
+        let is_regular = |stat: Stat| stat.kind == FileType::Regular;
+        // A FIFO that is opened again blocks until it has a writer; a device may be another one then (/dev/ptmx).
+        let is_reopened = given.stat().is_ok_and(is_regular);
+        match is_reopened.then(|| given.reopen()) {
+            Some(Ok(fd)) => Source::new(fd, None, Description::Own),
+            _ => given,
         }
     }
 
@@ -214,9 +217,11 @@ impl<'a> Source<'a> {
         file::stat_and_mount(self.fd()).map_err(|e| self.error("fstat", e))
     }
 
-    /// The size of a block device, in bytes.
+    /// The size of a block device, in bytes. Looking for it moves the offset.
     pub(crate) fn device_size(&self) -> Result<u64> {
-        file::device_size(self.fd()).map_err(|e| self.error("lseek", e))
+        let reader = self.seeking_reader();
+        let fd = reader.as_ref().map_or(self.fd(), AsFd::as_fd);
+        file::device_size(fd).map_err(|e| self.error("lseek", e))
     }
 
     /// The descriptor's offset; `None` for what has none: lseek(2) fails with ESPIPE, and on some devices (/dev/kmsg) with

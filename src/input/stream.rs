@@ -13,27 +13,52 @@ use std::os::fd::AsFd;
 /// The capacity that a pipe is set to, in bytes: the most that an unprivileged process may set (pipe(7), `pipe-max-size`).
 const PIPE_CAPACITY: i32 = 1 << 20;
 
-/// Reads to the end, or `request.len` bytes. `position` is the offset of the descriptor, if it has one; `start` are bytes
-/// that were read already.
+/// The offset at which a stream is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offset {
+    /// There is none.
+    None,
+    /// That of the descriptor, which is moved: a device may have no other.
+    Descriptor(u64),
+    /// That of a file, by pread(2): the descriptor's stays, also if the read fails.
+    Own(u64),
+}
+
+/// A stream, and the offset of the next read if that is not the descriptor's.
+struct Input<'a> {
+    source: &'a Source<'a>,
+    offset: Option<u64>,
+}
+
+/// Reads to the end, or `request.len` bytes. `start` are bytes that were read already.
 pub(crate) fn read_to_end(
     source: &Source<'_>,
     request: &Request,
-    position: Option<u64>,
+    offset: Offset,
     start: &[u8],
     progress: &mut Progress<'_>,
 ) -> Result<Copied> {
     // Only faster: it fails if this is not a pipe, or if it is not allowed.
     let _ = file::set_pipe_capacity(source.fd(), PIPE_CAPACITY);
     let mut limits = Limits::new(source, request);
-    skip(source, request, position, &mut limits, progress)?;
+    let (position, own) = match offset {
+        Offset::None => (0, None),
+        Offset::Descriptor(position) => (position, None),
+        Offset::Own(position) => (position, Some(position)),
+    };
+    let mut input = Input {
+        source,
+        offset: own,
+    };
+    skip(&mut input, request, offset, &mut limits, progress)?;
 
-    let first = position.unwrap_or(0).wrapping_add(request.offset);
+    let first = position.wrapping_add(request.offset);
     let mut buffer = Buffer::for_stream(start)?.aligned_as(first);
     loop {
         // A read is not shortened to the limit: the bytes of a datagram that do not fit would be lost.
         let most = request.len.map_or(usize::MAX, |len| len - buffer.len());
         buffer.reserve(most)?;
-        if read_some(source, &mut buffer, most)? == 0 {
+        if input.read_some(&mut buffer, most)? == 0 {
             break;
         }
         let done = buffer.len() as u64;
@@ -43,7 +68,7 @@ pub(crate) fn read_to_end(
                 return Err(limits.too_large(limit));
             }
             return spill(
-                source,
+                &mut input,
                 request,
                 &buffer,
                 &limits,
@@ -59,19 +84,24 @@ pub(crate) fn read_to_end(
 
 /// The window, counted from the offset at which the stream is.
 fn window(request: &Request) -> Window {
-    Window::new(0, request.offset, request.len)
+    Window::new(0, request)
 }
 
-fn read_some(source: &Source<'_>, buffer: &mut Buffer, most: usize) -> Result<usize> {
-    let n = buffer.read_from(most, |into| file::read(source.fd(), into));
-    n.map_err(|e| source.error("read", e))
+impl Input<'_> {
+    fn read_some(&mut self, buffer: &mut Buffer, most: usize) -> Result<usize> {
+        let fd = self.source.fd();
+        let n = buffer.read_from(most, |into| file::read(fd, into, self.offset));
+        let n = n.map_err(|e| self.source.error("read", e))?;
+        self.offset = self.offset.map(|offset| offset + n as u64);
+        Ok(n)
+    }
 }
 
 /// Skips the first `request.offset` bytes: by lseek(2) where there are offsets, else by reading.
 fn skip(
-    source: &Source<'_>,
+    input: &mut Input<'_>,
     request: &Request,
-    position: Option<u64>,
+    from: Offset,
     limits: &mut Limits<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
@@ -79,7 +109,8 @@ fn skip(
     if offset == 0 {
         return Ok(());
     }
-    if let Some(position) = position {
+    let source = input.source;
+    if let Offset::Descriptor(position) = from {
         let wanted = position.saturating_add(offset);
         if source.set_position(wanted)? == wanted {
             return Ok(());
@@ -89,7 +120,7 @@ fn skip(
     while limits.skipped < offset {
         let left = usize::try_from(offset - limits.skipped).unwrap_or(usize::MAX);
         scratch.clear();
-        let n = read_some(source, &mut scratch, left)? as u64;
+        let n = input.read_some(&mut scratch, left)? as u64;
         if n == 0 {
             let len = request.window_len().unwrap_or(0);
             return Err(Error::out_of_bounds(offset, len, limits.skipped));
@@ -103,13 +134,14 @@ fn skip(
 
 /// Continues in an unnamed file, from offset `lead` on: first the bytes in memory, then the rest.
 fn spill(
-    source: &Source<'_>,
+    input: &mut Input<'_>,
     request: &Request,
     read: &Buffer,
     limits: &Limits<'_>,
     lead: u64,
     progress: &mut Progress<'_>,
 ) -> Result<Copied> {
+    let source = input.source;
     let mut done = read.len() as u64;
     let start = |file: File| write::write_all_at(&file, read.bytes(), lead).map(|()| file);
     let file = with_unnamed_file(None, done, start)
@@ -127,7 +159,7 @@ fn spill(
         let left = request.window_len().map_or(u64::MAX, |len| len - done);
         chunk.clear();
         let most = usize::try_from(left).unwrap_or(usize::MAX);
-        if read_some(source, &mut chunk, most)? == 0 {
+        if input.read_some(&mut chunk, most)? == 0 {
             break;
         }
         write::write_all_at(&file, chunk.bytes(), lead + done).map_err(failed)?;

@@ -1,6 +1,6 @@
 //! The part of an input that is opened.
 
-use super::Source;
+use super::{Request, Source};
 use crate::error::{Error, Result};
 use crate::range::check_window;
 use std::ops::Range;
@@ -13,22 +13,29 @@ pub(crate) struct Window {
     offset: u64,
     /// `None`: up to the end.
     len: Option<u64>,
+    /// The most bytes.
+    limit: Option<u64>,
 }
 
 impl Window {
-    pub(crate) fn new(base: u64, offset: u64, len: Option<usize>) -> Self {
+    pub(crate) fn new(base: u64, request: &Request) -> Self {
         Window {
             base,
-            offset,
-            len: len.map(|len| len as u64),
+            offset: request.offset,
+            len: request.window_len(),
+            limit: request.limits.size,
         }
     }
 
-    /// The window as a range of a file of `size` bytes.
+    /// The window as a range of a file of `size` bytes; an error if it has more bytes than the limit. Each time that the size
+    /// is looked at, since the file may have grown.
     pub(crate) fn in_file(&self, size: u64) -> Result<Range<u64>> {
         // The offset of a descriptor may be past the end: then there are no bytes, which is no error.
         let rest = size.saturating_sub(self.base);
         let range = check_window(self.offset, self.len, rest)?;
+        if let Some(limit) = self.limit.filter(|&limit| range.end - range.start > limit) {
+            return Err(Error::too_large(None, limit));
+        }
         Ok(self.base + range.start..self.base + range.end)
     }
 

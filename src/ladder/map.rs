@@ -11,6 +11,7 @@ use crate::reason::Reason;
 use crate::region::Region;
 use crate::sys::file::{self, FileType, Stat};
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -246,8 +247,13 @@ pub(crate) unsafe fn map_unguarded(source: &Source<'_>, request: &Request) -> Re
         FileType::Block => return Err(not_mapped(Reason::BlockDevice)),
         _ => return Err(not_mapped(Reason::Stream)),
     }
-    let range = Window::new(0, request.offset, request.len).in_file(stat.size)?;
     let fd = source.fd();
+    // As files of /proc.
+    let first = &mut [MaybeUninit::uninit()];
+    if stat.size == 0 && file::read_at(fd, first, 0).is_ok_and(|bytes| !bytes.is_empty()) {
+        return Err(not_mapped(Reason::Stream));
+    }
+    let range = Window::new(0, request).in_file(stat.size)?;
     match map_range(source, request, fd, range, Backing::Unguarded, None)? {
         Outcome::Mapped(opened) => Ok(opened),
         Outcome::MustCopy(reason) => Err(not_mapped(reason)),

@@ -10,7 +10,7 @@ pub(crate) use map::map_unguarded;
 
 use crate::error::{Error, Result};
 use crate::held::Opened;
-use crate::input::{Progress, Request, Source, Window, settled};
+use crate::input::{Offset, Progress, Request, Source, Window, settled};
 use crate::sys::file::{FileType, Stat};
 use map::{Outcome, map};
 use std::path::Path;
@@ -63,18 +63,32 @@ fn open_kind(
     if has_size && !source.uses_callers_offset() {
         return open_file(source, request, stat, 0, progress);
     }
-    match (source.position()?, stat.kind) {
-        (Some(position), FileType::Regular) if has_size => {
-            open_file(source, request, stat, position, progress)
+    let Some(position) = source.position()? else {
+        return read::stream(source, request, Offset::None, &[], progress);
+    };
+    let start = source.start(position);
+    match stat.kind {
+        FileType::Regular if has_size => open_file(source, request, stat, start, progress),
+        FileType::Regular => open_unsized(source, request, start, progress),
+        FileType::Block => read::device(source, request, start, progress),
+        FileType::Other => {
+            let offset = Offset::Descriptor(position);
+            read::stream(source, request, offset, &[], progress)
         }
-        (Some(position), FileType::Block) => {
-            read::device(source, request, source.start(position), progress)
-        }
-        (position, kind) => {
-            let position = position.filter(|_| kind == FileType::Other);
-            read::stream(source, request, position, &[], progress)
-        }
+        _ => read::stream(source, request, Offset::None, &[], progress),
     }
+}
+
+/// A file of size 0, which may have bytes all the same.
+fn open_unsized(
+    source: &Source<'_>,
+    request: &Request,
+    base: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    let opened = read::stream(source, request, Offset::Own(base), &[], progress)?;
+    Window::new(base, request).advance(source, opened.bytes.len() as u64)?;
+    Ok(opened)
 }
 
 fn open_file(
@@ -84,9 +98,8 @@ fn open_file(
     base: u64,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let window = Window::new(base, request.offset, request.len);
+    let window = Window::new(base, request);
     let range = window.in_file(stat.size)?;
-    request.check_size(&range)?;
     let opened = match map(source, request, &window, stat, &range)? {
         Outcome::Mapped(opened) => opened,
         Outcome::MustCopy(reason) => {

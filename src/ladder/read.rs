@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::held::{Held, Opened};
 use crate::input::settled::{self, Attempt};
-use crate::input::{self, Copied, Progress, Request, Source, Window};
+use crate::input::{self, Copied, Offset, Progress, Request, Source, Window};
 use crate::reason::Reason;
-use crate::sys::file::{self, FileType, Stat};
+use crate::sys::file::{self, FifoState, FileType, Stat};
 use std::os::fd::AsFd;
 
 /// Reads an input that was just opened, if it is small and has not changed lately, or is a stream.
@@ -25,7 +25,7 @@ pub(super) fn at_once(
         Attempt::Whole(buffer) => (buffer, Reason::Small),
         Attempt::Stream(start) if start.len() == 0 => (start, Reason::Stream),
         Attempt::Stream(start) => {
-            let opened = stream(source, request, None, start.bytes(), progress);
+            let opened = stream(source, request, Offset::None, start.bytes(), progress);
             return opened.map(Some).map_err(|e| e.with_path(|| source.name()));
         }
         Attempt::Failed => return Ok(None),
@@ -50,8 +50,7 @@ pub(super) fn copy(
     reason: Reason,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let limit = request.limits.memory;
-    let (copy, is_consistent) = input::copy(source, window, stat, limit, progress)?;
+    let (copy, is_consistent) = input::copy(source, request, window, stat, progress)?;
     Ok(Opened {
         bytes: held(source, request, copy)?,
         is_consistent,
@@ -79,10 +78,9 @@ pub(super) fn device(
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
     let name = || source.name();
-    let window = Window::new(base, request.offset, request.len);
+    let window = Window::new(base, request);
     let stat = input::stat_with_size(source, FileType::Block)?;
     let range = window.in_file(stat.size)?;
-    request.check_size(&range)?;
     let len = range.end - range.start;
     if request.require_mapping || !request.may_copy(len) {
         return Err(Error::not_mapped(name().as_deref(), Reason::BlockDevice));
@@ -101,23 +99,33 @@ pub(super) fn device(
 pub(super) fn stream(
     source: &Source<'_>,
     request: &Request,
-    position: Option<u64>,
+    offset: Offset,
     start: &[u8],
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let not_mapped = || Error::not_mapped(source.name().as_deref(), Reason::Stream);
+    let not_mapped = |reason| Error::not_mapped(source.name().as_deref(), reason);
     if request.require_mapping {
-        return Err(not_mapped());
+        return Err(not_mapped(Reason::Stream));
     }
-    let copy = match input::read_to_end(source, request, position, start, progress) {
-        Err(Error::TooLarge { limit, .. }) if Some(limit) == request.limits.copy => {
-            return Err(not_mapped());
+    let copy = loop {
+        let read = input::read_to_end(source, request, offset, start, progress);
+        let is_empty = match &read {
+            Err(Error::TooLarge { limit, .. }) if Some(*limit) == request.limits.copy => {
+                return Err(not_mapped(Reason::Stream));
+            }
+            Err(Error::OutOfBounds { size, .. }) => *size == 0,
+            read => read.as_ref().is_ok_and(|copy| copy.len() == 0),
+        };
+        if !is_empty || !source.is_nonblocking_fifo() {
+            break read?;
         }
-        Err(Error::OutOfBounds { .. }) | Ok(_) if had_no_writer(source) => {
-            let name = source.name();
-            return Err(Error::not_mapped(name.as_deref(), Reason::NoWriter));
+        // It was opened without waiting for a writer, and seemed to end at once.
+        match file::fifo_state(source.fd()) {
+            FifoState::NoWriter => return Err(not_mapped(Reason::NoWriter)),
+            // A writer came after the read.
+            FifoState::HasBytes if request.len != Some(0) => {}
+            _ => break read?,
         }
-        read => read?,
     };
     let is_consistent = !is_written(source, copy.len())?;
     Ok(Opened {
@@ -137,9 +145,4 @@ fn is_written(source: &Source<'_>, len: u64) -> Result<bool> {
     let is_real = || FileSystem::from_stat(source.fd(), &stat).map(FileSystem::has_sizes);
     let is_real = stat.size > 0 || is_real().map_err(|e| source.error("fstatfs", e))?;
     Ok(is_real)
-}
-
-/// True for a FIFO that was opened without waiting for a writer, and had none: it seemed to end at once.
-fn had_no_writer(source: &Source<'_>) -> bool {
-    source.is_nonblocking_fifo() && !file::had_writer(source.fd())
 }

@@ -111,15 +111,18 @@ fn read_file(
     // Windows knows nothing of a console.
     let before = match file.metadata() {
         Ok(before) if !sys::is_stream(file) => before,
-        _ => return read_stream(&mut file, request, progress),
+        _ => return read_stream(&mut Stream(file), request, progress),
     };
     if before.is_dir() {
         return Err(Error::is_directory(None));
     }
     let position = match file.stream_position() {
-        Ok(position) if before.is_file() && before.len() > 0 => position,
-        _ => return read_stream(&mut file, request, progress),
+        Ok(position) if before.is_file() => position,
+        _ => return read_stream(&mut Stream(file), request, progress),
     };
+    if before.len() == 0 {
+        return read_unsized(file, position, from, request, progress);
+    }
     let base = if from == From::Start { 0 } else { position };
     let window = check_size(request, base, before.len())?;
     let len = window.end - window.start;
@@ -139,29 +142,73 @@ fn read_file(
     check_limits(request, len, reason)?;
     let len = usize::try_from(len).map_err(|_| Error::too_large_to_address(None))?;
     let mut memory = Buffer::zeroed_for(window.start, len, CACHE_LINE)?;
-    let done = read_chunks(file, window.start, &mut memory, progress)?;
-    // The caller's offset stays where it was, or is behind what was read.
-    let end = match from {
-        From::Start => position,
-        From::Offset => window.start + done as u64,
+    let read = read_window(file, request, window.start, &mut memory, progress);
+    // The caller's offset is behind what was read; it stays where it was if that is not wanted, or has failed.
+    let end = match (&read, from) {
+        (Ok(_), From::Offset) => window.start + memory.len() as u64,
+        _ => position,
     };
     if sys::READ_AT_MOVES_OFFSET || end != position {
         set_position(file, end)?;
     }
-    if let (true, Some(wanted)) = (done < len, request.len) {
-        return Err(Error::out_of_bounds(
-            request.offset,
-            wanted as u64,
-            request.offset + done as u64,
-        ));
-    }
-    memory.resize(done)?;
-    let after = metadata(file)?;
+    let after = read?;
     Ok(Opened {
+        is_consistent: memory.len() == len && is_same_version(&before, &after),
         bytes: Bytes::Memory(memory),
-        is_consistent: done == len && is_same_version(&before, &after),
         reason: Some(reason),
     })
+}
+
+/// Fills `memory`, or makes it shorter if the file ends before. Returns what the file is like afterwards.
+fn read_window(
+    file: &File,
+    request: &Request,
+    offset: u64,
+    memory: &mut Buffer,
+    progress: &mut Progress<'_>,
+) -> Result<Metadata> {
+    let done = read_chunks(file, offset, memory, progress)?;
+    check_complete(request, done)?;
+    memory.resize(done)?;
+    metadata(file)
+}
+
+/// A file that says it is empty, and may have bytes all the same.
+fn read_unsized(
+    file: &File,
+    position: u64,
+    from: From,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Opened> {
+    if from == From::Start {
+        set_position(file, 0)?;
+    }
+    let opened = read_stream(&mut Stream(file), request, progress);
+    if from == From::Start || opened.is_err() {
+        set_position(file, position)?;
+    }
+    opened
+}
+
+/// A descriptor that may be in non-blocking mode, and is waited for.
+struct Stream<'a>(&'a File);
+
+impl Read for Stream<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        sys::read(self.0, into)
+    }
+}
+
+/// An error if less was read than the window has.
+fn check_complete(request: &Request, read: usize) -> Result<()> {
+    match request.len {
+        Some(len) if read < len => {
+            let size = request.offset.saturating_add(read as u64);
+            Err(Error::out_of_bounds(request.offset, len as u64, size))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The window of a file of `size` bytes.
@@ -289,12 +336,19 @@ fn read_stream(
     request: &Request,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let limit = request.limit.unwrap_or(u64::MAX);
-    let limit = limit.min(request.memory_limit.unwrap_or(STREAM_DEFAULT_MAX));
+    let limits = [request.limit, request.copy_limit, request.memory_limit];
+    let limit = limits.into_iter().flatten().min();
+    let limit = limit.unwrap_or(STREAM_DEFAULT_MAX);
     if request.require_mapping {
         return Err(Error::not_mapped(None, Reason::Stream));
     }
-    skip(input, request, limit)?;
+    let too_large = || match request.copy_limit {
+        Some(copied) if copied == limit => Error::not_mapped(None, Reason::Stream),
+        _ => Error::too_large(None, limit),
+    };
+    if skip(input, request, limit)? > limit {
+        return Err(too_large());
+    }
     let total = request.len.map(|len| len as u64);
     let mut memory = Buffer::zeroed_for(request.offset, 0, CACHE_LINE)?;
     while request.len != Some(memory.len()) {
@@ -306,32 +360,27 @@ fn read_stream(
         let n = retry(|| input.read(&mut memory[done..]))?;
         memory.resize(done + n)?;
         if (done + n) as u64 > limit {
-            return Err(Error::too_large(None, limit));
+            return Err(too_large());
         }
         if n == 0 {
             break;
         }
         progress(memory.len() as u64, total);
     }
-    match request.len {
-        Some(wanted) if memory.len() < wanted => {
-            let size = request.offset.saturating_add(memory.len() as u64);
-            Err(Error::out_of_bounds(request.offset, wanted as u64, size))
-        }
-        _ => Ok(Opened {
-            bytes: Bytes::Memory(memory),
-            is_consistent: true,
-            reason: Some(Reason::Stream),
-        }),
-    }
+    check_complete(request, memory.len())?;
+    Ok(Opened {
+        bytes: Bytes::Memory(memory),
+        is_consistent: true,
+        reason: Some(Reason::Stream),
+    })
 }
 
-/// Reads over the bytes before the window.
-fn skip(input: &mut dyn Read, request: &Request, limit: u64) -> Result<()> {
+/// Reads over the bytes before the window, or over more than the limit. Returns how many.
+fn skip(input: &mut dyn Read, request: &Request, limit: u64) -> Result<u64> {
     let mut scratch =
         vec![0; READ_CHUNK.min(usize::try_from(request.offset).unwrap_or(READ_CHUNK))];
     let mut left = request.offset;
-    while left > 0 {
+    while left > 0 && request.offset - left <= limit {
         let step = scratch
             .len()
             .min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -345,9 +394,6 @@ fn skip(input: &mut dyn Read, request: &Request, limit: u64) -> Result<()> {
             ));
         }
         left -= n;
-        if request.offset - left > limit {
-            return Err(Error::too_large(None, limit));
-        }
     }
-    Ok(())
+    Ok(request.offset - left)
 }

@@ -97,7 +97,8 @@ impl Snapshot {
         self.reason
     }
 
-    /// False if the size or the mtime of the file changed while it was read.
+    /// False if the size or the mtime of the file changed while it was read. A change that moves no timestamp is not seen: by
+    /// a write that had begun before, through a mapping, or within one step of the timestamps.
     pub fn is_consistent(&self) -> bool {
         self.is_consistent
     }

@@ -134,6 +134,16 @@ fn streams_are_read_as_far_as_the_limits_go() {
             Err(Error::OutOfBounds { .. })
         ));
     }
+    assert_eq!(
+        through_a_pipe(&options.clone().copy_limit(5))
+            .unwrap()
+            .len(),
+        5
+    );
+    assert!(matches!(
+        through_a_pipe(&options.clone().copy_limit(4)),
+        Err(Error::NotMappable { .. })
+    ));
     assert!(matches!(
         options.clone().require_mapping(true).open("/dev/zero"),
         Err(Error::NotMappable { .. })
@@ -290,4 +300,39 @@ fn many_files_are_opened_in_order() {
         .map(|bytes| bytes.map(|b| b.len()).ok())
         .collect();
     assert_eq!(found, [Some(5), None, Some(5)]);
+}
+
+/// A file of /proc says that it is empty.
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no /proc")]
+fn a_file_without_a_size_keeps_its_offset() {
+    let whole = fs::read("/proc/version").unwrap();
+    let mut file = fs::File::open("/proc/version").unwrap();
+    file.seek(SeekFrom::Start(5)).unwrap();
+    let over = Snapshot::options().size_limit(3).from_fd(&file);
+    assert!(matches!(over, Err(Error::TooLarge { .. })));
+    assert_eq!(file.stream_position().unwrap(), 5, "after an error");
+    assert_eq!(&Snapshot::from_file(&file).unwrap()[..], whole);
+    assert_eq!(file.stream_position().unwrap(), 5, "the offset stays");
+    assert_eq!(&Snapshot::from_fd(&file).unwrap()[..], &whole[5..]);
+    assert_eq!(file.stream_position().unwrap(), whole.len() as u64);
+}
+
+/// Before: what had been read was lost with an error.
+#[cfg(unix)]
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no poll")]
+fn a_descriptor_in_non_blocking_mode_is_waited_for() {
+    let (reader, mut writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    reader.set_nonblocking(true).unwrap();
+    let (read, was_read) = std::sync::mpsc::channel();
+    writer.write_all(b"first ").unwrap();
+    let writing = std::thread::spawn(move || {
+        was_read.recv().unwrap();
+        writer.write_all(b"second").unwrap();
+    });
+    let options = Snapshot::options().progress(|_, _| drop(read.send(())));
+    assert_eq!(&options.from_fd(reader).unwrap()[..], b"first second");
+    writing.join().unwrap();
 }

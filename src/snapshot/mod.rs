@@ -90,9 +90,15 @@ impl Snapshot {
     /// and the file was changed. Always true for a stream; false for a file that was empty when it was opened, and written
     /// while it was read.
     ///
-    /// A process that stores through a shared mapping does not change the timestamps while the page is dirty. A copy that is
-    /// made meanwhile ([`backing`](Snapshot::backing) is not `Leased`) can be a mixture although this is true. The same goes
-    /// for a copy that is made on Linux before 6.13 within 10 ms of a change: timestamps move in steps of up to 10 ms there.
+    /// A copy ([`backing`](Snapshot::backing) is `Memory` or `Disk`) can be a mixture although this is true, since some
+    /// changes are not in the timestamps:
+    /// - A process that stores through a shared mapping does not change them while the page is dirty, and on tmpfs once the
+    ///   page is mapped.
+    /// - They move in steps. A second change within one step is not seen: of up to 10 ms before Linux 6.13, and later on file
+    ///   systems other than ext4, xfs, btrfs and tmpfs; of 1 s on ext2, and with inodes of 128 bytes on ext3 and ext4; of 2 s
+    ///   on FAT.
+    /// - A write(2) changes them once, when it begins. A copy waits for a write(2) that is under way, but not if it is made
+    ///   with `O_DIRECT`, nor on file systems of another machine or of a process (FUSE).
     ///
     /// # Examples
     /// ```

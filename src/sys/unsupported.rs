@@ -59,6 +59,11 @@ pub(crate) fn stdin() -> io::Result<Option<File>> {
     Ok(None)
 }
 
+/// As `std` does.
+pub(crate) fn read(mut file: &File, into: &mut [u8]) -> io::Result<usize> {
+    file.read(into)
+}
+
 /// In two steps: `std` has no other way here.
 pub(crate) fn read_at(mut file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     file.seek(SeekFrom::Start(offset))?;

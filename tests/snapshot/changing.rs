@@ -1,5 +1,6 @@
 //! Files that another process shrinks, grows and overwrites while they are read.
 
+use crate::sealed::memfd;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
 use crate::support::refuse::{Verdict, intercept};
@@ -9,6 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use stillmap::{Backing, Error, Snapshot};
 
 const MOST: usize = 3 << 20;
@@ -206,9 +208,9 @@ fn a_file_that_was_empty_and_is_written_meanwhile() {
         let name = path.clone();
         File::create(&path).unwrap();
         assert!(Snapshot::open(&path).unwrap().is_consistent());
-        // At the first read(2), once the size has been looked at.
+        // At the first pread(2), once the size has been looked at.
         let mut bytes = Some(vec![1; 300_000]);
-        intercept(libc::SYS_read, (0, 0, 0), move |_| {
+        intercept(libc::SYS_pread64, (0, 0, 0), move |_| {
             if let Some(bytes) = bytes.take() {
                 std::fs::write(&name, bytes).unwrap();
             }
@@ -220,4 +222,32 @@ fn a_file_that_was_empty_and_is_written_meanwhile() {
         assert!(Snapshot::open("/proc/version").unwrap().is_consistent());
     })
     .succeed();
+}
+
+/// The timestamps are moved when a write(2) begins. Before: of copies that were made while one went on, most were a mixture
+/// and consistent.
+#[test]
+fn half_of_a_write_is_not_intact() {
+    const LEN: usize = 16 << 20;
+    let file = memfd(&vec![0; LEN], 0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let _stop = Stop(&stop);
+        threads.spawn(|| {
+            for byte in (1..=u8::MAX).cycle() {
+                let bytes = vec![byte; LEN];
+                file.write_all_at(&bytes, 0).unwrap();
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                // The next one has another timestamp: before Linux 6.13 they move in steps of up to 10 ms.
+                std::thread::sleep(Duration::from_millis(11));
+            }
+        });
+        for _ in 0..40 {
+            let snapshot = Snapshot::from_file(&file).unwrap();
+            let is_whole = snapshot.iter().all(|byte| *byte == snapshot[0]);
+            assert!(is_whole || !snapshot.is_consistent());
+        }
+    });
 }

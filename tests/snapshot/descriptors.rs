@@ -3,9 +3,10 @@
 use crate::sizes::{assert_snapshot, assert_snapshot_from};
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::kernel::offset_of;
+use crate::support::pipe::make_fifo;
 use crate::support::{by_name, file_with, skip, temp_dir};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use stillmap::{Error, Snapshot};
 
@@ -163,4 +164,37 @@ fn a_direct_descriptor() {
         let snapshot = Snapshot::from_fd(&direct);
         assert_snapshot(&snapshot.unwrap(), &bytes, format_args!("{size} O_DIRECT"));
     }
+}
+
+/// A file of /proc has size 0, and bytes. Before: its offset was where reading had stopped, also after an error, and
+/// `from_file` began there.
+#[test]
+fn a_file_without_a_size_keeps_its_offset() {
+    let whole = std::fs::read("/proc/version").unwrap();
+    let mut file = File::open("/proc/version").unwrap();
+    file.read_exact(&mut [0; 5]).unwrap();
+    let over = Snapshot::options().size_limit(3).from_fd(&file);
+    assert!(matches!(over, Err(Error::TooLarge { .. })), "{over:?}");
+    assert_eq!(offset_of(&file), 5, "after an error");
+    assert_same(&Snapshot::from_file(&file).unwrap(), &whole, "whole");
+    assert_eq!(offset_of(&file), 5, "neither read nor moved");
+    assert_same(&Snapshot::from_fd(&file).unwrap(), &whole[5..], "the rest");
+    assert_eq!(offset_of(&file), whole.len() as u64);
+}
+
+/// Before: the FIFO was opened again, which waits for another writer.
+#[test]
+fn a_fifo_that_is_given_up_after_its_writer_has_gone() {
+    let dir = temp_dir();
+    let path = dir.path().join("fifo");
+    make_fifo(&path);
+    let reader = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&path)
+        .unwrap();
+    let mut writer = File::options().write(true).open(&path).unwrap();
+    writer.write_all(b"left").unwrap();
+    drop(writer);
+    assert_same(&Snapshot::try_from(reader).unwrap(), b"left", "FIFO");
 }

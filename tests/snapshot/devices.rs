@@ -65,6 +65,9 @@ fn proc_and_sys_files_say_0_or_4096() {
         assert_same(&stillmap::Snapshot::open(path).unwrap(), &want, path);
         let file = File::open(path).unwrap();
         assert_same(&Snapshot::from_fd(&file).unwrap(), &want, path);
+        // SAFETY: it is refused, or these files do not change.
+        let mapped = unsafe { Snapshot::map_unguarded(&file) };
+        assert_ne!(mapped.map(|bytes| bytes.len()).ok(), Some(0), "{path}");
         if want.len() > 3 {
             let window = Snapshot::options().offset(2).len(want.len() - 3).open(path);
             assert_same(&window.unwrap(), &want[2..want.len() - 1], path);

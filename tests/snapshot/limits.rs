@@ -6,8 +6,9 @@ use crate::support::kernel::{self, Holdings, may_write, status};
 use crate::support::pipe::{feed, pipe};
 use crate::support::{file_with, limit_file_sizes, skip, temp_dir};
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::AsFd;
-use stillmap::{Backing, Error, Reason, Snapshot};
+use stillmap::{Backing, Error, Reason, Snapshot, SnapshotOptions};
 
 #[test]
 fn a_stream_may_have_as_many_bytes_as_the_limit_and_no_more() {
@@ -267,4 +268,40 @@ fn skipped_bytes_count_against_the_limit() {
         .size_limit(1 << 20);
     assert_eq!(options.from_fd(&reader).unwrap().len(), 5, "just enough");
     writing.join().unwrap();
+}
+
+/// The progress callback stands in for a process that appends. Before: the copy was made again, of all bytes.
+#[test]
+fn a_file_that_grows_over_a_limit_while_it_is_copied() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "file", b"");
+    let open = |options: SnapshotOptions| {
+        std::fs::write(&path, b"8 bytes.").unwrap();
+        let mut more = Some(b"8 more.");
+        let append = |_, _| {
+            if let Some(more) = more.take() {
+                let mut file = File::options().append(true).open(&path).unwrap();
+                file.write_all(more).unwrap();
+            }
+        };
+        options.progress(append).open(&path)
+    };
+    let over = open(Snapshot::options().size_limit(10));
+    assert!(
+        matches!(
+            over,
+            Err(Error::TooLarge {
+                limit: 10,
+                path: Some(_),
+                ..
+            })
+        ),
+        "{over:?}"
+    );
+    let old = open(Snapshot::options().copy_limit(10)).unwrap();
+    assert_same(&old, b"8 bytes.", "no second copy");
+    assert!(!old.is_consistent());
+    let all = open(Snapshot::options().size_limit(15)).unwrap();
+    assert_same(&all, b"8 bytes.8 more.", "within the limit");
+    assert!(all.is_consistent());
 }

@@ -237,3 +237,38 @@ fn a_stream_cannot_be_mapped() {
     assert!(matches!(error, Error::NotMappable { .. }), "{error:?}");
     assert!(error.to_string().contains("pipe"), "{error}");
 }
+
+/// A FIFO that is not waited for, and a writer that comes between read(2) and poll(2). Before: the bytes of the first were
+/// not read, and those of the second were lost.
+#[cfg(target_arch = "x86_64")] // Elsewhere poll(3) makes another call.
+#[test]
+fn a_writer_that_comes_after_the_read() {
+    use crate::support::refuse::{Verdict, intercept};
+
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = dir.path().join("fifo");
+        make_fifo(&path);
+        let name = path.clone();
+        let mut writers = Vec::new();
+        intercept(libc::SYS_poll, (0, 0, 0), move |_| {
+            let mut writer = File::options().write(true).open(&name).unwrap();
+            if writers.is_empty() {
+                writer.write_all(b"late").unwrap();
+                writers.push(File::open("/dev/null").unwrap());
+            } else {
+                writers.push(writer);
+            }
+            Verdict::Continue
+        });
+        let options = Snapshot::options().size_limit(100);
+        assert_same(&options.open(&path).unwrap(), b"late", "first");
+
+        let mut writer = File::options().read(true).write(true).open(&path).unwrap();
+        writer.write_all(b"early").unwrap();
+        let mut writer = Some(writer);
+        let early = options.progress(|_, _| drop(writer.take())).open(&path);
+        assert_same(&early.unwrap(), b"early", "second");
+    })
+    .succeed();
+}

@@ -236,16 +236,23 @@ fn statx(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     })
 }
 
-/// read(2) at the descriptor's offset: returns the filled start of `into`; empty at the end. Waits for bytes also where
-/// the descriptor is in non-blocking mode.
+/// read(2) at the descriptor's offset, or pread(2): returns the filled start of `into`; empty at the end. Waits for bytes
+/// also where the descriptor is in non-blocking mode.
 pub(crate) fn read<'m>(
     fd: BorrowedFd<'_>,
     into: &'m mut [MaybeUninit<u8>],
+    offset: Option<u64>,
 ) -> io::Result<&'m mut [u8]> {
-    let start = into.as_mut_ptr().cast();
+    let (number, start, len) = (fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len());
+    let offset = offset.map(to_off_t).transpose()?;
+    let read = || match offset {
+        // SAFETY: read(2) writes at most `len` bytes to `into`.
+        None => unsafe { libc::read(number, start, len) },
+        // SAFETY: as above.
+        Some(offset) => unsafe { libc::pread64(number, start, len, offset) },
+    };
     loop {
-        // SAFETY: read(2) writes at most `into.len()` bytes to `into`.
-        match retry_eintr(|| unsafe { libc::read(fd.as_raw_fd(), start, into.len()) }) {
+        match retry_eintr(read) {
             Ok(n) => return Ok(filled(into, n)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_readable(fd)?,
             Err(e) => return Err(e),
@@ -309,6 +316,12 @@ pub(crate) fn copy_range(
     .map(|copied| copied.unsigned_abs() as usize)
 }
 
+/// Waits until no process is inside a write(2) to the file: ext4, btrfs, f2fs, tmpfs and overlayfs lock the inode for one,
+/// and for lseek(2) with SEEK_HOLE. No hole is so far behind the end, so the offset stays.
+pub(crate) fn wait_for_write(fd: BorrowedFd<'_>) {
+    let _ = seek(fd, i64::MAX, libc::SEEK_HOLE);
+}
+
 /// The next bytes from `offset` on that are no hole, lseek(2) with SEEK_DATA and SEEK_HOLE: where they start and end.
 /// `None` if there are none. The descriptor's own offset stays.
 pub(crate) fn next_data(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u64, u64)>> {
@@ -340,9 +353,23 @@ fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     poll(fd, libc::POLLIN, Wait::Forever).map(drop)
 }
 
-/// True if a process had the FIFO open for writing since `fd` was opened: poll(2) reports `POLLHUP` only then.
-pub(crate) fn had_writer(fd: BorrowedFd<'_>) -> bool {
-    poll(fd, libc::POLLIN, Wait::No).is_ok_and(|events| events != 0)
+/// What has become of a FIFO since it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FifoState {
+    /// No process had it open for writing, or one has and has written nothing.
+    NoWriter,
+    HasBytes,
+    /// All writers have closed it.
+    Ended,
+}
+
+/// By poll(2), which reports `POLLHUP` only if there was a writer.
+pub(crate) fn fifo_state(fd: BorrowedFd<'_>) -> FifoState {
+    match poll(fd, libc::POLLIN, Wait::No) {
+        Ok(0) | Err(_) => FifoState::NoWriter,
+        Ok(events) if events & libc::POLLIN != 0 => FifoState::HasBytes,
+        Ok(_) => FifoState::Ended,
+    }
 }
 
 /// True if the page at `offset` is in the page cache, as far as preadv2(2) with `RWF_NOWAIT` reports it (Linux 4.14).

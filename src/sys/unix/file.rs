@@ -1,8 +1,8 @@
 //! Files by `std`, as all Unixes have them.
 
 use std::fs::{File, Permissions};
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use tempfile::Builder;
@@ -18,6 +18,30 @@ pub(crate) fn file_of<F: Handle>(fd: &F) -> io::Result<File> {
 /// Standard input as a file.
 pub(crate) fn stdin() -> io::Result<Option<File>> {
     file_of(&io::stdin()).map(Some)
+}
+
+/// read(2). Waits for bytes also where the descriptor is in non-blocking mode.
+pub(crate) fn read(mut file: &File, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read(into) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && wait_readable(file)? => {}
+            other => return other,
+        }
+    }
+}
+
+/// poll(2): false for what cannot be waited for.
+fn wait_readable(file: &File) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: poll(2) reads and writes the one `struct pollfd` it is given.
+    match unsafe { libc::poll(&mut poll, 1, -1) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(poll.revents & libc::POLLNVAL == 0),
+    }
 }
 
 /// pread(2): in one step, whatever other threads read.
