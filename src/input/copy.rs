@@ -67,9 +67,9 @@ pub(crate) fn copy(
         let len = range.end - range.start;
         let reservation = budget::reserve_memory(len, memory_limit);
         let copy = if reservation.is_some() {
-            Copied::Memory(into_memory(source, fd, range, progress)?)
+            Copied::Memory(into_memory(source, fd, range.clone(), progress)?)
         } else {
-            to_disk(source, range, memory_limit, progress)?
+            to_disk(source, range.clone(), memory_limit, progress)?
         };
         drop(reservation);
         let after = stat_with_size(source, before.kind)?;

@@ -332,7 +332,7 @@ fn a_descriptor_in_non_blocking_mode_is_waited_for() {
         was_read.recv().unwrap();
         writer.write_all(b"second").unwrap();
     });
-    let options = Snapshot::options().progress(|_, _| drop(read.send(())));
+    let options = Snapshot::options().progress(|_, _| _ = read.send(()));
     assert_eq!(&options.from_fd(reader).unwrap()[..], b"first second");
     writing.join().unwrap();
 }
