@@ -23,6 +23,7 @@
 use crate::page;
 use crate::process::Process;
 use crate::sync::{Lock, Rank};
+use crate::sys::memory;
 use crate::sys::mlock::{is_any_locked, mlock, munlock};
 use std::alloc::{Layout, alloc_zeroed};
 use std::io;
@@ -75,9 +76,12 @@ impl LockedPages {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
         for run in table.runs(numbers.clone(), |count| count == 0) {
-            if is_any_locked(&self.pages(&run)) {
+            if !is_any_locked(&self.pages(&run)) {
+                continue;
+            }
+            for area in areas(self.pages(&run)).filter(is_any_locked) {
                 let before = |count: &AtomicU32| count.store(LOCKED_BEFORE, Ordering::SeqCst);
-                table.counts[run].iter().for_each(before);
+                table.counts[self.numbers(&area)].iter().for_each(before);
             }
         }
         table.add(numbers.clone(), 1);
@@ -224,6 +228,20 @@ impl Table {
             Some(start..next)
         })
     }
+}
+
+/// Parts of whole pages in which all pages are locked, or none: the kernel keeps one flag for an area.
+pub(crate) fn areas(pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let areas = memory::vmas(pages.clone());
+    // Without /proc, every page.
+    let page = |start| start..start + page::size();
+    let each = areas
+        .is_err()
+        .then(|| pages.step_by(page::size()).map(page));
+    areas
+        .into_iter()
+        .flatten()
+        .chain(each.into_iter().flatten())
 }
 
 /// `len` zeros. Memory that is not touched costs nothing, and a large mapping has many pages that are never locked.

@@ -74,9 +74,9 @@ impl MappedFile {
     ) -> Result<()> {
         // A mapping that is longer than the file does no harm, so it grows first, and shrinks last.
         self.make_room(len)?;
-        set_size()?;
-        self.set_len(len);
-        Ok(())
+        let resized = set_size();
+        self.take_len(len, &resized);
+        resized
     }
 
     /// Makes the mapping long enough for a window of `len` bytes.
@@ -89,10 +89,13 @@ impl MappedFile {
         Ok(())
     }
 
-    /// Changes the length of the window, for which there is room, after that of the file.
-    pub(crate) fn set_len(&mut self, len: usize) {
-        let mapped = self.mapped_for(len);
-        self.window.len = len;
+    /// Changes the length of the window, for which there is room, if that of the file could be changed; room that is not
+    /// needed is given back.
+    pub(crate) fn take_len(&mut self, len: usize, resized: &Result<()>) {
+        if resized.is_ok() {
+            self.window.len = len;
+        }
+        let mapped = self.mapped_for(self.window.len);
         let _ = self.region.resize(mapped, page::size());
     }
 

@@ -74,14 +74,18 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     is_call_unknown(error) || matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV))
 }
 
+/// Fails if there is no room for a file of `old` bytes to become `new` bytes long.
+pub(crate) fn check_room(file: &File, old: u64, new: u64) -> io::Result<()> {
+    check_size(new)?;
+    check_free(file.as_fd(), new.saturating_sub(old))
+}
+
 /// Makes a file of `old` bytes `new` bytes long, with blocks for the new bytes. The file is as it was after an error.
 pub(crate) fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
-    let added = new.saturating_sub(old);
-    if added == 0 {
+    if new <= old {
         return Ok(());
     }
-    check_size(new)?;
-    check_free(file.as_fd(), added)?;
+    check_room(file, old, new)?;
     let extended = space::fallocate(file.as_fd(), Fallocate::Extend, old, new);
     extended.inspect_err(|_| {
         let _ = file.set_len(old);
@@ -96,8 +100,7 @@ pub(crate) fn extend_or_write_zeros(
     new: u64,
     check: &Check<'_>,
 ) -> io::Result<()> {
-    check_size(new)?;
-    check_free(file.as_fd(), new.saturating_sub(old))?;
+    check_room(file, old, new)?;
     let extended = match in_pieces(file, Fallocate::Extend, old..new, check) {
         Err(e) if is_unsupported(&e) => write_zeros(file, old..new, check),
         other => other,

@@ -220,7 +220,11 @@ mod sys {
         use std::ptr::NonNull;
 
         /// The model of mmap(2) over a mapping: loom fails if it runs beside the unmapping, or after it.
-        pub(crate) unsafe fn replace_by_zeros(start: NonNull<u8>, _: usize) -> Result<(), ()> {
+        pub(crate) unsafe fn replace_by_zeros(
+            start: NonNull<u8>,
+            _: usize,
+            _: bool,
+        ) -> Result<(), ()> {
             // SAFETY: every model registers a `Mapped`, which lives longer than its threads.
             let mapped = unsafe { start.cast::<Mapped>().as_ref() };
             mapped.replace();
@@ -283,7 +287,7 @@ impl Mapped {
 
 fn register(entry: &FaultEntry, mapped: &Arc<Mapped>) {
     // SAFETY: nothing is mapped but a model.
-    unsafe { entry.register(mapped.address(), size_of::<Mapped>()) };
+    unsafe { entry.register(mapped.address(), size_of::<Mapped>(), true) };
 }
 
 #[test]

@@ -258,11 +258,9 @@ impl WriteLeasedMapping {
                 let resized = mapped.make_room(len);
                 now.set(data(mapped, write.userfaultfd, write.stat));
                 let resized = resized.and_then(|()| size(file, &check));
-                if resized.is_ok() {
-                    now.len = 0;
-                    mapped.set_len(len);
-                    now.set(data(mapped, write.userfaultfd, write.stat));
-                }
+                now.len = 0;
+                mapped.take_len(len, &resized);
+                now.set(data(mapped, write.userfaultfd, write.stat));
                 Some(resized)
             }
             _ => None,

@@ -1,11 +1,13 @@
 //! A read-only mapping of a file and of the address space that the file may grow into.
 
+use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::Region;
 use crate::shared::sigbus::FaultTolerantMapping;
 use crate::sys::racy_copy::copy_out;
+use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{Ordering, fence};
@@ -30,7 +32,7 @@ impl LiveMapping {
             .or_else(|_| Region::file(fd, 0, len.max(page::size())))
             .map_err(error)?;
         // SAFETY: no reference is made into the mapping; its bytes are copied out by moves that may race.
-        let mapping = unsafe { FaultTolerantMapping::new(region.0) }?;
+        let mapping = unsafe { FaultTolerantMapping::new(region.0, false) }?;
         Ok(LiveMapping(mapping))
     }
 
@@ -67,6 +69,12 @@ impl LiveMapping {
     /// A copy of a range that is mapped, and whether the bytes were the same when they were read a second time.
     pub(super) fn copy(&self, range: Range<usize>) -> Result<(Buffer, bool)> {
         let from = self.start().wrapping_add(range.start);
+        // Others decide how long the file is; the kernel would end a process that copies more than there is room for.
+        let len = range.len() as u64;
+        if !budget::fits_memory(len, None) && !budget::fits_available(len) {
+            let source = io::Error::from_raw_os_error(libc::ENOMEM);
+            return Err(Error::os("mmap", None, source).with_len(range.len()));
+        }
         let mut copy = Buffer::with_capacity(range.len())?;
         while copy.len() < range.len() {
             let (done, most) = (copy.len(), range.len() - copy.len());

@@ -254,7 +254,8 @@ impl Live {
     /// own leaves no other trace.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`]; [`Error::PagesLost`]; [`Error::Os`] if there is no memory for the copy.
+    /// [`Error::OutOfBounds`]; [`Error::PagesLost`]; [`Error::Os`] if there is no memory for the copy: it leaves an eighth of
+    /// what is available.
     ///
     /// # Examples
     /// ```
@@ -267,7 +268,8 @@ impl Live {
     pub fn snapshot<R: RangeBounds<usize>>(&self, range: R) -> Result<Snapshot> {
         let range = range::check(range, self.len)?;
         let before = self.stat()?.stamp;
-        let (copy, is_same) = self.mapping.copy(range.clone())?;
+        let copied = self.mapping.copy(range.clone());
+        let (copy, is_same) = copied.map_err(|e| e.with_path(|| self.path.clone()))?;
         self.check_copied(range.end, || false)?;
         let is_consistent = is_same && self.stat()?.stamp == before;
         Ok(Snapshot::from_copy(Held::buffer(copy), is_consistent))

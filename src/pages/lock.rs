@@ -1,10 +1,8 @@
 //! Pages that stay in RAM while a guard lives.
 
 use super::span::chunks;
-use crate::locked_pages::LockedPages;
-use crate::page;
+use crate::locked_pages::{LockedPages, areas};
 use crate::process::Process;
-use crate::sys::memory;
 use crate::sys::mlock::is_any_locked;
 use std::io;
 use std::ops::Range;
@@ -73,11 +71,7 @@ impl<'a> LockGuard<'a> {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_held(&self) -> bool {
-        // The kernel keeps the flag for an area, and reports whether any area of a range has it.
-        match memory::vmas(self.pages.clone()) {
-            Ok(areas) => areas.iter().all(is_any_locked),
-            Err(_) => chunks(self.pages.clone(), page::size()).all(|page| is_any_locked(&page)),
-        }
+        areas(self.pages.clone()).all(|area| is_any_locked(&area))
     }
 
     /// A guard that holds no page yet, to be extended from `start` on.

@@ -167,7 +167,7 @@ fn map_window(
     } else {
         // SAFETY: `Shared` makes references to atomics only.
         #[allow(unsafe_code)]
-        let mapping = unsafe { FaultTolerantMapping::new(region) };
+        let mapping = unsafe { FaultTolerantMapping::new(region, true) };
         SharedMapping::FaultTolerant(mapping?)
     };
     Ok((memory, start, len))

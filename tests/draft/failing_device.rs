@@ -125,6 +125,37 @@ fn a_flush_that_failed_does_not_succeed_later() {
     .succeed();
 }
 
+/// Where fallocate(2) is not supported, a resize writes zeros, and waits until the disk has them. Before: it took the error
+/// of the earlier stores, and the flush returned `Ok`.
+#[test]
+fn a_resize_that_failed_does_not_hide_what_could_not_be_written() {
+    if !has_userfaultfd() {
+        return;
+    }
+    scenario!(|| {
+        let Some(failing) = Failing::new() else {
+            return;
+        };
+        let path = failing.file(b"old");
+        let mut file = open(&path);
+        file.resize(4 << 20).unwrap();
+        failing.fail();
+        file.fill(7);
+        // The kernel writes them, and fails.
+        let disk = File::open(failing.disk.path()).unwrap();
+        // SAFETY: takes a descriptor.
+        unsafe { libc::syncfs(disk.as_raw_fd()) };
+        refuse(libc::SYS_fallocate, libc::EOPNOTSUPP);
+        let resized = file.resize(8 << 20).unwrap_err();
+        assert_eq!(resized.raw_os_error(), Some(libc::EIO), "{resized}");
+        for flushed in [file.flush(), file.close()] {
+            let error = flushed.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+        }
+    })
+    .succeed();
+}
+
 /// A second fsync(2) of the same file would succeed, and prove nothing: its bytes are written again, to a new file.
 #[test]
 #[cfg_attr(not(target_arch = "x86_64"), ignore = "registers of x86-64")]

@@ -3,6 +3,8 @@
 use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
 use crate::support::exclusive::{open, system, system_with, systems};
+use crate::support::kernel::{mapping_at, page_size, status};
+use crate::support::refuse::refuse;
 use crate::support::{file_with, limit_file_sizes};
 use std::fs::{self, File};
 use std::io::Write;
@@ -59,6 +61,31 @@ fn of_ext4() {
 #[test]
 fn of_xfs() {
     scenario!(|| full_disk("xfs", 300 << 20)).succeed();
+}
+
+/// Before: the addresses for the longer file stayed taken, twice: for its bytes, and for a copy of them.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn a_resize_for_which_there_is_no_room_takes_no_addresses() {
+    scenario!(|| {
+        let Some(system) = system("ext4", 48 << 20) else {
+            return;
+        };
+        let mut file = open(file_with(system.path(), "file", &[1; 5000]));
+        let before = status("VmSize");
+        file.resize(1 << 40).unwrap_err();
+        // The kernel refuses it later, too.
+        refuse(libc::SYS_fallocate, libc::EDQUOT);
+        let error = file.resize(32 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{error}");
+        let start = file.as_ptr() as usize;
+        let end = start + 5000_usize.next_multiple_of(page_size());
+        assert_eq!(mapping_at(start).unwrap().range, start..end);
+        assert!(status("VmSize") - before < 1 << 30);
+        assert_eq!(file[..], [1; 5000]);
+        file.close().unwrap();
+    })
+    .succeed();
 }
 
 #[test]

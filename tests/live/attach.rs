@@ -2,7 +2,7 @@
 
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, fork, scenario};
-use crate::support::kernel::{can_populate, limit, mappings, page_size, status};
+use crate::support::kernel::{can_populate, limit, mappings, meminfo, page_size, status};
 use crate::support::pipe::pipe_of_files;
 use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, skip, temp_dir};
@@ -136,6 +136,40 @@ fn where_address_space_is_limited_it_is_mapped_anew() {
             live.refresh().expect("refresh");
             assert!(read(&live) == std::fs::read(&path).expect("read"));
         }
+    })
+    .succeed();
+}
+
+/// A file with holes, which its writer makes as long as it likes. Before: the copy was begun, and the kernel ended the process.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn a_snapshot_of_more_than_fits_into_memory_is_an_error() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "log", &[]);
+    let log = File::options().write(true).open(&path).expect("open");
+    log.set_len(meminfo("MemTotal") as u64).expect("set_len");
+    let live = Live::open(&path).expect("open");
+    let error = live.snapshot(..).expect_err("a copy of that size");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOMEM), "{error}");
+    assert!(error.to_string().ends_with("log"), "{error}");
+    assert!(live.snapshot(..10).expect("a small one").len() == 10);
+}
+
+/// The zeros that take the place of a file are not writable: they are not charged to the process (`vm.overcommit_memory` 2),
+/// and have no pages of their own under mlockall(2). Before: a gigabyte of RAM, or SIGBUS where there was not as much.
+#[test]
+fn a_file_that_is_truncated_takes_no_memory() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "log", &pattern(3, 10 * page_size()));
+        let live = Live::open(&path).expect("open");
+        let before = status("VmData");
+        let log = File::options().write(true).open(&path).expect("open");
+        log.set_len(0).expect("truncate");
+        let lost = live.load::<AtomicU8>(page_size()).expect_err("lost");
+        assert!(matches!(lost, Error::PagesLost { .. }), "{lost:?}");
+        let charged = status("VmData") - before;
+        assert!(charged < 64 << 20, "{charged}");
     })
     .succeed();
 }

@@ -148,6 +148,26 @@ fn what_the_program_locked_itself_stays_locked() {
     .succeed();
 }
 
+/// Before: all the pages that the guard held stayed locked, if one of them was locked before.
+#[test]
+fn pages_beside_those_that_the_program_locked_are_unlocked() {
+    if !crate::support::kernel::may_lock() {
+        return;
+    }
+    scenario!(|| {
+        let page = page_size();
+        let memory = Anonymous::new(10 * page).expect("memory");
+        let own = memory[3 * page..].as_ptr();
+        // SAFETY: changes no byte.
+        assert_eq!(unsafe { libc::mlock(own.cast(), 2 * page) }, 0);
+        let guard = memory.pages().lock(..).expect("lock");
+        assert_eq!((guard.is_held(), locked()), (true, 10 * page));
+        drop(guard);
+        assert_eq!(locked_pages(), [own as usize, own as usize + page]);
+    })
+    .succeed();
+}
+
 #[test]
 fn a_leaked_guard_does_not_outlive_its_mapping() {
     if !crate::support::kernel::may_lock() {
