@@ -223,7 +223,7 @@ mod sys {
         pub(crate) unsafe fn replace_by_zeros(
             start: NonNull<u8>,
             _: usize,
-            _: bool,
+            _: i32,
         ) -> Result<(), ()> {
             // SAFETY: every model registers a `Mapped`, which lives longer than its threads.
             let mapped = unsafe { start.cast::<Mapped>().as_ref() };
@@ -287,7 +287,7 @@ impl Mapped {
 
 fn register(entry: &FaultEntry, mapped: &Arc<Mapped>) {
     // SAFETY: nothing is mapped but a model.
-    unsafe { entry.register(mapped.address(), size_of::<Mapped>(), true) };
+    unsafe { entry.register(mapped.address(), size_of::<Mapped>(), 0) };
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl LiveMapping {
             .or_else(|_| Region::file(fd, 0, len.max(page::size())))
             .map_err(error)?;
         // SAFETY: no reference is made into the mapping; its bytes are copied out by moves that may race.
-        let mapping = unsafe { FaultTolerantMapping::new(region.0, false) }?;
+        let mapping = unsafe { FaultTolerantMapping::new(region.0, libc::PROT_READ) }?;
         Ok(LiveMapping(mapping))
     }
 

@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use crate::process::Process;
-use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::sys::racy_copy::replace_by_zeros;
 use crate::sys::signal::{self, FaultCause};
 use std::ptr::{self, NonNull};
@@ -27,7 +27,8 @@ pub(crate) struct FaultEntry {
     inside: AtomicUsize,
     start: AtomicPtr<u8>,
     len: AtomicUsize,
-    is_writable: AtomicBool,
+    /// Of the zeros that take the place of the mapping: mmap(2).
+    protection: AtomicI32,
     /// The process that registered it.
     process: AtomicUsize,
 }
@@ -39,7 +40,7 @@ impl Default for FaultEntry {
             inside: AtomicUsize::new(0),
             start: AtomicPtr::new(ptr::null_mut()),
             len: AtomicUsize::new(0),
-            is_writable: AtomicBool::new(false),
+            protection: AtomicI32::new(0),
             process: AtomicUsize::new(0),
         }
     }
@@ -51,10 +52,10 @@ impl FaultEntry {
     /// # Safety
     /// The caller has retired the entry, or never used it. The range stays mapped until [`FaultEntry::retire`] returns
     /// true, and every reference into it counts on any byte to change at any time.
-    pub(crate) unsafe fn register(&self, start: NonNull<u8>, len: usize, is_writable: bool) {
+    pub(crate) unsafe fn register(&self, start: NonNull<u8>, len: usize, protection: i32) {
         self.start.store(start.as_ptr(), Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
-        self.is_writable.store(is_writable, Ordering::Relaxed);
+        self.protection.store(protection, Ordering::Relaxed);
         // In a child, `inside` may count a handler that exists in the parent only: then the entry stays the parent's.
         if self.inside.load(Ordering::Acquire) == 0 {
             let process = Process::current().to_bits();
@@ -148,11 +149,11 @@ impl FaultEntry {
             return false;
         };
         let len = self.len.load(Ordering::Relaxed);
-        let is_writable = self.is_writable.load(Ordering::Relaxed);
+        let protection = self.protection.load(Ordering::Relaxed);
         // SAFETY:
         // - The range is registered, and not unmapped while we are inside: see `handle` and `retire`.
         // - `register` was promised that all references into it are atomics.
-        unsafe { replace_by_zeros(start, len, is_writable) }.is_ok()
+        unsafe { replace_by_zeros(start, len, protection) }.is_ok()
     }
 
     /// Takes the entry out of service and waits until no handler is inside. False if that may never be: a child

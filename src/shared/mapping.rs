@@ -165,9 +165,10 @@ fn map_window(
     let memory = if len == 0 || seals & libc::F_SEAL_SHRINK != 0 {
         SharedMapping::Unshrinkable(region)
     } else {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: `Shared` makes references to atomics only.
         #[allow(unsafe_code)]
-        let mapping = unsafe { FaultTolerantMapping::new(region, true) };
+        let mapping = unsafe { FaultTolerantMapping::new(region, protection) };
         SharedMapping::FaultTolerant(mapping?)
     };
     Ok((memory, start, len))

@@ -15,7 +15,7 @@ use std::mem::ManuallyDrop;
 
 static TABLE: Table<FaultEntry> = Table::new();
 
-/// A mapping of atomics. A fault in it turns it into zeroed private memory, writable only if it was, and `is_faulted` is true from then on.
+/// A mapping of atomics. A fault in it turns it into zeroed private memory, and `is_faulted` is true from then on.
 #[derive(Debug)]
 pub(crate) struct FaultTolerantMapping {
     region: ManuallyDrop<Region>,
@@ -23,19 +23,19 @@ pub(crate) struct FaultTolerantMapping {
 }
 
 impl FaultTolerantMapping {
-    /// Guards a mapping, and installs the handler if it is not the current one.
+    /// Guards a mapping with this protection, mmap(2), and installs the handler if it is not the current one.
     ///
     /// # Safety
     /// Every reference into the mapping, now and later, counts on any byte to change at any time: it is made of
     /// atomics.
-    pub(crate) unsafe fn new(region: Region, is_writable: bool) -> Result<Self> {
+    pub(crate) unsafe fn new(region: Region, protection: i32) -> Result<Self> {
         if cfg!(not(stillmap_no_sigbus)) {
             signal::install_sigbus_handler(handle).map_err(|e| Error::os("sigaction", None, e))?;
             spare::reserve().map_err(|e| Error::os("mmap", None, e))?;
         }
         let entry = TABLE.claim();
         // SAFETY: the region stays mapped until the entry is retired, and consists of atomics, as the caller promises.
-        unsafe { entry.register(region.start(), region.len(), is_writable) };
+        unsafe { entry.register(region.start(), region.len(), protection) };
         Ok(FaultTolerantMapping {
             region: ManuallyDrop::new(region),
             entry: ManuallyDrop::new(entry),

@@ -6,8 +6,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
-/// Puts private zeroed memory in the place of a mapping, in one step. Async-signal-safe. Memory that is not writable takes
-/// none of what the kernel has promised (`vm.overcommit_memory` 2), and no pages where all are locked (`MCL_FUTURE`).
+/// Puts private zeroed memory with this protection, mmap(2), in the place of a mapping, in one step. Async-signal-safe.
+/// Memory that is not writable is not charged to the process (`vm.overcommit_memory` 2), and takes no pages where all are
+/// locked (`MCL_FUTURE`).
 ///
 /// # Safety
 /// - The range is mapped and owned by the caller.
@@ -15,13 +16,8 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 pub(crate) unsafe fn replace_by_zeros(
     start: NonNull<u8>,
     len: usize,
-    is_writable: bool,
+    protection: i32,
 ) -> io::Result<()> {
-    let protection = if is_writable {
-        libc::PROT_READ | libc::PROT_WRITE
-    } else {
-        libc::PROT_READ
-    };
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: the caller owns the range, see above.
     let at = unsafe { libc::mmap(start.as_ptr().cast(), len, protection, flags, -1, 0) };
