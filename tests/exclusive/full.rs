@@ -76,7 +76,7 @@ fn a_resize_for_which_there_is_no_room_takes_no_addresses() {
         file.resize(1 << 40).unwrap_err();
         // The kernel refuses it later, too.
         refuse(libc::SYS_fallocate, libc::EDQUOT);
-        let error = file.resize(32 << 20).unwrap_err();
+        let error = file.resize(16 << 20).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EDQUOT), "{error}");
         let start = file.as_ptr() as usize;
         let end = start + 5000_usize.next_multiple_of(page_size());
