@@ -25,11 +25,16 @@ struct Failing {
 
 impl Failing {
     fn new() -> Option<Self> {
+        Self::with_options(&[])
+    }
+
+    /// With options for its mkfs.
+    fn with_options(options: &[&str]) -> Option<Self> {
         let other = temp_dir_in(env!("CARGO_TARGET_TMPDIR").as_ref());
         let storage = LoopFs::new("tmpfs", 48 << 20)?;
         // SAFETY: this process has one thread.
         unsafe { std::env::set_var("TMPDIR", storage.path()) };
-        let disk = LoopFs::new("ext4", 64 << 20)?;
+        let disk = LoopFs::with_options("ext4", 64 << 20, options)?;
         Some(Failing {
             disk,
             storage,
@@ -133,7 +138,7 @@ fn a_resize_that_failed_does_not_hide_what_could_not_be_written() {
         return;
     }
     scenario!(|| {
-        let Some(failing) = Failing::new() else {
+        let Some(failing) = Failing::with_options(&["-O", "^has_journal"]) else {
             return;
         };
         let path = failing.file(b"old");
