@@ -73,7 +73,7 @@ impl LiveMapping {
         let len = range.len() as u64;
         if !budget::fits_memory(len, None) && !budget::fits_available(len) {
             let source = io::Error::from_raw_os_error(libc::ENOMEM);
-            return Err(Error::os("mmap", None, source).with_len(range.len()));
+            return Err(Error::os("read", None, source));
         }
         let mut copy = Buffer::with_capacity(range.len())?;
         while copy.len() < range.len() {
