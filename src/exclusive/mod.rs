@@ -151,7 +151,8 @@ impl Exclusive {
         self.check_process()?;
         let (offset, path) = (self.offset, self.path.clone());
         let (old, new) = (offset + self.len as u64, offset.saturating_add(len as u64));
-        // Before addresses are taken for it.
+        // Before addresses are taken for it. No file system has room for what cannot be addressed.
+        range::whole_pages(len, page::size()).map_err(|e| e.with_path(|| path.clone()))?;
         if let Some(file) = self.bytes.file().filter(|_| new > old) {
             let has_room = space::check_room(&file, old, new);
             has_room.map_err(|e| bytes::allocation_error(e, path.as_deref()))?;

@@ -119,15 +119,13 @@ pub const APPEND: libc::c_int = 0x20;
 
 /// chattr(1): of these two flags the file has `flags` afterwards.
 pub fn set_flags(path: &Path, flags: libc::c_int) {
-    const GET_FLAGS: libc::Ioctl = 0x8008_6601_u32 as libc::Ioctl;
-    const SET_FLAGS: libc::Ioctl = 0x4008_6602_u32 as libc::Ioctl;
     let file = File::open(path).unwrap();
     let mut all: libc::c_int = 0;
     // SAFETY: writes one number.
-    let read = unsafe { libc::ioctl(file.as_raw_fd(), GET_FLAGS, &raw mut all) };
+    let read = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut all) };
     all = all & !(IMMUTABLE | APPEND) | flags;
     // SAFETY: reads one number.
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), SET_FLAGS, &raw const all) };
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const all) };
     let error = std::io::Error::last_os_error();
     assert_eq!((read, done), (0, 0), "{error}");
 }

@@ -227,15 +227,9 @@ fn enable_verity(file: &File) -> std::io::Result<()> {
     // struct fsverity_enable_arg: version 1, SHA-256, blocks of 4096, no salt, no signature.
     let mut argument = [0u32; 32];
     argument[..3].copy_from_slice(&[1, 1, 4096]);
-    const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
+    const FS_IOC_ENABLE_VERITY: libc::Ioctl = libc::_IOW::<[u32; 32]>(b'f' as u32, 133);
     // SAFETY: a struct of 128 bytes, which the kernel reads.
-    let result = unsafe {
-        libc::ioctl(
-            file.as_raw_fd(),
-            FS_IOC_ENABLE_VERITY as libc::Ioctl,
-            argument.as_ptr(),
-        )
-    };
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_ENABLE_VERITY, argument.as_ptr()) };
     match result {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),

@@ -116,8 +116,7 @@ const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
 const PAGE_IS_HUGE: u64 = 1 << 6;
 
-/// `_IOWR('f', 16, struct pm_scan_arg)`.
-const PAGEMAP_SCAN: u64 = 3 << 30 | (mem::size_of::<Scan>() as u64) << 16 | (b'f' as u64) << 8 | 16;
+const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<Scan>(b'f' as u32, 16);
 
 /// Bytes of a range that are mapped by huge pages now, exactly (`PAGEMAP_SCAN`, Linux 6.7). The zero page is not counted.
 pub(crate) fn huge_bytes(range: Range<usize>) -> io::Result<usize> {
@@ -141,10 +140,9 @@ pub(crate) fn huge_bytes(range: Range<usize>) -> io::Result<usize> {
             any_of: 0,
             returned: PAGE_IS_HUGE,
         };
-        let request = PAGEMAP_SCAN as libc::Ioctl;
         // SAFETY: the kernel reads and writes the header, and writes at most `found_len` entries to `found`.
         let count =
-            retry_eintr(|| unsafe { libc::ioctl(pagemap.as_raw_fd(), request, &mut scan) })?;
+            retry_eintr(|| unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut scan) })?;
         for entry in &found[..count.unsigned_abs() as usize] {
             // SAFETY: zeroed is a valid entry, and the kernel has filled it in.
             let entry = unsafe { entry.assume_init() };

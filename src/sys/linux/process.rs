@@ -4,7 +4,7 @@ use super::descriptor::beyond_stdio;
 use super::retry_eintr;
 use std::fs;
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -155,15 +155,13 @@ pub(crate) fn status_from_pidfd(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
         ids: [u32; 11],
         exit_code: i32,
     }
-    // _IOWR(0xFF, 11, struct pidfd_info).
-    const PIDFD_GET_INFO: u64 =
-        (3 << 30) | ((mem::size_of::<Info>() as u64) << 16) | (0xff << 8) | 11;
+    const PIDFD_GET_INFO: libc::Ioctl = libc::_IOWR::<Info>(0xff, 11);
     let mut info = Info {
         mask: PIDFD_INFO_EXIT,
         ..Info::default()
     };
     // SAFETY: this ioctl(2) reads and writes one `struct pidfd_info` of the size that is part of its number.
-    let ioctl = || unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    let ioctl = || unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     retry_eintr(ioctl).ok()?;
     let known = info.mask & PIDFD_INFO_EXIT != 0;
     known.then(|| ExitStatus::from_raw(info.exit_code))

@@ -109,7 +109,8 @@ pub(crate) struct Extent {
 }
 
 const EXTENTS_PER_CALL: usize = 64;
-const FS_IOC_FIEMAP: u32 = 0xc020_660b;
+/// Of the header of `struct fiemap`.
+const FS_IOC_FIEMAP: libc::Ioctl = libc::_IOWR::<[u64; 4]>(b'f' as u32, 11);
 const FIEMAP_FLAG_SYNC: u32 = 0x1;
 const FIEMAP_EXTENT_LAST: u32 = 0x1;
 const FIEMAP_EXTENT_DATA_INLINE: u32 = 0x200;
@@ -167,7 +168,7 @@ pub(crate) fn extents(
             reserved: 0,
             extents: [Extent::default(); EXTENTS_PER_CALL],
         };
-        let (raw, request) = (fd.as_raw_fd(), FS_IOC_FIEMAP as libc::Ioctl);
+        let (raw, request) = (fd.as_raw_fd(), FS_IOC_FIEMAP);
         // SAFETY: this ioctl(2) reads and writes one `struct fiemap` with as many extents as it says.
         retry_eintr(|| unsafe { libc::ioctl(raw, request, &raw mut map) })?;
         let mut extents = map.extents.iter().take(map.mapped as usize);

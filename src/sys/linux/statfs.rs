@@ -16,12 +16,14 @@ pub(crate) fn magic(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(magic as u32)
 }
 
-/// `BTRFS_IOC_FS_INFO`, linux/btrfs.h: `_IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)`, of 1024 bytes.
-const BTRFS_IOC_FS_INFO: libc::Ioctl = 0x8400_941f_u32 as libc::Ioctl;
+/// `struct btrfs_ioctl_fs_info_args` of linux/btrfs.h.
+type BtrfsInfo = [u64; 128];
+
+const BTRFS_IOC_FS_INFO: libc::Ioctl = libc::_IOR::<BtrfsInfo>(0x94, 31);
 
 /// True if the file is on btrfs: another file system that shows its magic number does not answer its ioctl(2).
 pub(crate) fn is_btrfs(fd: BorrowedFd<'_>) -> bool {
-    let mut info = MaybeUninit::<[u64; 128]>::zeroed();
+    let mut info = MaybeUninit::<BtrfsInfo>::zeroed();
     // SAFETY: this ioctl(2) writes 1024 bytes to the pointer, which has room for them.
     retry_eintr(|| unsafe { libc::ioctl(fd.as_raw_fd(), BTRFS_IOC_FS_INFO, info.as_mut_ptr()) })
         .is_ok()

@@ -33,9 +33,9 @@ struct UffdCopy {
     copied: i64,
 }
 
-const UFFDIO_API: u32 = 0xc018_aa3f;
-const UFFDIO_REGISTER: u32 = 0xc020_aa00;
-const UFFDIO_COPY: u32 = 0xc028_aa03;
+const UFFDIO_API: libc::Ioctl = libc::_IOWR::<Api>(0xaa, 0x3f);
+const UFFDIO_REGISTER: libc::Ioctl = libc::_IOWR::<Register>(0xaa, 0);
+const UFFDIO_COPY: libc::Ioctl = libc::_IOWR::<UffdCopy>(0xaa, 3);
 const UFFD_API: u64 = 0xaa;
 const UFFD_FEATURE_EVENT_REMAP: u64 = 1 << 2;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
@@ -64,9 +64,7 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
         ioctls: 0,
     };
     // SAFETY: this ioctl(2) reads and writes one `struct uffdio_api`.
-    retry_eintr(|| unsafe {
-        libc::ioctl(fd.as_raw_fd(), UFFDIO_API as libc::Ioctl, &raw mut api)
-    })?;
+    retry_eintr(|| unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
     Ok(fd)
 }
 
@@ -78,7 +76,7 @@ pub(crate) fn register(fd: BorrowedFd<'_>, start: NonNull<u8>, len: usize) -> io
         mode: UFFDIO_REGISTER_MODE_MISSING,
         ioctls: 0,
     };
-    let (fd, request) = (fd.as_raw_fd(), UFFDIO_REGISTER as libc::Ioctl);
+    let (fd, request) = (fd.as_raw_fd(), UFFDIO_REGISTER);
     // SAFETY: this ioctl(2) reads and writes one `struct uffdio_register`; it changes no byte of the memory.
     retry_eintr(|| unsafe { libc::ioctl(fd, request, &raw mut register) }).map(drop)
 }
@@ -108,7 +106,7 @@ pub(crate) unsafe fn copy_in(fd: BorrowedFd<'_>, to: NonNull<u8>, pages: &[u8]) 
             mode: 0,
             copied: 0,
         };
-        let (fd, request) = (fd.as_raw_fd(), UFFDIO_COPY as libc::Ioctl);
+        let (fd, request) = (fd.as_raw_fd(), UFFDIO_COPY);
         // SAFETY: this ioctl(2) reads `rest` and fills pages that are missing; see above.
         match retry_eintr(|| unsafe { libc::ioctl(fd, request, &raw mut copy) }) {
             Ok(_) => done += rest.len(),
