@@ -89,8 +89,7 @@ pub struct Exclusive {
     claim: Option<Claim>,
     process: Process,
     path: Option<PathBuf>,
-    /// The errno of a flush that failed, or of a resize whose device did. The kernel reports it once, and counts what it
-    /// could not write as written.
+    /// The errno of a flush that failed. The kernel reports it once, and counts what it could not write as written.
     flush_error: AtomicI32,
 }
 
@@ -157,7 +156,6 @@ impl Exclusive {
             let has_room = space::check_room(&file, old, new);
             has_room.map_err(|e| bytes::allocation_error(e, path.as_deref()))?;
         }
-        let flush_error = &self.flush_error;
         let set_size = |file: &File, check: &space::Check<'_>| {
             let path = path.as_deref();
             let size = file::stat(file.as_fd()).map_err(|e| Error::os("fstat", path, e))?;
@@ -167,13 +165,7 @@ impl Exclusive {
             }
             if new > old {
                 let extended = space::extend_or_write_zeros(file, old, new, check);
-                return extended.map_err(|e| {
-                    // Where zeros are written, that call may get the error of earlier stores, which the kernel reports once.
-                    if e.raw_os_error() == Some(libc::EIO) {
-                        flush_error.store(libc::EIO, Ordering::Relaxed);
-                    }
-                    bytes::allocation_error(e, path)
-                });
+                return extended.map_err(|e| bytes::allocation_error(e, path));
             }
             let cut = write::set_len(file, new);
             cut.map_err(|e| Error::os("ftruncate", path, e))

@@ -25,16 +25,11 @@ struct Failing {
 
 impl Failing {
     fn new() -> Option<Self> {
-        Self::with_options(&[])
-    }
-
-    /// With options for its mkfs.
-    fn with_options(options: &[&str]) -> Option<Self> {
         let other = temp_dir_in(env!("CARGO_TARGET_TMPDIR").as_ref());
         let storage = LoopFs::new("tmpfs", 48 << 20)?;
         // SAFETY: this process has one thread.
         unsafe { std::env::set_var("TMPDIR", storage.path()) };
-        let disk = LoopFs::with_options("ext4", 64 << 20, options)?;
+        let disk = LoopFs::new("ext4", 64 << 20)?;
         Some(Failing {
             disk,
             storage,
@@ -125,37 +120,6 @@ fn a_flush_that_failed_does_not_succeed_later() {
         for again in [file.flush(), file.flush_range(..4096), file.close()] {
             let again = again.unwrap_err();
             assert_eq!(again.raw_os_error(), first.raw_os_error(), "{again}");
-        }
-    })
-    .succeed();
-}
-
-/// Where fallocate(2) is not supported, a resize writes zeros, and waits until the disk has them. Before: it took the error
-/// of the earlier stores, and the flush returned `Ok`.
-#[test]
-fn a_resize_that_failed_does_not_hide_what_could_not_be_written() {
-    if !has_userfaultfd() {
-        return;
-    }
-    scenario!(|| {
-        let Some(failing) = Failing::with_options(&["-O", "^has_journal"]) else {
-            return;
-        };
-        let path = failing.file(b"old");
-        let mut file = open(&path);
-        file.resize(4 << 20).unwrap();
-        failing.fail();
-        file.fill(7);
-        // The kernel writes them, and fails.
-        let disk = File::open(failing.disk.path()).unwrap();
-        // SAFETY: takes a descriptor.
-        unsafe { libc::syncfs(disk.as_raw_fd()) };
-        refuse(libc::SYS_fallocate, libc::EOPNOTSUPP);
-        let resized = file.resize(8 << 20).unwrap_err();
-        assert_eq!(resized.raw_os_error(), Some(libc::EIO), "{resized}");
-        for flushed in [file.flush(), file.close()] {
-            let error = flushed.unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
         }
     })
     .succeed();
