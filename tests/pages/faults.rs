@@ -40,7 +40,9 @@ fn after_populate_there_are_none_to_speak_of() {
     let mut memory = memory(HugePages::Never);
     memory.pages().populate(..).expect("populate");
     let faults = touch(&mut memory);
-    assert!(faults.minor < 50, "{faults}");
+    // User-mode Linux has some at pages that are there.
+    let pages = (16 << 20) / page::size() as u64;
+    assert!(faults.minor < pages / 4, "{faults} for {pages} pages");
 }
 
 #[test]

@@ -7,15 +7,16 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
     scenario!(|| {
         let dir = temp_dir();
         let there = support::file_with(dir.path(), "there", &[7; 100]);
-        kernel::limit(libc::RLIMIT_FSIZE, 8192);
+        let most = 2 * kernel::page_size();
+        kernel::limit(libc::RLIMIT_FSIZE, most as u64);
         let create = |path: &Path, len| Shared::<[AtomicU8]>::create_slice(path, len).map(drop);
         for refused in [
-            create(&dir.path().join("new"), 8193),
-            create(&there, 8193),
-            Shared::<[AtomicU8]>::with_len(8193).map(drop),
-            Shared::<[AtomicU8]>::memfd_slice("test", 8193).map(drop),
-            Anonymous::shared(8193).map(drop),
-            Anonymous::shared(8192).unwrap().resize(8193),
+            create(&dir.path().join("new"), most + 1),
+            create(&there, most + 1),
+            Shared::<[AtomicU8]>::with_len(most + 1).map(drop),
+            Shared::<[AtomicU8]>::memfd_slice("test", most + 1).map(drop),
+            Anonymous::shared(most + 1).map(drop),
+            Anonymous::shared(most).unwrap().resize(most + 1),
         ] {
             let refused = refused.unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::EFBIG), "{refused}");
@@ -24,7 +25,7 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
         assert_eq!(std::fs::read(&there).unwrap(), [7; 100]);
         assert_eq!(std::fs::metadata(&there).unwrap().blocks(), 8);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        create(&there, 8192).unwrap();
+        create(&there, most).unwrap();
     })
     .succeed();
 }
@@ -187,7 +188,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
         return;
     }
     for kind in ["tmpfs", "ext4", "xfs", "btrfs"] {
-        let Some(disk) = LoopFs::new(kind, 64 << 10) else {
+        let Some(disk) = LoopFs::new(kind, 16 * kernel::page_size() as u64) else {
             continue;
         };
         let before = std::fs::read_dir(disk.path()).unwrap().count();

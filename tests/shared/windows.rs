@@ -114,14 +114,15 @@ fn elements_of_a_window_are_aligned_and_fill_it() {
 #[test]
 fn a_window_that_is_cut_off_is_faulted_and_one_before_the_cut_is_not() {
     let dir = temp_dir();
-    let path = support::file_with(dir.path(), "file", &[7; 20_000]);
+    let page = support::kernel::page_size();
+    let path = support::file_with(dir.path(), "file", &vec![7; 5 * page - 100]);
     let window = |offset| {
         let options = Shared::<[AtomicU8]>::options().offset(offset).len(100);
         options.open(&path).unwrap()
     };
-    let (first, last, touched) = (window(50), window(19_000), window(19_000));
+    let (first, last, touched) = (window(50), window(4 * page as u64 + 600), window(4 * page as u64 + 600));
     let file = OpenOptions::new().write(true).open(&path).unwrap();
-    file.set_len(10_000).unwrap();
+    file.set_len(2 * page as u64 + 600).unwrap();
     first.check_fault().unwrap();
     first.flush().unwrap();
     // Before a missing page is touched, and after.
