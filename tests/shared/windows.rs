@@ -120,7 +120,11 @@ fn a_window_that_is_cut_off_is_faulted_and_one_before_the_cut_is_not() {
         let options = Shared::<[AtomicU8]>::options().offset(offset).len(100);
         options.open(&path).unwrap()
     };
-    let (first, last, touched) = (window(50), window(4 * page as u64 + 600), window(4 * page as u64 + 600));
+    let (first, last, touched) = (
+        window(50),
+        window(4 * page as u64 + 600),
+        window(4 * page as u64 + 600),
+    );
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(2 * page as u64 + 600).unwrap();
     first.check_fault().unwrap();
