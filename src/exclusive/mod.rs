@@ -42,6 +42,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// - If memory is short (also that of the control group), the bytes go to an unnamed file instead, beside the file or in a
 ///   directory for temporary files. If there is no room for that either, the process is aborted with a message, since
 ///   another process would write under a `&mut [u8]`.
+/// - If the process does not run in the last quarter of the break time (stopped, or a machine that is paused), the waiting
+///   process gets the file before the bytes are memory, and its stores appear in them until the process runs again.
 /// - Threads that touch the bytes during the copy wait for it, some milliseconds per megabyte at most. A system call on the
 ///   bytes may fail with `EFAULT` then, unless the process has `CAP_SYS_PTRACE`.
 ///

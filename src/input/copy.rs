@@ -6,6 +6,7 @@ use crate::budget;
 use crate::buffer::{ALIGN, Buffer};
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
+use crate::sys::clock;
 use crate::sys::file::{self, FileType, Stat};
 use std::fs::File;
 use std::io;
@@ -17,6 +18,12 @@ const RETRY_MAX: u64 = 64 << 20;
 
 /// Maximum number of copies of a file that changes meanwhile.
 const ATTEMPTS: u32 = 3;
+
+/// A write(2) that began longer ago is not waited for, in nanoseconds, and in nanoseconds for each byte of the file: a slow
+/// disk takes 10 MB/s. It may never end, if it reads from memory of a server that does not answer, and the open could not be
+/// interrupted.
+const WRITE_MAX: i64 = 1_000_000_000;
+const WRITE_MAX_PER_BYTE: i64 = 100;
 
 /// Called with the bytes done, and the total if it is known; an error stops the copy.
 pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) -> io::Result<()> + 'p;
@@ -56,12 +63,10 @@ pub(crate) fn copy(
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
     let memory_limit = request.limits.memory;
     let mut range = window.in_file(before.size)?;
-    let is_local = before.kind == FileType::Regular
-        && FileSystem::from_stat(fd, &before).is_ok_and(FileSystem::has_sizes);
     let mut attempt = 1;
     loop {
         // Its timestamps were moved when it began, so it would not show in them.
-        if is_local {
+        if may_be_written(fd, &before) {
             file::wait_for_write(fd);
         }
         let len = range.end - range.start;
@@ -86,6 +91,15 @@ pub(crate) fn copy(
         attempt += 1;
         before = after;
     }
+}
+
+/// True if a write(2) to the file may be under way, and ends soon.
+fn may_be_written(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
+    let is_local = || FileSystem::from_stat(fd, stat).is_ok_and(FileSystem::has_sizes);
+    let size = i64::try_from(stat.size).unwrap_or(i64::MAX);
+    let most = WRITE_MAX.saturating_add(size.saturating_mul(WRITE_MAX_PER_BYTE));
+    let age = clock::timestamp_ns().saturating_sub(stat.stamp.changed_ns());
+    stat.kind == FileType::Regular && age < most && is_local()
 }
 
 /// fstat(2), with the size of a block device, which is 0 there.

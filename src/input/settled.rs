@@ -19,7 +19,8 @@ const UNSETTLED: i64 = 100_000_000;
 const SECOND: i64 = 1_000_000_000;
 
 thread_local! {
-    /// The device of the file that this thread has opened last, if the next one is probably small and on the same device.
+    /// The device of the file that this thread has opened last, if the next one is probably small, on the same device, and
+    /// has not changed lately either.
     static EXPECTED: Cell<Option<u64>> = const { Cell::new(None) };
     /// The last device whose timestamps were found to be those of this kernel's clock.
     static LOCAL: Cell<Option<u64>> = const { Cell::new(None) };
@@ -86,5 +87,8 @@ pub(crate) fn note(source: &Source<'_>, stat: &Stat) {
             LOCAL.set(Some(device));
         }
     }
-    EXPECTED.set(Some(device).filter(|_| is_small && LOCAL.get() == Some(device)));
+    // A file that has just been written would be read twice, and the next one probably too.
+    let is_expected =
+        is_small && LOCAL.get() == Some(device) && is_settled(stat, clock::timestamp_ns());
+    EXPECTED.set(Some(device).filter(|_| is_expected));
 }

@@ -97,8 +97,9 @@ impl Snapshot {
     /// - They move in steps. A second change within one step is not seen: of up to 10 ms before Linux 6.13, and later on file
     ///   systems other than ext4, xfs, btrfs and tmpfs; of 1 s on ext2, and with inodes of 128 bytes on ext3 and ext4; of 2 s
     ///   on FAT.
-    /// - A write(2) changes them once, when it begins. A copy waits for a write(2) that is under way, but not if it is made
-    ///   with `O_DIRECT`, nor on file systems of another machine or of a process (FUSE).
+    /// - A write(2) changes them once, when it begins. A copy waits for a write(2) that is under way, but not for one that is
+    ///   made with `O_DIRECT`, that began long ago (1 s, and 0.1 s for each MB of the file), or that goes to a file system of
+    ///   another machine or of a process (FUSE).
     ///
     /// # Examples
     /// ```

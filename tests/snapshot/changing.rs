@@ -10,7 +10,6 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 use stillmap::{Backing, Error, Snapshot};
 
 const MOST: usize = 3 << 20;
@@ -224,6 +223,15 @@ fn a_file_that_was_empty_and_is_written_meanwhile() {
     .succeed();
 }
 
+/// The clock of the timestamps of files.
+fn timestamp_clock() -> (libc::time_t, libc::c_long) {
+    // SAFETY: all zeros are a valid timespec.
+    let mut now: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: clock_gettime(2) writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut now) };
+    (now.tv_sec, now.tv_nsec)
+}
+
 /// The timestamps are moved when a write(2) begins. Before: of copies that were made while one went on, most were a mixture
 /// and consistent.
 #[test]
@@ -241,7 +249,10 @@ fn half_of_a_write_is_not_intact() {
                     return;
                 }
                 // The next one has another timestamp: before Linux 6.13 they move in steps of up to 10 ms.
-                std::thread::sleep(Duration::from_millis(11));
+                let written = timestamp_clock();
+                while timestamp_clock() == written {
+                    std::thread::yield_now();
+                }
             }
         });
         for _ in 0..30 {

@@ -2,6 +2,7 @@
 
 use crate::sizes::{assert_snapshot, assert_snapshot_from};
 use crate::support::bytes::{assert_same, pattern};
+use crate::support::child::scenario;
 use crate::support::kernel::offset_of;
 use crate::support::pipe::make_fifo;
 use crate::support::{by_name, file_with, skip, temp_dir};
@@ -182,19 +183,22 @@ fn a_file_without_a_size_keeps_its_offset() {
     assert_eq!(offset_of(&file), whole.len() as u64);
 }
 
-/// Before: the FIFO was opened again, which waits for another writer.
+/// Before: the FIFO was opened again, which waits for another writer. In a child, so that a hang ends.
 #[test]
 fn a_fifo_that_is_given_up_after_its_writer_has_gone() {
-    let dir = temp_dir();
-    let path = dir.path().join("fifo");
-    make_fifo(&path);
-    let reader = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(&path)
-        .unwrap();
-    let mut writer = File::options().write(true).open(&path).unwrap();
-    writer.write_all(b"left").unwrap();
-    drop(writer);
-    assert_same(&Snapshot::try_from(reader).unwrap(), b"left", "FIFO");
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = dir.path().join("fifo");
+        make_fifo(&path);
+        let reader = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .unwrap();
+        let mut writer = File::options().write(true).open(&path).unwrap();
+        writer.write_all(b"left").unwrap();
+        drop(writer);
+        assert_same(&Snapshot::try_from(reader).unwrap(), b"left", "FIFO");
+    })
+    .succeed();
 }

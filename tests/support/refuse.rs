@@ -39,6 +39,20 @@ pub const FSTATFS: libc::c_long = libc::SYS_fstatfs64;
 )))]
 pub const FSTATFS: libc::c_long = libc::SYS_fstatfs;
 
+/// The call of poll(3): newer processors have ppoll(2) only.
+#[cfg(not(any(
+    target_arch = "aarch64",
+    target_arch = "riscv64",
+    target_arch = "loongarch64"
+)))]
+pub use libc::SYS_poll as POLL;
+#[cfg(any(
+    target_arch = "aarch64",
+    target_arch = "riscv64",
+    target_arch = "loongarch64"
+))]
+pub use libc::SYS_ppoll as POLL;
+
 /// Refuses one system call, always.
 pub fn refuse(call: libc::c_long, errno: i32) {
     refuse_if(Refusal {
