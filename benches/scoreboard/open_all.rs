@@ -67,6 +67,10 @@ fn scan_tree(name: String, tree: &Tree, cold: bool) -> Workload<'_> {
             let read = |path| scan(&fs::read(path).expect("read"));
             run(&|| paths.par_iter().map(read).reduce(|| 0, u64::wrapping_add))
         })
+        .peer("rayon, Snapshot::open", move || {
+            let open = |path| scan(&stillmap::Snapshot::open(path).expect("open"));
+            run(&|| paths.par_iter().map(open).reduce(|| 0, u64::wrapping_add))
+        })
         .peer("walkdir, memmap2", move || {
             run(&|| {
                 let entries = WalkDir::new(tree.dir.path()).into_iter();

@@ -19,6 +19,9 @@ use stillmap::{
 /// Bytes of each value: some pages, and a part of one.
 pub const PAGES: usize = 24;
 
+/// The most bytes of a file that is always read, however large a page is.
+const SMALL: usize = 100_000;
+
 /// What is done to a value of any type.
 pub trait Deed {
     /// `bytes` are those of the mapping; `is_heap`: its pages are the allocator's.
@@ -37,7 +40,7 @@ pub fn each_in(dir: &Path, deed: &mut impl Deed) {
     let files = Files {
         dir,
         large: &file_with(dir, "large", &bytes),
-        small: &file_with(dir, "small", &bytes[..len]),
+        small: &file_with(dir, "small", &bytes[..len.min(SMALL)]),
         sealed: &sealed_memfd(&bytes),
         bytes: &bytes,
         len,
@@ -57,7 +60,7 @@ struct Files<'a> {
     sealed: &'a File,
     /// Those of `large`.
     bytes: &'a [u8],
-    /// Bytes of `small`.
+    /// Bytes of the other values.
     len: usize,
 }
 

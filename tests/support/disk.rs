@@ -1,6 +1,6 @@
 //! Loop devices and real file systems on them, taken down again when dropped, also those of a killed run.
 
-use super::kernel::may_write;
+use super::kernel::{may_write, page_size};
 use super::temporary::{MOUNT, temp_dir};
 use super::{is_root, skip};
 use std::ffi::CString;
@@ -118,7 +118,8 @@ impl LoopFs {
             "btrfs" => Self::device(
                 kind,
                 dir,
-                size.max(128 << 20),
+                // Its blocks have the size of a page.
+                size.max((128 << 20) * (page_size() as u64 / 4096)),
                 &[&["-q", "-f"], more].concat(),
             ),
             _ => panic!("no recipe for a file system of type {kind}"),
