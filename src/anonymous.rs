@@ -523,7 +523,7 @@ impl Anonymous {
     /// since a forked child may still hold it writable.
     ///
     /// # Errors
-    /// [`Error::Os`] if there is no memory for the copy.
+    /// [`Error::Os`] if there is no memory for the copy, or the protection cannot be changed. The bytes are dropped then.
     ///
     /// # Examples
     /// ```

@@ -275,7 +275,8 @@ impl Exclusive {
     /// Flushes and closes the file, and reports any loss. Dropping closes it without a flush.
     ///
     /// # Errors
-    /// As [`flush`](Exclusive::flush). The file is closed also after an error.
+    /// As [`flush`](Exclusive::flush). The file is closed also after an error, and stores that are not in it are dropped: a
+    /// program that wants to keep them calls `flush` first, and copies the bytes if that fails.
     ///
     /// # Examples
     /// ```no_run
