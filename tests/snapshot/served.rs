@@ -6,7 +6,7 @@ use crate::support::namespace::{mount, own_mounts};
 use crate::support::{file_with, skip, temp_dir, truncate};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use stillmap::{Backing, Error, Exclusive, Live, Private, Reason, Snapshot};
@@ -63,7 +63,7 @@ fn assert_not_protected(share: &Share) {
 
 /// Forwards the messages of 9p, size\[4\] type\[1\] tag\[2\], and puts the magic number of ext4 into the answers to statfs,
 /// where the type follows: QEMU answers with that of its host's file system.
-fn forward(mut from: TcpStream, mut to: TcpStream) -> std::io::Result<()> {
+fn forward(mut from: &TcpStream, mut to: &TcpStream) -> std::io::Result<()> {
     const RSTATFS: u8 = 9;
     loop {
         let mut size = [0; 4];
@@ -77,13 +77,23 @@ fn forward(mut from: TcpStream, mut to: TcpStream) -> std::io::Result<()> {
     }
 }
 
+/// Until one of the two ends the connection; then both see that.
+fn forward_until_end(from: TcpStream, to: TcpStream) {
+    if let Err(error) = forward(&from, &to) {
+        println!("9p connection: {error}");
+    }
+    for end in [from, to] {
+        let _ = end.shutdown(Shutdown::Both);
+    }
+}
+
 /// For each connection to `door`.
 fn forward_all(door: &TcpListener, server: &str) {
     for client in door.incoming().flatten() {
         let server = TcpStream::connect(server).unwrap();
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        std::thread::spawn(move || forward(from, to));
-        std::thread::spawn(move || forward(server, client));
+        std::thread::spawn(move || forward_until_end(from, to));
+        std::thread::spawn(move || forward_until_end(server, client));
     }
 }
 
