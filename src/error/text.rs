@@ -137,6 +137,7 @@ fn hint_of_errno(operation: &str, source: &io::Error) -> &'static str {
         (_, "EMFILE") => "; raise RLIMIT_NOFILE (ulimit -n)",
         (_, "EFBIG") => "; see RLIMIT_FSIZE (ulimit -f) and the largest file of the file system",
         ("read" | "pread", "EBADF") => "; the descriptor is not open for reading",
+        ("open", "EBADF") => "; the descriptor is not open for reading and writing",
         ("mmap", "EACCES") => "; the descriptor is not open for reading",
         ("lseek" | "mmap", "EBADF") => {
             "; the descriptor is closed, or only names the file (O_PATH)"

@@ -37,6 +37,13 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// Until when to retry. What no clock can count ends in 136 years.
+    fn until(&self) -> Option<Instant> {
+        let (now, far) = (Instant::now(), Duration::from_secs(u32::MAX.into()));
+        self.wait
+            .map(|wait| now.checked_add(wait).unwrap_or(now + far))
+    }
+
     /// The window in a file of `size` bytes.
     fn window(&self, size: u64, name: Option<&Path>) -> Result<FileWindow> {
         let len = self.len.map(|len| len as u64);
@@ -68,7 +75,7 @@ pub(super) fn path(path: &Path, request: Request) -> Result<Exclusive> {
         path: &text,
         name: Some(path),
         request,
-        until: request.wait.map(|wait| Instant::now() + wait),
+        until: request.until(),
     };
     attempt.run()
 }
@@ -78,11 +85,7 @@ pub(super) fn path(path: &Path, request: Request) -> Result<Exclusive> {
 pub(super) fn file(file: File, request: Request) -> Result<Exclusive> {
     let name = file::name(file.as_fd());
     let name = name.as_deref();
-    let writable = descriptor::is_read_write(file.as_fd());
-    if !writable.map_err(|e| Error::os("fcntl", name, e))? {
-        let source = io::Error::from_raw_os_error(libc::EBADF);
-        return Err(Error::os("open", name, source));
-    }
+    check_read_write(file.as_fd(), name)?;
     let path = dir::proc_path(file.as_fd());
     let flags = libc::O_PATH;
     let Ok(again) = dir::open_at(dir::working_directory(), &path, flags, 0) else {
@@ -97,7 +100,7 @@ pub(super) fn file(file: File, request: Request) -> Result<Exclusive> {
         path: &path,
         name,
         request,
-        until: request.wait.map(|wait| Instant::now() + wait),
+        until: request.until(),
     };
     attempt.run()
 }
@@ -111,6 +114,7 @@ pub(super) fn unguarded(fd: BorrowedFd<'_>, request: Request) -> Result<Exclusiv
     };
     let stat = file::stat(fd).map_err(error("fstat"))?;
     check_kind(stat.kind, name.as_deref())?;
+    check_read_write(fd, name.as_deref())?;
     let window = request.window(stat.size, name.as_deref())?;
     let file = fd.try_clone_to_owned().map_err(error("dup"))?;
     let mapped = Unguarded::map(File::from(file), window);
@@ -255,6 +259,18 @@ impl Attempt<'_> {
 fn jitter(time: Duration) -> Duration {
     let random = credentials::random().unwrap_or(0) % 16;
     time / 2 + time * random as u32 / 16
+}
+
+fn check_read_write(fd: BorrowedFd<'_>, path: Option<&Path>) -> Result<()> {
+    let writable = descriptor::is_read_write(fd);
+    if writable.map_err(|e| Error::os("fcntl", path, e))? {
+        return Ok(());
+    }
+    Err(Error::os(
+        "open",
+        path,
+        io::Error::from_raw_os_error(libc::EBADF),
+    ))
 }
 
 fn check_kind(kind: FileType, path: Option<&Path>) -> Result<()> {

@@ -87,6 +87,22 @@ fn another_process_is_not_waited_for_longer_than_asked() {
     .succeed();
 }
 
+/// Case: `Instant + Duration::MAX` panicked.
+#[test]
+fn a_file_can_be_waited_for_without_end() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "file", b"bytes");
+    let options = Exclusive::options().wait(Duration::MAX);
+    match options.open(&path) {
+        Err(Error::Unprotectable { .. }) => {}
+        opened => opened.unwrap().close().unwrap(),
+    }
+    match options.from_owned(read_write(&path)) {
+        Err(Error::Unprotectable { .. }) => {}
+        opened => opened.unwrap().close().unwrap(),
+    }
+}
+
 #[test]
 fn a_file_that_is_open() {
     for (kind, system) in systems() {
@@ -107,6 +123,8 @@ fn a_file_that_is_open() {
         assert!(matches!(Exclusive::try_from(file), Err(Error::Busy { .. })));
         let error = Exclusive::try_from(File::open(&path).unwrap()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+        let why = "the descriptor is not open for reading and writing";
+        assert!(error.to_string().ends_with(why), "{error}");
     }
 }
 
@@ -136,6 +154,11 @@ fn any_file_on_the_callers_word() {
     // SAFETY: it fails.
     let error = unsafe { Exclusive::map_unguarded(&null) }.unwrap_err();
     assert!(matches!(error, Error::NotMappable { .. }));
+    let reader = File::open(file_with(dir.path(), "file", b"x")).unwrap();
+    // SAFETY: it fails.
+    let error = unsafe { Exclusive::map_unguarded(&reader) }.unwrap_err();
+    let why = "the descriptor is not open for reading and writing";
+    assert!(error.to_string().ends_with(why), "{error}");
 }
 
 /// A sparse file that is larger than the disk: an error, and the disk is as it was. It was full afterwards.
