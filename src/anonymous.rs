@@ -69,7 +69,7 @@ struct Memfd {
 /// assert_eq!(memory.len(), 4096);
 /// # Ok::<(), stillmap::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub struct AnonymousOptions {
     huge_pages: HugePages,
@@ -249,12 +249,7 @@ impl Anonymous {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn options() -> AnonymousOptions {
-        AnonymousOptions {
-            huge_pages: HugePages::System,
-            populate: false,
-            shared: false,
-            address: Address::Anywhere,
-        }
+        AnonymousOptions::default()
     }
 
     /// Makes it longer or shorter; it may move. New bytes are zero, and the RAM of removed bytes is freed at once. A process

@@ -29,6 +29,7 @@ use crate::sys::lease::{self, Lease};
 use crate::table::Table;
 use std::cell::UnsafeCell;
 use std::os::fd::RawFd;
+use std::panic::RefUnwindSafe;
 use std::ptr::NonNull;
 use std::sync::atomic::compiler_fence;
 
@@ -85,6 +86,8 @@ pub(super) struct LeaseEntry {
 unsafe impl Sync for LeaseEntry {}
 // SAFETY: as above.
 unsafe impl Send for LeaseEntry {}
+/// No code of the program runs while an entry is changed, so no panic leaves one half changed.
+impl RefUnwindSafe for LeaseEntry {}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Data {

@@ -140,7 +140,7 @@ impl_try_from_file! {
 }
 
 /// How to open an [`Exclusive`]; made by [`Exclusive::options`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ExclusiveOptions {
     wait: Option<Duration>,

@@ -192,6 +192,16 @@ fn ranges_outside_are_out_of_bounds_and_change_nothing() {
     }
 }
 
+/// As the options of every other type.
+#[test]
+fn the_default_options_are_those_of_new() {
+    let memory = stillmap::AnonymousOptions::default().allocate(5).unwrap();
+    assert_eq!(
+        format!("{memory:?}"),
+        format!("{:?}", Anonymous::new(5).unwrap())
+    );
+}
+
 #[test]
 fn it_crosses_threads_and_says_how_much_it_is() {
     fn crosses<T: Send + Sync + 'static>(value: T) -> T {

@@ -6,7 +6,9 @@ use crate::support::kernel::{may_map, may_write, offset_of, page_size};
 use crate::support::{file_with, temp_dir};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU8;
 use stillmap::{Backing, Error, Private, Snapshot};
 
 /// Sizes around each power of two where a page, a heap block, a pipe, a step or a huge page may end.
@@ -180,6 +182,19 @@ fn a_snapshot_outlives_its_path_and_crosses_threads() {
     });
     let text = format!("{snapshot:?}");
     assert!(text.len() < 200, "Debug says how much, not what: {text}");
+}
+
+/// As `Vec<u8>` and `memmap2::Mmap`: a parser that panics can be caught. It did not compile.
+#[test]
+fn every_type_crosses_threads_and_unwinding() {
+    fn crosses<T: Send + Sync + UnwindSafe + RefUnwindSafe + 'static>() {}
+    crosses::<Snapshot>();
+    crosses::<Private>();
+    crosses::<stillmap::Anonymous>();
+    crosses::<stillmap::Draft>();
+    crosses::<stillmap::Exclusive>();
+    crosses::<stillmap::Live>();
+    crosses::<stillmap::Shared<[AtomicU8]>>();
 }
 
 /// Where in a file which bytes are.
