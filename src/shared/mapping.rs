@@ -147,7 +147,7 @@ fn map_window(
 ) -> Result<(SharedMapping, NonNull<u8>, usize)> {
     // The seals are read before the size: a seal that is there holds for the size that is read then.
     let seals = file::seals(fd);
-    let stat = file::stat(fd).map_err(|e| Error::os("statx", None, e))?;
+    let stat = file::stat(fd).map_err(|e| Error::os("fstat", None, e))?;
     check_file(fd, stat.kind, seals)?;
     let len = window.len_in_file(stat.size)?;
     let (region, offset_in_page) = if len > 0 {

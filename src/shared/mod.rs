@@ -230,7 +230,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
             return Ok(());
         };
         if !mapping.is_faulted() {
-            let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("statx", e))?;
+            let stat = sys::file::stat(fd.as_fd()).map_err(|e| self.error("fstat", e))?;
             if stat.size >= self.offset + self.size() as u64 {
                 return self.check_flag();
             }
