@@ -147,7 +147,8 @@ impl AnonymousOptions {
     ///
     /// # Errors
     /// [`Error::TooLarge`] if no address space could hold it; [`Error::AddressTaken`] and [`Error::Misaligned`] for
-    /// [`fixed_address`](AnonymousOptions::fixed_address); [`Error::Os`] for what the kernel refused.
+    /// [`fixed_address`](AnonymousOptions::fixed_address); [`Error::Unsupported`] for [`HugePages::Reserved`] where the
+    /// kernel has no such pool; [`Error::Os`] for what the kernel refused.
     ///
     /// # Examples
     /// ```
@@ -256,7 +257,8 @@ impl Anonymous {
     /// that shares the memory keeps its own length.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] or [`Error::Os`]; the memory is then as it was.
+    /// [`Error::TooLarge`] or [`Error::Os`]; [`Error::WrongProcess`] for shared memory in a forked child. The memory is then
+    /// as it was.
     ///
     /// # Examples
     /// ```
@@ -340,7 +342,7 @@ impl Anonymous {
     /// [`HugePages::Reserved`]: they are promised to this memory until it is dropped.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`].
+    /// [`Error::OutOfBounds`]; [`Error::WrongProcess`] for shared memory in a forked child.
     ///
     /// # Examples
     /// ```

@@ -43,7 +43,8 @@ impl Private {
     /// # Errors
     /// [`Error::IsDirectory`]; [`Error::TooLarge`] for an input without a size that has more bytes than half of the
     /// available memory; [`Error::NoRoom`](crate::Error::NoRoom) for a file that fits neither into memory nor on a disk;
-    /// [`Error::Os`] for what the kernel refused.
+    /// [`Error::Busy`] for one that this process edits as an [`Exclusive`](crate::Exclusive); [`Error::Os`] for what the
+    /// kernel refused.
     ///
     /// # Examples
     /// ```

@@ -67,7 +67,7 @@ impl Exclusive {
     ///
     /// # Errors
     /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file;
-    /// [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    /// [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::Os`](crate::Error::Os) for what the kernel refused.
     ///
     /// # Safety
     /// As long as the value lives:
@@ -183,7 +183,9 @@ impl ExclusiveOptions {
     /// Opens a file: [`Exclusive::open`].
     ///
     /// # Errors
-    /// As [`Exclusive::open`].
+    /// As [`Exclusive::open`]; [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not lie inside the
+    /// file; [`Error::TooLarge`](crate::Error::TooLarge) for a [`reserve`](ExclusiveOptions::reserve) beyond the address
+    /// space.
     ///
     /// # Examples
     /// ```no_run
@@ -198,7 +200,7 @@ impl ExclusiveOptions {
     /// (`try_clone`), the file is [`Busy`](crate::Error::Busy).
     ///
     /// # Errors
-    /// As [`Exclusive::open`]; [`Error::Unsupported`](crate::Error::Unsupported) without /proc.
+    /// As [`open`](ExclusiveOptions::open); [`Error::Unsupported`](crate::Error::Unsupported) without /proc.
     ///
     /// # Examples
     /// ```no_run
@@ -213,8 +215,7 @@ impl ExclusiveOptions {
     /// Maps a file without a lease: [`Exclusive::map_unguarded`]. It never waits.
     ///
     /// # Errors
-    /// As [`Exclusive::map_unguarded`], and [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not
-    /// lie inside the file.
+    /// As [`Exclusive::map_unguarded`], and for the options as [`open`](ExclusiveOptions::open).
     ///
     /// # Safety
     /// As [`Exclusive::map_unguarded`], for the window. With [`reserve`](ExclusiveOptions::reserve), too, no process makes

@@ -116,7 +116,7 @@ impl Live {
         Live::new(fd, Some(path.to_path_buf()))
     }
 
-    /// Takes a second descriptor of an open file, which is enough if it is open for reading.
+    /// The whole file that a descriptor has open for reading, wherever its offset is. The descriptor is duplicated.
     ///
     /// # Errors
     /// As [`Live::open`].

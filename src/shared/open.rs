@@ -52,7 +52,8 @@ impl<T: Shareable> Shared<T> {
     ///
     /// # Errors
     /// [`Error::TooSmall`] if the file is shorter; [`Error::IsDirectory`]; [`Error::NotMappable`] for what is not a
-    /// regular file; [`Error::Os`] for what the kernel refused: the file must be readable and writable.
+    /// regular file; [`Error::Busy`] for one that this process edits as an [`Exclusive`](crate::Exclusive); [`Error::Os`] for
+    /// what the kernel refused: the file must be readable and writable.
     ///
     /// # Examples
     /// ```
@@ -83,7 +84,8 @@ impl<T: Shareable> Shared<T> {
     ///
     /// # Errors
     /// As [`open`](Shared::open), and `ENOSPC` if the disk is full. No new file is left behind then, nor where there is no
-    /// address space for it, and one that was there keeps its length. `EOPNOTSUPP` if the file system cannot allocate and a file that is there is too short.
+    /// address space for it, and one that was there keeps its length. `EOPNOTSUPP` if the file system cannot allocate and a
+    /// file that is there is too short.
     ///
     /// # Examples
     /// ```

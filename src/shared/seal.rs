@@ -22,6 +22,7 @@ impl<T: ?Sized + Shareable> Shared<T> {
     /// In each case this mapping is gone; a cloned descriptor keeps the memory, and can be mapped and sealed later.
     /// - [`Error::Busy`] while another process has it mapped, a forked child for example.
     /// - [`Error::Unsealable`] if it is not a memfd, or one that takes no seals.
+    /// - [`Error::PagesLost`] if another process has shortened it before.
     ///
     /// # Examples
     /// ```

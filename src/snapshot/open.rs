@@ -11,8 +11,9 @@ impl Snapshot {
     /// The bytes of a file, from its start to its end.
     ///
     /// # Errors
-    /// [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::TooLarge`](crate::Error::TooLarge) for an input
-    /// of more bytes than half of the available memory; [`Error::Busy`](crate::Error::Busy) for a file that this process
+    /// [`Error::IsDirectory`](crate::Error::IsDirectory); [`Error::TooLarge`](crate::Error::TooLarge) for a stream or device
+    /// of more bytes than half of the available memory; [`Error::NoRoom`](crate::Error::NoRoom) for a file that has to be
+    /// copied and fits neither into memory nor on a disk; [`Error::Busy`](crate::Error::Busy) for one that this process
     /// edits as an [`Exclusive`](crate::Exclusive); [`Error::Os`](crate::Error::Os) for what the kernel refused.
     ///
     /// # Examples
@@ -118,7 +119,7 @@ impl Snapshot {
     /// [`SnapshotOptions::map_unguarded`].
     ///
     /// # Errors
-    /// [`Error::NotMappable`] for what is not a regular file; [`Error::Os`] for what the kernel refused.
+    /// [`Error::NotMappable`] for what is not a regular file; [`Error::IsDirectory`]; [`Error::Os`] for what the kernel refused.
     ///
     /// # Safety
     /// As long as the snapshot lives, no process, this one included, writes to the file, truncates it, or punches holes

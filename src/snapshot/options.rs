@@ -53,8 +53,8 @@ setters! {
     /// ```
     fn len(len: usize) { request.len = Some(len); }
 
-    /// The most bytes of the input, with those that are skipped for an [`offset`](SnapshotOptions::offset) by reading; an
-    /// input with more is [`Error::TooLarge`](crate::Error::TooLarge). By default a file may have any size, and a stream or
+    /// The most bytes to take of the input, with those that are skipped for an [`offset`](SnapshotOptions::offset) by
+    /// reading; more is [`Error::TooLarge`](crate::Error::TooLarge). By default a file may have any size, and a stream or
     /// device as many bytes as the memory limit.
     ///
     /// With a limit, a FIFO that no process has open for writing is
@@ -139,7 +139,7 @@ setters! {
 
     /// Whether to fault all pages in before returning; default false. Bytes that were read or copied are in memory
     /// anyway. A page that the device cannot read is [`Error::PagesLost`](crate::Error::PagesLost) then, and not a
-    /// signal later.
+    /// signal later. Before Linux 5.14 it has no effect.
     ///
     /// # Examples
     /// ```
@@ -170,8 +170,8 @@ impl SnapshotOptions {
     /// Opens a path.
     ///
     /// # Errors
-    /// As [`Snapshot::open`], and [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window that does not lie
-    /// inside the input.
+    /// As [`Snapshot::open`], and those that the options name; [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a window
+    /// that does not lie inside the input.
     ///
     /// # Examples
     /// ```
@@ -237,8 +237,8 @@ impl SnapshotOptions {
     /// does: for a program that can promise it, where [`open`](SnapshotOptions::open) would copy.
     ///
     /// # Errors
-    /// [`Error::NotMappable`](crate::Error::NotMappable) for what is not a regular file;
-    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds); [`Error::Os`](crate::Error::Os) for what the kernel refused.
+    /// As [`Snapshot::map_unguarded`], and those that the options name; [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a
+    /// window that does not lie inside the file.
     ///
     /// # Safety
     /// As for [`Snapshot::map_unguarded`].
