@@ -95,7 +95,7 @@ setters! {
     /// by a rename is [`Error::Unsupported`] then.
     fn require_attributes(enable: bool) { require_attributes = enable; }
 
-    /// The permissions of a new file, on Unix.
+    /// The permissions of the file, on Unix, less the umask. Default: those of the file that is replaced, or 0666.
     fn mode(mode: u32) { mode = Some(mode); }
 
     /// Whether to wait until the file is on the device; default true.
@@ -251,12 +251,14 @@ impl Draft {
         };
         let old = fs::metadata(path).ok();
         match (&old, self.options.replace) {
+            (old, _) if self.options.create_new => self.replace(path, old.as_ref()),
             // A device or a pipe is written to.
             (Some(old), _) if !old.is_file() => self.write_over(path),
-            (Some(_), Replace::InPlace) if !self.options.create_new => self.write_over(path),
-            (Some(old), Replace::RenameOrInPlace) => self
-                .replace(path, Some(old))
-                .or_else(|_| self.write_over(path)),
+            (Some(_), Replace::InPlace) => self.write_over(path),
+            (Some(old), Replace::RenameOrInPlace) => match self.replace(path, Some(old)) {
+                Err(e) if is_irreplaceable(&e) => self.write_over(path),
+                done => done,
+            },
             _ => self.replace(path, old.as_ref()),
         }
     }
@@ -280,6 +282,7 @@ impl Draft {
 
     /// By way of a temporary file in the same directory, which is removed if anything fails.
     fn replace(&self, path: &Path, old: Option<&fs::Metadata>) -> Result<()> {
+        let old = old.filter(|_| !self.options.create_new);
         if old.is_some() && self.options.require_attributes {
             return Err(Error::unsupported(
                 Some(path),
@@ -290,15 +293,18 @@ impl Draft {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        let mut temporary = Temporary::new(directory, builder(self.options.mode))
-            .map_err(|e| Error::os("create a temporary file", Some(path), e))?;
+        // Until it has the permissions of the old file, only the user may open it.
+        let of_new_file = if old.is_some() { 0o600 } else { 0o666 };
+        let mode = self.options.mode.unwrap_or(of_new_file);
+        let mut temporary = Temporary::new(directory, builder(mode))
+            .map_err(|e| Error::os(CREATE, Some(path), e))?;
         self.write_bytes(temporary.file(), path)?;
-        if let Some(old) = old {
+        if let Some(old) = old.filter(|_| self.options.mode.is_none()) {
             let kept = temporary.set_permissions(old.permissions());
             kept.map_err(|e| Error::os("fchmod", Some(path), e))?;
         }
         let renamed = temporary.rename(path, !self.options.create_new);
-        renamed.map_err(|e| Error::os("rename", Some(path), e))?;
+        renamed.map_err(|e| Error::os(RENAME, Some(path), e))?;
         self.sync_directory(directory)
     }
 
@@ -312,11 +318,27 @@ impl Draft {
     }
 }
 
-/// New files have the permissions that they have without this crate.
-fn builder(mode: Option<u32>) -> tempfile::Builder<'static, 'static> {
+/// The operations that a draft in place does not need.
+const CREATE: &str = "create a temporary file";
+const RENAME: &str = "rename";
+
+/// True for an error of a file that cannot be replaced, but perhaps be written to.
+fn is_irreplaceable(error: &Error) -> bool {
+    match error {
+        Error::Os {
+            operation, source, ..
+        } => [CREATE, RENAME].contains(operation) && source.kind() != io::ErrorKind::StorageFull,
+        // Not all attributes can be kept.
+        Error::Unsupported { .. } => true,
+        _ => false,
+    }
+}
+
+/// A file with this mode, less the umask.
+fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".draft");
-    sys::set_mode(&mut builder, mode.unwrap_or(0o666));
+    sys::set_mode(&mut builder, mode);
     builder
 }
 

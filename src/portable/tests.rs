@@ -232,6 +232,49 @@ fn a_draft_replaces_the_file_when_it_is_committed() {
     assert_eq!(names, ["file", "other"], "no temporary file is left");
 }
 
+/// Case: any failure of the rename, also of a new file that another program had made meanwhile, was followed by an overwrite.
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no renameat2")]
+fn a_draft_that_must_be_new_overwrites_nothing() {
+    let directory = directory();
+    for how in [Replace::Rename, Replace::InPlace, Replace::RenameOrInPlace] {
+        let path = directory.path().join(format!("{how:?}"));
+        let options = Draft::options().create_new(true).replace(how);
+        let draft = options.create(&path, 1).unwrap();
+        fs::write(&path, "of another program").unwrap();
+        let failed = draft.commit().unwrap_err();
+        assert_eq!(failed.kind(), std::io::ErrorKind::AlreadyExists, "{how:?}");
+        assert_eq!(fs::read(&path).unwrap(), b"of another program", "{how:?}");
+    }
+}
+
+/// Case: the temporary file of a private file was open to all users, and the mode of the options was not used.
+#[test]
+#[cfg(unix)]
+#[cfg_attr(miri, ignore = "Miri has no modes")]
+fn the_bytes_of_a_private_file_are_never_public() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = directory();
+    let path = file_of(&directory, b"secret");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let modes = || {
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let found = entries.filter_map(|entry| entry.unwrap().metadata().ok());
+        let modes = found.map(|found| found.permissions().mode() & 0o777);
+        modes.collect::<Vec<_>>()
+    };
+    let draft = Draft::create(&path, 32 << 20).unwrap();
+    let committed = std::thread::spawn(|| draft.commit().unwrap());
+    while !committed.is_finished() {
+        assert!(modes().iter().all(|&mode| mode == 0o600));
+    }
+    committed.join().unwrap();
+    assert_eq!(modes(), [0o600]);
+    let draft = Draft::options().mode(0o400).create(&path, 1).unwrap();
+    draft.commit().unwrap();
+    assert_eq!(modes(), [0o400]);
+}
+
 #[test]
 fn threads_share_memory_and_processes_do_not() {
     let shared = Shared::<[AtomicU32]>::with_len(3).unwrap();
