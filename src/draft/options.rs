@@ -46,7 +46,7 @@ setters! {
 
     /// Whether pages that were never written to become holes, which take no space. Nothing is reserved then: a full
     /// disk is an error of [`commit`](super::Draft::commit), and what is written is kept in memory, whatever the memory
-    /// limit. Default false.
+    /// limit. It has no effect on a file that is written in place. Default false.
     ///
     /// # Examples
     /// ```
@@ -109,7 +109,8 @@ setters! {
 
     /// The mode of the file, exactly: the umask and a default ACL of the directory do not apply, and a replaced file's
     /// mode and ACL are not kept. Where the group of a replaced file cannot be kept, the group and all others get only what
-    /// both had in `mode`. Default: those of the file that is replaced, or what [`File::create`] gives.
+    /// both had in `mode`. It has no effect on a file that is written in place. Default: those of the file that is replaced, or
+    /// what [`File::create`] gives.
     ///
     /// # Examples
     /// ```

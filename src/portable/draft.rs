@@ -251,7 +251,7 @@ impl Draft {
         };
         let old = fs::metadata(path).ok();
         match (&old, self.options.replace) {
-            (old, _) if self.options.create_new => self.replace(path, old.as_ref()),
+            _ if self.options.create_new => self.replace(path, None),
             // A device or a pipe is written to.
             (Some(old), _) if !old.is_file() => self.write_over(path),
             (Some(_), Replace::InPlace) => self.write_over(path),
@@ -282,7 +282,6 @@ impl Draft {
 
     /// By way of a temporary file in the same directory, which is removed if anything fails.
     fn replace(&self, path: &Path, old: Option<&fs::Metadata>) -> Result<()> {
-        let old = old.filter(|_| !self.options.create_new);
         if old.is_some() && self.options.require_attributes {
             return Err(Error::unsupported(
                 Some(path),
