@@ -299,7 +299,7 @@ impl Draft {
             .map_err(|e| Error::os(CREATE, Some(path), e))?;
         self.write_bytes(temporary.file(), path)?;
         if let Some(old) = old.filter(|_| self.options.mode.is_none()) {
-            let kept = temporary.set_permissions(old.permissions());
+            let kept = sys::keep_rights(temporary.file(), old);
             kept.map_err(|e| Error::os("fchmod", Some(path), e))?;
         }
         let renamed = temporary.rename(path, !self.options.create_new);

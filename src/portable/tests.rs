@@ -275,6 +275,24 @@ fn the_bytes_of_a_private_file_are_never_public() {
     assert_eq!(modes(), [0o400]);
 }
 
+/// Case: the new file belonged to this process, with the set-user-ID bit of another user's file.
+#[test]
+#[cfg(unix)]
+#[cfg_attr(miri, ignore = "Miri has no owners")]
+fn a_replaced_file_keeps_owner_group_and_mode() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let directory = directory();
+    let path = file_of(&directory, b"old");
+    if chown(&path, Some(1000), Some(1001)).is_err() {
+        return eprintln!("skipped: only root gives files away");
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4750)).unwrap();
+    Draft::edit(&path).unwrap().commit().unwrap();
+    let kept = fs::metadata(&path).unwrap();
+    let rights = (kept.uid(), kept.gid(), kept.mode() & 0o7777);
+    assert_eq!(rights, (1000, 1001, 0o4750));
+}
+
 #[test]
 fn threads_share_memory_and_processes_do_not() {
     let shared = Shared::<[AtomicU32]>::with_len(3).unwrap();

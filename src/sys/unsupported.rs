@@ -3,7 +3,7 @@
 use std::alloc::{self, Layout};
 use std::borrow::Borrow;
 use std::convert::Infallible;
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -81,6 +81,11 @@ pub(crate) fn is_stream(_file: &File) -> bool {
 /// There are no modes.
 pub(crate) fn set_mode(_builder: &mut Builder<'_, '_>, _mode: u32) {}
 
+/// Gives a file the rights of another one that it replaces.
+pub(crate) fn keep_rights(file: &File, of: &Metadata) -> io::Result<()> {
+    file.set_permissions(of.permissions())
+}
+
 /// No call does that.
 pub(crate) fn sync_directory(_directory: &Path) -> io::Result<()> {
     Ok(())
@@ -99,10 +104,6 @@ impl Temporary {
 
     pub(crate) fn file(&mut self) -> &mut File {
         self.file.as_file_mut()
-    }
-
-    pub(crate) fn set_permissions(&self, of: Permissions) -> io::Result<()> {
-        self.file.as_file().set_permissions(of)
     }
 
     /// Renames it, over a file that exists if `replace`. If that fails, it is removed.

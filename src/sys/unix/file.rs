@@ -1,9 +1,9 @@
 //! Files by `std`, as all Unixes have them.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 use tempfile::Builder;
 
@@ -57,7 +57,46 @@ pub(crate) fn set_mode(builder: &mut Builder<'_, '_>, mode: u32) {
     builder.permissions(Permissions::from_mode(mode));
 }
 
+/// Owner, group and mode of another file, which this one replaces, as far as the process may set them; no user gets more
+/// access than that file gave.
+pub(crate) fn keep_rights(file: &File, of: &Metadata) -> io::Result<()> {
+    // A process that may not give a file away may still set a group of its own.
+    let _ = fchown(file, None, Some(of.gid()));
+    let _ = fchown(file, Some(of.uid()), None);
+    let now = file.metadata()?;
+    let (has_owner, has_group) = (now.uid() == of.uid(), now.gid() == of.gid());
+    let mode = kept_mode(of.mode() & 0o7777, has_owner, has_group);
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Without the group, it and all others get what both had; the set-ID bits mean the owner and the group that they were set for.
+fn kept_mode(mode: u32, has_owner: bool, has_group: bool) -> u32 {
+    match (has_owner, has_group) {
+        (true, true) => mode,
+        (false, true) => mode & 0o777,
+        (_, false) => mode & 0o700 | (mode >> 3 & mode & 0o007) * 0o011,
+    }
+}
+
 /// fsync(2) of a directory: its names are on the device.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_without_its_owner_or_group_gives_nobody_more() {
+        for (mode, has_owner, has_group, kept) in [
+            (0o6755, true, true, 0o6755),
+            (0o6755, false, true, 0o755),
+            (0o6750, true, false, 0o700),
+            (0o0604, true, false, 0o600),
+            (0o0764, false, false, 0o744),
+        ] {
+            assert_eq!(kept_mode(mode, has_owner, has_group), kept, "{mode:o}");
+        }
+    }
 }

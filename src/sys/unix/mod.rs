@@ -6,7 +6,8 @@ mod file;
 pub(crate) use super::unsupported::*;
 pub(crate) use errno::{EISDIR, errno_name};
 pub(crate) use file::{
-    Handle, READ_AT_MOVES_OFFSET, file_of, read, read_at, set_mode, stdin, sync_directory,
+    Handle, READ_AT_MOVES_OFFSET, file_of, keep_rights, read, read_at, set_mode, stdin,
+    sync_directory,
 };
 
 /// `sysconf(_SC_PAGESIZE)`, sysconf(3).

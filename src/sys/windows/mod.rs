@@ -14,7 +14,7 @@ pub(crate) use memory::{
     allocate, has_own_pages, lock, page_size, prefetch, release, residency, unlock,
 };
 pub(crate) use section::Section;
-pub(crate) use temporary::Temporary;
+pub(crate) use temporary::{Temporary, keep_rights};
 pub(crate) use view::View;
 
 use std::fs::File;

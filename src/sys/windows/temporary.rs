@@ -2,7 +2,7 @@
 
 use super::{check, raw, size};
 use std::ffi::c_void;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::mem::offset_of;
 use std::os::windows::ffi::OsStrExt;
@@ -46,11 +46,6 @@ impl Temporary {
         &mut self.file
     }
 
-    /// Keeps nothing: there is only the attribute that forbids writing, and a file that has it is not replaced.
-    pub(crate) fn set_permissions(&self, _of: Permissions) -> io::Result<()> {
-        Ok(())
-    }
-
     /// Renames it, over a file that exists if `replace`. If that fails, it is deleted.
     pub(crate) fn rename(self, to: &Path, replace: bool) -> io::Result<()> {
         let to = path::absolute(to)?;
@@ -63,6 +58,11 @@ impl Temporary {
         }
         renamed
     }
+}
+
+/// Keeps nothing: there is only the attribute that forbids writing, and a file that has it is not replaced.
+pub(crate) fn keep_rights(_file: &File, _of: &Metadata) -> io::Result<()> {
+    Ok(())
 }
 
 /// `FileDispositionInfo`: whether the file is deleted when its last handle is closed. The handle has DELETE access.
