@@ -1,6 +1,11 @@
-//! Long documents, on pages of their own.
+//! Long documents, on pages of their own. Their links lead to other files, and here to other modules: of two definitions
+//! Markdown takes the first.
 
 /// Half a page for each type: can the bytes change, can it end the process, who waits, what a fork does.
+///
+/// [leases]: crate::docs::leases
+/// [durability]: crate::docs::durability
+/// [limits of leases]: crate::docs::leases#what-a-lease-does-not-block
 #[doc = include_str!("../docs/safety.md")]
 pub mod safety {}
 
@@ -13,6 +18,9 @@ pub mod leases {}
 pub mod durability {}
 
 /// What to write instead of memmap2, call by call, and what is different.
+///
+/// [durability]: crate::docs::durability
+/// [platforms]: crate::docs::platforms
 #[doc = include_str!("../docs/memmap2.md")]
 pub mod memmap2 {}
 

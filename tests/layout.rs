@@ -122,6 +122,32 @@ fn the_readme_and_the_crate_page_promise_the_same() {
     assert!(read("src/lib.rs").contains("include_str!(\"../docs/promises.md\")"));
 }
 
+/// The documents are also read as files, where `crate::docs::leases` leads nowhere.
+#[test]
+fn links_in_documents_lead_to_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for dir in [root.to_path_buf(), root.join("docs")] {
+        let entries = fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        for file in entries.filter(|path| path.extension().is_some_and(|e| e == "md")) {
+            let text = fs::read_to_string(&file).unwrap();
+            let inline = text
+                .split("](")
+                .skip(1)
+                .filter_map(|rest| rest.split(')').next());
+            let defined = text
+                .lines()
+                .filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
+            for link in inline.chain(defined.map(|(_, link)| link)) {
+                let target = link.split('#').next().unwrap();
+                let leads = link.starts_with("https://") || dir.join(target).exists();
+                assert!(leads, "{}: {link}", file.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn unsafe_code_is_where_the_architecture_allows_it() {
     let text = architecture();

@@ -72,7 +72,7 @@ pub enum Advice {
     /// dirty. It fails if a page is not writable.
     #[doc(alias = "MADV_POPULATE_WRITE")]
     PopulateWrite,
-    /// Exclude from core dumps.
+    /// Exclude from core dumps. It does nothing for bytes in the heap, which [`Pages::lock`](crate::Pages::lock) refuses.
     #[doc(alias = "MADV_DONTDUMP")]
     DontDump,
     /// Include in core dumps again.
