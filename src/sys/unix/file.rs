@@ -71,10 +71,11 @@ pub(crate) fn keep_rights(file: &File, of: &Metadata) -> io::Result<()> {
 
 /// Without the group, it and all others get what both had; the set-ID bits mean the owner and the group that they were set for.
 fn kept_mode(mode: u32, has_owner: bool, has_group: bool) -> u32 {
+    let both = mode >> 3 & mode & 0o007;
     match (has_owner, has_group) {
         (true, true) => mode,
         (false, true) => mode & 0o777,
-        (_, false) => mode & 0o700 | (mode >> 3 & mode & 0o007) * 0o011,
+        (_, false) => mode & 0o700 | both << 3 | both,
     }
 }
 
