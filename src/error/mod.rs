@@ -199,7 +199,7 @@ pub enum Error {
     },
     /// A process with other threads cannot be forked safely.
     #[non_exhaustive]
-    #[error("cannot fork safely beside {threads} other threads")]
+    #[error("cannot fork safely beside other threads ({threads})")]
     MultiThreaded {
         /// Threads beside the calling one.
         threads: usize,

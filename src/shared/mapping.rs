@@ -4,6 +4,7 @@ use super::{Shareable, Shared, SharedMapping};
 use crate::edited_files::check_not_edited;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
+use crate::page;
 use crate::range::check_window;
 use crate::region::Region;
 use crate::shared::sigbus::FaultTolerantMapping;
@@ -11,6 +12,7 @@ use crate::sys;
 use crate::sys::file::{self, FileType};
 use std::alloc::Layout;
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -59,6 +61,14 @@ impl SharedWindow {
     }
 }
 
+/// A mapping starts on a page, and at no multiple of more.
+pub(super) fn check_align(element: Layout) -> Result<()> {
+    if element.align() <= page::size() {
+        return Ok(());
+    }
+    Err(Error::misaligned(page::size() as u64, element.align()))
+}
+
 /// The size of `len` elements, in bytes.
 pub(super) fn bytes_of<A>(len: usize) -> Result<usize> {
     let bytes = len.checked_mul(size_of::<A>());
@@ -88,7 +98,8 @@ impl MappedBytes {
 
     pub(super) fn memfd(name: &str, len: usize, element: Layout) -> Result<Self> {
         let error = |operation, e| Error::os(operation, None, e);
-        let name = CString::new(name).map_err(|e| error("memfd_create", e.into()))?;
+        let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
+        let name = CString::new(name).map_err(|e| error("memfd_create", invalid(e)))?;
         let memfd = file::memfd(&name).map_err(|e| error("memfd_create", e))?;
         sys::write::set_len(&memfd, len as u64).map_err(|e| error("ftruncate", e))?;
         let fd = OwnedFd::from(memfd);
@@ -145,6 +156,7 @@ fn map_window(
     fd: BorrowedFd<'_>,
     window: &SharedWindow,
 ) -> Result<(SharedMapping, NonNull<u8>, usize)> {
+    check_align(window.element)?;
     // The seals are read before the size: a seal that is there holds for the size that is read then.
     let seals = file::seals(fd);
     let stat = file::stat(fd).map_err(|e| Error::os("fstat", None, e))?;
@@ -158,10 +170,7 @@ fn map_window(
     // SAFETY: `offset_in_page` is in the first page of the mapping, or 0.
     #[allow(unsafe_code)]
     let start = unsafe { region.start().add(offset_in_page) };
-    let (address, align) = (start.as_ptr().addr(), window.element.align());
-    if address % align != 0 {
-        return Err(Error::misaligned(address as u64, align));
-    }
+    debug_assert!(start.as_ptr().addr() % window.element.align() == 0);
     let memory = if len == 0 || seals & libc::F_SEAL_SHRINK != 0 {
         SharedMapping::Unshrinkable(region)
     } else {

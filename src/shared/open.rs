@@ -1,6 +1,6 @@
 //! The ways to get shared memory: without a name, a memfd, a file, a received descriptor.
 
-use super::mapping::{MappedBytes, SharedWindow, bytes_of};
+use super::mapping::{MappedBytes, SharedWindow, bytes_of, check_align};
 use super::{Shareable, Shared, create};
 use crate::error::{Error, Result};
 use crate::page;
@@ -237,10 +237,7 @@ impl<A: Shareable> Shared<[A]> {
 /// and none is longer than before.
 fn create_and_map(path: &Path, value: Layout, window: &SharedWindow) -> Result<MappedBytes> {
     let add_path = |error: Error| error.with_path(|| Some(path.to_path_buf()));
-    if value.align() > page::size() {
-        let error = Error::misaligned(page::size() as u64, value.align());
-        return Err(add_path(error));
-    }
+    check_align(value).map_err(add_path)?;
     let pages = whole_pages(value.size(), page::size()).map_err(add_path)?;
     let room = if pages > 0 {
         Region::anonymous_at(pages, Address::Anywhere, PageKind::None).map_err(add_path)?
