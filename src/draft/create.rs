@@ -36,7 +36,8 @@ impl Draft {
     /// btrfs), what is not changed shares its blocks with the old file.
     ///
     /// # Errors
-    /// As [`create`](Draft::create) and [`Snapshot::open`]; [`Error::NotMappable`] for what is not a regular file.
+    /// As [`create`](Draft::create) and [`Snapshot::open`]; [`Error::NotMappable`] for what is not a regular file;
+    /// [`Error::Busy`] if another process writes to the file meanwhile, as far as [`Snapshot::is_consistent`] shows it.
     ///
     /// # Examples
     /// ```
@@ -99,6 +100,9 @@ impl Draft {
         let mut output = Output::create(target, &options)?;
         let source = output.open_source()?;
         let old = Snapshot::from_fd(&source).map_err(|e| output.add_path(e))?;
+        if !old.is_consistent() {
+            return Err(Error::is_written(Some(output.path())));
+        }
         if options.fits_in_memory(old.len()) && !options.sparse {
             output.clone_from(&source);
         }

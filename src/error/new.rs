@@ -124,6 +124,11 @@ impl Error {
         Error::busy(path, why)
     }
 
+    /// A copy of one moment that could not be made.
+    pub(crate) fn is_written(path: Option<&Path>) -> Self {
+        Error::busy(path, "it was written to while it was read")
+    }
+
     pub(crate) fn unprotectable(path: Option<&Path>, why: &'static str) -> Self {
         Error::Unprotectable {
             path: owned(path),

@@ -120,9 +120,13 @@ impl DraftOptions {
     /// A draft with the bytes of a file that exists.
     ///
     /// # Errors
-    /// As [`Snapshot::open`] and [`create`](DraftOptions::create).
+    /// As [`Snapshot::open`] and [`create`](DraftOptions::create); [`Error::Busy`] if another process writes to the file
+    /// meanwhile.
     pub fn edit<P: AsRef<Path>>(self, path: P) -> Result<Draft> {
         let old = Snapshot::open(path.as_ref())?;
+        if !old.is_consistent() {
+            return Err(Error::is_written(Some(path.as_ref())));
+        }
         let mut draft = self.create(path, old.len())?;
         draft.copy_from_slice(&old);
         Ok(draft)

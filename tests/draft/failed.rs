@@ -3,6 +3,7 @@
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::scenario;
 use crate::support::disk::LoopFs;
+use crate::support::refuse::{Verdict, intercept};
 use crate::support::{file_with, skip, temp_dir, temp_dir_in};
 use crate::{draft_of, names, stores};
 use std::fs;
@@ -11,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use stillmap::{CommitError, Draft};
+use stillmap::{CommitError, Draft, Error};
 
 #[test]
 fn the_draft_can_be_changed_and_committed_again() {
@@ -153,6 +154,25 @@ fn a_draft_may_start_with_the_bytes_of_the_file() {
     let dir = temp_dir();
     let error = Draft::edit(dir.path().join("none")).map(drop).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+/// A file that becomes longer each time it is read. Before: the draft began with a mixture, and nothing said so.
+#[test]
+fn a_draft_does_not_start_with_bytes_of_several_moments() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let path = file_with(dir.path(), "file", &pattern(4, 3 << 20));
+        let mut writer = fs::File::options().append(true).open(&path).unwrap();
+        intercept(libc::SYS_pread64, (0, 0, 0), move |_| {
+            writer.write_all(b"more").unwrap();
+            Verdict::Continue
+        });
+        let error = Draft::edit(&path).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }), "{error:?}");
+        assert!(error.to_string().contains("file"), "{error}");
+        assert_eq!(names(dir.path()), ["file"]);
+    })
+    .succeed();
 }
 
 /// A program is replaced while other threads start it: ETXTBSY if a descriptor is open for writing. Before: 50 of 824
