@@ -22,8 +22,10 @@ const ATTEMPTS: u32 = 3;
 /// A write(2) that began longer ago is not waited for, in nanoseconds, and in nanoseconds for each byte of the file: a slow
 /// disk takes 10 MB/s. It may never end, if it reads from memory of a server that does not answer, and the open could not be
 /// interrupted.
-const WRITE_MAX: i64 = 1_000_000_000;
+const WRITE_MAX: i64 = SECOND;
 const WRITE_MAX_PER_BYTE: i64 = 100;
+
+const SECOND: i64 = 1_000_000_000;
 
 /// Called with the bytes done, and the total if it is known; an error stops the copy.
 pub(crate) type Progress<'p> = dyn FnMut(u64, Option<u64>) -> io::Result<()> + 'p;
@@ -96,10 +98,18 @@ pub(crate) fn copy(
 /// True if a write(2) to the file may be under way, and ends soon.
 fn may_be_written(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
     let is_local = || FileSystem::from_stat(fd, stat).is_ok_and(FileSystem::has_sizes);
+    stat.kind == FileType::Regular && may_write_last(stat, clock::timestamp_ns()) && is_local()
+}
+
+/// True if a write(2) may have moved the timestamps, and still be under way at `now`.
+pub(super) fn may_write_last(stat: &Stat, now: i64) -> bool {
+    let changed = stat.stamp.changed_ns();
+    // ext2, and ext4 with small inodes, store whole seconds.
+    let is_rounded = changed % SECOND == 0;
+    let began = changed.saturating_add(if is_rounded { SECOND } else { 0 });
     let size = i64::try_from(stat.size).unwrap_or(i64::MAX);
     let most = WRITE_MAX.saturating_add(size.saturating_mul(WRITE_MAX_PER_BYTE));
-    let age = clock::timestamp_ns().saturating_sub(stat.stamp.changed_ns());
-    stat.kind == FileType::Regular && age < most && is_local()
+    now.saturating_sub(began) < most
 }
 
 /// fstat(2), with the size of a block device, which is 0 there.

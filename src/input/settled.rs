@@ -1,6 +1,7 @@
 //! A small file that has not changed lately, read in four system calls: open, read, fstat, close.
 
 use super::Source;
+use super::copy::may_write_last;
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::file_system::FileSystem;
@@ -11,12 +12,6 @@ use std::cell::Cell;
 /// Largest file that is read before its size is known, in bytes. Of a larger one these bytes are read needlessly, which
 /// takes 4 µs; so this is tried only after another small file.
 const SMALL_MAX: usize = 64 << 10;
-
-/// A file that was changed within this many nanoseconds before the read may also have been changed during the read: the
-/// clock of the timestamps moves in steps of up to 10 ms.
-const UNSETTLED: i64 = 100_000_000;
-
-const SECOND: i64 = 1_000_000_000;
 
 thread_local! {
     /// The device of the file that this thread has opened last, if the next one is probably small, on the same device, and
@@ -64,14 +59,12 @@ pub(crate) fn attempt(source: &Source<'_>) -> Result<Attempt> {
     })
 }
 
-/// True if the file was changed last clearly before `before`: neither since then, nor by a write that was going on.
+/// True if the file was changed last clearly before `before`: neither since then, nor by a write that was going on. The clock
+/// of the timestamps moves in steps of up to 10 ms, or of a second, which are less than a write may take.
 fn is_settled(stat: &Stat, before: i64) -> bool {
-    let changed = stat.stamp.changed_ns();
-    // ext2, and ext4 with small inodes, store whole seconds.
-    let is_rounded = changed % SECOND == 0;
     // A clock that was set back would make a change look old.
     let is_clock_set_back = clock::timestamp_ns() < before;
-    changed < before - UNSETTLED && !is_rounded && !is_clock_set_back
+    !may_write_last(stat, before) && !is_clock_set_back
 }
 
 /// Notes what was opened, for the next attempt.

@@ -404,6 +404,11 @@ pub fn is_sleeping(thread: libc::pid_t) -> bool {
     is_in_state(&format!("/proc/self/task/{thread}/stat"), 'S')
 }
 
+/// True while the thread waits in a system call that no signal interrupts.
+pub fn is_blocked(thread: libc::pid_t) -> bool {
+    is_in_state(&format!("/proc/self/task/{thread}/stat"), 'D')
+}
+
 /// True while the process is stopped.
 pub fn is_stopped(process: libc::pid_t) -> bool {
     is_in_state(&format!("/proc/{process}/stat"), 'T')
