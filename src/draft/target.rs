@@ -54,7 +54,7 @@ fn open_stream(name: &Name, path: &Path, flags: i32) -> Result<Stream> {
     let flags = libc::O_WRONLY | libc::O_NOCTTY | flags;
     let file = dir::open_at(name.dir.as_fd(), &name.name, flags, 0);
     let file = file.map_err(|e| Error::open_for_writing(Some(path), e))?;
-    Stream::new(File::from(file), path)
+    Stream::opened(File::from(file), path)
 }
 
 impl TargetName {

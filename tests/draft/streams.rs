@@ -4,7 +4,7 @@ use crate::draft_of;
 use crate::support::bytes::{assert_same, cat, pattern};
 use crate::support::child::{argument, scenario};
 use crate::support::pipe::{make_fifo, pipe, pipe_with, terminal};
-use crate::support::temp_dir;
+use crate::support::{file_with, temp_dir};
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
@@ -113,6 +113,21 @@ fn standard_output_under_all_its_names() {
             ["printed before", "from the draft", "printed after"],
             "{name}"
         );
+    }
+}
+
+/// A link of /proc that only the kernel can follow. Before: the end of a longer old file stayed behind the new bytes.
+#[test]
+fn a_file_that_is_opened_by_a_link_of_proc_has_the_bytes_and_no_others() {
+    let dir = temp_dir();
+    let path = file_with(dir.path(), "out", &pattern(1, 10_000));
+    let file = File::open(&path).unwrap();
+    let name = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+    for len in [20_000, 100, 0] {
+        let bytes = pattern(2, len);
+        let draft = draft_of(Draft::options(), name.as_ref(), &bytes).unwrap();
+        draft.commit().unwrap();
+        assert_same(&fs::read(&path).unwrap(), &bytes, len);
     }
 }
 
