@@ -4,13 +4,13 @@
 //! that file. So no process sees a file that is too short, and a full disk leaves nothing behind. Where a file system has
 //! no unnamed files or no hard links, the name is created with `O_EXCL`, and the file is allocated after that.
 
-use super::mapping::open_file;
+use super::mapping::{check_file, open_file};
 use crate::edited_files::check_not_edited;
 use crate::error::{Error, Result};
 use crate::resolve::{self, Name, Resolved};
 use crate::space;
 use crate::sys::dir;
-use crate::sys::file::{self, FileType};
+use crate::sys::file::{self, Stat};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -67,8 +67,8 @@ fn open_existing(name: &Name, path: &Path) -> Result<Option<File>> {
 
 /// Allocates an existing file. If it is too short, it is extended in one step at the end.
 fn ensure_len(file: File, path: &Path, len: u64) -> Result<OwnedFd> {
-    let stat = file::stat(file.as_fd()).map_err(|e| Error::os("fstat", Some(path), e))?;
-    if stat.kind != FileType::Regular || len == 0 {
+    let stat = check(&file, path)?;
+    if len == 0 {
         return Ok(file.into());
     }
     match space::reserve_from_start(&file, len) {
@@ -112,8 +112,15 @@ fn create_named(name: &Name, path: &Path, len: u64) -> Result<Option<File>> {
     allocated.map(|()| Some(file))
 }
 
+/// Before the file is changed: what is never mapped is left as it is.
+fn check(file: &File, path: &Path) -> Result<Stat> {
+    let checked = check_file(file.as_fd(), file::seals(file.as_fd()));
+    checked.map_err(|e| e.with_path(|| Some(path.to_path_buf())))
+}
+
 /// Allocates a new file.
 fn allocate(file: &File, path: &Path, len: u64) -> Result<()> {
+    check(file, path)?;
     let allocated = space::extend_or_write_zeros(file, 0, len, &|| Ok(()));
     allocated.map_err(|e| Error::os("fallocate", Some(path), e))
 }

@@ -9,7 +9,7 @@ use crate::range::check_window;
 use crate::region::Region;
 use crate::shared::sigbus::FaultTolerantMapping;
 use crate::sys;
-use crate::sys::file::{self, FileType};
+use crate::sys::file::{self, FileType, Stat};
 use std::alloc::Layout;
 use std::ffi::CString;
 use std::io;
@@ -159,8 +159,7 @@ fn map_window(
     check_align(window.element)?;
     // The seals are read before the size: a seal that is there holds for the size that is read then.
     let seals = file::seals(fd);
-    let stat = file::stat(fd).map_err(|e| Error::os("fstat", None, e))?;
-    check_file(fd, stat.kind, seals)?;
+    let stat = check_file(fd, seals)?;
     let len = window.len_in_file(stat.size)?;
     let (region, offset_in_page) = if len > 0 {
         Region::shared_window(fd, window.offset, len)?
@@ -183,10 +182,11 @@ fn map_window(
     Ok((memory, start, len))
 }
 
-/// Whether a file can be mapped shared and writable.
-fn check_file(fd: BorrowedFd<'_>, kind: FileType, seals: i32) -> Result<()> {
+/// Whether a file with these seals can be mapped shared and writable.
+pub(super) fn check_file(fd: BorrowedFd<'_>, seals: i32) -> Result<Stat> {
     let not_mappable = |what| Err(Error::not_mappable(None, what));
-    match kind {
+    let stat = file::stat(fd).map_err(|e| Error::os("fstat", None, e))?;
+    match stat.kind {
         FileType::Regular => {}
         FileType::Directory => return Err(Error::is_directory(None)),
         FileType::Block | FileType::Fifo | FileType::Other => {
@@ -199,10 +199,10 @@ fn check_file(fd: BorrowedFd<'_>, kind: FileType, seals: i32) -> Result<()> {
     if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
         return not_mappable("it is sealed against writing");
     }
-    match FileSystem::from_fd(fd).map_err(|e| Error::os("fstatfs", None, e))? {
+    match FileSystem::from_stat(fd, &stat).map_err(|e| Error::os("fstatfs", None, e))? {
         FileSystem::Hugetlbfs => not_mappable("it is made of reserved huge pages"),
         FileSystem::Kernel => not_mappable("it is not a file of bytes"),
-        _ => Ok(()),
+        _ => Ok(stat),
     }
 }
 

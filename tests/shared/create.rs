@@ -64,6 +64,42 @@ fn a_file_that_cannot_be_mapped_is_not_made_or_made_longer() {
     .succeed();
 }
 
+/// Before: the new file stayed, with its huge page, and the memfd was longer.
+#[test]
+fn a_file_that_is_never_mapped_is_not_made_or_made_longer() {
+    let sealed = sealed_memfd();
+    let by_name = |directory| format!("/proc/{directory}/fd/{}", sealed.as_raw_fd());
+    for path in ["self", "thread-self"].map(by_name) {
+        let error = Shared::<[AtomicU8]>::create_slice(&path, 10_000).map(drop);
+        assert!(matches!(error, Err(Error::NotMappable { .. })), "{error:?}");
+        assert_eq!(sealed.metadata().unwrap().len(), 100, "{path}");
+    }
+    let Some(disk) = LoopFs::new("hugetlbfs", 0) else {
+        return;
+    };
+    let Some(_pool) = HugePagePool::of(1) else {
+        return;
+    };
+    let error = Shared::<AtomicU64>::create(disk.path().join("new")).map(drop);
+    assert!(matches!(error, Err(Error::NotMappable { .. })), "{error:?}");
+    assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0);
+    assert_eq!(HugePagePool::free(), 1);
+}
+
+/// A memfd of 100 bytes that no process may write to any more.
+fn sealed_memfd() -> File {
+    // SAFETY: a C string.
+    let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_ALLOW_SEALING) };
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the kernel just returned it.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(100).unwrap();
+    // SAFETY: takes an integer.
+    let sealed = unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
+    assert_eq!(sealed, 0, "{}", std::io::Error::last_os_error());
+    file
+}
+
 #[test]
 fn create_extends_with_zeros_and_never_shortens() {
     let dir = temp_dir();

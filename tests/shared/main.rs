@@ -12,7 +12,7 @@ mod windows;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -24,6 +24,7 @@ use stillmap::{Anonymous, Backing, Error, Shareable, Shared, Snapshot, fork};
 use support::child::scenario;
 use support::disk::LoopFs;
 use support::pipe::pipe;
+use support::pool::HugePagePool;
 use support::refuse::refuse;
 use support::{kernel, limit_file_sizes, temp_dir};
 

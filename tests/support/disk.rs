@@ -79,8 +79,8 @@ pub struct LoopFs {
 
 impl LoopFs {
     /// A new, empty file system of at least `size` bytes: "ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "exfat-fuse",
-    /// "ntfs-3g", "tmpfs" or "overlay" (which has the size of the layer below). `None`, after saying why, where it cannot
-    /// be mounted.
+    /// "ntfs-3g", "tmpfs", "hugetlbfs" (which has the size of its pool) or "overlay" (which has the size of the layer below).
+    /// `None`, after saying why, where it cannot be mounted.
     pub fn new(kind: &str, size: u64) -> Option<Self> {
         Self::with_options(kind, size, &[])
     }
@@ -93,6 +93,7 @@ impl LoopFs {
                 let options = format!("size={size},mode=0755,huge=always");
                 mount("tmpfs", "tmpfs", dir, 0, &options)
             }
+            "hugetlbfs" => mount("hugetlbfs", "hugetlbfs", dir, 0, ""),
             "overlay" => Self::overlay(dir),
             "ext2" | "ext3" | "ext4" => Self::device(
                 kind,
