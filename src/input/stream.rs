@@ -95,9 +95,21 @@ impl Input<'_> {
         self.offset = self.offset.map(|offset| offset + n as u64);
         Ok(n)
     }
+
+    /// Continues at another offset of a file, if there are bytes.
+    fn jump(&mut self, to: u64, scratch: &mut Buffer) -> bool {
+        scratch.clear();
+        let read = scratch.read_from(usize::MAX, |into| file::read_at(self.source.fd(), into, to));
+        let has_bytes = read.is_ok_and(|n| n > 0);
+        if has_bytes {
+            self.offset = Some(to);
+        }
+        has_bytes
+    }
 }
 
-/// Skips the first `request.offset` bytes: by lseek(2) where there are offsets, else by reading.
+/// Skips the first `request.offset` bytes: by lseek(2) where there are offsets, else by reading. In a file they are read too,
+/// to know where it ends, unless they cannot be read (memory of a process) or are many.
 fn skip(
     input: &mut Input<'_>,
     request: &Request,
@@ -120,7 +132,14 @@ fn skip(
     while limits.skipped < offset {
         let left = usize::try_from(offset - limits.skipped).unwrap_or(usize::MAX);
         scratch.clear();
-        let n = input.read_some(&mut scratch, left)? as u64;
+        let read = input.read_some(&mut scratch, left);
+        if let Offset::Own(position) = from {
+            let is_far = read.is_err() || limits.skipped >= budget::UNCHECKED_MAX;
+            if is_far && input.jump(position.saturating_add(offset), &mut scratch) {
+                return Ok(());
+            }
+        }
+        let n = read? as u64;
         if n == 0 {
             let len = request.window_len().unwrap_or(0);
             return Err(Error::out_of_bounds(offset, len, limits.skipped));

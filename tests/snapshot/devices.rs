@@ -108,6 +108,30 @@ fn proc_files_that_cannot_be_read_through_are_errors() {
     );
 }
 
+/// The first pages of a process are not mapped, and its page table has 256 GiB. Before: all that is in front of a window was
+/// read, which is EIO for the one, and more than the memory for the other.
+#[test]
+fn a_window_behind_what_cannot_be_read() {
+    let value = Box::new(pattern(3, 100));
+    let at = value.as_ptr().expose_provenance() as u64;
+    let window = Snapshot::options().offset(at).len(100);
+    assert_same(&window.open("/proc/self/mem").unwrap(), &value, "mem");
+    let past = Snapshot::options()
+        .offset(u64::MAX / 2)
+        .open("/proc/self/mem");
+    assert_eq!(past.unwrap_err().raw_os_error(), Some(libc::EIO));
+    let pagemap = File::open("/proc/self/pagemap").unwrap();
+    let entry = at / stillmap::page::size() as u64 * 8;
+    let window = Snapshot::options().offset(entry).len(8);
+    for window in [
+        window.open("/proc/self/pagemap"),
+        window.from_file(&pagemap),
+    ] {
+        // The page is present.
+        assert_eq!(window.unwrap()[7] >> 7, 1);
+    }
+}
+
 #[test]
 fn endless_devices_are_too_large() {
     for device in ["/dev/zero", "/dev/urandom", "/dev/full"] {
