@@ -67,10 +67,7 @@ pub(crate) fn copy(
     let mut range = window.in_file(before.size)?;
     let mut attempt = 1;
     loop {
-        // Its timestamps were moved when it began, so it would not show in them.
-        if may_be_written(fd, &before) {
-            file::wait_for_write(fd);
-        }
+        wait_for_write(fd, &before);
         let len = range.end - range.start;
         let reservation = budget::reserve_memory(len, memory_limit);
         let copy = if reservation.is_some() {
@@ -95,10 +92,14 @@ pub(crate) fn copy(
     }
 }
 
-/// True if a write(2) to the file may be under way, and ends soon.
-fn may_be_written(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
+/// Waits for a write(2) to the file that may be under way, and ends soon: its timestamps were moved when it began, so it would
+/// not show in them.
+pub(crate) fn wait_for_write(fd: BorrowedFd<'_>, stat: &Stat) {
     let is_local = || FileSystem::from_stat(fd, stat).is_ok_and(FileSystem::has_sizes);
-    stat.kind == FileType::Regular && may_write_last(stat, clock::timestamp_ns()) && is_local()
+    let is_file = stat.kind == FileType::Regular;
+    if is_file && may_write_last(stat, clock::timestamp_ns()) && is_local() {
+        file::wait_for_write(fd);
+    }
 }
 
 /// True if a write(2) may have moved the timestamps, and still be under way at `now`.

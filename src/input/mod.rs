@@ -8,7 +8,7 @@ mod stream;
 mod unnamed;
 mod window;
 
-pub(crate) use copy::{Copied, Progress, copy, stat_with_size};
+pub(crate) use copy::{Copied, Progress, copy, stat_with_size, wait_for_write};
 pub(crate) use request::{Access, Request};
 pub(crate) use source::Source;
 pub(crate) use stream::{Offset, read_to_end};

@@ -12,6 +12,7 @@ use crate::enums::Change;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
 use crate::held::Held;
+use crate::input;
 use crate::page;
 use crate::pages::Pages;
 use crate::range;
@@ -251,7 +252,7 @@ impl Live {
     ///
     /// [`Snapshot::is_consistent`] is false if the file changed while it was copied, as far as that can be seen: its length,
     /// its times, or a byte that differs when the range is read a second time. A writer that stores through a mapping of its
-    /// own leaves no other trace.
+    /// own leaves no other trace. A write(2) that is under way is waited for, as by a [`Snapshot`].
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::PagesLost`]; [`Error::Os`] if there is no memory for the copy: it leaves an eighth of
@@ -267,11 +268,14 @@ impl Live {
     /// ```
     pub fn snapshot<R: RangeBounds<usize>>(&self, range: R) -> Result<Snapshot> {
         let range = range::check(range, self.len)?;
-        let before = self.stat()?.stamp;
+        let before = self.stat()?;
+        input::wait_for_write(self.fd.as_fd(), &before);
+        // On xfs, read(2) waits for it.
+        let _ = self.has_byte_before(1);
         let copied = self.mapping.copy(range.clone());
         let (copy, is_same) = copied.map_err(|e| e.with_path(|| self.path.clone()))?;
         self.check_copied(range.end, || false)?;
-        let is_consistent = is_same && self.stat()?.stamp == before;
+        let is_consistent = is_same && self.stat()?.stamp == before.stamp;
         Ok(Snapshot::from_copy(Held::buffer(copy), is_consistent))
     }
 

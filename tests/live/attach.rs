@@ -2,6 +2,8 @@
 
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, fork, scenario};
+use crate::support::disk::LoopFs;
+use crate::support::half_written::HalfWritten;
 use crate::support::kernel::{can_populate, limit, mappings, may_map, meminfo, page_size, status};
 use crate::support::pipe::pipe_of_files;
 use crate::support::user::{become_nobody, may_be_others};
@@ -12,6 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 use stillmap::{Change, Error, Exclusive, Live, Shared};
 
 fn read(live: &Live) -> Vec<u8> {
@@ -201,6 +204,31 @@ fn a_snapshot_of_it_is_a_copy_of_one_moment() {
         while live.snapshot(..).expect("snapshot").is_consistent() {}
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// Before: half of a write(2) that had begun before the copy was called consistent.
+#[test]
+fn a_snapshot_of_it_waits_for_a_write() {
+    // More than the kernel copies before it looks for the next bytes.
+    const LEN: usize = 16 << 20;
+    for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        let Some(disk) = LoopFs::new(kind, 64 << 20) else {
+            continue;
+        };
+        let path = file_with(disk.path(), "file", &[0; LEN]);
+        let live = Live::open(&path).unwrap();
+        loop {
+            let Some(write) = HalfWritten::begin(&path, LEN) else {
+                return;
+            };
+            let begun = write.begun;
+            let snapshot = write.meanwhile(|| live.snapshot(..).unwrap());
+            if HalfWritten::is_whole(&snapshot) || !snapshot.is_consistent() {
+                break;
+            }
+            assert!(begun.elapsed() > Duration::from_secs(1), "{kind}");
+        }
+    }
 }
 
 #[test]

@@ -4,20 +4,17 @@
 use crate::support::bytes::pattern;
 use crate::support::child::{fork, scenario};
 use crate::support::disk::LoopFs;
-use crate::support::kernel::{is_blocked, thread_id};
+use crate::support::half_written::HalfWritten;
 use crate::support::pipe::{make_fifo, terminal};
 use crate::support::trace::{Traced, stop_here};
 use crate::support::{file_with, kernel, skip, temp_dir};
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::ptr::null_mut;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stillmap::{Backing, Error, Reason, Snapshot};
 
 const LEN: usize = 20_000;
@@ -110,76 +107,6 @@ fn a_file_that_changes_after_the_read_is_read_again() {
     .succeed();
 }
 
-/// A write(2) of which one half is done, until this is dropped: a userfaultfd keeps the rest of its bytes.
-struct HalfWritten {
-    begun: Instant,
-    missing: Option<OwnedFd>,
-    writer: Option<JoinHandle<()>>,
-}
-
-impl HalfWritten {
-    const LEN: usize = 64 << 10;
-
-    /// The first half becomes 2; the second becomes 0 in the end. `None`, after saying why, where that is not allowed.
-    fn begin(path: &Path) -> Option<Self> {
-        const API: libc::Ioctl = libc::_IOWR::<[u64; 3]>(0xaa, 0x3f);
-        const REGISTER: libc::Ioctl = libc::_IOWR::<[u64; 4]>(0xaa, 0);
-        // SAFETY: takes an integer.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
-        if fd < 0 {
-            skip("a userfaultfd(2) for system calls is refused");
-            return None;
-        }
-        // SAFETY: the kernel just returned it.
-        let missing = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let (half, access) = (Self::LEN / 2, libc::PROT_READ | libc::PROT_WRITE);
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: new memory, which is never unmapped.
-        let bytes = unsafe { libc::mmap(null_mut(), Self::LEN, access, flags, -1, 0) };
-        assert_ne!(bytes, libc::MAP_FAILED);
-        // SAFETY: the first half of it.
-        unsafe { bytes.cast::<u8>().write_bytes(2, half) };
-        let start = bytes.addr();
-        let mut api = [0xaa_u64, 0, 0];
-        let mut range = [(start + half) as u64, half as u64, 1, 0];
-        // SAFETY: a `struct uffdio_api`.
-        let known = unsafe { libc::ioctl(fd as i32, API, &mut api) };
-        // SAFETY: a `struct uffdio_register`.
-        let registered = unsafe { libc::ioctl(fd as i32, REGISTER, &mut range) };
-        assert_eq!(
-            (known, registered),
-            (0, 0),
-            "{}",
-            std::io::Error::last_os_error()
-        );
-        let file = File::options().write(true).open(path).unwrap();
-        let begun = Instant::now();
-        let writer = std::thread::spawn(move || {
-            let bytes = std::ptr::with_exposed_provenance(start);
-            // SAFETY: mapped above.
-            let written = unsafe { libc::pwrite(file.as_raw_fd(), bytes, Self::LEN, 0) };
-            assert_eq!(written, Self::LEN as isize);
-        });
-        let mut fault = [0_u8; 32];
-        // SAFETY: a `struct uffd_msg`.
-        let read = unsafe { libc::read(fd as i32, fault.as_mut_ptr().cast(), fault.len()) };
-        assert_eq!(read, fault.len() as isize);
-        bytes.expose_provenance();
-        Some(HalfWritten {
-            begun,
-            missing: Some(missing),
-            writer: Some(writer),
-        })
-    }
-}
-
-impl Drop for HalfWritten {
-    fn drop(&mut self) {
-        self.missing = None;
-        self.writer.take().map(JoinHandle::join);
-    }
-}
-
 /// Case: a write(2) to a small file takes longer than 0.1 s, and begins in the second before, in timestamps of whole seconds
 /// too. Before: the half of it was read and called consistent.
 #[test]
@@ -189,7 +116,7 @@ fn a_write_of_less_than_a_second_is_waited_for() {
             return;
         };
         let settled = file_with(disk.path(), "settled", &pattern(1, LEN));
-        let path = file_with(disk.path(), "file", &[1; HalfWritten::LEN]);
+        let path = file_with(disk.path(), "file", &[0; 64 << 10]);
         wait_until_settled(&path);
         let wait_until = |part: Range<u128>| {
             let part_of_second = || {
@@ -202,27 +129,16 @@ fn a_write_of_less_than_a_second_is_waited_for() {
         };
         loop {
             wait_until(800..850);
-            let Some(write) = HalfWritten::begin(&path) else {
+            let Some(write) = HalfWritten::begin(&path, 64 << 10) else {
                 return;
             };
             wait_until(50..800);
             let begun = write.begun;
-            let (thread, id) = mpsc::channel();
-            let snapshot = std::thread::scope(|threads| {
-                let opener = threads.spawn(|| {
-                    drop(Snapshot::open(&settled).unwrap());
-                    thread.send(thread_id()).unwrap();
-                    Snapshot::open(&path).unwrap()
-                });
-                let id = id.recv().unwrap();
-                while !opener.is_finished() && !is_blocked(id) {
-                    std::thread::yield_now();
-                }
-                drop(write);
-                opener.join().unwrap()
+            let snapshot = write.meanwhile(|| {
+                drop(Snapshot::open(&settled).unwrap());
+                Snapshot::open(&path).unwrap()
             });
-            let half = HalfWritten::LEN / 2;
-            let is_whole = snapshot[0] == 1 || snapshot[half..].iter().all(|&byte| byte == 0);
+            let is_whole = HalfWritten::is_whole(&snapshot);
             if is_whole || !snapshot.is_consistent() {
                 break;
             }

@@ -9,6 +9,7 @@ pub mod child;
 pub mod control_group;
 pub mod disk;
 pub mod exclusive;
+pub mod half_written;
 pub mod kernel;
 pub mod leased;
 pub mod namespace;
