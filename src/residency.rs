@@ -1,5 +1,6 @@
 //! Which pages are in RAM, and a drawing of them.
 
+use crate::error::{Error, Result};
 use crate::page;
 use std::fmt::{self, Write};
 use std::io;
@@ -52,16 +53,20 @@ pub struct Residency {
 
 impl Residency {
     /// Queries whole pages, which hold `bytes` of a value that starts at the address `start`. `ask` is the call of the
-    /// platform: it sets the lowest bit of a byte for each page from an address on.
+    /// platform: it sets the lowest bit of a byte for each page from an address on. An error if there is no memory for the bits.
     pub(crate) fn query(
         pages: Range<usize>,
         start: usize,
         bytes: Range<usize>,
         ask: impl Fn(usize, &mut [u8]) -> io::Result<()>,
-    ) -> Self {
+    ) -> Result<Self> {
         let count = pages.len() / page::size();
+        let mut bits = Vec::new();
+        let reserved = bits.try_reserve_exact(count.div_ceil(64));
+        let refused = |_| Error::os("allocate memory", None, io::ErrorKind::OutOfMemory.into());
+        reserved.map_err(refused)?;
         let mut residency = Residency {
-            bits: Vec::with_capacity(count.div_ceil(64)),
+            bits,
             pages: count,
             offset_in_page: start + bytes.start - pages.start,
             bytes,
@@ -72,21 +77,20 @@ impl Residency {
         while next < count {
             let answers = &mut answers[..(count - next).min(PAGES_PER_CALL)];
             if ask(pages.start + next * page::size(), answers).is_err() {
-                return residency.into_unknown();
+                return Ok(residency.into_unknown());
             }
             residency.bits.extend(answers.chunks(64).map(gather));
             next += answers.len();
         }
-        residency
+        Ok(residency)
     }
 
     /// The same where the kernel did not answer, or not reliably.
-    pub(crate) fn into_unknown(self) -> Self {
-        Residency {
-            bits: vec![0; self.pages.div_ceil(64)],
-            is_reliable: false,
-            ..self
-        }
+    pub(crate) fn into_unknown(mut self) -> Self {
+        self.bits.clear();
+        self.bits.resize(self.pages.div_ceil(64), 0);
+        self.is_reliable = false;
+        self
     }
 
     /// Whether the kernel answered; if not, no page counts as resident.

@@ -284,7 +284,7 @@ impl<'a> Pages<'a> {
     /// [`Residency::is_reliable`] is false where the kernel does not answer.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`].
+    /// [`Error::OutOfBounds`]; [`Error::Os`] if there is no memory for the answer.
     ///
     /// # Examples
     /// ```
@@ -300,7 +300,7 @@ impl<'a> Pages<'a> {
         let bytes = range::check(range, self.span.len)?;
         let pages = self.span.small_pages(&bytes);
         let residency =
-            Residency::query(pages.clone(), self.span.start, bytes, sys::pages::mincore);
+            Residency::query(pages.clone(), self.span.start, bytes, sys::pages::mincore)?;
         // Where mincore(2) is not reliable, it reports every page as resident.
         if residency.is_full() && !self.is_truthful(pages.start, residency.pages()) {
             return Ok(residency.into_unknown());

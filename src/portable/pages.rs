@@ -131,7 +131,7 @@ impl<'a> Pages<'a> {
     pub fn residency<R: RangeBounds<usize>>(&self, range: R) -> Result<Residency> {
         let bytes = range::check(range, self.len)?;
         let pages = self.addresses(&bytes);
-        let residency = Residency::query(pages, self.start, bytes, sys::residency);
+        let residency = Residency::query(pages, self.start, bytes, sys::residency)?;
         Ok(if self.kind == Kind::None {
             residency.into_unknown()
         } else {

@@ -252,6 +252,19 @@ fn it_is_not_known_where_a_filter_refuses_mincore() {
     .succeed();
 }
 
+/// A bit for each page of a large mapping. Before: the process ended (SIGABRT).
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn where_there_is_no_memory_for_the_answer_it_is_an_error() {
+    scenario!(|| {
+        let memory = Anonymous::shared(1 << 42).expect("addresses");
+        limit(libc::RLIMIT_AS, (status("VmSize") + (32 << 20)) as u64);
+        let error = memory.pages().residency(..).expect_err("128 MiB");
+        assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory, "{error}");
+    })
+    .succeed();
+}
+
 pub struct Look;
 
 impl Deed for Look {
