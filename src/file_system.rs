@@ -3,6 +3,7 @@
 
 use crate::sys::file::{self, Stat};
 use crate::sys::is_call_unknown;
+use crate::sys::space::{self, Dirty};
 use crate::sys::statfs;
 use std::cell::Cell;
 use std::io;
@@ -117,14 +118,20 @@ impl FileSystem {
         matches!(self, FileSystem::Xfs | FileSystem::Btrfs)
     }
 
-    /// True where only this process reaches an unnamed file, and its pages need no memory.
-    pub(crate) fn is_local_disk(self) -> bool {
+    /// True where only this process reaches the unnamed file behind `fd`, and its pages need no memory. The upper layer of an
+    /// overlay may be a tmpfs, whose files have no extents.
+    pub(crate) fn is_local_disk(self, fd: BorrowedFd<'_>) -> bool {
         use FileSystem::*;
-        matches!(self, Ext | Xfs | Btrfs | F2fs | Overlayfs)
+        match self {
+            Ext | Xfs | Btrfs | F2fs => true,
+            Overlayfs => !space::extents(fd, 0..1, Dirty::Ignore)
+                .is_err_and(|e| e.raw_os_error() == Some(libc::EOPNOTSUPP)),
+            _ => false,
+        }
     }
 
     /// True where an unnamed file may be put if there is no local disk: probably a disk.
-    pub(crate) fn is_maybe_disk(self) -> bool {
+    pub(crate) fn is_maybe_disk(self, _: BorrowedFd<'_>) -> bool {
         matches!(self, FileSystem::Other)
     }
 

@@ -55,12 +55,14 @@ pub(crate) fn with_unnamed_file<T>(
     let mut maybe_disks = Vec::new();
     for dir in candidate_dirs(beside) {
         match unnamed_file(&dir) {
-            Ok((file, system)) if system.is_local_disk() => {
+            Ok((file, system)) if system.is_local_disk(file.as_fd()) => {
                 if let Some(written) = attempt(dir, file, needed, &mut write, &mut tried)? {
                     return Ok(written);
                 }
             }
-            Ok((file, system)) if system.is_maybe_disk() => maybe_disks.push((dir, file)),
+            Ok((file, system)) if system.is_maybe_disk(file.as_fd()) => {
+                maybe_disks.push((dir, file))
+            }
             Ok(_) => tried.push(dir, io::Error::other("not on a local disk")),
             Err(e) => tried.push(dir, e),
         }

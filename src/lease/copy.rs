@@ -273,7 +273,10 @@ pub(super) fn with_unnamed_file<T>(
     // Disks that are known to be local come first.
     for is_suitable in [FileSystem::is_local_disk, FileSystem::is_maybe_disk] {
         for dir in [beside, c"/var/tmp", temporary] {
-            let suitable = |file: &File| FileSystem::from_fd(file.as_fd()).is_ok_and(is_suitable);
+            let suitable = |file: &File| {
+                FileSystem::from_fd(file.as_fd())
+                    .is_ok_and(|system| is_suitable(system, file.as_fd()))
+            };
             match unnamed::create(dir) {
                 Ok(file) if suitable(&file) => match write(file) {
                     Ok(written) => return Ok(written),

@@ -308,6 +308,17 @@ fn a_copy_that_no_disk_takes() {
             assert!(tried.directories().any(|tried| tried == dir.path()));
             assert!(error.to_string().contains("/var/tmp"), "{error}");
         }
+        // Case: an overlay whose upper layer is a tmpfs, as the root of a system that was started from a read-only disk. Before:
+        // the copy was there.
+        let layers = ["lower", "upper", "work"].map(|name| dir.path().join(name));
+        layers
+            .iter()
+            .for_each(|layer| std::fs::create_dir(layer).unwrap());
+        let [lower, upper, work] = layers.each_ref().map(|layer| layer.display());
+        let layers = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        mount("none", "/var/tmp".as_ref(), Some("overlay"), 0, &layers);
+        let error = Snapshot::options().memory_limit(1000).open(&path);
+        assert!(matches!(error, Err(Error::NoRoom { .. })), "{error:?}");
         // Case: a disk that is too small is left as it was.
         let Some(disk) = LoopFs::new("ext4", 8 << 20) else {
             return;
