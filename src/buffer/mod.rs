@@ -300,8 +300,10 @@ fn lead(offset: u64) -> usize {
     offset as usize % ALIGN
 }
 
+/// Huge pages of 32 or 512 MiB (aarch64 with pages of 16 or 64 KiB) are for what fills them: where they are so large, in units of
+/// a slab.
 fn whole_huge_pages(len: usize) -> usize {
-    let huge = page::huge_size().unwrap_or(page::size());
+    let huge = page::huge_size().unwrap_or(page::size()).min(slab::SLAB);
     len.checked_next_multiple_of(huge).unwrap_or(len)
 }
 
