@@ -92,6 +92,7 @@ impl Snapshot {
     ///
     /// A copy ([`backing`](Snapshot::backing) is `Memory` or `Disk`) can be a mixture although this is true, since some
     /// changes are not in the timestamps:
+    /// - A write to a block device changes none.
     /// - A process that stores through a shared mapping does not change them while the page is dirty, and on tmpfs once the
     ///   page is mapped.
     /// - They move in steps. A second change within one step is not seen: of up to 10 ms before Linux 6.13, and later on file
