@@ -42,12 +42,22 @@ pub(crate) fn reserve_memory(len: u64, limit: Option<u64>) -> Option<Reservation
     if limit.is_some() || len <= ALWAYS_FITS {
         return fits_memory(len, limit).then_some(Reservation(0));
     }
+    reserve(len, |all| fits_memory(all, None))
+}
+
+/// Memory for a copy that fits on no disk: of what is available it leaves an eighth. `None` if it does not fit together with
+/// the copies that other threads make now.
+pub(crate) fn reserve_available(len: u64) -> Option<Reservation> {
+    reserve(len, fits_available)
+}
+
+fn reserve(len: u64, fits: impl FnOnce(u64) -> bool) -> Option<Reservation> {
     let bytes = usize::try_from(len).ok()?;
     let add = |reserved: usize| reserved.checked_add(bytes);
     let others = RESERVED.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
     let others = others.ok()?;
     let reservation = Reservation(bytes);
-    fits_memory(len + others as u64, None).then_some(reservation)
+    fits(len.saturating_add(others as u64)).then_some(reservation)
 }
 
 impl Drop for Reservation {
@@ -153,8 +163,10 @@ mod tests {
         let first = reserve_memory(limit / 4 * 3, None);
         assert!(first.is_some());
         assert!(reserve_memory(limit / 2, None).is_none());
+        assert!(reserve_available(limit / 4 * 5).is_none());
         assert!(reserve_memory(limit / 2, Some(limit)).is_some());
         drop(first);
         assert!(reserve_memory(limit / 2, None).is_some());
+        assert!(reserve_available(limit / 4 * 5).is_some());
     }
 }

@@ -161,9 +161,13 @@ fn to_disk(
             start: lead,
             len: len.saturating_sub(lead),
         }),
-        Err(_) if memory_limit.is_none() && budget::fits_available(total) => {
+        Err(e) => {
+            let unlimited = || budget::reserve_available(total);
+            let reservation = memory_limit.is_none().then(unlimited).flatten();
+            if reservation.is_none() {
+                return Err(Error::no_room(source.name().as_deref(), total, e));
+            }
             into_memory(source, fd, range, progress).map(Copied::Memory)
         }
-        Err(e) => Err(Error::no_room(source.name().as_deref(), total, e)),
     }
 }

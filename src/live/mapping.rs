@@ -71,7 +71,9 @@ impl LiveMapping {
         let from = self.start().wrapping_add(range.start);
         // Others decide how long the file is; the kernel would end a process that copies more than there is room for.
         let len = range.len() as u64;
-        if !budget::fits_memory(len, None) && !budget::fits_available(len) {
+        let reservation =
+            budget::reserve_memory(len, None).or_else(|| budget::reserve_available(len));
+        if reservation.is_none() {
             let source = io::Error::from_raw_os_error(libc::ENOMEM);
             return Err(Error::os("read", None, source));
         }

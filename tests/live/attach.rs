@@ -2,12 +2,13 @@
 
 use crate::support::bytes::pattern;
 use crate::support::child::{argument, fork, scenario};
+use crate::support::control_group::{ControlGroup, join};
 use crate::support::disk::LoopFs;
 use crate::support::half_written::HalfWritten;
 use crate::support::kernel::{can_populate, limit, mappings, may_map, meminfo, page_size, status};
 use crate::support::pipe::pipe_of_files;
 use crate::support::user::{become_nobody, may_be_others};
-use crate::support::{file_with, skip, temp_dir};
+use crate::support::{file_with, skip, temp_dir, temp_dir_in};
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -159,6 +160,44 @@ fn a_snapshot_of_more_than_fits_into_memory_is_an_error() {
     assert_eq!(error.raw_os_error(), Some(libc::ENOMEM), "{error}");
     assert_eq!(error.path(), Some(&*path));
     assert!(live.snapshot(..10).expect("a small one").len() == 10);
+}
+
+/// Each of them fits, and all of them do not. Before: the kernel ended the process.
+#[test]
+fn snapshots_that_are_made_at_once_share_the_memory() {
+    const LEN: u64 = 90 << 20;
+    let mut child = scenario!(|| {
+        join(&argument("GROUP"));
+        let live = Live::open(argument("FILE")).unwrap();
+        let all = std::sync::Barrier::new(4);
+        let copy = || {
+            all.wait();
+            let copy = live.snapshot(..);
+            all.wait();
+            copy
+        };
+        std::thread::scope(|threads| {
+            let copies = [(); 4].map(|()| threads.spawn(copy));
+            for copy in copies {
+                match copy.join().unwrap() {
+                    Ok(copy) => assert_eq!(copy.len() as u64, LEN),
+                    Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOMEM)),
+                }
+            }
+        });
+    });
+    let Some(group) = ControlGroup::with_memory(256 << 20) else {
+        return;
+    };
+    let dir = temp_dir_in(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let path = file_with(dir.path(), "log", &[]);
+    let log = File::options().write(true).open(&path).expect("open");
+    log.set_len(LEN).expect("set_len");
+    let path = std::fs::canonicalize(path).unwrap();
+    child
+        .argument("GROUP", group.path())
+        .argument("FILE", &path)
+        .succeed();
 }
 
 /// The zeros that take the place of a file are not writable: they are not charged to the process (`vm.overcommit_memory` 2),
