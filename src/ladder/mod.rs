@@ -9,10 +9,12 @@ mod read;
 pub(crate) use map::map_unguarded;
 
 use crate::error::{Error, Result};
+use crate::file_system::FileSystem;
 use crate::held::Opened;
 use crate::input::{Offset, Progress, Request, Source, Window, settled};
-use crate::sys::file::{FileType, Stat};
+use crate::sys::file::{self, FileType, Stat};
 use map::{Outcome, map};
+use std::mem::MaybeUninit;
 use std::path::Path;
 
 /// Opens a path. A FIFO without a writer is not waited for if the request is bounded.
@@ -59,7 +61,8 @@ fn open_kind(
     stat: Stat,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let has_size = stat.kind == FileType::Regular && stat.size > 0;
+    let is_file = stat.kind == FileType::Regular;
+    let has_size = is_file && stat.size > 0 && !is_longer_than_reported(source, &stat);
     if has_size && !source.uses_callers_offset() {
         return open_file(source, request, stat, 0, progress);
     }
@@ -79,7 +82,17 @@ fn open_kind(
     }
 }
 
-/// A file of size 0, which may have bytes all the same.
+/// True for a file of a server that can be read behind the size that it reports, and did not grow.
+fn is_longer_than_reported(source: &Source<'_>, stat: &Stat) -> bool {
+    let byte = &mut [MaybeUninit::uninit()];
+    // With a device the size is known.
+    stat.device_major() == 0
+        && file::read_at(source.fd(), byte, stat.size).is_ok_and(|read| !read.is_empty())
+        && FileSystem::from_stat(source.fd(), stat).is_ok_and(|it| it == FileSystem::Network)
+        && source.stat().is_ok_and(|now| now.size == stat.size)
+}
+
+/// A file of size 0 or of a wrong one, which may have bytes all the same.
 fn open_unsized(
     source: &Source<'_>,
     request: &Request,

@@ -2,6 +2,7 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork, report, scenario};
+use crate::support::disk::unmount;
 use crate::support::namespace::{mount, own_mounts};
 use crate::support::{file_with, skip, temp_dir, truncate};
 use std::fs::{self, File};
@@ -186,4 +187,106 @@ fn a_file_that_this_kernel_exports_by_nfs() {
     })
     .succeed();
     println!("{}", seen.reports().join("\n"));
+}
+
+/// Serves a directory with one file, `file`, that has these bytes and reports another size, as the files of lxcfs may: FUSE,
+/// linux/fuse.h. Each read goes to this server (`FOPEN_DIRECT_IO`).
+#[cfg(target_endian = "little")]
+fn serve_file(dir: &Path, bytes: &'static [u8], size: u64) -> bool {
+    let Ok(device) = File::options().read(true).write(true).open("/dev/fuse") else {
+        skip("no FUSE");
+        return false;
+    };
+    let fd = device.as_raw_fd();
+    mount(
+        "test",
+        dir,
+        Some("fuse"),
+        0,
+        &format!("fd={fd},rootmode=40000,user_id=0,group_id=0"),
+    );
+    let attributes = move |node: u64| {
+        let (mode, size) = if node == 1 {
+            (0o40755, 0)
+        } else {
+            (0o100644, size)
+        };
+        // ino, size, blocks, three times and their nanoseconds; mode, nlink, uid, gid, rdev, blksize, flags.
+        let mut words = vec![node as u32, 0, size as u32, 0];
+        words.extend([0; 11]);
+        words.extend([mode, 1, 0, 0, 0, 4096, 0]);
+        words
+    };
+    std::thread::spawn(move || {
+        let mut request = vec![0; 1 << 20];
+        while let Ok(len) = (&device).read(&mut request) {
+            let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
+            let long = |at: usize| u64::from_ne_bytes(request[at..at + 8].try_into().unwrap());
+            let (operation, node) = (word(4), long(16));
+            let words = |words: &[u32]| words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+            let (error, answer): (i32, Vec<u8>) = match operation {
+                // FORGET, INTERRUPT and BATCH_FORGET have no answer.
+                2 | 36 | 42 => continue,
+                // LOOKUP
+                1 if request[40..len].starts_with(b"file\0") => (
+                    0,
+                    words(&[&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &attributes(2)].concat()),
+                ),
+                1 => (libc::ENOENT, Vec::new()),
+                // GETATTR
+                3 => (0, words(&[&[0; 4][..], &attributes(node)].concat())),
+                // OPEN, OPENDIR
+                14 | 27 => (0, words(&[0, 0, 1, 0])),
+                // READ
+                15 => {
+                    let rest = bytes.get(long(48) as usize..).unwrap_or_default();
+                    (0, rest[..rest.len().min(word(56) as usize)].to_vec())
+                }
+                // STATFS
+                17 => (0, words(&[0; 20])),
+                // RELEASE, FLUSH, RELEASEDIR
+                18 | 25 | 29 => (0, Vec::new()),
+                // INIT, version 7.31
+                26 => (
+                    0,
+                    words(&[7, 31, 65536, 0, 0, 65536, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+                ),
+                _ => (libc::ENOSYS, Vec::new()),
+            };
+            let head = [
+                &(16 + answer.len() as u32).to_ne_bytes()[..],
+                &(-error).to_ne_bytes(),
+            ];
+            let answer = [&head.concat()[..], &request[8..16], &answer].concat();
+            let _ = (&device).write(&answer);
+        }
+    });
+    true
+}
+
+/// Before: the bytes behind the size that was reported were missing.
+#[test]
+#[cfg(target_endian = "little")]
+fn a_file_of_a_server_has_all_bytes_that_can_be_read() {
+    scenario!(|| {
+        if !own_mounts() {
+            return;
+        }
+        for (bytes, size) in [(&b"0123456789abcdef"[..], 10), (b"0123", 10), (b"0123", 4)] {
+            let dir = temp_dir();
+            if !serve_file(dir.path(), bytes, size) {
+                return;
+            }
+            let path = dir.path().join("file");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+            let file = File::open(&path).unwrap();
+            assert_eq!(Snapshot::open(&path).unwrap()[..], *bytes, "{size}");
+            assert_eq!(Snapshot::from_file(&file).unwrap()[..], *bytes, "{size}");
+            assert_eq!(Snapshot::from_fd(&file).unwrap()[..], *bytes, "{size}");
+            let window = Snapshot::options().offset(2).open(&path).unwrap();
+            assert_eq!(window[..], bytes[2..], "{size}");
+            unmount(dir.path());
+        }
+    })
+    .succeed();
 }
