@@ -167,7 +167,7 @@ fn a_snapshot_of_more_than_fits_into_memory_is_an_error() {
 fn snapshots_that_are_made_at_once_share_the_memory() {
     const LEN: u64 = 90 << 20;
     let mut child = scenario!(|| {
-        join(&argument("GROUP"));
+        join(argument("GROUP"));
         let live = Live::open(argument("FILE")).unwrap();
         let all = std::sync::Barrier::new(4);
         let copy = || {
