@@ -3,9 +3,9 @@
 //!
 //! The parent releases no lease until the child has its own or a copy. The child's lease continues the parent's without a
 //! gap if the parent's is still unbroken after the child's was set. Otherwise the bytes are copied. The copy is used if the
-//! file is unchanged: it has the same size and times, and was not changed so shortly before the fork that a second change
-//! could have left the same times. Else the child gets no access to the bytes. It never has access to an
-//! [`Exclusive`](crate::Exclusive) of its parent.
+//! parent's lease is still unbroken, or if the file is unchanged: it has the same size and times, and was not changed so
+//! shortly before the fork that a second change could have left the same times. Else the child gets no access to the bytes.
+//! It never has access to an [`Exclusive`](crate::Exclusive) of its parent.
 //!
 //! The handler allocates nothing and takes no lock, since the parent may have had other threads.
 #![allow(unsafe_code)]
@@ -174,9 +174,9 @@ fn continue_lease(
 fn copy_unchanged(file: BorrowedFd<'_>, data: &Data, read: &ReadData) -> bool {
     let end = (read.offset + data.len as u64).min(read.stat.size);
     let is_old = read.stat.stamp.changed_ns() + TIMESTAMP_STEP_NS < children::forked_at_ns();
-    is_old
-        && copy::copy_to_memory(file, data, read.offset..end, &|| false).is_ok()
-        && copy::is_unchanged(file, &read.stat, false)
+    let is_unchanged = || is_old && copy::is_unchanged(file, &read.stat, false);
+    copy::copy_to_memory(file, data, read.offset..end, &|| false).is_ok()
+        && (lease::is_held(file.as_raw_fd(), Lease::Read) || is_unchanged())
 }
 
 fn deny_access(data: &Data) {

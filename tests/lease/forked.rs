@@ -3,6 +3,7 @@
 use super::Folder;
 use super::attacked::leases_of;
 use super::support::child::{Forked, scenario};
+use super::support::kernel::limit;
 use super::support::refuse::{Verdict, intercept};
 use super::support::{file_with, skip};
 use std::fs;
@@ -267,6 +268,30 @@ fn a_child_forked_at_the_end_of_a_break_has_a_consistent_snapshot() {
         assert!(status.success(), "{status}");
         // Dropping it would wait for the copying thread.
         std::mem::forget(snapshot);
+    })
+    .succeed();
+}
+
+/// A child that can have no lease of its own copies the bytes under its parent's, which shows that they are right. Before: if
+/// only the permissions had changed since the open, or all was less than 20 ms old, it had no access to them.
+#[test]
+fn a_child_without_descriptors_has_a_copy_also_of_a_file_with_new_permissions() {
+    scenario!(|| {
+        let Some(folder) = Folder::new() else {
+            return;
+        };
+        let path = file(&folder);
+        let snapshot = super::leased(|| Snapshot::open(&path));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(&path, mode).unwrap();
+        let before = limit(libc::RLIMIT_NOFILE, 0);
+        let status = fork(|| {
+            assert!(snapshot[..] == [5; LEN]);
+            assert!(snapshot.is_consistent());
+        });
+        limit(libc::RLIMIT_NOFILE, before);
+        assert!(status.success(), "{status}");
+        assert_eq!(snapshot.backing(), Backing::Leased);
     })
     .succeed();
 }
