@@ -26,6 +26,9 @@ use std::time::{Duration, Instant};
 /// another thread has just forked has it open until it executes its program.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 
+/// A longer time to wait has no end, and can be added to no moment.
+const WAIT_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// The bytes to open, and until when to retry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Request {
@@ -37,11 +40,10 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Until when to retry. What no clock can count ends in 136 years.
+    /// Until when to retry.
     fn until(&self) -> Option<Instant> {
-        let (now, far) = (Instant::now(), Duration::from_secs(u32::MAX.into()));
-        self.wait
-            .map(|wait| now.checked_add(wait).unwrap_or(now + far))
+        let wait = |wait: Duration| Instant::now() + wait.min(WAIT_MAX);
+        self.wait.map(wait)
     }
 
     /// The window in a file of `size` bytes.

@@ -44,11 +44,11 @@ fn a_second_one_in_the_same_process_is_busy_at_once() {
         first.close().unwrap();
         assert_eq!(&Snapshot::open(&path).unwrap()[..], b"Bytes");
         open(&other).close().unwrap();
-        // One that waits gets it when it is released.
+        // One that waits gets it when it is released. Before: a time without end was a panic.
         let first = open(&path);
         std::thread::scope(|scope| {
             let second = scope.spawn(|| {
-                let options = Exclusive::options().wait(Duration::from_secs(60));
+                let options = Exclusive::options().wait(Duration::MAX);
                 options.open(&path).map(|file| file[0])
             });
             first.close().unwrap();
