@@ -207,29 +207,34 @@ fn punch_unwritten(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<()> {
 /// block: for holes, for bytes that are in the inode, for blocks shared with a clone. Bytes stay; if no block is missing,
 /// nothing is done, and after an error holes are holes again.
 ///
-/// It stops when `check` fails: bytes that another process writes must not be overwritten with zeros.
+/// It stops when `check` fails: bytes that another process writes must not be overwritten with zeros. The result can be freed.
 pub(crate) fn unshare_and_allocate(
     file: &File,
     range: Range<u64>,
     size: u64,
     check: &Check<'_>,
-) -> io::Result<()> {
+) -> io::Result<Missing> {
     if range.is_empty() || Missing::find(file, &range, Dirty::Ignore)?.is_nothing() {
-        return Ok(());
+        return Ok(Missing::default());
     }
     // What is filled with zeros, and freed after an error, must really be a hole.
     let missing = Missing::find(file, &range, Dirty::WriteBack)?;
     if missing.is_nothing() {
-        return Ok(());
+        return Ok(missing);
     }
     check_free(file.as_fd(), missing.bytes())?;
-    let filled = missing.allocate_or_zero(file, range, size, check);
-    filled.inspect_err(|_| missing.free(file, check))
+    match missing.allocate_or_zero(file, range, size, check) {
+        Ok(()) => Ok(missing),
+        Err(e) => {
+            missing.free(file, check);
+            Err(e)
+        }
+    }
 }
 
 /// What stores into a file would need new blocks for.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Missing {
+pub(crate) struct Missing {
     holes: Vec<Range<u64>>,
     /// Bytes in blocks that a clone has too.
     shared: u64,
@@ -310,7 +315,7 @@ impl Missing {
     }
 
     /// Makes the holes holes again. Once another process may have the file open (`check` fails), what it has written stays.
-    fn free(&self, file: &File, check: &Check<'_>) {
+    pub(crate) fn free(&self, file: &File, check: &Check<'_>) {
         let fd = file.as_fd();
         for hole in &self.holes {
             let _ = if check().is_ok() {

@@ -232,19 +232,13 @@ impl Attempt<'_> {
         // Before holes are filled, which would stay filled if there were no room for the mapping.
         let mapped = lease.map(window);
         let mapped = mapped.map_err(|e| e.with_path(|| self.name.map(PathBuf::from)))?;
-        // If another process waits, the lease must be given up, whatever is done here.
-        let check = || {
-            if lease.is_held() {
-                Ok(())
-            } else {
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-        };
-        match space::unshare_and_allocate(lease.file(), range, stat.size, &check) {
+        let check = || check_held(&lease);
+        let filled = match space::unshare_and_allocate(lease.file(), range, stat.size, &check) {
             Err(_) if !lease.is_held() => return Ok(None),
-            owned => owned.map_err(|e| allocation_error(e, self.name))?,
-        }
-        let mapping = match lease.publish(mapped) {
+            filled => filled.map_err(|e| allocation_error(e, self.name))?,
+        };
+        let undo = |lease: &WriteLease| filled.free(lease.file(), &|| check_held(lease));
+        let mapping = match lease.publish(mapped, undo) {
             Err(WriteLeaseError::Busy) => return Ok(None),
             other => other.map_err(|e| lease_error(e, self.name))?,
         };
@@ -254,6 +248,15 @@ impl Attempt<'_> {
         let path = self.name.map(PathBuf::from);
         let bytes = Bytes::Leased(mapping);
         Ok(Some(Exclusive::new(bytes, window, Some(claim), path)))
+    }
+}
+
+/// If another process waits, the lease must be given up, whatever is done here.
+fn check_held(lease: &WriteLease) -> io::Result<()> {
+    if lease.is_held() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 

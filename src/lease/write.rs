@@ -8,7 +8,7 @@
 use super::read::{LeaseHolder, reserve_space};
 use super::table::{Data, LeaseData, WriteData};
 use super::{copier, monitor};
-use crate::atfork::BeforeForks;
+use crate::atfork::{BeforeForks, NotForChildren};
 use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
@@ -86,35 +86,58 @@ impl WriteLease {
     }
 
     /// Maps bytes of the file, which are not touched before they have blocks on the disk.
-    pub(crate) fn map(&self, window: FileWindow) -> Result<MappedFile> {
+    pub(crate) fn map(&self, window: FileWindow) -> Result<UnpublishedMapping> {
+        let not_for_children = NotForChildren::new()?;
         let mapped = MappedFile::new(self.file().as_fd(), window)?;
+        not_for_children.set_range(mapped.region().addresses());
         reserve_space(copied_pages(&mapped)).map_err(|e| Error::os("mmap", None, e))?;
-        Ok(mapped)
+        Ok(UnpublishedMapping {
+            _not_for_children: not_for_children,
+            mapped,
+        })
     }
 
-    /// The mapping, once its bytes have blocks.
-    pub(crate) fn publish(self, mapped: MappedFile) -> Result<WriteLeasedMapping, WriteLeaseError> {
-        let WriteLease {
-            holder,
-            userfaultfd,
-        } = self;
-        split_page_cache_folios(&mapped);
-        let stat = file::stat(holder.file.as_fd()).map_err(failed("fstat"))?;
-        let data = data(&mapped, userfaultfd.as_raw_fd(), stat);
-        let editable = WriteLeasedMapping {
-            holder,
-            userfaultfd: Some(userfaultfd),
-            mapped,
+    /// The mapping, once its bytes have blocks. If it fails, `undo` makes the file as it was before the lease is released.
+    pub(crate) fn publish(
+        self,
+        mapping: UnpublishedMapping,
+        undo: impl FnOnce(&Self),
+    ) -> Result<WriteLeasedMapping, WriteLeaseError> {
+        if let Err(why) = self.hand_over(&mapping.mapped) {
+            // Before it is unmapped.
+            self.holder.entry.end();
+            undo(&self);
+            return Err(why);
+        }
+        Ok(WriteLeasedMapping {
+            holder: self.holder,
+            userfaultfd: Some(self.userfaultfd),
+            mapped: mapping.mapped,
             process: Process::current(),
-        };
-        // SAFETY: `WriteLeasedMapping` unmaps the file after it has ended the entry.
-        match unsafe { editable.holder.publish(data) }.map_err(failed("mmap"))? {
-            // Otherwise a child that another thread has forked meanwhile has the file open.
-            // The last check is needed, since filling holes may have taken longer than the kernel waits, and signals get lost.
-            true if editable.holder.is_alone() && editable.holder.entry.is_held() => Ok(editable),
-            _ => Err(WriteLeaseError::Busy),
+        })
+    }
+
+    fn hand_over(&self, mapped: &MappedFile) -> Result<(), WriteLeaseError> {
+        split_page_cache_folios(mapped);
+        let stat = file::stat(self.file().as_fd()).map_err(failed("fstat"))?;
+        let data = data(mapped, self.userfaultfd.as_raw_fd(), stat);
+        // SAFETY: the file is unmapped after the entry was ended: by `publish`, or by `WriteLeasedMapping`.
+        let is_held = unsafe { self.holder.publish(data) }.map_err(failed("mmap"))?;
+        // Otherwise a child that another thread has forked meanwhile may have the file open.
+        // The last check is needed, since filling holes may have taken longer than the kernel waits, and signals get lost.
+        if is_held && self.holder.is_alone() && self.is_held() {
+            Ok(())
+        } else {
+            Err(WriteLeaseError::Busy)
         }
     }
+}
+
+/// A mapping of the file that the lease threads do not know yet.
+pub(crate) struct UnpublishedMapping {
+    /// A child that is forked meanwhile would keep the file open. First: it is dropped before the bytes are unmapped.
+    _not_for_children: NotForChildren,
+    mapped: MappedFile,
 }
 
 fn refusal(error: io::Error) -> WriteLeaseError {

@@ -1,12 +1,15 @@
 //! A forked child gets no file that its parent edits.
 
-use crate::support::child::scenario;
+use crate::support::child::{fork_into, scenario};
 use crate::support::exclusive::{any_system, open, systems};
 use crate::support::file_with;
 use crate::support::kernel::limit;
-use std::fs;
+use crate::support::refuse::{Verdict, intercept};
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use stillmap::Error;
+use std::sync::mpsc;
+use stillmap::{Error, Exclusive};
 
 #[test]
 fn a_child_can_neither_touch_nor_cut_it() {
@@ -86,6 +89,48 @@ fn a_child_that_drops_it_releases_nothing() {
             file.close().unwrap();
             assert_eq!(fs::read(&path).unwrap(), [2; 10_000], "{kind}");
         }
+    })
+    .succeed();
+}
+
+/// A child that is forked while another thread opens a file, and its holes are filled. Before: the child had it mapped, and it
+/// was busy as long as the child lived.
+#[test]
+fn a_child_forked_during_an_open_does_not_keep_the_file() {
+    scenario!(|| {
+        let Some(system) = any_system() else {
+            return;
+        };
+        let path = system.path().join("sparse");
+        File::create(&path).unwrap().set_len(8 << 20).unwrap();
+        let (filling, is_filling) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let mut is_first = true;
+        intercept(libc::SYS_fallocate, (0, 0, 0), move |_| {
+            if std::mem::take(&mut is_first) {
+                filling.send(()).unwrap();
+                goes_on.recv().unwrap();
+            }
+            Verdict::Continue
+        });
+        let opener = std::thread::spawn(move || Exclusive::open(path));
+        is_filling.recv().unwrap();
+        let (mut heard, mut tell) = std::io::pipe().unwrap();
+        // SAFETY: the child takes no lock.
+        let child = unsafe {
+            fork_into(|| {
+                tell.write_all(&[0]).unwrap();
+                loop {
+                    libc::pause();
+                }
+            })
+        };
+        heard.read_exact(&mut [0]).unwrap();
+        go_on.send(()).unwrap();
+        let opened = opener.join().unwrap();
+        child.kill();
+        child.wait();
+        opened.unwrap().close().unwrap();
     })
     .succeed();
 }

@@ -2,14 +2,14 @@
 
 use crate::support::bytes::assert_same;
 use crate::support::child::scenario;
-use crate::support::exclusive::{open, system, system_with, systems};
+use crate::support::exclusive::{any_system, open, system, system_with, systems};
 use crate::support::kernel::{mapping_at, page_size, status};
-use crate::support::refuse::refuse;
+use crate::support::refuse::{Verdict, intercept, refuse};
 use crate::support::{file_with, limit_file_sizes};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use stillmap::{Error, Exclusive};
 
@@ -124,6 +124,31 @@ fn without_room_for_the_mapping_holes_stay_holes() {
             assert!(matches!(error, Error::TooLarge { .. }), "{kind}: {error}");
             assert_eq!(blocks(), before, "{kind}");
         }
+    })
+    .succeed();
+}
+
+/// Another process wants the file while its last hole is filled. Before: the holes stayed filled.
+#[test]
+fn holes_stay_holes_if_the_file_is_wanted_before_it_is_open() {
+    scenario!(|| {
+        let Some(system) = any_system() else {
+            return;
+        };
+        let path = system.path().join("sparse");
+        File::create(&path).unwrap().set_len(8 << 20).unwrap();
+        let blocks = || fs::metadata(&path).unwrap().blocks();
+        let before = blocks();
+        let wanted = path.clone();
+        intercept(libc::SYS_fallocate, (0, 0, 0), move |_| {
+            let mut open = File::options();
+            let refused = open.read(true).custom_flags(libc::O_NONBLOCK).open(&wanted);
+            assert!(refused.is_err());
+            Verdict::Continue
+        });
+        let error = Exclusive::try_open(&path).unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }), "{error}");
+        assert_eq!(blocks(), before);
     })
     .succeed();
 }
