@@ -276,9 +276,8 @@ impl Anonymous {
             self.discard(len..self.len)?;
         }
         self.check_process()?;
-        if let Some(memfd) = &self.shared {
-            memfd.not_for_children.clear_range();
-        }
+        let shared = self.shared.as_ref();
+        let _no_fork = shared.map(|memfd| memfd.not_for_children.clear_range());
         let resized = self.change_len(len);
         self.register();
         resized

@@ -258,7 +258,7 @@ impl NotForChildren {
     /// The same for shared memory, of which this process may lend the first `bytes` to a child: in whole pages of
     /// `page_size`; the last one, which has bytes of no other value, also in part.
     pub(crate) fn set_lendable(&self, addresses: Range<usize>, bytes: usize, page_size: usize) {
-        self.clear_range();
+        self.entry.len.store(0, Ordering::Release);
         self.entry.start.store(addresses.start, Ordering::Relaxed);
         self.entry.lendable.store(bytes, Ordering::Relaxed);
         self.entry.page_size.store(page_size, Ordering::Relaxed);
@@ -268,9 +268,14 @@ impl NotForChildren {
         self.entry.len.store(addresses.len(), Ordering::Release);
     }
 
-    /// To be called before the range is unmapped or moved.
-    pub(crate) fn clear_range(&self) {
+    /// To be called before the range is unmapped or moved. A child that is forked in between has it mapped: while the result
+    /// lives, a fork waits.
+    #[must_use]
+    pub(crate) fn clear_range(&self) -> Option<NoFork> {
+        // A fork that is under way may have copied the mapping, and not this entry.
+        let no_fork = NoFork::begin();
         self.entry.len.store(0, Ordering::Release);
+        no_fork
     }
 
     /// Registers a descriptor, in place of any before.
@@ -360,7 +365,7 @@ pub(crate) unsafe fn lend(pages: Range<usize>) -> Result<()> {
 
 impl Drop for NotForChildren {
     fn drop(&mut self) {
-        self.clear_range();
+        let _no_fork = self.clear_range();
         self.clear_descriptor();
     }
 }

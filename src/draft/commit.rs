@@ -63,7 +63,7 @@ impl Draft {
     fn move_to(&mut self, path: &Path) -> Result<()> {
         self.check_process()?;
         self.trim()?;
-        self.release_to_children();
+        let _no_fork = self.release_to_children();
         let moved = self.output.move_to(path, &mut self.store, &self.options);
         self.keep_from_children();
         moved
@@ -72,7 +72,7 @@ impl Draft {
     fn try_commit(&mut self) -> Result<()> {
         self.check_process()?;
         self.trim()?;
-        self.release_to_children();
+        let _no_fork = self.release_to_children();
         let done = self.output.commit(&mut self.store, &self.options);
         if done.is_err() {
             // Less than before, if the file was visible when the last step failed, and there was no memory.

@@ -4,7 +4,7 @@ use super::output::Output;
 use super::stream::Stream;
 use super::target::Target;
 use super::{Draft, DraftOptions};
-use crate::atfork::NotForChildren;
+use crate::atfork::{NoFork, NotForChildren};
 use crate::error::{Error, Result};
 use crate::page;
 use crate::range::whole_pages;
@@ -91,12 +91,15 @@ impl Draft {
 
     fn new(options: DraftOptions, path: &Path, len: usize) -> Result<Self> {
         let target = Target::resolve(path, options.create_new)?;
+        // Until the file is known to the fork handler.
+        let _no_fork = NoFork::begin();
         let output = Output::create(target, &options)?;
         Draft::with_output(options, output, len)
     }
 
     fn edit_with(options: DraftOptions, path: &Path) -> Result<Self> {
         let target = Target::resolve(path, false)?;
+        let _no_fork = NoFork::begin();
         let mut output = Output::create(target, &options)?;
         let source = output.open_source()?;
         let old = Snapshot::from_fd(&source).map_err(|e| output.add_path(e))?;

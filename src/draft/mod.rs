@@ -19,7 +19,7 @@ mod temp_file;
 pub use commit_error::CommitError;
 pub use options::DraftOptions;
 
-use crate::atfork::NotForChildren;
+use crate::atfork::{NoFork, NotForChildren};
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::error::{Error, Result};
 use crate::page;
@@ -99,10 +99,11 @@ impl Draft {
         }
     }
 
-    /// Before the bytes move, or the file is closed.
-    fn release_to_children(&self) {
-        self.not_for_children.clear_range();
+    /// Before the bytes move, or the file is closed. While the result lives, a fork waits.
+    fn release_to_children(&self) -> Option<NoFork> {
+        let no_fork = self.not_for_children.clear_range();
         self.not_for_children.clear_descriptor();
+        no_fork
     }
 
     /// A forked child must not change its parent's file.
@@ -139,7 +140,7 @@ impl Draft {
     fn resize_store(&mut self, len: usize) -> Result<()> {
         self.check_process()?;
         whole_pages(len, page::size()).map_err(|e| self.output.add_path(e))?;
-        self.release_to_children();
+        let _no_fork = self.release_to_children();
         let resized = self.output.resize(&mut self.store, len, &self.options);
         self.keep_from_children();
         resized.map_err(|e| self.output.add_path(e))

@@ -102,7 +102,7 @@ impl Unguarded {
         len: usize,
         set_size: impl FnOnce(&File, &Check<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.not_for_children.clear_range();
+        let _no_fork = self.not_for_children.clear_range();
         let set_size = || set_size(&self.file, &|| Ok(()));
         let resized = self.mapped.resize(len, set_size);
         let addresses = self.mapped.region().addresses();

@@ -75,8 +75,8 @@ pub(super) struct LeaseHolder<F: AsFd> {
     events: usize,
     /// Taken before the description with the lease was opened.
     opened: BeforeForks,
-    /// Set if the lease is to end with its descriptor, which is closed at once, and not to be released. Dropped last.
-    closing: Option<NoFork>,
+    /// Set while the descriptor is being closed: the lease was released, or ends with it. Dropped last.
+    pub(super) closing: Option<NoFork>,
 }
 
 /// An entry whose descriptor is forgotten when it is dropped.

@@ -8,7 +8,7 @@
 use super::read::{LeaseHolder, reserve_space};
 use super::table::{Data, LeaseData, WriteData};
 use super::{copier, monitor};
-use crate::atfork::{BeforeForks, NotForChildren};
+use crate::atfork::{BeforeForks, NoFork, NotForChildren};
 use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::file_system::FileSystem;
@@ -175,6 +175,21 @@ fn data(mapped: &MappedFile, userfaultfd: RawFd, stat: Stat) -> Data {
     Data::new(mapped.region(), kind)
 }
 
+/// Runs `change`, which may move the mapping. A child that is forked meanwhile must not touch what comes to its old place, and
+/// would have it mapped: so a fork waits.
+fn move_mapping<T>(
+    now: &mut Data,
+    write: WriteData,
+    mapped: &mut MappedFile,
+    change: impl FnOnce(&mut MappedFile) -> T,
+) -> T {
+    let _no_fork = NoFork::begin();
+    now.len = 0;
+    let changed = change(mapped);
+    now.set(data(mapped, write.userfaultfd, write.stat));
+    changed
+}
+
 /// The longest window whose page-cache folios are split, in bytes.
 const SPLIT_MAX: usize = 256 << 20;
 
@@ -276,14 +291,9 @@ impl WriteLeasedMapping {
         };
         let resized = entry.while_leased(|now| match now.kind {
             LeaseData::Write(write) if !entry.is_moved.load(Ordering::SeqCst) => {
-                // A process that is forked while the mapping moves must not touch what comes to its old place.
-                now.len = 0;
-                let resized = mapped.make_room(len);
-                now.set(data(mapped, write.userfaultfd, write.stat));
+                let resized = move_mapping(now, write, mapped, |mapped| mapped.make_room(len));
                 let resized = resized.and_then(|()| size(file, &check));
-                now.len = 0;
-                mapped.take_len(len, &resized);
-                now.set(data(mapped, write.userfaultfd, write.stat));
+                move_mapping(now, write, mapped, |mapped| mapped.take_len(len, &resized));
                 Some(resized)
             }
             _ => None,
@@ -303,6 +313,8 @@ impl WriteLeasedMapping {
         let Some(userfaultfd) = self.userfaultfd.take() else {
             return false;
         };
+        // Until the file is closed: a child that is forked in between would keep it open or mapped.
+        self.holder.closing = NoFork::begin();
         let was_leased = self.holder.entry.end();
         let is_stored = !self.holder.entry.is_moved.load(Ordering::SeqCst);
         // Closed first: a prefetch may be blocked on a page that is never supplied, and unmapping waits for it.

@@ -7,7 +7,10 @@ use crate::support::kernel::limit;
 use crate::support::refuse::{Verdict, intercept};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use stillmap::{Error, Exclusive};
 
@@ -133,4 +136,62 @@ fn a_child_forked_during_an_open_does_not_keep_the_file() {
         opened.unwrap().close().unwrap();
     })
     .succeed();
+}
+
+/// Another thread resizes and closes files while this one forks. Before: a child had a file mapped or open, and it was busy as
+/// long as the child lived.
+#[test]
+fn children_forked_at_any_moment_keep_no_file() {
+    const FORKS: usize = 200;
+    scenario!(|| {
+        let Some(system) = any_system() else {
+            return;
+        };
+        let path = file_with(system.path(), "file", &[1; 10_000]);
+        // A fork takes its time.
+        let mut pages = vec![1_u8; 64 << 20];
+        let stop = AtomicBool::new(false);
+        let (mut mapped, mut open_there) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut file = open(&path);
+                    file.resize(1 << 20).unwrap();
+                    file.resize(10_000).unwrap();
+                    file.close().unwrap();
+                }
+            });
+            for _ in 0..FORKS {
+                let (mut heard, mut tell) = std::io::pipe().unwrap();
+                // SAFETY: the child takes no lock.
+                let child = unsafe {
+                    fork_into(|| {
+                        tell.write_all(&[0]).unwrap();
+                        loop {
+                            libc::pause();
+                        }
+                    })
+                };
+                heard.read_exact(&mut [0]).unwrap();
+                let maps = fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap();
+                mapped += usize::from(maps.contains(path.to_str().unwrap()));
+                open_there += usize::from(has_writable(child.id(), &path));
+                child.kill();
+                child.wait();
+                pages.iter_mut().step_by(4096).for_each(|byte| *byte ^= 1);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!((mapped, open_there), (0, 0));
+    })
+    .succeed();
+}
+
+/// Whether a process has a file open for writing. An `O_PATH` descriptor keeps no file busy.
+fn has_writable(process: i32, path: &Path) -> bool {
+    let numbers = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    numbers.flatten().any(|link| {
+        let may_write = link.metadata().unwrap().mode() & 0o200 != 0;
+        may_write && fs::read_link(link.path()).unwrap() == path
+    })
 }
