@@ -258,7 +258,7 @@ impl NotForChildren {
     /// The same for shared memory, of which this process may lend the first `bytes` to a child: in whole pages of
     /// `page_size`; the last one, which has bytes of no other value, also in part.
     pub(crate) fn set_lendable(&self, addresses: Range<usize>, bytes: usize, page_size: usize) {
-        self.entry.len.store(0, Ordering::Release);
+        self.forget_range();
         self.entry.start.store(addresses.start, Ordering::Relaxed);
         self.entry.lendable.store(bytes, Ordering::Relaxed);
         self.entry.page_size.store(page_size, Ordering::Relaxed);
@@ -274,8 +274,13 @@ impl NotForChildren {
     pub(crate) fn clear_range(&self) -> Option<NoFork> {
         // A fork that is under way may have copied the mapping, and not this entry.
         let no_fork = NoFork::begin();
-        self.entry.len.store(0, Ordering::Release);
+        self.forget_range();
         no_fork
+    }
+
+    /// The same where another handler keeps the range from children from now on.
+    pub(crate) fn forget_range(&self) {
+        self.entry.len.store(0, Ordering::Release);
     }
 
     /// Registers a descriptor, in place of any before.
@@ -365,7 +370,9 @@ pub(crate) unsafe fn lend(pages: Range<usize>) -> Result<()> {
 
 impl Drop for NotForChildren {
     fn drop(&mut self) {
-        let _no_fork = self.clear_range();
+        let len = self.entry.len.load(Ordering::Relaxed);
+        let is_registered = len > 0 || self.entry.fd.load(Ordering::Relaxed) >= 0;
+        let _no_fork = is_registered.then(|| self.clear_range());
         self.clear_descriptor();
     }
 }

@@ -116,6 +116,12 @@ impl Data {
         self.len = new.len;
     }
 
+    /// A child that is forked from here on finds a mapping of length 0.
+    pub(super) fn hide(&mut self) {
+        self.len = 0;
+        compiler_fence(Ordering::SeqCst);
+    }
+
     /// The file when the lease was set.
     pub(super) fn stat(&self) -> Option<Stat> {
         match self.kind {

@@ -92,7 +92,7 @@ impl WriteLease {
         not_for_children.set_range(mapped.region().addresses());
         reserve_space(copied_pages(&mapped)).map_err(|e| Error::os("mmap", None, e))?;
         Ok(UnpublishedMapping {
-            _not_for_children: not_for_children,
+            not_for_children,
             mapped,
         })
     }
@@ -109,6 +109,7 @@ impl WriteLease {
             undo(&self);
             return Err(why);
         }
+        mapping.not_for_children.forget_range();
         Ok(WriteLeasedMapping {
             holder: self.holder,
             userfaultfd: Some(self.userfaultfd),
@@ -136,7 +137,7 @@ impl WriteLease {
 /// A mapping of the file that the lease threads do not know yet.
 pub(crate) struct UnpublishedMapping {
     /// A child that is forked meanwhile would keep the file open. First: it is dropped before the bytes are unmapped.
-    _not_for_children: NotForChildren,
+    not_for_children: NotForChildren,
     mapped: MappedFile,
 }
 
@@ -184,7 +185,7 @@ fn move_mapping<T>(
     change: impl FnOnce(&mut MappedFile) -> T,
 ) -> T {
     let _no_fork = NoFork::begin();
-    now.len = 0;
+    now.hide();
     let changed = change(mapped);
     now.set(data(mapped, write.userfaultfd, write.stat));
     changed
