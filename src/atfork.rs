@@ -30,13 +30,26 @@ use crate::table::{Claimed, Table};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering, fence};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 static TABLE: Table<ForkEntry> = Table::new();
 
 /// The file that replaces a registered descriptor in a child. Set once the handler is installed.
 static EMPTY_FILE: OnceBox<OwnedFd> = OnceBox::new();
+
+/// What is done for leases: before a fork, and in the child. They are no handlers of their own: a fork that waits for a thread
+/// of [`MAKERS`], which installs them, would not call them.
+static LEASES: AtomicPtr<ForLeases> = AtomicPtr::new(ptr::null_mut());
+
+/// Called before a fork, and in the child.
+pub(crate) type ForLeases = (fn(), fn());
+
+fn leases() -> Option<&'static ForLeases> {
+    // SAFETY: null, or a static variable.
+    unsafe { LEASES.load(Ordering::Acquire).as_ref() }
+}
 
 /// Numbers of forks of this process: of those that wait for [`MAKERS`] or have begun, that have begun, that are over.
 /// They are compared for equality only: 2^32 forks take days, and a thread waits for forks for 2 s at most.
@@ -177,6 +190,9 @@ extern "C" fn before_fork() {
     wait_for_none(&WAITING);
     WANTED.fetch_add(1, Ordering::SeqCst);
     wait_for_none(&MAKERS);
+    if let Some((before, _)) = leases() {
+        before();
+    }
     BEGUN.fetch_add(1, Ordering::SeqCst);
 }
 
@@ -210,6 +226,11 @@ pub(crate) fn install() -> Result<()> {
         .map_err(|e| Error::os("pthread_atfork", None, e))?;
     EMPTY_FILE.set(empty);
     Ok(())
+}
+
+/// Sets what is done for leases, see [`LEASES`]. The handlers are installed.
+pub(crate) fn set_leases(functions: &'static ForLeases) {
+    LEASES.store(ptr::from_ref(functions).cast_mut(), Ordering::Release);
 }
 
 fn empty_file() -> io::Result<BorrowedFd<'static>> {
@@ -399,6 +420,9 @@ extern "C" fn in_child() {
             #[allow(unsafe_code)]
             close_in_child(unsafe { BorrowedFd::borrow_raw(fd) });
         }
+    }
+    if let Some((_, in_child)) = leases() {
+        in_child();
     }
 }
 

@@ -21,7 +21,7 @@ use crate::sys::lease::{self, Lease};
 use crate::sys::{atfork as handlers, clock, file, memory, unnamed};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Two changes of a file that are further apart than this have different times: the clock of file times moves in steps of 1
 /// to 10 ms.
@@ -30,19 +30,15 @@ const TIMESTAMP_STEP_NS: i64 = 20_000_000;
 /// An entry lies in one page, so the child has it as it was at one moment, see [`LeaseEntry`].
 const _: () = assert!(size_of::<LeaseEntry>() == 512);
 
-/// Installs the handlers, after those of [`atfork`]. Called by one thread at a time.
+/// Called by one thread at a time.
 pub(super) fn install() -> io::Result<()> {
-    static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
     atfork::install().map_err(io::Error::from)?;
-    if !IS_INSTALLED.load(Ordering::Relaxed) {
-        children::share_count();
-        handlers::register(Some(children::note_fork), None, in_child)?;
-        IS_INSTALLED.store(true, Ordering::Relaxed);
-    }
+    children::share_count_once();
+    atfork::set_leases(&(children::note_fork, in_child));
     Ok(())
 }
 
-extern "C" fn in_child() {
+fn in_child() {
     keep_snapshots();
     children::report_ready();
 }

@@ -22,8 +22,15 @@ static BEGUN_AT: AtomicMs = AtomicMs::new(0);
 /// The number of children that are ready, in memory that they share with this process. Null where there is none.
 static READY: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
+/// Called by one thread at a time.
+pub(super) fn share_count_once() {
+    if ready().is_none() {
+        share_count();
+    }
+}
+
 /// Maps the memory that is shared with the children of this process. Does not use the allocator.
-pub(super) fn share_count() {
+fn share_count() {
     let page = memory::map_shared_anonymous(page::size());
     let page = page.map_or(ptr::null_mut(), NonNull::as_ptr);
     READY.store(page.cast(), Ordering::SeqCst);
@@ -35,7 +42,7 @@ fn ready() -> Option<&'static AtomicU32> {
 }
 
 /// To be called before each fork.
-pub(super) extern "C" fn note_fork() {
+pub(super) fn note_fork() {
     let now = clock::monotonic_ms();
     let begun_at = BEGUN_AT.load(Ordering::SeqCst);
     BEGUN_AT.store(now, Ordering::SeqCst);
@@ -84,9 +91,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "forks")]
     fn a_release_waits_for_a_child_that_is_not_ready() {
-        if ready().is_none() {
-            share_count();
-        }
+        share_count_once();
         let go = memory::map_shared_anonymous(page::size()).unwrap();
         // SAFETY: zeroed memory that is never unmapped.
         let go = unsafe { go.cast::<AtomicU32>().as_ref() };

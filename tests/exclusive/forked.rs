@@ -11,7 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Barrier, mpsc};
+use std::time::{Duration, Instant};
 use stillmap::{Error, Exclusive};
 
 #[test]
@@ -183,6 +184,55 @@ fn children_forked_at_any_moment_keep_no_file() {
             stop.store(true, Ordering::Relaxed);
         });
         assert_eq!((mapped, open_there), (0, 0));
+    })
+    .succeed();
+}
+
+/// The first open of a process, which installs the fork handlers, while another thread forks. Before: the child had none.
+#[test]
+fn a_child_forked_during_the_first_open_keeps_no_file() {
+    const PROCESSES: u64 = 200;
+    scenario!(|| {
+        let Some(system) = any_system() else {
+            return;
+        };
+        let path = file_with(system.path(), "file", &[1; 10_000]);
+        let first_open = |number| {
+            let start = Barrier::new(2);
+            let (mut heard, mut tell) = std::io::pipe().unwrap();
+            std::thread::scope(|scope| {
+                let opener = scope.spawn(|| {
+                    start.wait();
+                    Exclusive::open(&path)
+                });
+                start.wait();
+                // A later moment of the open in each process.
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_micros(10 * number) {
+                    std::hint::spin_loop();
+                }
+                // SAFETY: the child takes no lock.
+                let child = unsafe {
+                    fork_into(|| {
+                        tell.write_all(&[0]).unwrap();
+                        loop {
+                            libc::pause();
+                        }
+                    })
+                };
+                heard.read_exact(&mut [0]).unwrap();
+                let opened = opener.join().unwrap();
+                let is_open = has_writable(child.id(), &path);
+                child.kill();
+                child.wait();
+                assert!(!is_open);
+                drop(opened);
+            });
+        };
+        for number in 0..PROCESSES {
+            // SAFETY: the other threads hold no lock.
+            unsafe { fork_into(|| first_open(number)) }.succeed();
+        }
     })
     .succeed();
 }
