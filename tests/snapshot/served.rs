@@ -2,7 +2,6 @@
 
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{fork, report, scenario};
-use crate::support::disk::unmount;
 use crate::support::namespace::{mount, own_mounts};
 use crate::support::{file_with, skip, temp_dir, truncate};
 use std::fs::{self, File};
@@ -285,7 +284,7 @@ fn a_file_of_a_server_has_all_bytes_that_can_be_read() {
             assert_eq!(Snapshot::from_fd(&file).unwrap()[..], *bytes, "{size}");
             let window = Snapshot::options().offset(2).open(&path).unwrap();
             assert_eq!(window[..], bytes[2..], "{size}");
-            unmount(dir.path());
+            crate::support::disk::unmount(dir.path());
         }
     })
     .succeed();
