@@ -105,18 +105,18 @@ fn a_9p_share_is_not_leased() {
         let (Some(address), Some(server)) = (setting("9P"), setting("9P_SERVER")) else {
             return;
         };
-        if !own_mounts() {
-            return;
-        }
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = door.local_addr().unwrap().port();
-        // Not in this process: when it ends, the kernel waits for answers to what it closes.
+        // Not in this process, nor with its mounts: when the last process with them ends, the kernel waits for answers.
         let forwarding = fork(|| {
             // It has the pipes of this process: if that fails, its parent would wait for them.
             // SAFETY: takes numbers.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             forward_all(&door, &address);
         });
+        if !own_mounts() {
+            return;
+        }
         let dir = temp_dir();
         let options =
             format!("trans=tcp,port={port},version=9p2000.L,aname={server},uname=root,access=any");
