@@ -40,10 +40,11 @@ fn overwrite_and_cut(path: &Path) {
     file.set_len(10).unwrap();
 }
 
-fn assert_not_protected(share: &Share) {
+/// `name` is that of its file: all servers may export one directory.
+fn assert_not_protected(share: &Share, name: &str) {
     let bytes = pattern(10, LEN);
-    let on_server = file_with(&share.server, "file", &bytes);
-    let path = share.client.join("file");
+    let on_server = file_with(&share.server, name, &bytes);
+    let path = share.client.join(name);
     let snapshot = Snapshot::open(&path).unwrap();
     assert_eq!(snapshot.backing(), Backing::Memory);
     assert_eq!(snapshot.reason(), Some(Reason::FileSystem));
@@ -132,10 +133,11 @@ fn a_9p_share_is_not_leased() {
         ));
         drop(probe);
         fs::remove_file(path).unwrap();
-        assert_not_protected(&Share {
+        let share = Share {
             client: dir.path().to_path_buf(),
             server: server.into(),
-        });
+        };
+        assert_not_protected(&share, "served by 9p");
         // First, so that the kernel does not wait for answers: umount(2) of Linux 5.10 and 6.1 was seen to block for ever.
         forwarding.kill();
         forwarding.wait();
@@ -150,7 +152,7 @@ fn a_9p_share_is_not_leased() {
 #[test]
 fn an_nfs_share_is_not_leased() {
     if let Some(share) = nfs() {
-        assert_not_protected(&share);
+        assert_not_protected(&share, "served by NFS");
     }
 }
 
