@@ -52,9 +52,9 @@ impl LoopDevice {
                 .custom_flags(libc::O_CLOEXEC)
                 .open(&path)?;
             // struct loop_config: fd, block size, then struct loop_info64 from byte 8, whose flags are at 52.
-            let mut config = [0u64; 38];
-            config[0] = image.as_raw_fd() as u64;
-            config[1 + 6] = u64::from(AUTOCLEAR) << 32;
+            let mut config = [0_u32; 76];
+            config[0] = image.as_raw_fd() as u32;
+            config[(8 + 52) / 4] = AUTOCLEAR;
             // SAFETY: a struct loop_config of 304 bytes, which the kernel reads.
             if unsafe { libc::ioctl(open.as_raw_fd(), CONFIGURE, config.as_ptr()) } == 0 {
                 return Ok(LoopDevice { path, open });
