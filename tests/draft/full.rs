@@ -69,6 +69,8 @@ fn full_disk(kind: &str) {
         committed.unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_eq!(fs::read(&path).unwrap(), vec![9; 1 << 20], "{kind}");
         assert_eq!(names(disk.path()), before);
+        drop(rest);
+        wait_for_free(disk.path(), 64 << 10, kind);
         fs::write(&path, b"old").unwrap();
     }
     let draft = draft_of(sparse, &path, &vec![7; 32 << 20]).unwrap();

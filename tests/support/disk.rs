@@ -120,7 +120,7 @@ impl LoopFs {
                 kind,
                 dir,
                 // Its blocks have the size of a page.
-                size.max((128 << 20) * (page_size() as u64 / 4096)),
+                size.max(128 << 20).max(page_size() as u64 * 8192),
                 &[&["-q", "-f"], more].concat(),
             ),
             _ => panic!("no recipe for a file system of type {kind}"),
