@@ -1,6 +1,6 @@
 //! A forked child gets no file that its parent edits.
 
-use crate::support::child::{fork_into, scenario};
+use crate::support::child::{Forked, fork_into, scenario};
 use crate::support::exclusive::{any_system, open, systems};
 use crate::support::file_with;
 use crate::support::kernel::limit;
@@ -97,6 +97,22 @@ fn a_child_that_drops_it_releases_nothing() {
     .succeed();
 }
 
+/// A child that has run its fork handlers, and does nothing until it is killed.
+fn fork_and_pause() -> Forked {
+    let (mut heard, mut tell) = std::io::pipe().unwrap();
+    // SAFETY: the child takes no lock.
+    let child = unsafe {
+        fork_into(|| {
+            tell.write_all(&[0]).unwrap();
+            loop {
+                libc::pause();
+            }
+        })
+    };
+    heard.read_exact(&mut [0]).unwrap();
+    child
+}
+
 /// A child that is forked while another thread opens a file, and its holes are filled. Before: the child had it mapped, and it
 /// was busy as long as the child lived.
 #[test]
@@ -119,17 +135,7 @@ fn a_child_forked_during_an_open_does_not_keep_the_file() {
         });
         let opener = std::thread::spawn(move || Exclusive::open(path));
         is_filling.recv().unwrap();
-        let (mut heard, mut tell) = std::io::pipe().unwrap();
-        // SAFETY: the child takes no lock.
-        let child = unsafe {
-            fork_into(|| {
-                tell.write_all(&[0]).unwrap();
-                loop {
-                    libc::pause();
-                }
-            })
-        };
-        heard.read_exact(&mut [0]).unwrap();
+        let child = fork_and_pause();
         go_on.send(()).unwrap();
         let opened = opener.join().unwrap();
         child.kill();
@@ -163,17 +169,7 @@ fn children_forked_at_any_moment_keep_no_file() {
                 }
             });
             for _ in 0..FORKS {
-                let (mut heard, mut tell) = std::io::pipe().unwrap();
-                // SAFETY: the child takes no lock.
-                let child = unsafe {
-                    fork_into(|| {
-                        tell.write_all(&[0]).unwrap();
-                        loop {
-                            libc::pause();
-                        }
-                    })
-                };
-                heard.read_exact(&mut [0]).unwrap();
+                let child = fork_and_pause();
                 let maps = fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap();
                 mapped += usize::from(maps.contains(path.to_str().unwrap()));
                 open_there += usize::from(has_writable(child.id(), &path));
@@ -199,7 +195,6 @@ fn a_child_forked_during_the_first_open_keeps_no_file() {
         let path = file_with(system.path(), "file", &[1; 10_000]);
         let first_open = |number| {
             let start = Barrier::new(2);
-            let (mut heard, mut tell) = std::io::pipe().unwrap();
             std::thread::scope(|scope| {
                 let opener = scope.spawn(|| {
                     start.wait();
@@ -211,16 +206,7 @@ fn a_child_forked_during_the_first_open_keeps_no_file() {
                 while begun.elapsed() < Duration::from_micros(10 * number) {
                     std::hint::spin_loop();
                 }
-                // SAFETY: the child takes no lock.
-                let child = unsafe {
-                    fork_into(|| {
-                        tell.write_all(&[0]).unwrap();
-                        loop {
-                            libc::pause();
-                        }
-                    })
-                };
-                heard.read_exact(&mut [0]).unwrap();
+                let child = fork_and_pause();
                 let opened = opener.join().unwrap();
                 let is_open = has_writable(child.id(), &path);
                 child.kill();
