@@ -3,7 +3,7 @@
 use crate::draft_of;
 use crate::support::bytes::{assert_same, cat, pattern};
 use crate::support::child::{argument, scenario};
-use crate::support::pipe::{make_fifo, pipe, pipe_with, terminal};
+use crate::support::pipe::{make_fifo, pipe, pipe_of_files, pipe_with, terminal};
 use crate::support::{file_with, temp_dir};
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
@@ -30,7 +30,7 @@ fn a_fifo() {
 
 #[test]
 fn dropping_writes_nothing() {
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (mut reader, writer) = pipe_of_files();
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
     drop(draft_of(Draft::options(), path.as_ref(), b"x").unwrap());
     drop(writer);

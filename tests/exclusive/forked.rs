@@ -4,6 +4,7 @@ use crate::support::child::{Forked, fork_into, scenario};
 use crate::support::exclusive::{any_system, open, systems};
 use crate::support::file_with;
 use crate::support::kernel::limit;
+use crate::support::pipe::pipe_of_files;
 use crate::support::refuse::{Verdict, intercept};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -99,7 +100,7 @@ fn a_child_that_drops_it_releases_nothing() {
 
 /// A child that has run its fork handlers, and does nothing until it is killed.
 fn fork_and_pause() -> Forked {
-    let (mut heard, mut tell) = std::io::pipe().unwrap();
+    let (mut heard, mut tell) = pipe_of_files();
     // SAFETY: the child takes no lock.
     let child = unsafe {
         fork_into(|| {

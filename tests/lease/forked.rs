@@ -4,6 +4,7 @@ use super::Folder;
 use super::attacked::leases_of;
 use super::support::child::{Forked, scenario};
 use super::support::kernel::limit;
+use super::support::pipe::pipe_of_files;
 use super::support::refuse::{Verdict, intercept};
 use super::support::{file_with, skip};
 use std::fs;
@@ -59,8 +60,8 @@ fn a_snapshot_goes_on_in_a_daemon() {
         let window = Snapshot::options().offset(LEN as u64 / 4 * 3).open(&path);
         let window = window.unwrap();
         assert_eq!(snapshot.backing(), Backing::Leased);
-        let (mut go, wait) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
-        let (mut ready, is_ready) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+        let (wait, mut go) = pipe_of_files();
+        let (is_ready, mut ready) = pipe_of_files();
         let daemon = fork_and_go_on(|| {
             assert_eq!(snapshot.backing(), Backing::Leased);
             assert!(snapshot.is_consistent());
@@ -91,7 +92,7 @@ fn nothing_of_a_lease_outlives_its_process() {
             return;
         };
         let path = file(&folder);
-        let (mut tell, heard) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+        let (heard, mut tell) = pipe_of_files();
         let parent = fork_and_go_on(|| {
             let snapshot = stillmap::Snapshot::open(&path).unwrap();
             assert_eq!(snapshot.backing(), Backing::Leased);
