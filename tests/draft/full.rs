@@ -36,6 +36,8 @@ fn full_disk(kind: &str) {
     };
     let path = disk.path().join("file");
     fs::write(&path, b"old").unwrap();
+    // A full disk has no room for the name of a new file.
+    let rest = fs::File::create(disk.path().join("rest")).unwrap();
     fill(disk.path(), 4 << 20);
     let before = names(disk.path());
     let [memory, sparse, mapped] = [
@@ -59,17 +61,18 @@ fn full_disk(kind: &str) {
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{kind}: {error}");
         assert_eq!(draft.len(), 1 << 20);
         // What was reserved stays reserved, also when all the rest is taken.
-        let rest = fs::File::create(disk.path().join("rest")).unwrap();
         let block = vec![0_u8; 64 << 10];
-        while std::io::Write::write_all(&mut &rest, &block).is_ok() {}
+        let mut taken = 0;
+        while rest.write_all_at(&block, taken).is_ok() {
+            taken += block.len() as u64;
+        }
         let _ = rest.sync_all();
         draft.fill(9);
         let committed = draft.commit();
-        fs::remove_file(disk.path().join("rest")).unwrap();
+        rest.set_len(0).unwrap();
         committed.unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_eq!(fs::read(&path).unwrap(), vec![9; 1 << 20], "{kind}");
         assert_eq!(names(disk.path()), before);
-        drop(rest);
         wait_for_free(disk.path(), 64 << 10, kind);
         fs::write(&path, b"old").unwrap();
     }
