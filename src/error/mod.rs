@@ -285,7 +285,7 @@ impl Error {
         use io::ErrorKind as K;
         match self {
             Error::Os { source, .. } => source.kind(),
-            Error::NoRoom { tried, .. } => tried.last_kind(),
+            Error::NoRoom { tried, .. } => tried.cause().map_or(K::StorageFull, io::Error::kind),
             Error::NotMappable { .. }
             | Error::Unprotectable { .. }
             | Error::Unsealable { .. }
@@ -307,7 +307,8 @@ impl Error {
         }
     }
 
-    /// The errno, if a system call failed; `EISDIR` for [`IsDirectory`](Error::IsDirectory).
+    /// The errno, if a system call failed; `EISDIR` for [`IsDirectory`](Error::IsDirectory); for [`NoRoom`](Error::NoRoom) that of
+    /// the last directory without space, or of the last one if space lacked in none.
     ///
     /// # Examples
     /// ```
@@ -317,7 +318,7 @@ impl Error {
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
             Error::Os { source, .. } => source.raw_os_error(),
-            Error::NoRoom { tried, .. } => tried.last_errno(),
+            Error::NoRoom { tried, .. } => tried.cause()?.raw_os_error(),
             Error::IsDirectory { .. } => sys::EISDIR,
             _ => None,
         }
@@ -394,14 +395,21 @@ impl Tried {
         self.dirs.iter().map(|(dir, _)| dir.as_path())
     }
 
-    fn last_kind(&self) -> io::ErrorKind {
-        let last = self.dirs.last().map(|(_, error)| error.kind());
-        last.unwrap_or(io::ErrorKind::StorageFull)
+    /// A lack of space if there was one: that a directory is not writable says less.
+    fn cause(&self) -> Option<&io::Error> {
+        let is_full = |error: &&io::Error| is_no_space(error);
+        let errors = || self.dirs.iter().rev().map(|(_, error)| error);
+        errors().find(is_full).or(errors().next())
     }
+}
 
-    fn last_errno(&self) -> Option<i32> {
-        self.dirs.last()?.1.raw_os_error()
-    }
+/// The disk, the quota or the limit on file sizes has no room.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::StorageFull | K::QuotaExceeded | K::FileTooLarge
+    )
 }
 
 impl fmt::Display for Tried {
@@ -414,7 +422,7 @@ impl fmt::Display for Tried {
     }
 }
 
-/// The last failure.
+/// The failure in the directory that was tried last.
 impl From<Tried> for io::Error {
     fn from(mut tried: Tried) -> Self {
         let last = tried.dirs.pop().map(|(_, error)| error);

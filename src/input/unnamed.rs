@@ -1,6 +1,6 @@
 //! Files without a name: only this process can reach them, and they disappear with their last mapping.
 
-use crate::error::Tried;
+use crate::error::{Tried, is_no_space};
 use crate::file_system::FileSystem;
 use crate::space;
 use crate::sys::{file, sync, write};
@@ -85,12 +85,7 @@ fn attempt<T>(
 ) -> Result<Option<T>, Tried> {
     match space::check_free(file.as_fd(), needed).and_then(|()| write(file)) {
         Ok(written) => Ok(Some(written)),
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
-            ) =>
-        {
+        Err(e) if is_no_space(&e) => {
             tried.push(dir, e);
             Ok(None)
         }
