@@ -4,6 +4,9 @@ use super::{is_root, skip};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static GROUPS: AtomicU32 = AtomicU32::new(0);
 
 /// A new group below that of this process; removed on drop, when its processes have ended.
 pub struct ControlGroup(PathBuf);
@@ -38,11 +41,14 @@ impl ControlGroup {
                 _ if controllers == controller => root.join(controller),
                 _ => return None,
             };
-            let name = format!("stillmap-test-{}", std::process::id());
+            let number = GROUPS.fetch_add(1, Ordering::Relaxed);
+            let name = format!("stillmap-test-{}-{number}", std::process::id());
             let dir = root.join(path.trim_start_matches('/')).join(name);
             fs::create_dir(&dir).ok()?;
             let group = ControlGroup(dir);
-            is_limited(group.path()).then_some(group)
+            // Where there is no group a directory can be made as well: version 1 is below a tmpfs.
+            let is_group = group.path().join("cgroup.procs").exists();
+            (is_group && is_limited(group.path())).then_some(group)
         });
         if found.is_none() {
             skip(format_args!("no control group can limit {controller}"));
