@@ -1,23 +1,17 @@
 //! A read-only mapping of a file and of the address space that the file may grow into.
 
-use crate::budget;
-use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::Region;
 use crate::shared::sigbus::FaultTolerantMapping;
 use crate::sys::racy_copy::copy_out;
-use std::io;
-use std::ops::Range;
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{Ordering, fence};
 
 /// Address space reserved beyond the end of a file, in bytes, which shows its pages when it grows. It takes no memory. For a
 /// log that grows by 500 MB/s a new mapping is made after two seconds, and then after twice the time each.
 const RESERVE_MIN: usize = 1 << 30;
-
-/// Bytes that are compared at a time: they stay in the first-level cache.
-const COMPARE_CHUNK: usize = 16 << 10;
 
 /// A mapping whose lost pages the SIGBUS handler replaces. No reference into it exists.
 pub(super) struct LiveMapping(FaultTolerantMapping);
@@ -66,39 +60,18 @@ impl LiveMapping {
         self.0.is_faulted()
     }
 
-    /// A copy of a range that is mapped, and whether the bytes were the same when they were read a second time.
-    pub(super) fn copy(&self, range: Range<usize>) -> Result<(Buffer, bool)> {
-        let from = self.start().wrapping_add(range.start);
-        // Others decide how long the file is; the kernel would end a process that copies more than there is room for.
-        let len = range.len() as u64;
-        let reservation =
-            budget::reserve_memory(len, None).or_else(|| budget::reserve_available(len));
-        if reservation.is_none() {
-            let source = io::Error::from_raw_os_error(libc::ENOMEM);
-            return Err(Error::os("read", None, source));
-        }
-        let mut copy = Buffer::with_capacity(range.len())?;
-        while copy.len() < range.len() {
-            let (done, most) = (copy.len(), range.len() - copy.len());
-            let read = copy.read_from(most, |spare| {
-                let (to, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len());
-                // SAFETY: the caller's range is mapped, no reference into it exists, and `spare` is exclusively ours.
-                unsafe { copy_out(from.wrapping_add(done), to, len) };
-                // SAFETY: initialised in the line above.
-                Ok(unsafe { std::slice::from_raw_parts_mut(to, len) })
-            });
-            read.map_err(|e| Error::os("read", None, e))?;
-        }
+    /// Copies bytes out that are mapped, from `offset` on.
+    pub(super) fn copy_out<'b>(
+        &self,
+        offset: usize,
+        into: &'b mut [MaybeUninit<u8>],
+    ) -> &'b mut [u8] {
+        let (to, len) = (into.as_mut_ptr().cast::<u8>(), into.len());
+        debug_assert!(offset + len <= self.len());
+        // SAFETY: mapped, as the caller has checked; no reference into the mapping exists, and `into` is exclusively ours.
+        unsafe { copy_out(self.start().wrapping_add(offset), to, len) };
         fence(Ordering::Acquire);
-        let mut again = [0; COMPARE_CHUNK];
-        let mut offset = 0;
-        let is_same = copy.bytes().chunks(COMPARE_CHUNK).all(|chunk| {
-            let again = &mut again[..chunk.len()];
-            // SAFETY: as above; `again` is ours.
-            unsafe { copy_out(from.wrapping_add(offset), again.as_mut_ptr(), again.len()) };
-            offset += chunk.len();
-            again == chunk
-        });
-        Ok((copy, is_same))
+        // SAFETY: the same memory, borrowed as long, and initialised above.
+        unsafe { std::slice::from_raw_parts_mut(to, len) }
     }
 }

@@ -41,7 +41,11 @@ use std::path::{Path, PathBuf};
 /// program: as for [`Shared`](crate::Shared), whose page says how. After [`refresh`](Live::refresh) what is left of the
 /// file can be read again.
 ///
-/// Writers through a network file system or a FUSE server become visible when the kernel drops its cached pages.
+/// # File systems
+/// Writers through a network file system or a FUSE server become visible when the kernel drops its cached pages. An overlay
+/// copies a file of a lower layer up when a process opens it for writing: the new bytes become visible by
+/// [`refresh`](Live::refresh). On tmpfs and an overlay a file that has holes is read by pread(2), since a page fault in a hole
+/// may take memory; [`load`](Live::load) takes a page there.
 ///
 /// # Examples
 /// ```
@@ -82,8 +86,11 @@ pub struct Live {
     can_shrink: bool,
     /// Whether a truncation unmaps pages before it zeroes bytes.
     unmaps_first: bool,
-    /// Whether its pages come from a disk.
-    on_disk: bool,
+    system: FileSystem,
+    /// Whether bytes are read by pread(2), and not copied out of the mapping.
+    by_reading: bool,
+    /// The file when it was mapped, while it may be in a lower layer of an overlay.
+    lower: Option<Stat>,
     fd: OwnedFd,
     path: Option<PathBuf>,
 }
@@ -162,15 +169,47 @@ impl Live {
         let len = length(&stat).ok_or_else(|| Error::too_large_to_address(name().as_deref()))?;
         let mapping = LiveMapping::new(fd.as_fd(), len).map_err(|e| e.with_path(name))?;
         let path = name();
-        Ok(Live {
+        let mut live = Live {
             mapping,
             len,
             can_shrink,
             unmaps_first: system.unmaps_before_zeroing(),
-            on_disk: system != FileSystem::Tmpfs,
+            system,
+            by_reading: false,
+            lower: None,
             fd,
             path,
-        })
+        };
+        live.by_reading = live.has_costly_holes(&stat);
+        if system == FileSystem::Overlayfs {
+            // Since the caller opened the descriptor, it may have been copied up.
+            live.open_again(stat, len)?;
+        }
+        Ok(live)
+    }
+
+    /// True if the file has holes, and a page fault in one may take memory: on tmpfs, where read(2) takes none.
+    fn has_costly_holes(&self, stat: &Stat) -> bool {
+        let may_be_memory = matches!(self.system, FileSystem::Tmpfs | FileSystem::Overlayfs);
+        may_be_memory && stat.allocated < stat.size
+    }
+
+    /// Maps the file that an overlay shows now: `stat`, with a length of `len`. A file of a lower layer is copied up when a
+    /// process opens it for writing. By a descriptor that was opened before, the new file is read, and the old one is mapped.
+    fn open_again(&mut self, stat: Stat, len: usize) -> Result<()> {
+        let opened = file::reopen(self.fd.as_fd()).ok();
+        let is_same = |fd: &OwnedFd| file::stat(fd.as_fd()).is_ok_and(|it| it.is_same_file(&stat));
+        let opened = opened.filter(is_same);
+        // Without /proc, or the right to open it, it can still be read.
+        self.by_reading = opened.is_none() || self.has_costly_holes(&stat);
+        let fd = opened.as_ref().unwrap_or(&self.fd);
+        let mapping = LiveMapping::new(fd.as_fd(), len);
+        self.mapping = mapping.map_err(|e| e.with_path(|| self.path.clone()))?;
+        if let Some(fd) = opened {
+            self.fd = fd;
+        }
+        self.lower = Some(stat);
+        Ok(())
     }
 
     /// Bytes of the file at the last [`refresh`](Live::refresh), or when it was opened.
@@ -219,11 +258,22 @@ impl Live {
     /// ```
     pub fn refresh(&mut self) -> Result<Change> {
         let path = self.path.as_deref();
-        let len = length(&self.stat()?).ok_or_else(|| Error::too_large_to_address(path))?;
+        let stat = self.stat()?;
+        let len = length(&stat).ok_or_else(|| Error::too_large_to_address(path))?;
         let is_faulted = self.mapping.is_faulted();
-        if is_faulted || len > self.mapping.len() {
+        let lower = self.lower.filter(|lower| lower.stamp != stat.stamp);
+        if let Some(lower) = lower {
+            self.open_again(stat, len)?;
+            // With another size it is in the upper layer, and is not copied up any more.
+            self.lower = self
+                .lower
+                .filter(|_| lower.size == stat.size || self.by_reading);
+        } else if is_faulted || len > self.mapping.len() {
             let mapping = LiveMapping::new(self.fd.as_fd(), len);
             self.mapping = mapping.map_err(|e| e.with_path(|| self.path.clone()))?;
+        }
+        if self.lower.is_none() {
+            self.by_reading = self.has_costly_holes(&stat);
         }
         let before = std::mem::replace(&mut self.len, len);
         Ok(match len {
@@ -272,7 +322,7 @@ impl Live {
         input::wait_for_write(self.fd.as_fd(), &before);
         // On xfs, read(2) waits for it.
         let _ = self.has_byte_before(1);
-        let copied = self.mapping.copy(range.clone());
+        let copied = self.copy(range.clone());
         let (copy, is_same) = copied.map_err(|e| e.with_path(|| self.path.clone()))?;
         self.check_copied(range.end, || false)?;
         let is_consistent = is_same && self.stat()?.stamp == before.stamp;
@@ -290,7 +340,11 @@ impl Live {
     pub fn pages(&self) -> Pages<'_> {
         let region = self.mapping.region();
         let pages = Pages::unreferenced(region, self.len).with_path(self.path.as_deref());
-        if self.on_disk { pages.on_disk() } else { pages }
+        if self.system == FileSystem::Tmpfs {
+            pages
+        } else {
+            pages.on_disk()
+        }
     }
 
     fn stat(&self) -> Result<Stat> {

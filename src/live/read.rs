@@ -1,13 +1,23 @@
 //! Bytes and values out of a mapping that others write to.
 
 use super::Live;
+use crate::budget;
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::range;
 use crate::shareable::Shareable;
-use crate::sys::racy_copy::{copy_out, load_out};
+use crate::sys::file;
+use crate::sys::racy_copy::load_out;
+use std::io;
 use std::mem::{MaybeUninit, size_of};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::ptr;
 use std::sync::atomic::{Ordering, fence};
+
+/// Bytes that are compared at a time: they stay in the first-level cache.
+const COMPARE_CHUNK: usize = 16 << 10;
 
 impl Live {
     /// Copies bytes from `offset` on into `buf`, at the speed of memcpy, and returns how many: fewer than `buf` holds at
@@ -41,15 +51,60 @@ impl Live {
         if len == 0 {
             return Ok(0);
         }
-        let from = self.mapping.start().wrapping_add(offset);
-        // SAFETY:
-        // - `offset + len` is at most the length, which is mapped; no reference into the mapping exists.
-        // - `buf` is exclusively ours, and not in the mapping.
-        unsafe { copy_out(from, buf.as_mut_ptr(), len) };
-        fence(Ordering::Acquire);
-        let copied = &buf[..len];
+        let into = ptr::from_mut(&mut buf[..len]) as *mut [MaybeUninit<u8>];
+        // SAFETY: the same bytes, borrowed as long, and nothing but initialised bytes is written to them.
+        let copied = self.fill(offset, unsafe { &mut *into })?;
         self.check_copied(offset + len, || self.shows_no_cut(offset, copied))?;
         Ok(len)
+    }
+
+    /// Fills `into` with bytes that are mapped, from `offset` on. The caller checks whether they were in the file.
+    fn fill<'b>(&self, offset: usize, into: &'b mut [MaybeUninit<u8>]) -> Result<&'b mut [u8]> {
+        let len = into.len();
+        if !self.by_reading {
+            return Ok(self.mapping.copy_out(offset, into));
+        }
+        let path = self.path.as_deref();
+        match file::read_full_at(self.fd.as_fd(), into, offset as u64) {
+            // SAFETY: the same memory, borrowed as long, and all of it was read.
+            Ok(read) if read == len => Ok(unsafe { &mut *(ptr::from_mut(into) as *mut [u8]) }),
+            Ok(_) => Err(Error::pages_lost(path)),
+            Err(e) => Err(Error::os("pread", path, e)),
+        }
+    }
+
+    /// A copy of a range, and whether the bytes were the same when they were read a second time.
+    pub(super) fn copy(&self, range: Range<usize>) -> Result<(Buffer, bool)> {
+        let error = |e| Error::os("read", self.path.as_deref(), e);
+        // Others decide how long the file is; the kernel would end a process that copies more than there is room for.
+        let len = range.len() as u64;
+        let reservation =
+            budget::reserve_memory(len, None).or_else(|| budget::reserve_available(len));
+        if reservation.is_none() {
+            return Err(error(io::Error::from_raw_os_error(libc::ENOMEM)));
+        }
+        let mut copy = Buffer::with_capacity(range.len())?;
+        while copy.len() < range.len() {
+            let (offset, most) = (range.start + copy.len(), range.len() - copy.len());
+            let mut failed = None;
+            let read = copy.read_from(most, |spare| {
+                self.fill(offset, spare).or_else(|e| {
+                    failed = Some(e);
+                    Ok(&mut [])
+                })
+            });
+            read.map_err(error)?;
+            failed.map_or(Ok(()), Err)?;
+        }
+        let mut again = [MaybeUninit::uninit(); COMPARE_CHUNK];
+        let mut offset = range.start;
+        for chunk in copy.bytes().chunks(COMPARE_CHUNK) {
+            if self.fill(offset, &mut again[..chunk.len()])? != chunk {
+                return Ok((copy, false));
+            }
+            offset += chunk.len();
+        }
+        Ok((copy, true))
     }
 
     /// True if none of the bytes is zero that a truncation could have zeroed before they were copied out. Where pages are

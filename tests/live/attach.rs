@@ -6,13 +6,14 @@ use crate::support::control_group::{ControlGroup, join};
 use crate::support::disk::LoopFs;
 use crate::support::half_written::HalfWritten;
 use crate::support::kernel::{can_populate, limit, mappings, may_map, meminfo, page_size, status};
+use crate::support::namespace::{hide, mount, own_mounts};
 use crate::support::pipe::pipe_of_files;
 use crate::support::user::{become_nobody, may_be_others};
 use crate::support::{file_with, skip, temp_dir, temp_dir_in};
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -198,6 +199,103 @@ fn snapshots_that_are_made_at_once_share_the_memory() {
         .argument("GROUP", group.path())
         .argument("FILE", &path)
         .succeed();
+}
+
+/// A page fault in a hole of a tmpfs takes a page of memory, which is charged to the reader; read(2) takes none. Before: the
+/// kernel ended the process.
+#[test]
+fn holes_of_a_tmpfs_take_no_memory() {
+    let mut child = scenario!(|| {
+        join(argument("GROUP"));
+        if !own_mounts() {
+            return;
+        }
+        hide("/mnt");
+        let log = File::create("/mnt/log").unwrap();
+        log.set_len(80 << 20).unwrap();
+        let mut live = Live::open("/mnt/log").unwrap();
+        log.set_len(400 << 20).unwrap();
+        live.refresh().unwrap();
+        let mut bytes = vec![1; 1 << 20];
+        for offset in (0..live.len()).step_by(bytes.len()) {
+            assert_eq!(live.read_at(offset, &mut bytes).unwrap(), bytes.len());
+            assert!(bytes.iter().all(|&byte| byte == 0));
+        }
+        let copy = live.snapshot(..60 << 20).unwrap();
+        assert!(copy.is_consistent() && copy.len() == 60 << 20);
+        assert_eq!(log.metadata().unwrap().blocks(), 0);
+        log.set_len(1000).unwrap();
+        let cut = live.read_at(2000, &mut bytes);
+        assert!(matches!(cut, Err(Error::PagesLost { .. })), "{cut:?}");
+        let cut = live.snapshot(..2000);
+        assert!(matches!(cut, Err(Error::PagesLost { .. })), "{cut:?}");
+    });
+    if let Some(group) = ControlGroup::with_memory(128 << 20) {
+        child.argument("GROUP", group.path()).succeed();
+    }
+}
+
+/// An overlay copies a file of a lower layer up when a process opens it for writing: what was opened before leads to the old
+/// file, as far as it is mapped. Before: the old bytes for ever, or `PagesLost` after each refresh.
+#[test]
+fn a_file_that_an_overlay_copies_up() {
+    scenario!(|| {
+        if !own_mounts() {
+            return;
+        }
+        hide("/mnt");
+        for dir in ["/mnt/lower", "/mnt/upper", "/mnt/work", "/mnt/merged"] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        for file in ["log", "descriptor", "reader"] {
+            std::fs::write(Path::new("/mnt/lower").join(file), b"old bytes").unwrap();
+        }
+        let layers = "lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work";
+        mount(
+            "none",
+            "/mnt/merged".as_ref(),
+            Some("overlay"),
+            0,
+            &format!("{layers},metacopy=on"),
+        );
+        let path = Path::new("/mnt/merged/log");
+        let mut live = Live::open(path).unwrap();
+        assert_eq!(read(&live), b"old bytes");
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(live.refresh().unwrap(), Change::Same);
+        let mut log = File::options().write(true).open(path).unwrap();
+        log.write_all(b"new").unwrap();
+        assert_eq!(live.refresh().unwrap(), Change::Same);
+        assert_eq!(read(&live), b"new bytes");
+        assert_eq!(live.load::<AtomicU8>(0).unwrap().into_inner(), b'n');
+        assert_eq!(&live.snapshot(..).unwrap()[..], b"new bytes");
+        let more = pattern(4, 3 * page_size());
+        log.write_all(&[&b" bytes"[..], &more].concat()).unwrap();
+        let len = 9 + more.len();
+        assert_eq!(live.refresh().unwrap(), Change::Grown(9..len));
+        assert_eq!(read(&live)[9..], more);
+        live.check_fault().unwrap();
+
+        // A descriptor that was opened before.
+        let path = Path::new("/mnt/merged/descriptor");
+        let file = File::open(path).unwrap();
+        let mut log = File::options().write(true).open(path).unwrap();
+        log.write_all(b"new").unwrap();
+        let live = Live::from_fd(&file).unwrap();
+        assert_eq!(read(&live), b"new bytes");
+        assert_eq!(live.load::<AtomicU8>(0).unwrap().into_inner(), b'n');
+
+        // It cannot be opened again.
+        let path = Path::new("/mnt/merged/reader");
+        let mut live = Live::open(path).unwrap();
+        hide("/proc");
+        let mut log = File::options().append(true).open(path).unwrap();
+        log.write_all(&more).unwrap();
+        assert_eq!(live.refresh().unwrap(), Change::Grown(9..len));
+        assert_eq!(read(&live)[9..], more);
+        assert_eq!(live.snapshot(9..).unwrap()[..], more);
+    })
+    .succeed();
 }
 
 /// The zeros that take the place of a file are not writable: they are not charged to the process (`vm.overcommit_memory` 2),
