@@ -5,11 +5,14 @@ use crate::sys::limits;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
-/// A copy of at most this size, in bytes, is made without looking up the available memory.
-const ALWAYS_FITS: u64 = 1 << 20;
+/// A copy of at most this size, in bytes, is made without looking up the available memory for it alone.
+const SMALL_MAX: u64 = 1 << 20;
 
-/// A stream, or a read-ahead, of at most this many bytes continues without looking up the available memory, which takes as
-/// long as reading 100 KiB.
+/// Bytes that are read in small pieces between two looks at the available memory.
+const UNSEEN_MAX: usize = 8 << 20;
+
+/// A stream, or a read-ahead, of at most this many bytes is not compared with half of the available memory. Looking that up
+/// takes as long as reading 100 KiB.
 pub(crate) const UNCHECKED_MAX: u64 = 64 << 20;
 
 /// A descriptor below this number is never counted as scarce: no process has so low a limit.
@@ -26,7 +29,8 @@ const UNCOUNTED_MAPPINGS: isize = 256;
 pub(crate) fn fits_memory(len: u64, limit: Option<u64>) -> bool {
     match limit {
         Some(limit) => len <= limit,
-        None => len <= ALWAYS_FITS || len <= default_memory_limit(),
+        None if len <= SMALL_MAX => take_memory(len as usize),
+        None => len <= default_memory_limit(),
     }
 }
 
@@ -39,10 +43,26 @@ pub(crate) struct Reservation(usize);
 
 /// The same as [`fits_memory`], together with the copies that other threads make now. `None` if it does not fit.
 pub(crate) fn reserve_memory(len: u64, limit: Option<u64>) -> Option<Reservation> {
-    if limit.is_some() || len <= ALWAYS_FITS {
+    if limit.is_some() || len <= SMALL_MAX {
         return fits_memory(len, limit).then_some(Reservation(0));
     }
     reserve(len, |all| fits_memory(all, None))
+}
+
+/// True if a small piece of a copy or stream fits into memory, together with those that any thread has taken since the
+/// available memory was looked up last.
+pub(crate) fn take_memory(len: usize) -> bool {
+    static UNSEEN: AtomicUsize = AtomicUsize::new(0);
+
+    // Two threads may look at once, so no order is needed.
+    let unseen = UNSEEN.fetch_add(len, Ordering::Relaxed).saturating_add(len);
+    if unseen <= UNSEEN_MAX {
+        return true;
+    }
+    let others = RESERVED.load(Ordering::Relaxed);
+    let fits = unseen.saturating_add(others) as u64 <= default_memory_limit();
+    UNSEEN.store(if fits { 0 } else { UNSEEN_MAX }, Ordering::Relaxed);
+    fits
 }
 
 /// Memory for a copy that fits on no disk: of what is available it leaves an eighth. `None` if it does not fit together with
@@ -80,8 +100,13 @@ pub(crate) fn default_memory_limit() -> u64 {
 /// True if a copy of `len` bytes fits into the available memory and leaves an eighth of it: for a copy that fits on no
 /// disk.
 pub(crate) fn fits_available(len: u64) -> bool {
+    len <= most_memory()
+}
+
+/// The memory that is available now, but for an eighth of it.
+pub(crate) fn most_memory() -> u64 {
     let available = limits::available_memory();
-    len <= available - available / 8
+    available - available / 8
 }
 
 /// Returns why no further mapping of `len` bytes may be kept, if there is a reason: the last quarter of the addresses
@@ -138,7 +163,8 @@ fn are_mappings_scarce() -> bool {
         return true;
     }
     let most = limits::most_mappings();
-    let free = most.saturating_sub(limits::mappings().unwrap_or(most));
+    // Without /proc they cannot be counted, and the kernel refuses those that are too many.
+    let free = most.saturating_sub(limits::mappings().unwrap_or(0));
     let is_scarce = free <= most / 8;
     let next = if is_scarce {
         -UNCOUNTED_MAPPINGS

@@ -20,6 +20,8 @@ pub(crate) enum FileSystem {
     /// Also memfds.
     Tmpfs,
     Hugetlbfs,
+    /// As tmpfs, but nothing bounds it.
+    Ramfs,
     Overlayfs,
     /// squashfs, erofs, iso9660: the driver has no code that writes. Not an overlay of them: no call returns the file system of
     /// a file in a layer (docs/leases.md).
@@ -79,6 +81,7 @@ impl FileSystem {
             0x7371_7368 | 0xe0f5_e1e2 | 0x9660 => NeverWritten,
             0x0102_1994 => Tmpfs,
             0x9584_58f6 => Hugetlbfs,
+            0x8584_58f6 => Ramfs,
             0x794c_7630 => Overlayfs,
             0x9fa0 | 0x6265_6572 => Kernel,
             // NFS, SMB1, CIFS, SMB2, 9p, Ceph, AFS, Coda, Lustre, FUSE: its library gives a file that was removed while it is

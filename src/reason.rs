@@ -19,7 +19,8 @@ use std::fmt;
 pub enum Reason {
     /// The file is so small that reading it is faster than mapping it.
     Small,
-    /// A pipe, socket, terminal or character device, or a file whose size is reported as 0: it has no pages.
+    /// A pipe, socket, terminal or character device, or a file without pages: its size is reported as 0, or the kernel generates
+    /// it (`/sys`).
     Stream,
     /// A FIFO that no process has open for writing; it was not waited for because of `size_limit`, `len`, `copy_limit` or
     /// `require_mapping`.

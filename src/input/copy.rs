@@ -70,10 +70,13 @@ pub(crate) fn copy(
         wait_for_write(fd, &before);
         let len = range.end - range.start;
         let reservation = budget::reserve_memory(len, memory_limit);
-        let copy = if reservation.is_some() {
-            Copied::Memory(into_memory(source, fd, range.clone(), progress)?)
-        } else {
-            to_disk(source, range.clone(), memory_limit, progress)?
+        let buffer = reservation.as_ref().map(|_| buffer(&range));
+        let copy = match buffer {
+            Some(Ok(buffer)) => {
+                Copied::Memory(into_memory(source, fd, range.clone(), buffer, progress)?)
+            }
+            // Also where memory is refused (`RLIMIT_DATA`): a mapping of a disk takes none.
+            _ => to_disk(source, range.clone(), memory_limit, progress)?,
         };
         drop(reservation);
         let after = stat_with_size(source, before.kind)?;
@@ -125,16 +128,22 @@ pub(crate) fn stat_with_size(source: &Source<'_>, kind: FileType) -> Result<Stat
     })
 }
 
+/// Memory for a range.
+fn buffer(range: &Range<u64>) -> Result<Buffer> {
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    Buffer::for_range(range.start, len)
+}
+
 /// Reads a range, or less of it if the file ends before.
 fn into_memory(
     source: &Source<'_>,
     fd: BorrowedFd<'_>,
     range: Range<u64>,
+    mut buffer: Buffer,
     progress: &mut Progress<'_>,
 ) -> Result<Buffer> {
     let total = range.end - range.start;
     let len = usize::try_from(total).unwrap_or(usize::MAX);
-    let mut buffer = Buffer::for_range(range.start, len)?;
     let mut step = |done| progress(done as u64, Some(total));
     let filled = buffer.read_file(fd, range.start, len, &mut step);
     filled.map_err(|e| source.error("pread", e))?;
@@ -167,7 +176,8 @@ fn to_disk(
             if reservation.is_none() {
                 return Err(Error::no_room(source.name().as_deref(), total, e));
             }
-            into_memory(source, fd, range, progress).map(Copied::Memory)
+            let buffer = buffer(&range)?;
+            into_memory(source, fd, range, buffer, progress).map(Copied::Memory)
         }
     }
 }

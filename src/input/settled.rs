@@ -2,6 +2,7 @@
 
 use super::Source;
 use super::copy::may_write_last;
+use crate::budget;
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::file_system::FileSystem;
@@ -45,10 +46,11 @@ pub(crate) fn attempt(source: &Source<'_>) -> Result<Attempt> {
     };
     let stat = source.stat()?;
     let buffer = buffer.shrink_to_fit();
+    let fits = budget::take_memory(len);
     Ok(match stat.kind {
         FileType::Regular if stat.size > 0 => {
             let is_whole = stat.size == len as u64 && stat.device() == expected;
-            if is_whole && is_settled(&stat, before) {
+            if fits && is_whole && is_settled(&stat, before) {
                 Attempt::Whole(buffer)
             } else {
                 Attempt::Failed

@@ -58,12 +58,13 @@ pub(crate) fn read_to_end(
         // A read is not shortened to the limit: the bytes of a datagram that do not fit would be lost.
         let most = request.len.map_or(usize::MAX, |len| len - buffer.len());
         buffer.reserve(most)?;
-        if input.read_some(&mut buffer, most)? == 0 {
+        let read = input.read_some(&mut buffer, most)?;
+        if read == 0 {
             break;
         }
         let done = buffer.len() as u64;
         limits.check_size(done)?;
-        if let Some(limit) = limits.exceeded_memory(done) {
+        if let Some(limit) = limits.exceeded_memory(done, read) {
             if !request.spill {
                 return Err(limits.too_large(limit));
             }
@@ -200,8 +201,9 @@ struct Limits<'a> {
     skipped: u64,
     total: Option<u64>,
     memory: Option<u64>,
-    /// The total replaces the default limit on memory.
-    is_memory_unlimited: bool,
+    is_memory_given: bool,
+    /// The caller's total replaces half of the memory as the default: all may be used, but for an eighth.
+    may_use_most: bool,
 }
 
 impl<'a> Limits<'a> {
@@ -211,9 +213,8 @@ impl<'a> Limits<'a> {
             skipped: 0,
             total: request.stream_limit(),
             memory: request.limits.memory,
-            is_memory_unlimited: request.limits.memory.is_none()
-                && request.stream_limit().is_some()
-                && !request.spill,
+            is_memory_given: request.limits.memory.is_some(),
+            may_use_most: request.stream_limit().is_some() && !request.spill,
         }
     }
 
@@ -232,14 +233,19 @@ impl<'a> Limits<'a> {
         }
     }
 
-    /// The limit on memory, if `done` bytes are more.
-    fn exceeded_memory(&mut self, done: u64) -> Option<u64> {
-        if self.is_memory_unlimited {
-            return None;
+    /// The limit on memory, if `done` bytes are more, the last `read` of which are new.
+    fn exceeded_memory(&mut self, done: u64, read: usize) -> Option<u64> {
+        if !self.is_memory_given && !budget::take_memory(read) {
+            return Some(done - read as u64);
         }
         if self.memory.is_none() && done >= budget::UNCHECKED_MAX {
-            // The bytes that were read are not counted as available any more; half of the rest may be used.
-            self.memory = Some(done.saturating_add(budget::default_memory_limit()));
+            // The bytes that were read are not counted as available any more.
+            let rest = if self.may_use_most {
+                budget::most_memory()
+            } else {
+                budget::default_memory_limit()
+            };
+            self.memory = Some(done.saturating_add(rest));
         }
         self.memory.filter(|&limit| done > limit)
     }

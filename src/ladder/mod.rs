@@ -62,7 +62,7 @@ fn open_kind(
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
     let is_file = stat.kind == FileType::Regular;
-    let has_size = is_file && stat.size > 0 && !is_longer_than_reported(source, &stat);
+    let has_size = is_file && stat.size > 0 && !is_size_wrong(source, &stat);
     if has_size && !source.uses_callers_offset() {
         return open_file(source, request, stat, 0, progress);
     }
@@ -82,14 +82,18 @@ fn open_kind(
     }
 }
 
-/// True for a file of a server that can be read behind the size that it reports, and did not grow.
-fn is_longer_than_reported(source: &Source<'_>, stat: &Stat) -> bool {
+/// True for a file that the kernel generates, and for one of a server that can be read behind the size that it reports, and
+/// did not grow.
+fn is_size_wrong(source: &Source<'_>, stat: &Stat) -> bool {
+    let is_on =
+        |system| FileSystem::from_stat(source.fd(), stat).is_ok_and(|found| found == system);
     let byte = &mut [MaybeUninit::uninit()];
     // With a device the size is known.
     stat.device_major() == 0
-        && file::read_at(source.fd(), byte, stat.size).is_ok_and(|read| !read.is_empty())
-        && FileSystem::from_stat(source.fd(), stat).is_ok_and(|it| it == FileSystem::Network)
-        && source.stat().is_ok_and(|now| now.size == stat.size)
+        && (stat.allocated == 0 && is_on(FileSystem::Kernel)
+            || file::read_at(source.fd(), byte, stat.size).is_ok_and(|read| !read.is_empty())
+                && is_on(FileSystem::Network)
+                && source.stat().is_ok_and(|now| now.size == stat.size))
 }
 
 /// A file of size 0 or of a wrong one, which may have bytes all the same.

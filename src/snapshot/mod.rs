@@ -24,8 +24,8 @@ use std::ptr::NonNull;
 /// It is made by the first of these strategies that fits. All are sound; they differ in cost.
 /// [`backing`](Snapshot::backing) returns which one was used, and [`reason`](Snapshot::reason) why not a better one:
 ///
-/// 1. A pipe, FIFO, socket, terminal or character device, and a file whose reported size is 0, as of files of `/proc`, is
-///    read to its end.
+/// 1. A pipe, FIFO, socket, terminal or character device, a file whose reported size is 0, and what the kernel generates
+///    (`/proc`, `/sys`) is read to its end.
 /// 2. A small file is read: up to 128 KiB always; up to 1 MiB while snapshots of that size have few bytes in all, since
 ///    reading into memory that was used before is faster than mapping.
 /// 3. A memfd sealed against writing and shrinking, a file under fs-verity, and a file on squashfs, erofs or iso9660 is

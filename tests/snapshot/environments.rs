@@ -1,10 +1,11 @@
 //! Kernels, containers and limits under which a snapshot uses another strategy, or fails with the reason.
 
+use crate::sealed::sealed_memfd;
 use crate::support::bytes::{assert_same, pattern};
 use crate::support::child::{argument, scenario};
 use crate::support::control_group::{ControlGroup, join};
 use crate::support::disk::LoopFs;
-use crate::support::kernel::offset_of;
+use crate::support::kernel::{limit, offset_of, status};
 use crate::support::namespace::{bind, hide, mount, own_mounts};
 use crate::support::pipe::{feed, pipe};
 use crate::support::refuse::refuse;
@@ -16,7 +17,7 @@ use std::io::{Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use stillmap::{Backing, Error, Private, Reason, Snapshot};
+use stillmap::{Backing, Draft, Error, Private, Reason, Snapshot};
 
 const LARGE: usize = (3 << 20) + 99;
 
@@ -74,6 +75,16 @@ fn without_proc() {
             assert_same(&Private::open(&path).unwrap(), &bytes, "private");
             assert_same(&Snapshot::try_from(file).unwrap(), &bytes, "given up");
         }
+        // The mappings of the process cannot be counted. Before: after 256 of them there were too few left.
+        let sealed = sealed_memfd(&pattern(1, LARGE));
+        for n in 0..300 {
+            let mapped = Snapshot::from_file(&sealed).unwrap();
+            assert_eq!(mapped.backing(), Backing::Sealed, "{n}");
+        }
+        // Where nothing forbids a mapping, that is not the reason.
+        let path = file_with(dir.path(), "file", &pattern(1, LARGE));
+        let reason = Snapshot::open(&path).unwrap().reason();
+        assert_ne!(reason, Some(Reason::Mappings));
     })
     .succeed();
 }
@@ -319,6 +330,10 @@ fn a_copy_that_no_disk_takes() {
         mount("none", "/var/tmp".as_ref(), Some("overlay"), 0, &layers);
         let error = Snapshot::options().memory_limit(1000).open(&path);
         assert!(matches!(error, Err(Error::NoRoom { .. })), "{error:?}");
+        // Case: ramfs. Before: the copy was there.
+        mount("none", "/var/tmp".as_ref(), Some("ramfs"), 0, "");
+        let error = Snapshot::options().memory_limit(1000).open(&path);
+        assert!(matches!(error, Err(Error::NoRoom { .. })), "{error:?}");
         // Case: a disk that is too small is left as it was.
         let Some(disk) = LoopFs::new("ext4", 8 << 20) else {
             return;
@@ -431,6 +446,148 @@ fn a_container_with_little_memory_and_no_disk() {
         .argument("GROUP", group.path())
         .argument("DIR", &path)
         .succeed();
+}
+
+/// Cases: what is kept, or read at once, is more than a container has, and each of it is small or a stream. Before: the kernel
+/// ended the process.
+#[test]
+fn a_container_with_little_memory_for_much_that_is_small() {
+    const CASES: [(&str, fn(&Path)); 7] = [
+        ("copies of 256 KiB", |path| {
+            let options = Snapshot::options().lease(false);
+            let kept = [(); 600].map(|()| options.open(path).unwrap());
+            assert!(kept.iter().any(|copy| copy.backing() == Backing::Disk));
+            assert!(kept.iter().all(|copy| copy.len() == 256 << 10));
+        }),
+        ("a small file that has not changed lately", |_| {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
+            let expected = std::fs::read(path).unwrap();
+            let kept = (150 << 20) / expected.len();
+            let kept: Vec<_> = (0..kept).map(|_| Snapshot::open(path).unwrap()).collect();
+            assert!(kept.iter().all(|copy| **copy == expected));
+        }),
+        ("leased files that are opened for writing", |path| {
+            let paths: Vec<_> = (0..500)
+                .map(|n| path.with_extension(n.to_string()))
+                .collect();
+            let kept: Vec<_> = paths
+                .iter()
+                .map(|path| {
+                    let file = File::create(path).unwrap();
+                    file.set_len(256 << 10).unwrap();
+                    drop(file);
+                    Snapshot::open(path).unwrap()
+                })
+                .collect();
+            for path in &paths {
+                let mut file = File::options().write(true).open(path).unwrap();
+                file.write_all(b"new").unwrap();
+            }
+            assert!(kept.iter().all(|copy| copy[..3] == [0; 3]));
+        }),
+        ("drafts of 1 MiB", |path| {
+            let kept: Vec<_> = (0..150)
+                .map(|n| {
+                    let path = path.with_extension(n.to_string());
+                    let mut draft = Draft::create(path, 1 << 20).unwrap();
+                    draft.fill(1);
+                    draft
+                })
+                .collect();
+            assert!(kept.iter().all(|draft| draft.ends_with(&[1])));
+        }),
+        ("endless input, four at a time", |_| {
+            std::thread::scope(|threads| {
+                let endless = || Snapshot::open("/dev/zero").map(drop);
+                for result in [(); 4].map(|()| threads.spawn(endless)) {
+                    let result = result.join().unwrap();
+                    assert!(matches!(result, Err(Error::TooLarge { .. })), "{result:?}");
+                }
+            });
+        }),
+        ("a limit that is larger than memory", |_| {
+            let limits = [
+                Snapshot::options().size_limit(1 << 30),
+                Snapshot::options().copy_limit(1 << 30),
+            ];
+            for result in limits.map(|options| options.open("/dev/zero")) {
+                assert!(matches!(result, Err(Error::TooLarge { .. })), "{result:?}");
+            }
+        }),
+        ("a stream that may go to disk", |_| {
+            let options = Snapshot::options().spill(true).len(200 << 20);
+            let copy = options.open("/dev/zero").unwrap();
+            assert_eq!(copy.backing(), Backing::Disk);
+        }),
+    ];
+    let mut child = scenario!(|| {
+        join(argument("GROUP"));
+        let (name, path) = (argument("CASE"), argument("FILE"));
+        let case = CASES.iter().find(|(known, _)| name == *known).unwrap();
+        case.1(Path::new(&path));
+    });
+    let Some(group) = ControlGroup::with_memory(96 << 20) else {
+        return;
+    };
+    let dir = crate::support::temp_dir_in(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let path = std::fs::canonicalize(dir.path()).unwrap().join("file");
+    File::create(&path).unwrap().set_len(256 << 10).unwrap();
+    child
+        .argument("GROUP", group.path())
+        .argument("FILE", &path);
+    for (name, _) in CASES {
+        println!("{name}");
+        child.argument("CASE", name).succeed();
+    }
+}
+
+/// Case: `ulimit -d`, which counts memory and not the pages of files. Before: `mmap failed`, although a disk had room.
+#[test]
+fn a_copy_that_gets_no_memory_goes_to_disk() {
+    scenario!(|| {
+        let dir = temp_dir();
+        let bytes = pattern(12, 12 << 20);
+        let path = file_with(dir.path(), "file", &bytes);
+        limit(libc::RLIMIT_DATA, status("VmData") as u64 + (8 << 20));
+        let copy = Snapshot::options().lease(false).open(&path).unwrap();
+        assert_same(&copy, &bytes, "ulimit -d");
+        assert_eq!(copy.backing(), Backing::Disk);
+    })
+    .succeed();
+}
+
+/// Case: a file of /sys has another size than is reported, a page. Before: with a limit below that it was too large, and an
+/// offset behind its end was accepted.
+#[test]
+fn a_file_of_sys_is_as_long_as_its_bytes() {
+    let path = "/sys/kernel/mm/transparent_hugepage/enabled";
+    let Ok(bytes) = std::fs::read(path) else {
+        return skip("no /sys");
+    };
+    let len = bytes.len();
+    let reported = std::fs::metadata(path).unwrap().len();
+    assert!((len as u64) < reported, "{reported}");
+    let limits = [
+        Snapshot::options(),
+        Snapshot::options().size_limit(len as u64),
+        Snapshot::options().copy_limit(len as u64),
+        Snapshot::options().len(len),
+    ];
+    for options in limits {
+        assert_same(&options.open(path).unwrap(), &bytes, path);
+    }
+    let over = Snapshot::options().size_limit(len as u64 - 1).open(path);
+    assert!(matches!(over, Err(Error::TooLarge { .. })), "{over:?}");
+    for options in [
+        Snapshot::options().offset(len as u64 + 1),
+        Snapshot::options().len(len + 1),
+    ] {
+        let outside = options.open(path);
+        assert!(
+            matches!(outside, Err(Error::OutOfBounds { .. })),
+            "{outside:?}"
+        );
+    }
 }
 
 /// Case: all directories for temporary files are on FUSE, whose library renames a file that is removed while it is open.
