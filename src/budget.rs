@@ -15,8 +15,8 @@ const UNSEEN_MAX: usize = 8 << 20;
 /// takes as long as reading 100 KiB.
 pub(crate) const UNCHECKED_MAX: u64 = 64 << 20;
 
-/// A descriptor below this number is never counted as scarce: no process has so low a limit.
-const NEVER_SCARCE_BELOW: i32 = 64;
+/// A descriptor below this number is never counted as scarce: hardly a process has a limit of less than 20.
+const NEVER_SCARCE_BELOW: i32 = 16;
 
 /// While there is no limit (`RLIMIT_AS`), getrlimit(2) is called for one mapping in this many: it takes 0.3 µs.
 const UNLIMITED_MAPPINGS: usize = 16;
