@@ -121,7 +121,7 @@ pub(super) fn hint(operation: &str, path: &Option<PathBuf>, source: &io::Error) 
 fn hint_of_errno(operation: &str, source: &io::Error) -> &'static str {
     match (operation, sys::errno_name(source)) {
         ("mmap" | "mremap", "ENOMEM") => {
-            "; see vm.max_map_count, vm.overcommit_memory and ulimit -v"
+            "; see vm.max_map_count, vm.overcommit_memory, ulimit -v and ulimit -d"
         }
         ("mmap (huge pages)", "ENOMEM") => "; reserve huge pages with vm.nr_hugepages",
         ("mlock", "ENOMEM" | "EAGAIN" | "EPERM") => "; raise RLIMIT_MEMLOCK (ulimit -l)",

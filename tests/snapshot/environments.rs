@@ -552,6 +552,9 @@ fn a_copy_that_gets_no_memory_goes_to_disk() {
         let copy = Snapshot::options().lease(false).open(&path).unwrap();
         assert_same(&copy, &bytes, "ulimit -d");
         assert_eq!(copy.backing(), Backing::Disk);
+        let writable = Private::open(&path).unwrap_err();
+        assert_eq!(writable.raw_os_error(), Some(libc::ENOMEM));
+        assert!(writable.to_string().contains("ulimit -d"), "{writable}");
     })
     .succeed();
 }
