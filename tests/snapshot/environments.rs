@@ -452,7 +452,8 @@ fn a_container_with_little_memory_and_no_disk() {
 /// ended the process.
 #[test]
 fn a_container_with_little_memory_for_much_that_is_small() {
-    const CASES: [(&str, fn(&Path)); 7] = [
+    type Case = (&'static str, fn(&Path));
+    const CASES: [Case; 7] = [
         ("copies of 256 KiB", |path| {
             let options = Snapshot::options().lease(false);
             let kept = [(); 600].map(|()| options.open(path).unwrap());
