@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 /// A copy of at most this size, in bytes, is made without looking up the available memory for it alone.
 const SMALL_MAX: u64 = 1 << 20;
 
-/// Bytes that are read in small pieces between two looks at the available memory.
-const UNSEEN_MAX: usize = 8 << 20;
+/// Bytes that are taken in small pieces between two looks at the available memory: a sixteenth of what was available, but not
+/// less than the first and not more than the second.
+const UNSEEN_MIN: u64 = 8 << 20;
+const UNSEEN_MAX: u64 = 256 << 20;
 
 /// A stream, or a read-ahead, of at most this many bytes is not compared with half of the available memory. Looking that up
 /// takes as long as reading 100 KiB.
@@ -52,16 +54,24 @@ pub(crate) fn reserve_memory(len: u64, limit: Option<u64>) -> Option<Reservation
 /// True if a small piece of a copy or stream fits into memory, together with those that any thread has taken since the
 /// available memory was looked up last.
 pub(crate) fn take_memory(len: usize) -> bool {
-    static UNSEEN: AtomicUsize = AtomicUsize::new(0);
+    /// Bytes that may be taken before the next look.
+    static LEFT: AtomicUsize = AtomicUsize::new(UNSEEN_MIN as usize);
 
     // Two threads may look at once, so no order is needed.
-    let unseen = UNSEEN.fetch_add(len, Ordering::Relaxed).saturating_add(len);
-    if unseen <= UNSEEN_MAX {
+    let take = |left: usize| left.checked_sub(len);
+    let taken = LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+    if taken.is_ok() {
         return true;
     }
-    let others = RESERVED.load(Ordering::Relaxed);
-    let fits = unseen.saturating_add(others) as u64 <= default_memory_limit();
-    UNSEEN.store(if fits { 0 } else { UNSEEN_MAX }, Ordering::Relaxed);
+    let limit = default_memory_limit();
+    let others = RESERVED.load(Ordering::Relaxed) as u64;
+    let fits = others.saturating_add(UNSEEN_MIN + len as u64) <= limit;
+    let next = if fits {
+        (limit / 8).clamp(UNSEEN_MIN, UNSEEN_MAX)
+    } else {
+        0
+    };
+    LEFT.store(next as usize, Ordering::Relaxed);
     fits
 }
 
