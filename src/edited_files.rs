@@ -1,7 +1,6 @@
 //! The files that this process edits as an `Exclusive`. If it opened one of them again, it would block on its own lease.
 
 use crate::error::{Error, Result};
-use crate::process::Process;
 use crate::process::ProcessLock;
 use crate::sync::Rank;
 use crate::sys::dir;
@@ -17,13 +16,12 @@ pub(crate) type FileId = (u64, u64);
 
 static OPEN_FILES: ProcessLock<Vec<OpenFile>> = ProcessLock::new(Rank::ExclusiveFiles);
 
-/// How many [`Claim`]s there are: if none, the list need not be searched.
+/// How many [`Claim`]s there are: if none, no path need be looked up.
 static CLAIMS: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Debug)]
 struct OpenFile {
     id: FileId,
-    process: Process,
     /// False while it is being opened.
     is_leased: bool,
     /// Alive until the lease is released.
@@ -41,15 +39,12 @@ impl OpenFile {
     fn is_open(&self) -> bool {
         let is_same =
             |file: Arc<File>| dir::stat(file.as_fd()).is_ok_and(|stat| stat.id == self.id);
-        self.process.is_current() && self.file.upgrade().is_some_and(is_same)
+        self.file.upgrade().is_some_and(is_same)
     }
 }
 
 /// True if this process edits the file: it would wait for itself if it opened it.
 pub(crate) fn is_edited(id: FileId) -> bool {
-    if CLAIMS.load(Ordering::Relaxed) == 0 {
-        return false;
-    }
     let mut files = OPEN_FILES.lock();
     files.retain(OpenFile::is_open);
     files.iter().any(|entry| entry.is_leased && entry.id == id)
@@ -80,7 +75,6 @@ impl Claim {
         }
         files.push(OpenFile {
             id,
-            process: Process::current(),
             is_leased: false,
             file: Arc::downgrade(file),
         });
