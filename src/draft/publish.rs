@@ -32,6 +32,12 @@ pub(super) fn link_into_place(
         error: target.error(operation, source),
         was_linked: false,
     };
+    let not_replaced = |operation, errno, was_linked| {
+        Err(NotNamed {
+            error: target.replace_error(operation, io::Error::from_raw_os_error(errno)),
+            was_linked,
+        })
+    };
     let path = dir::proc_path(fd);
     match link(&path, fd, target.dir(), &target.name.name) {
         Ok(()) => return Ok(()),
@@ -40,11 +46,7 @@ pub(super) fn link_into_place(
     }
     if dir::attributes(target.dir()) & libc::STATX_ATTR_APPEND as u64 != 0 {
         // The temporary name could neither be renamed nor removed.
-        let source = io::Error::from_raw_os_error(libc::EPERM);
-        return Err(NotNamed {
-            error: target.replace_error("renameat", source),
-            was_linked: false,
-        });
+        return not_replaced("renameat", libc::EPERM, false);
     }
     let temp = temp_name(&target.name.name).map_err(|e| not_linked("getrandom", e))?;
     let replacement = Replacement {
@@ -60,30 +62,19 @@ pub(super) fn link_into_place(
     // linkat asks for the credentials that opened the file).
     match replacement.progress.get() {
         PublishProgress::Start | PublishProgress::Linked => replacement.advance(true),
-        PublishProgress::Failed(PublishStep::Link, libc::ENOENT) => {
+        PublishProgress::NotLinked(libc::ENOENT) => {
             replacement.progress.set(PublishProgress::Start);
             replacement.advance(true);
         }
-        PublishProgress::Done | PublishProgress::Failed(..) => {}
+        _ => {}
     }
     match replacement.progress.get() {
         PublishProgress::Done => Ok(()),
-        PublishProgress::Failed(PublishStep::Link, errno) => {
-            let source = io::Error::from_raw_os_error(errno);
-            Err(NotNamed {
-                error: target.replace_error("linkat", source),
-                was_linked: false,
-            })
-        }
-        PublishProgress::Failed(PublishStep::Rename, errno) => {
-            let source = io::Error::from_raw_os_error(errno);
-            Err(NotNamed {
-                error: target.replace_error("renameat", source),
-                was_linked: true,
-            })
-        }
+        PublishProgress::NotLinked(errno) => not_replaced("linkat", errno, false),
+        PublishProgress::NotRenamed(errno) => not_replaced("renameat", errno, true),
+        // `advance` has ended in one of the others.
         PublishProgress::Start | PublishProgress::Linked => {
-            Err(not_linked("linkat", io::ErrorKind::Other.into()))
+            not_replaced("linkat", libc::EIO, false)
         }
     }
 }
@@ -96,16 +87,10 @@ fn link(path: &CStr, fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PublishStep {
-    Link,
-    Rename,
-}
-
 /// ```text
 ///   Start --linkat--> Linked --renameat--> Done
 ///     |                  |
-///     +-> Failed(Link)   +-> Failed(Rename), the temporary name removed
+///     +-> NotLinked      +-> NotRenamed, the temporary name removed
 /// ```
 #[derive(Clone, Copy, Debug)]
 enum PublishProgress {
@@ -114,7 +99,8 @@ enum PublishProgress {
     Linked,
     Done,
     /// With the errno.
-    Failed(PublishStep, i32),
+    NotLinked(i32),
+    NotRenamed(i32),
 }
 
 /// Replaces `target` by an unnamed file, through the name `temp`. It makes system calls and nothing else: it
@@ -135,11 +121,7 @@ impl Replacement<'_> {
             match link(self.proc_path, self.fd, self.dir, self.temp) {
                 // The child had linked it. Nothing else has this name.
                 Err(e) if again && errno(&e) == libc::EEXIST => {}
-                Err(e) => {
-                    return self
-                        .progress
-                        .set(PublishProgress::Failed(PublishStep::Link, errno(&e)));
-                }
+                Err(e) => return self.progress.set(PublishProgress::NotLinked(errno(&e))),
                 Ok(()) => {}
             }
             self.progress.set(PublishProgress::Linked);
@@ -151,7 +133,7 @@ impl Replacement<'_> {
                 Err(e) if again && errno(&e) == libc::ENOENT => PublishProgress::Done,
                 Err(e) => {
                     let _ = dir::unlink(self.dir, self.temp);
-                    PublishProgress::Failed(PublishStep::Rename, errno(&e))
+                    PublishProgress::NotRenamed(errno(&e))
                 }
             });
         if again {
