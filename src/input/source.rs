@@ -4,27 +4,23 @@ use crate::atfork::{self, BeforeForks, NoFork};
 use crate::edited_files::check_not_edited;
 use crate::error::{Error, Result};
 use crate::sys::file::{self, FileType, Stat};
+use crate::sys::unnamed;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A descriptor that only this crate has. The caller's descriptor is duplicated once and then never used again: another
 /// thread may close it, or put another file in its place, at any time.
 pub(crate) struct Source<'a> {
-    fd: Descriptor,
+    /// A lease may keep it.
+    file: Arc<File>,
     path: Option<&'a Path>,
     description: Description,
     is_nonblocking_fifo: bool,
     /// Before it was opened, if the description is its own.
     opened: Option<BeforeForks>,
-}
-
-enum Descriptor {
-    Own(OwnedFd),
-    /// A lease may keep it.
-    Shared(Arc<OwnedFd>),
 }
 
 /// The open file description of the descriptor, with its offset, lease and flags: open(2).
@@ -43,7 +39,7 @@ impl<'a> Source<'a> {
         check_not_edited(path)?;
         let opened = BeforeForks::now();
         let fd = file::open(path).map_err(|e| Error::os("open", Some(path), e))?;
-        let source = Source::new(fd, Some(path), Description::Own);
+        let source = Source::new(fd.into(), Some(path), Description::Own);
         Ok(Source { opened, ..source })
     }
 
@@ -56,7 +52,7 @@ impl<'a> Source<'a> {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Source::open(path),
             Err(e) => Err(Error::os("open", Some(path), e)),
             Ok(fd) => {
-                let source = Source::new(fd, Some(path), Description::Own);
+                let source = Source::new(fd.into(), Some(path), Description::Own);
                 let is_nonblocking_fifo = source.stat()?.kind == FileType::Fifo;
                 if !is_nonblocking_fifo {
                     file::set_blocking(source.fd()).map_err(|e| source.error("fcntl", e))?;
@@ -88,12 +84,12 @@ impl<'a> Source<'a> {
     /// The whole file behind a descriptor that the caller gives up: once it is closed, this process has the file open for
     /// reading only.
     pub(crate) fn from_owned(file: File) -> Self {
-        let given = Source::new(file.into(), None, Description::CallersWhole);
+        let given = Source::new(file, None, Description::CallersWhole);
         let is_regular = |stat: Stat| stat.kind == FileType::Regular;
         // A FIFO that is opened again blocks until it has a writer; a device may be another one then (/dev/ptmx).
         let is_reopened = given.stat().is_ok_and(is_regular);
         match is_reopened.then(|| given.reopen()) {
-            Some(Ok(fd)) => Source::new(fd, None, Description::Own),
+            Some(Ok(file)) => Source::new(file, None, Description::Own),
             _ => given,
         }
     }
@@ -102,12 +98,12 @@ impl<'a> Source<'a> {
         let own = fd
             .try_clone_to_owned()
             .map_err(|e| Error::os("fcntl", path, e))?;
-        Ok(Source::new(own, path, from))
+        Ok(Source::new(own.into(), path, from))
     }
 
-    fn new(fd: OwnedFd, path: Option<&'a Path>, description: Description) -> Self {
+    fn new(file: File, path: Option<&'a Path>, description: Description) -> Self {
         Source {
-            fd: Descriptor::Own(fd),
+            file: Arc::new(file),
             path,
             description,
             is_nonblocking_fifo: false,
@@ -115,23 +111,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The same, so that a lease can have its descriptor.
-    pub(crate) fn into_shared(self) -> Self {
-        let fd = match self.fd {
-            Descriptor::Own(fd) => Arc::new(fd),
-            Descriptor::Shared(fd) => fd,
-        };
-        Source {
-            fd: Descriptor::Shared(fd),
-            ..self
-        }
-    }
-
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        match &self.fd {
-            Descriptor::Own(fd) => fd.as_fd(),
-            Descriptor::Shared(fd) => fd.as_fd(),
-        }
+        self.file.as_fd()
     }
 
     /// True if the input starts at the offset of the caller's descriptor, which is moved.
@@ -171,7 +152,7 @@ impl<'a> Source<'a> {
     /// A descriptor for a lease, on a description of the same file that only this crate has. It may be the one of this
     /// source. When a lease is broken, the number leads to another file at once, so nothing is read from this source once
     /// the file is leased. While the second value lives, no child has the description.
-    pub(crate) fn lease_descriptor(&self) -> io::Result<(Arc<OwnedFd>, NoFork)> {
+    pub(crate) fn lease_descriptor(&self) -> io::Result<(Arc<File>, NoFork)> {
         atfork::install().map_err(|e| match e.raw_os_error() {
             Some(errno) => io::Error::from_raw_os_error(errno),
             None => e.into(),
@@ -179,19 +160,20 @@ impl<'a> Source<'a> {
         let no_fork = NoFork::begin().ok_or(io::ErrorKind::WouldBlock)?;
         // False if a child was forked since this one was opened: the child has it too.
         let is_alone = self.opened.is_some_and(BeforeForks::is_still);
-        let file = match &self.fd {
-            Descriptor::Shared(fd) if is_alone => Arc::clone(fd),
-            _ => Arc::new(self.reopen()?),
+        let file = if is_alone {
+            Arc::clone(&self.file)
+        } else {
+            Arc::new(self.reopen()?)
         };
         Ok((file, no_fork))
     }
 
     /// Opens the file again, for reading and with an own description, through `/proc/self/fd`. What is opened there is
     /// compared: a path can be mounted over `/proc`.
-    pub(crate) fn reopen(&self) -> io::Result<OwnedFd> {
-        let fd = file::reopen(self.fd())?;
-        if file::stat(fd.as_fd())?.is_same_file(&file::stat(self.fd())?) {
-            Ok(fd)
+    pub(crate) fn reopen(&self) -> io::Result<File> {
+        let file = unnamed::reopen(self.fd().as_raw_fd())?;
+        if file::stat(file.as_fd())?.is_same_file(&file::stat(self.fd())?) {
+            Ok(file)
         } else {
             Err(io::ErrorKind::NotFound.into())
         }
@@ -199,13 +181,13 @@ impl<'a> Source<'a> {
 
     /// Another descriptor to read the file by, if this one is the caller's and can be read in aligned pieces only
     /// (`O_DIRECT`).
-    pub(crate) fn reader(&self) -> Option<OwnedFd> {
+    pub(crate) fn reader(&self) -> Option<File> {
         let is_needed = self.is_shared() && file::is_direct(self.fd());
         is_needed.then(|| self.reopen().ok()).flatten()
     }
 
     /// Another descriptor for calls that move the offset, if this one is the caller's.
-    pub(crate) fn seeking_reader(&self) -> Option<OwnedFd> {
+    pub(crate) fn seeking_reader(&self) -> Option<File> {
         self.is_shared().then(|| self.reopen().ok()).flatten()
     }
 

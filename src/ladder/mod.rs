@@ -45,11 +45,6 @@ pub(crate) fn open(
         return Err(Error::is_directory(source.name().as_deref()));
     }
     settled::note(&source, &stat);
-    let source = if request.may_lease() && !request.is_read(stat.size) {
-        source.into_shared()
-    } else {
-        source
-    };
     // Errors of a mapping have no path yet.
     let opened = open_kind(&source, request, stat, progress);
     opened.map_err(|e| e.with_path(|| source.name()))

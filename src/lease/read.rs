@@ -29,9 +29,10 @@ use crate::table::Claimed;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -68,8 +69,8 @@ pub(super) fn reserve_space(len: usize) -> io::Result<()> {
 }
 
 /// A descriptor with a lease, which the monitor looks after once its entry is published.
-pub(super) struct LeaseHolder<F: AsFd> {
-    pub(super) file: Arc<F>,
+pub(super) struct LeaseHolder {
+    pub(super) file: Arc<File>,
     // Dropped after `file`: the number stays registered until it is closed, so that a child that is forked meanwhile closes it.
     pub(super) entry: OwnEntry,
     events: usize,
@@ -96,9 +97,9 @@ impl Drop for OwnEntry {
     }
 }
 
-impl<F: AsFd> LeaseHolder<F> {
+impl LeaseHolder {
     /// Sets a lease. Starts the monitor if it does not run.
-    pub(super) fn new(file: Arc<F>, opened: BeforeForks, lease: Lease) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<File>, opened: BeforeForks, lease: Lease) -> io::Result<Self> {
         if !copier::is_running() {
             // Its threads never end. Called before the lock is taken: it may wait for another thread.
             object::keep_loaded(threads::start as *const () as usize);
@@ -156,7 +157,7 @@ impl<F: AsFd> LeaseHolder<F> {
     }
 }
 
-impl<F: AsFd> Drop for LeaseHolder<F> {
+impl Drop for LeaseHolder {
     fn drop(&mut self) {
         if self.closing.is_none() && self.entry.fd.load(Ordering::Relaxed) >= 0 {
             self.entry.end();
@@ -167,7 +168,7 @@ impl<F: AsFd> Drop for LeaseHolder<F> {
 
 /// A read lease whose file is not mapped yet.
 pub(crate) struct ReadLease {
-    holder: LeaseHolder<OwnedFd>,
+    holder: LeaseHolder,
     stat: Stat,
     system: FileSystem,
     /// Dropped once the mapping is registered.
@@ -318,7 +319,7 @@ fn refusal(error: &io::Error) -> Reason {
 pub(crate) struct LeasedMapping(Arc<Inner>);
 
 struct Inner {
-    holder: LeaseHolder<OwnedFd>,
+    holder: LeaseHolder,
     region: Region,
     /// The file when the lease was set.
     stat: Stat,

@@ -42,7 +42,7 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> WriteLeaseError {
 
 /// A file that is open nowhere else; it is mapped once its size is known to stay. Dropping it lets other processes in.
 pub(crate) struct WriteLease {
-    holder: LeaseHolder<File>,
+    holder: LeaseHolder,
     /// The userfaultfd for letting another process in.
     userfaultfd: OwnedFd,
 }
@@ -229,7 +229,7 @@ fn split_page_cache_folios(mapped: &MappedFile) {
 
 /// A shared mapping of a file that is open nowhere else, until another process is let in; then memory.
 pub(crate) struct WriteLeasedMapping {
-    holder: LeaseHolder<File>,
+    holder: LeaseHolder,
     userfaultfd: Option<OwnedFd>,
     mapped: MappedFile,
     process: Process,

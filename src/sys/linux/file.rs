@@ -51,11 +51,6 @@ pub(crate) fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
     open_with(path, libc::O_RDWR)
 }
 
-/// Opens the file of a descriptor again, with a description (offset, lease, flags) of its own.
-pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    open(&proc_path(fd))
-}
-
 /// True for a descriptor that may be read in aligned pieces only (`O_DIRECT`, open(2)).
 pub(crate) fn is_direct(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.

@@ -1,4 +1,5 @@
-//! System calls for files without a name that allocate nothing: for the lease threads and fork handlers.
+//! System calls for files without a name, and for files by their descriptors. They allocate nothing: for the lease threads and
+//! fork handlers.
 
 use super::descriptor::beyond_stdio;
 use super::retry_eintr;
@@ -14,7 +15,7 @@ pub(crate) const PATH_MAX: usize = libc::PATH_MAX as usize;
 pub(crate) fn create(dir: &CStr) -> io::Result<File> {
     let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_EXCL | libc::O_CLOEXEC;
     // SAFETY: the path is a C string.
-    let fd = retry_eintr(|| unsafe { libc::open(dir.as_ptr(), flags, 0o600) })?;
+    let fd = retry_eintr(|| unsafe { libc::open64(dir.as_ptr(), flags, 0o600) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) }).map(File::from)
 }
@@ -41,9 +42,9 @@ pub(crate) fn name(fd: RawFd, buffer: &mut [u8; PATH_MAX]) -> io::Result<&[u8]> 
 pub(crate) fn reopen(fd: RawFd) -> io::Result<File> {
     let mut path = [0; 32];
     let path = proc_path(fd, &mut path);
+    let flags = libc::O_RDONLY | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: the path is a C string.
-    let fd =
-        retry_eintr(|| unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
+    let fd = retry_eintr(|| unsafe { libc::open64(path.as_ptr(), flags) })?;
     // SAFETY: the kernel just returned this descriptor, and no other code has it.
     beyond_stdio(unsafe { OwnedFd::from_raw_fd(fd) }).map(File::from)
 }
