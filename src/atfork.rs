@@ -80,7 +80,7 @@ struct ForkEntry {
     lendable: AtomicUsize,
     /// Size of the pages of a lendable range, in bytes.
     page_size: AtomicUsize,
-    /// The process in which the range is lendable.
+    /// The process that claimed the entry: in no other is the range lendable.
     process: AtomicUsize,
     /// -1 means that there is none.
     fd: AtomicI32,
@@ -259,16 +259,15 @@ pub(crate) fn close_in_child(fd: BorrowedFd<'_>) {
 #[derive(Debug)]
 pub(crate) struct NotForChildren {
     entry: Claimed<ForkEntry>,
-    process: Process,
 }
 
 impl NotForChildren {
     pub(crate) fn new() -> Result<Self> {
         install()?;
-        Ok(NotForChildren {
-            entry: TABLE.claim(),
-            process: Process::current(),
-        })
+        let entry = TABLE.claim();
+        let process = Process::current().to_bits();
+        entry.process.store(process, Ordering::Relaxed);
+        Ok(NotForChildren { entry })
     }
 
     /// Registers whole pages that the caller has mapped, in place of any range before.
@@ -283,8 +282,6 @@ impl NotForChildren {
         self.entry.start.store(addresses.start, Ordering::Relaxed);
         self.entry.lendable.store(bytes, Ordering::Relaxed);
         self.entry.page_size.store(page_size, Ordering::Relaxed);
-        let process = Process::current().to_bits();
-        self.entry.process.store(process, Ordering::Relaxed);
         // Release: a child that finds the length finds the start.
         self.entry.len.store(addresses.len(), Ordering::Release);
     }
@@ -316,11 +313,15 @@ impl NotForChildren {
 
     /// False in a child of the process that made this.
     pub(crate) fn is_of_this_process(&self) -> bool {
-        self.process.is_current()
+        self.entry.is_of_this_process()
     }
 }
 
 impl ForkEntry {
+    fn is_of_this_process(&self) -> bool {
+        Process::from_bits(self.process.load(Ordering::Relaxed)).is_current()
+    }
+
     /// The registered addresses; empty if there are none.
     fn range(&self) -> Range<usize> {
         let len = self.len.load(Ordering::Acquire);
@@ -335,9 +336,9 @@ impl ForkEntry {
     /// The addresses of the bytes that this process may pass to a child.
     fn lendable(&self) -> Range<usize> {
         let range = self.range();
-        let process = Process::from_bits(self.process.load(Ordering::Relaxed));
         let len = self.lendable.load(Ordering::Relaxed).min(range.len());
-        range.start..range.start + if process.is_current() { len } else { 0 }
+        let is_own = self.is_of_this_process();
+        range.start..range.start + if is_own { len } else { 0 }
     }
 }
 
