@@ -1,5 +1,6 @@
 //! System calls on threads. Those of this crate have every signal blocked, so that no handler of the program runs on them.
 
+use super::signal_mask::SignalMask;
 use std::ffi::{CStr, c_void};
 use std::io;
 use std::mem::MaybeUninit;
@@ -113,23 +114,8 @@ fn checked(returned: i32) -> io::Result<()> {
 
 /// Runs `f` with every signal blocked in the calling thread; a thread that it starts inherits that.
 pub(crate) fn without_signals<T>(f: impl FnOnce() -> T) -> T {
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset(3) initialises the set.
-    unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: initialised above.
-    let before = set_mask(unsafe { all.assume_init_ref() });
-    let value = f();
-    set_mask(&before);
-    value
-}
-
-/// Sets which signals the calling thread blocks, and gives which they were.
-fn set_mask(set: &libc::sigset_t) -> libc::sigset_t {
-    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: pthread_sigmask(3) reads one set and writes one.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, old.as_mut_ptr()) };
-    // SAFETY: zeroed is a valid set already, and the call filled it.
-    unsafe { old.assume_init() }
+    let _mask = SignalMask::block_all(&[]);
+    f()
 }
 
 /// The calling thread's id, gettid(2).
