@@ -222,7 +222,7 @@ pub(crate) fn install() -> Result<()> {
     let pipe = process::pipe().map(|(reader, _)| reader);
     let empty = pipe.or_else(|_| file::open("/dev/null".as_ref()));
     let empty = empty.map_err(|e| Error::os("pipe2", None, e))?;
-    atfork::register(Some(before_fork), Some(after_fork), in_child)
+    atfork::register(before_fork, after_fork, in_child)
         .map_err(|e| Error::os("pthread_atfork", None, e))?;
     EMPTY_FILE.set(empty);
     Ok(())

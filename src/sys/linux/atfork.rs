@@ -10,12 +10,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 /// before fork(3) returns there, in the order of registration; it must be async-signal-safe, since the parent may have
 /// other threads.
 pub(crate) fn register(
-    before: Option<unsafe extern "C" fn()>,
-    after: Option<unsafe extern "C" fn()>,
+    before: unsafe extern "C" fn(),
+    after: unsafe extern "C" fn(),
     in_child: unsafe extern "C" fn(),
 ) -> io::Result<()> {
     // SAFETY: the handlers are functions, and the C library forgets them when the object that has them is unloaded.
-    match unsafe { libc::pthread_atfork(before, after, Some(in_child)) } {
+    match unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) } {
         0 => Ok(()),
         number => Err(io::Error::from_raw_os_error(number)),
     }
