@@ -147,8 +147,7 @@ fn continue_lease(
         return false;
     };
     // A path may be mounted over /proc.
-    let is_same =
-        file::stat(own.as_fd()).is_ok_and(|stat| stat.stamp.is_same_file(&read.stat.stamp));
+    let is_same = file::stat(own.as_fd()).is_ok_and(|stat| stat.is_same_file(&read.stat));
     entry.set_at.store(clock::monotonic_ms(), Ordering::Relaxed);
     let is_set = is_same && monitor::set_lease(own.as_fd(), Lease::Read).is_ok();
     // Asked last: the file has not changed up to now, and cannot from now on.

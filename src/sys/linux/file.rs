@@ -106,7 +106,7 @@ impl Stamp {
         self.inode
     }
 
-    pub(crate) fn is_same_file(&self, other: &Stamp) -> bool {
+    fn is_same_file(&self, other: &Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
@@ -155,8 +155,7 @@ impl Stat {
 
     /// True for two descriptions of one file.
     pub(crate) fn is_same_file(&self, other: &Stat) -> bool {
-        let id = |stat: &Stat| (stat.stamp.device, stat.stamp.inode);
-        id(self) == id(other)
+        self.stamp.is_same_file(&other.stamp)
     }
 }
 
