@@ -90,20 +90,12 @@ pub(crate) unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) {
 mod machine {
     use std::arch::asm;
 
-    pub(super) unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) {
-        // SAFETY: the caller's promise is that of `copy`.
-        unsafe { copy(from, to, len) }
-    }
-
-    pub(super) unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) {
-        // SAFETY: the caller's promise is that of `copy`.
-        unsafe { copy(from, to, len) }
-    }
+    pub(super) use {copy as copy_in, copy as copy_out};
 
     /// # Safety
     /// Both ranges are mapped and apart from each other; only atomic accesses race with this one.
     #[inline]
-    unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         type Memcpy = unsafe extern "C" fn(
             *mut libc::c_void,
             *const libc::c_void,
