@@ -53,11 +53,9 @@ impl Draft {
     /// ```
     #[allow(clippy::result_large_err, reason = "the draft is given back")]
     pub fn commit_to<P: AsRef<Path>>(mut self, path: P) -> std::result::Result<(), CommitError> {
-        let moved = self.move_to(path.as_ref());
-        match moved.and_then(|()| self.try_commit()) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(CommitError { error, draft: self }),
-        }
+        self.move_to(path.as_ref())
+            .and_then(|()| self.try_commit())
+            .map_err(|error| CommitError { error, draft: self })
     }
 
     fn move_to(&mut self, path: &Path) -> Result<()> {
