@@ -43,11 +43,8 @@ const POPULATE_CHUNK: usize = 2 << 20;
 /// The leased files of this process.
 static FILES: ProcessLock<Files> = ProcessLock::new(Rank::Leases);
 
-#[derive(Default)]
-struct Files {
-    /// By inode number.
-    mappings: HashMap<u64, Vec<KnownMapping>>,
-}
+/// By inode number.
+type Files = HashMap<u64, Vec<KnownMapping>>;
 
 /// A mapping that other snapshots may share.
 struct KnownMapping {
@@ -283,7 +280,7 @@ fn share(inner: &Arc<Inner>, range: Range<u64>, memory_limit: Option<u64>) {
         memory_limit,
     };
     let mut files = FILES.lock();
-    let mappings = files.mappings.entry(inner.stat.stamp.inode());
+    let mappings = files.entry(inner.stat.stamp.inode());
     mappings.or_default().push(known);
 }
 
@@ -334,7 +331,7 @@ impl LeasedMapping {
         memory_limit: Option<u64>,
     ) -> Option<(Self, usize)> {
         let files = FILES.lock();
-        let known = files.mappings.get(&stat.stamp.inode())?;
+        let known = files.get(&stat.stamp.inode())?;
         let found = known.iter().find(|known| {
             known.stat.stamp == stat.stamp
                 && known.range.start <= range.start
@@ -419,7 +416,7 @@ impl fmt::Debug for LeasedMapping {
 impl Drop for Inner {
     fn drop(&mut self) {
         let mut files = FILES.lock();
-        if let Entry::Occupied(mut known) = files.mappings.entry(self.stat.stamp.inode()) {
+        if let Entry::Occupied(mut known) = files.entry(self.stat.stamp.inode()) {
             known
                 .get_mut()
                 .retain(|known| !ptr::eq(known.mapping.as_ptr(), self));
