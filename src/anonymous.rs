@@ -446,7 +446,6 @@ impl Anonymous {
             (None, HugePages::Transparent, Address::Anywhere) => {
                 return Region::with_huge_pages(pages);
             }
-            (None, _, Address::Anywhere) => Region::anonymous(pages),
             (None, _, _) => Region::anonymous_at(pages, address, PageKind::Zeroed),
         }
         .map_err(|error| map_eexist(error, address))?;

@@ -64,19 +64,7 @@ impl Region {
         }
     }
 
-    /// Private zeroed memory of at least `len` bytes.
-    pub(crate) fn anonymous(len: usize) -> Result<Self> {
-        let len = whole_pages(len, page::size())?;
-        if len == 0 {
-            return Ok(Region::empty());
-        }
-        #[expect(clippy::disallowed_types, reason = "this is the place")]
-        let map = memmap2::MmapOptions::new().len(len).map_anon();
-        let map = map.map_err(|e| Error::os("mmap", None, e).with_len(len))?;
-        Ok(Region::owned_by_memmap2(MmapRaw::from(map), 0, len))
-    }
-
-    /// The same at an address of the caller's choice, or from the pool of huge pages (`len` is a multiple of theirs).
+    /// Private memory of `len` bytes, a multiple of the size of its pages.
     pub(crate) fn anonymous_at(len: usize, address: Address, pages: PageKind) -> Result<Self> {
         let start = memory::map_anonymous(len, address, pages);
         Ok(Region::from_raw_parts(
@@ -115,20 +103,16 @@ impl Region {
 
     /// Private zeroed memory that starts on a huge page and is advised to have huge pages (`MADV_HUGEPAGE`).
     pub(crate) fn with_huge_pages(len: usize) -> Result<Self> {
-        let nowhere = ptr::without_provenance_mut(page::huge_size().unwrap_or(1));
-        Region::with_huge_pages_like(NonNull::new(nowhere).unwrap_or(NonNull::dangling()), len)
-    }
-
-    /// The same, as far from the start of a huge page as `other` is: moved there, huge pages stay whole.
-    pub(crate) fn with_huge_pages_like(other: NonNull<u8>, len: usize) -> Result<Self> {
-        let region = Region::aligned_like(len, other, PageKind::Zeroed)?;
+        let huge = ptr::without_provenance_mut(page::huge_size().unwrap_or(1));
+        let huge = NonNull::new(huge).unwrap_or(NonNull::dangling());
+        let region = Region::aligned_like(len, huge, PageKind::Zeroed)?;
         // A kernel without huge pages gives small ones.
         let _ = region.advise(0..region.len, libc::MADV_HUGEPAGE);
         Ok(region)
     }
 
-    /// Linux 6.7 and later align large mappings. For older kernels, and for another offset, map more and unmap
-    /// both ends off.
+    /// As far from the start of a huge page as `other` is: moved there, huge pages stay whole. Linux 6.7 and later align large
+    /// mappings. For older kernels, and for another offset, map more and unmap both ends off.
     fn aligned_like(len: usize, other: NonNull<u8>, pages: PageKind) -> Result<Self> {
         let len = whole_pages(len, page::size())?;
         let align = page::huge_size().unwrap_or(1);
