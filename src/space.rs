@@ -2,7 +2,7 @@
 //! it took if it fails.
 
 use crate::file_system::FileSystem;
-use crate::sys::space::{self, Dirty, Fallocate};
+use crate::sys::space::{self, Dirty, FALLOCATE_CHUNK, Fallocate};
 use crate::sys::{file, is_call_unknown, lease, limits, memory, sync, write};
 use std::fs::File;
 use std::io;
@@ -21,8 +21,8 @@ const LEFT_FREE_PART: u64 = 256;
 /// Called between the steps of a long operation on a file; an error once the file may not be changed any more.
 pub(crate) type Check<'a> = dyn Fn() -> io::Result<()> + 'a;
 
-/// Bytes that are allocated between two calls of a [`Check`].
-const ALLOCATE_CHUNK: u64 = 64 << 20;
+/// The operation is done whole.
+const UNCHECKED: &Check<'static> = &|| Ok(());
 
 /// Bytes of zeros that are written, and written back to the disk, at a time, where fallocate(2) is not supported.
 const ZEROS_CHUNK: usize = 1 << 20;
@@ -82,17 +82,14 @@ pub(crate) fn check_room(file: &File, old: u64, new: u64) -> io::Result<()> {
 
 /// Makes a file of `old` bytes `new` bytes long, with blocks for the new bytes. The file is as it was after an error.
 pub(crate) fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
-    if new <= old {
-        return Ok(());
-    }
     check_room(file, old, new)?;
-    let extended = space::fallocate(file.as_fd(), Fallocate::Extend, old, new);
+    let extended = fallocate(file.as_fd(), Fallocate::Extend, old..new, UNCHECKED);
     extended.inspect_err(|_| {
         let _ = file.set_len(old);
     })
 }
 
-/// The same in pieces, by writing zeros where fallocate(2) is not supported. It ends, and undoes what it did, once `check`
+/// The same, by writing zeros where fallocate(2) is not supported. It ends, and undoes what it did, once `check`
 /// fails.
 pub(crate) fn extend_or_write_zeros(
     file: &File,
@@ -101,7 +98,7 @@ pub(crate) fn extend_or_write_zeros(
     check: &Check<'_>,
 ) -> io::Result<()> {
     check_room(file, old, new)?;
-    let extended = match in_pieces(file, Fallocate::Extend, old..new, check) {
+    let extended = match fallocate(file.as_fd(), Fallocate::Extend, old..new, check) {
         Err(e) if is_unsupported(&e) => write_zeros(file, old..new, check),
         other => other,
     };
@@ -110,13 +107,18 @@ pub(crate) fn extend_or_write_zeros(
     })
 }
 
-/// fallocate(2), a piece at a time.
-fn in_pieces(file: &File, how: Fallocate, range: Range<u64>, check: &Check<'_>) -> io::Result<()> {
-    let mut starts = range.clone().step_by(ALLOCATE_CHUNK as usize);
+/// fallocate(2), a chunk at a time.
+fn fallocate(
+    fd: BorrowedFd<'_>,
+    how: Fallocate,
+    range: Range<u64>,
+    check: &Check<'_>,
+) -> io::Result<()> {
+    let mut starts = range.clone().step_by(FALLOCATE_CHUNK as usize);
     starts.try_for_each(|start| {
         check()?;
-        let end = range.end.min(start + ALLOCATE_CHUNK);
-        space::fallocate(file.as_fd(), how, start, end)
+        let end = range.end.min(start.saturating_add(FALLOCATE_CHUNK));
+        space::fallocate(fd, how, start..end)
     })
 }
 
@@ -125,7 +127,7 @@ fn in_pieces(file: &File, how: Fallocate, range: Range<u64>, check: &Check<'_>) 
 pub(crate) fn reserve_from_start(file: &File, len: u64) -> io::Result<()> {
     allocate_from_start(file, len)?.1?;
     let last = len.saturating_sub(1);
-    space::fallocate(file.as_fd(), Fallocate::Extend, last, len)
+    fallocate(file.as_fd(), Fallocate::Extend, last..len, UNCHECKED)
 }
 
 /// Allocates blocks for the first `len` bytes of a file that is about to be overwritten, and that other processes may have
@@ -143,7 +145,7 @@ fn allocate_from_start(file: &File, len: u64) -> io::Result<(Unallocated, io::Re
     let fd = file.as_fd();
     check_free(fd, len.saturating_sub(file::stat(fd)?.allocated))?;
     let before = Unallocated::find(file, len)?;
-    let allocated = space::fallocate(fd, Fallocate::KeepSize, 0, len);
+    let allocated = fallocate(fd, Fallocate::KeepSize, 0..len, UNCHECKED);
     let allocated = allocated.inspect_err(|_| before.restore(file, 0));
     Ok((before, allocated))
 }
@@ -197,7 +199,7 @@ fn punch_unwritten(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<()> {
     for extent in space::extents(fd, range.clone(), Dirty::WriteBack)? {
         let (start, end) = (extent.logical.max(range.start), extent.end().min(range.end));
         if extent.is_unwritten() {
-            space::fallocate(fd, Fallocate::PunchHole, start, end)?;
+            fallocate(fd, Fallocate::PunchHole, start..end, UNCHECKED)?;
         }
     }
     Ok(())
@@ -297,7 +299,7 @@ impl Missing {
         size: u64,
         check: &Check<'_>,
     ) -> io::Result<()> {
-        let fallocate = |how| in_pieces(file, how, range.clone(), check);
+        let fallocate = |how| fallocate(file.as_fd(), how, range.clone(), check);
         if self.shared > 0 {
             match fallocate(Fallocate::Unshare) {
                 // A file system without clones.
@@ -319,7 +321,7 @@ impl Missing {
         let fd = file.as_fd();
         for hole in &self.holes {
             let _ = if check().is_ok() {
-                space::fallocate(fd, Fallocate::PunchHole, hole.start, hole.end)
+                fallocate(fd, Fallocate::PunchHole, hole.clone(), UNCHECKED)
             } else {
                 punch_unwritten(fd, hole)
             };

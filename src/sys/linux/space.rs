@@ -7,9 +7,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The most that one fallocate(2) reserves. An interrupted call may undo what it did (tmpfs), so signals are blocked
+/// The most that one fallocate(2) should reserve. An interrupted call may undo what it did (tmpfs), so signals are blocked
 /// while it runs, and it must not run for long.
-const FALLOCATE_CHUNK: u64 = 64 << 20;
+pub(crate) const FALLOCATE_CHUNK: u64 = 64 << 20;
 
 /// A call for at most this many bytes ends before a second signal comes: signals are not blocked, and it is made again if one
 /// interrupts it.
@@ -28,31 +28,21 @@ pub(crate) enum Fallocate {
     PunchHole,
 }
 
-/// fallocate(2) of `start..end`, in chunks. Bytes stay, but for [`Fallocate::PunchHole`].
-pub(crate) fn fallocate(
-    fd: BorrowedFd<'_>,
-    how: Fallocate,
-    start: u64,
-    end: u64,
-) -> io::Result<()> {
+/// fallocate(2). Bytes stay, but for [`Fallocate::PunchHole`].
+pub(crate) fn fallocate(fd: BorrowedFd<'_>, how: Fallocate, range: Range<u64>) -> io::Result<()> {
     let mode = match how {
         Fallocate::Extend => 0,
         Fallocate::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
         Fallocate::Unshare => libc::FALLOC_FL_UNSHARE_RANGE,
         Fallocate::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
     };
-    let mut at = start;
-    while at < end {
-        let len = FALLOCATE_CHUNK.min(end - at);
-        let may_raise = limits::file_size() != u64::MAX;
-        let _mask =
-            (len > INTERRUPTIBLE_MAX || may_raise).then(|| SignalMask::block_all(&[libc::SIGXFSZ]));
-        let (offset, chunk) = (to_off_t(at)?, to_off_t(len)?);
-        // SAFETY: fallocate(2) touches no memory.
-        retry_eintr(|| unsafe { libc::fallocate64(fd.as_raw_fd(), mode, offset, chunk) })?;
-        at += len;
-    }
-    Ok(())
+    let len = range.end - range.start;
+    let may_raise = limits::file_size() != u64::MAX;
+    let _mask =
+        (len > INTERRUPTIBLE_MAX || may_raise).then(|| SignalMask::block_all(&[libc::SIGXFSZ]));
+    let (offset, len) = (to_off_t(range.start)?, to_off_t(len)?);
+    // SAFETY: fallocate(2) touches no memory.
+    retry_eintr(|| unsafe { libc::fallocate64(fd.as_raw_fd(), mode, offset, len) }).map(drop)
 }
 
 /// The size of a file system, in bytes: fstatvfs(3).
