@@ -1,7 +1,7 @@
 //! The destination of a draft's bytes.
 
 use super::DraftOptions;
-use super::in_place::InPlaceFile;
+use super::in_place::overwrite;
 use super::new_file::NewFile;
 use super::store::Store;
 use super::stream::Stream;
@@ -18,7 +18,8 @@ const MAPPED_ON_TMPFS: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) enum Output {
     New(Box<NewFile>),
-    InPlace(InPlaceFile),
+    /// A file that is there, and keeps its inode, links, owner and rights.
+    InPlace(TargetName),
     Stream(Stream),
 }
 
@@ -32,13 +33,18 @@ impl Output {
             return Output::new_file(name, options);
         }
         if options.replace == Replace::InPlace {
-            return InPlaceFile::new(name).map(Output::InPlace);
+            return Output::in_place(name);
         }
         let again = name.again()?;
         match Output::new_file(name, options) {
-            Err(e) if is_irreplaceable(&e) => InPlaceFile::new(again).map(Output::InPlace),
+            Err(e) if is_irreplaceable(&e) => Output::in_place(again),
             other => other,
         }
+    }
+
+    fn in_place(name: TargetName) -> Result<Self> {
+        name.check_writable()?;
+        Ok(Output::InPlace(name))
     }
 
     fn new_file(name: TargetName, options: &DraftOptions) -> Result<Self> {
@@ -48,7 +54,7 @@ impl Output {
     pub(super) fn path(&self) -> &Path {
         match self {
             Output::New(file) => file.path(),
-            Output::InPlace(file) => file.path(),
+            Output::InPlace(target) => &target.path,
             Output::Stream(stream) => &stream.path,
         }
     }
@@ -62,7 +68,7 @@ impl Output {
     pub(super) fn open_source(&self) -> Result<File> {
         let target = match self {
             Output::New(file) => file.target(),
-            Output::InPlace(file) => file.target(),
+            Output::InPlace(target) => target,
             Output::Stream(stream) => {
                 return Err(Error::not_a_regular_file(Some(&stream.path)));
             }
@@ -172,9 +178,9 @@ impl Output {
         match self {
             Output::New(file) => file.read_only(),
             Output::Stream(stream) => Ok(stream.file()),
-            Output::InPlace(file) => {
+            Output::InPlace(target) => {
                 let what = "a file of its own for a draft in place";
-                Err(Error::unsupported(Some(file.path()), what))
+                Err(Error::unsupported(Some(&target.path), what))
             }
         }
     }
@@ -182,7 +188,7 @@ impl Output {
     pub(super) fn commit(&mut self, store: &mut Store, options: &DraftOptions) -> Result<()> {
         match self {
             Output::Stream(stream) => stream.write_out(store, options.durable),
-            Output::InPlace(file) => file.overwrite(store, options.durable),
+            Output::InPlace(target) => overwrite(target, store, options.durable),
             Output::New(file) => {
                 let len = store.len();
                 let done = file.commit(store, options);
@@ -191,8 +197,7 @@ impl Output {
                     options.replace == Replace::RenameOrInPlace && store.len() == len;
                 match done {
                     Err(e) if may_overwrite && is_irreplaceable(&e) => {
-                        let target = file.target().again()?;
-                        InPlaceFile::new(target)?.overwrite(store, options.durable)
+                        overwrite(file.target(), store, options.durable)
                     }
                     other => other,
                 }
