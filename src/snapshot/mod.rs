@@ -48,9 +48,7 @@ use std::ptr::NonNull;
 /// # Ok::<(), stillmap::Error>(())
 /// ```
 pub struct Snapshot {
-    held: Held,
-    is_consistent: bool,
-    reason: Option<Reason>,
+    opened: Opened,
 }
 
 impl Snapshot {
@@ -62,7 +60,7 @@ impl Snapshot {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn backing(&self) -> Backing {
-        self.held.backing()
+        self.opened.bytes.backing()
     }
 
     /// Why the bytes are not mapped, or are mapped and not leased; `None` if they are sealed, leased, read-only or
@@ -79,9 +77,9 @@ impl Snapshot {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn reason(&self) -> Option<Reason> {
-        match self.held.leased_mapping() {
+        match self.opened.bytes.leased_mapping() {
             Some(mapping) => mapping.reason(),
-            None => self.reason,
+            None => self.opened.reason,
         }
     }
 
@@ -108,9 +106,9 @@ impl Snapshot {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn is_consistent(&self) -> bool {
-        match self.held.leased_mapping() {
+        match self.opened.bytes.leased_mapping() {
             Some(mapping) => mapping.is_consistent(),
-            None => self.is_consistent,
+            None => self.opened.is_consistent,
         }
     }
 
@@ -123,15 +121,11 @@ impl Snapshot {
     /// # Ok::<(), stillmap::Error>(())
     /// ```
     pub fn pages(&self) -> Pages<'_> {
-        self.held.pages()
+        self.opened.bytes.pages()
     }
 
     fn new(opened: Opened) -> Self {
-        Snapshot {
-            held: opened.bytes,
-            is_consistent: opened.is_consistent,
-            reason: opened.reason,
-        }
+        Snapshot { opened }
     }
 
     /// Bytes of one moment that do not come from the ladder.
@@ -141,20 +135,20 @@ impl Snapshot {
 
     /// A copy that does not come from the ladder; `is_consistent` is false if the source changed meanwhile.
     pub(crate) fn from_copy(held: Held, is_consistent: bool) -> Self {
-        Snapshot {
-            held,
+        Snapshot::new(Opened {
+            bytes: held,
             is_consistent,
             reason: None,
-        }
+        })
     }
 }
 
-// SAFETY: the bytes of `held`, which owns them and does not move them. Nothing changes them: see `Backing`.
+// SAFETY: the bytes of `opened`, which owns them and does not move them. Nothing changes them: see `Backing`.
 #[allow(unsafe_code)]
 unsafe impl ByteSlice for Snapshot {
     #[inline]
     fn start_and_len(&self) -> (NonNull<u8>, usize) {
-        self.held.start_and_len()
+        self.opened.bytes.start_and_len()
     }
 }
 
