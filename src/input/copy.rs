@@ -1,7 +1,7 @@
 //! A copy of a window of a file: in memory, or in an unnamed file if it is too large for that.
 
 use super::unnamed::copy_to_disk;
-use super::{Request, Source, Window};
+use super::{Source, Window};
 use crate::budget;
 use crate::buffer::{ALIGN, Buffer};
 use crate::error::{Error, Result};
@@ -56,13 +56,13 @@ impl Copied {
 /// The second value is false if the size, mtime or ctime of the file changed meanwhile.
 pub(crate) fn copy(
     source: &Source<'_>,
-    request: &Request,
-    window: &Window,
+    window: &Window<'_>,
     mut before: Stat,
     progress: &mut Progress<'_>,
 ) -> Result<(Copied, bool)> {
     let reader = source.reader();
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
+    let request = window.request;
     let memory_limit = request.limits.memory;
     let mut range = window.in_file(before.size)?;
     let mut attempt = 1;

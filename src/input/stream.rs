@@ -84,7 +84,7 @@ pub(crate) fn read_to_end(
 }
 
 /// The window, counted from the offset at which the stream is.
-fn window(request: &Request) -> Window {
+fn window(request: &Request) -> Window<'_> {
     Window::new(0, request)
 }
 

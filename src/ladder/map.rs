@@ -31,11 +31,11 @@ pub(super) enum Outcome {
 /// Tries the strategies that map.
 pub(super) fn map(
     source: &Source<'_>,
-    request: &Request,
-    window: &Window,
+    window: &Window<'_>,
     stat: Stat,
     range: &Range<u64>,
 ) -> Result<Outcome> {
+    let request = window.request;
     let len = range.end - range.start;
     if len == 0 || request.is_read(len) {
         return Ok(Outcome::MustCopy(Reason::Small));
@@ -50,22 +50,22 @@ pub(super) fn map(
     let fd = source.fd();
     let system = FileSystem::from_stat(fd, &stat).map_err(|e| source.error("fstatfs", e))?;
     if system == FileSystem::NeverWritten {
-        return map_unchanging(source, request, window, (system, stat), Backing::ReadOnly);
+        return map_unchanging(source, window, (system, stat), Backing::ReadOnly);
     }
     // The size is of the same moment. In an overlay another process may copy the file up meanwhile: then the path and
     // the descriptor lead to another file, but what is mapped is the one that was opened.
     if system.is_verity(&stat) {
-        return map_unchanging(source, request, window, (system, stat), Backing::Sealed);
+        return map_unchanging(source, window, (system, stat), Backing::Sealed);
     }
     if system.is_sealed(fd) {
         // The size is read after the check: before it was sealed, the file may have been truncated.
         let stat = source.stat()?;
-        return map_unchanging(source, request, window, (system, stat), Backing::Sealed);
+        return map_unchanging(source, window, (system, stat), Backing::Sealed);
     }
     let scarce = || budget::refuse_mapping(len);
     let reason = match request.lease.then(scarce).flatten() {
         Some(reason) => reason,
-        None => match lease(source, request, window, system)? {
+        None => match lease(source, window, system)? {
             Outcome::MustCopy(reason) => reason,
             leased => return Ok(leased),
         },
@@ -73,22 +73,21 @@ pub(super) fn map(
     if request.access == Access::Read && is_copy_faster(fd, range, request) {
         return Ok(Outcome::MustCopy(reason));
     }
-    clone(source, request, window, system, reason)
+    clone(source, window, system, reason)
 }
 
 /// A mapping of a file that never changes.
 fn map_unchanging(
     source: &Source<'_>,
-    request: &Request,
-    window: &Window,
+    window: &Window<'_>,
     (system, stat): (FileSystem, Stat),
     backing: Backing,
 ) -> Result<Outcome> {
     let range = window.in_file(stat.size)?;
-    if is_too_sparse(system, &stat, request) {
+    if is_too_sparse(system, &stat, window.request) {
         return Ok(Outcome::MustCopy(Reason::Sparse));
     }
-    map_range(source, request, source.fd(), range, backing, None)
+    map_range(source, window.request, source.fd(), range, backing, None)
 }
 
 /// True if reading all holes of a file in memory would take more memory than the limit: a page each.
@@ -98,12 +97,8 @@ fn is_too_sparse(system: FileSystem, stat: &Stat, request: &Request) -> bool {
 }
 
 /// A mapping under a read lease.
-fn lease(
-    source: &Source<'_>,
-    request: &Request,
-    window: &Window,
-    system: FileSystem,
-) -> Result<Outcome> {
+fn lease(source: &Source<'_>, window: &Window<'_>, system: FileSystem) -> Result<Outcome> {
+    let request = window.request;
     if !request.may_lease() {
         return Ok(Outcome::MustCopy(Reason::NotAsked));
     }
@@ -161,8 +156,7 @@ fn is_copy_faster(fd: BorrowedFd<'_>, range: &Range<u64>, request: &Request) -> 
 /// A mapping of a clone.
 fn clone(
     source: &Source<'_>,
-    request: &Request,
-    window: &Window,
+    window: &Window<'_>,
     system: FileSystem,
     reason: Reason,
 ) -> Result<Outcome> {
@@ -173,7 +167,14 @@ fn clone(
     let stat = file::stat(clone.as_fd()).map_err(|e| source.error("fstat", e))?;
     let range = window.in_file(stat.size)?;
     let fd = clone.as_fd();
-    map_range(source, request, fd, range, Backing::Cloned, Some(reason))
+    map_range(
+        source,
+        window.request,
+        fd,
+        range,
+        Backing::Cloned,
+        Some(reason),
+    )
 }
 
 /// Maps a range of a file that cannot change.

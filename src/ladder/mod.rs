@@ -112,13 +112,13 @@ fn open_file(
 ) -> Result<Opened> {
     let window = Window::new(base, request);
     let range = window.in_file(stat.size)?;
-    let opened = match map(source, request, &window, stat, &range)? {
+    let opened = match map(source, &window, stat, &range)? {
         Outcome::Mapped(opened) => opened,
         Outcome::MustCopy(reason) => {
             if !request.may_copy(range.end - range.start) {
                 return Err(Error::not_mapped(source.name().as_deref(), reason));
             }
-            read::copy(source, request, &window, stat, reason, progress)?
+            read::copy(source, &window, stat, reason, progress)?
         }
     };
     window.advance(source, opened.bytes.len() as u64)?;

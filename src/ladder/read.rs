@@ -44,15 +44,14 @@ pub(super) fn at_once(
 /// The last strategy: copies the bytes.
 pub(super) fn copy(
     source: &Source<'_>,
-    request: &Request,
-    window: &Window,
+    window: &Window<'_>,
     stat: Stat,
     reason: Reason,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let (copy, is_consistent) = input::copy(source, request, window, stat, progress)?;
+    let (copy, is_consistent) = input::copy(source, window, stat, progress)?;
     Ok(Opened {
-        bytes: held(source, request, copy)?,
+        bytes: held(source, window.request, copy)?,
         is_consistent,
         reason: Some(reason),
     })
@@ -91,7 +90,7 @@ pub(super) fn device(
         return Err(Error::too_large(name().as_deref(), limit));
     }
     let reason = Reason::BlockDevice;
-    let opened = copy(source, request, &window, stat, reason, progress)?;
+    let opened = copy(source, &window, stat, reason, progress)?;
     window.advance(source, opened.bytes.len() as u64)?;
     Ok(opened)
 }
