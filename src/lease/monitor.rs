@@ -12,7 +12,7 @@ use super::time::AtomicMs;
 use crate::once::OnceBox;
 use crate::sync;
 use crate::sys::file::{self, Stat};
-use crate::sys::lease::{self, Event, Lease};
+use crate::sys::lease::{self, Lease};
 use crate::sys::{clock, futex, thread, userfault};
 use std::ffi::c_void;
 use std::io;
@@ -126,7 +126,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         let break_time = BREAK_TIME.load(Ordering::Relaxed);
         let look_interval = (break_time / LOOKS_PER_BREAK_TIME).min(LOOK_MAX);
         let timeout = next_timeout.map(|ms: u64| Duration::from_millis(ms.min(look_interval)));
-        let event = lease::wait(timeout);
+        let broken = lease::wait(timeout);
         IS_ASLEEP.store(false, Ordering::SeqCst);
         let now = clock::monotonic_ms();
         if let Some(file) = BREAK_TIME_FILE.get() {
@@ -134,7 +134,7 @@ pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
         }
         // For each break the kernel uses the time that was set then. It may have been changed since the last check.
         let break_time = break_time.min(BREAK_TIME.load(Ordering::Relaxed));
-        if let Event::Broken(fd) = event {
+        if let Some(fd) = broken {
             let is_late = now > looked + look_interval + look_interval / 4;
             note_signal(fd, if is_late { looked } else { now }, break_time);
         }

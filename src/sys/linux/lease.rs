@@ -176,19 +176,9 @@ fn kernel_sigset(signals: u64) -> [libc::c_ulong; SIGSET_WORDS] {
 
 const SIGSET_WORDS: usize = (u64::BITS / libc::c_ulong::BITS) as usize;
 
-/// The reason why a wait ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A lease was broken: the number that its descriptor had when the lease was set.
-    Broken(RawFd),
-    /// [`wake`] was called, or another signal came.
-    Woken,
-    /// The time is over, and no signal was pending.
-    Nothing,
-}
-
-/// Waits in a thread with [`block_signals`] until a lease of it is broken, or for this time.
-pub(crate) fn wait(time: Option<Duration>) -> Event {
+/// Waits in a thread with [`block_signals`] until a lease of it is broken: returns the number that the descriptor had when the
+/// lease was set. `None` after this time, after [`wake`], and after any other signal.
+pub(crate) fn wait(time: Option<Duration>) -> Option<RawFd> {
     let set = kernel_sigset(1 << (SIGNAL - 1));
     // The kernel's timespec, whatever the C library has.
     let timeout = time.map(|time| -> [libc::c_long; 2] {
@@ -213,20 +203,14 @@ pub(crate) fn wait(time: Option<Duration>) -> Event {
     let info = unsafe { info.assume_init() };
     // The kernel's own signals have positive codes; those of tgkill(2) do not.
     if signal == libc::c_long::from(SIGNAL) && info.code > 0 {
-        return Event::Broken(info.fd);
+        return Some(info.fd);
     }
-    if signal > 0 {
-        return Event::Woken;
-    }
-    match io::Error::last_os_error().raw_os_error() {
-        Some(libc::EINTR) => Event::Woken,
-        Some(libc::EAGAIN) => Event::Nothing,
+    let errno = io::Error::last_os_error().raw_os_error();
+    if signal < 0 && !matches!(errno, Some(libc::EINTR | libc::EAGAIN)) {
         // A seccomp filter that came after the thread refuses it: the caller checks all leases from time to time.
-        _ => {
-            std::thread::sleep(time.unwrap_or(REFUSED_MAX).min(REFUSED_MAX));
-            Event::Nothing
-        }
+        std::thread::sleep(time.unwrap_or(REFUSED_MAX).min(REFUSED_MAX));
     }
+    None
 }
 
 /// How long [`wait`] takes at most where the call is refused, and no signal ends it.
@@ -335,8 +319,8 @@ mod tests {
                 let start = std::time::Instant::now();
                 let time = Duration::from_millis(50);
                 let is_right = set == 0
-                    && wait(Some(Duration::ZERO)) == Event::Nothing
-                    && wait(Some(time)) == Event::Nothing
+                    && wait(Some(Duration::ZERO)).is_none()
+                    && wait(Some(time)).is_none()
                     && start.elapsed() >= time;
                 process::exit_immediately(i32::from(!is_right));
             }
