@@ -305,11 +305,6 @@ impl LeaseEntry {
         lease::is_held(self.fd.load(Ordering::Acquire), self.lease())
     }
 
-    /// LIVE to WORKING, for the copier.
-    fn begin(&self) -> bool {
-        self.change(LIVE, WORKING)
-    }
-
     /// Asks the copier to release the lease; the caller wakes it.
     pub(super) fn ask_release(&self) {
         let order = (Ordering::SeqCst, Ordering::SeqCst);
@@ -327,7 +322,7 @@ impl LeaseEntry {
     pub(super) fn serve(&self, is_due: bool, handle: impl FnOnce(bool)) {
         let is_broken = self.broken_at.load(Ordering::Acquire) != 0;
         let is_asked = self.is_release_asked();
-        if (is_due || is_asked) && self.begin() {
+        if (is_due || is_asked) && self.change(LIVE, WORKING) {
             handle(is_asked);
         }
         if is_asked {
