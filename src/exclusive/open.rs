@@ -29,7 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(16);
 /// A longer time to wait has no end, and can be added to no moment.
 const WAIT_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// The bytes to open, and until when to retry.
+/// The bytes to open, and how long to retry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Request {
     pub(super) wait: Option<Duration>,
@@ -40,12 +40,6 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Until when to retry.
-    fn until(&self) -> Option<Instant> {
-        let wait = |wait: Duration| Instant::now() + wait.min(WAIT_MAX);
-        self.wait.map(wait)
-    }
-
     /// The window in a file of `size` bytes.
     fn window(&self, size: u64, name: Option<&Path>) -> Result<FileWindow> {
         let len = self.len.map(|len| len as u64);
@@ -60,26 +54,24 @@ impl Request {
     }
 }
 
-/// A file to be opened, and until when to retry.
+/// A file to be opened.
 struct Attempt<'a> {
     path: &'a CStr,
     /// For error messages.
     name: Option<&'a Path>,
     request: Request,
-    until: Option<Instant>,
 }
 
 /// Opens a path.
 pub(super) fn path(path: &Path, request: Request) -> Result<Exclusive> {
     let error = |e| Error::os("open", Some(path), e);
     let text = dir::c_string(path.as_os_str()).map_err(error)?;
-    let attempt = Attempt {
+    Attempt {
         path: &text,
         name: Some(path),
         request,
-        until: request.until(),
-    };
-    attempt.run()
+    }
+    .run()
 }
 
 /// Opens the file that a descriptor has open. Duplicates of the descriptor share its description, so it is opened again
@@ -98,13 +90,12 @@ pub(super) fn file(file: File, request: Request) -> Result<Exclusive> {
     };
     drop(file);
     let path = dir::proc_path(again.as_fd());
-    let attempt = Attempt {
+    Attempt {
         path: &path,
         name,
         request,
-        until: request.until(),
-    };
-    attempt.run()
+    }
+    .run()
 }
 
 /// Maps an open file without a lease, as the caller asked in `unsafe`.
@@ -133,12 +124,12 @@ impl Attempt<'_> {
     /// Tries until the file is free, or until the time is over.
     fn run(&self) -> Result<Exclusive> {
         atfork::install()?;
+        let wait = |wait: Duration| Instant::now() + wait.min(WAIT_MAX);
+        let until = self.request.wait.map(wait);
         let mut pause = Duration::from_millis(1);
         loop {
             let (is_ours, tried) = self.try_once()?;
-            let left = self
-                .until
-                .map(|until| until.saturating_duration_since(Instant::now()));
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let is_over = match left {
                 Some(left) => left.is_zero(),
                 None => is_ours || pause > PAUSE_MAX,
@@ -159,7 +150,7 @@ impl Attempt<'_> {
         }
         let why = if self.is_open_here() {
             "another descriptor of this process has it open; that has to be closed first"
-        } else if self.until.is_some() {
+        } else if self.request.wait.is_some() {
             "it is open or mapped elsewhere, and was so for as long as ExclusiveOptions::wait allows"
         } else {
             "it is open or mapped elsewhere; ExclusiveOptions::wait waits for it"
@@ -195,7 +186,7 @@ impl Attempt<'_> {
         let Some(claim) = Claim::new(id, &found) else {
             return Ok((true, None));
         };
-        let wait = if self.until.is_some() {
+        let wait = if self.request.wait.is_some() {
             libc::O_NONBLOCK
         } else {
             0
