@@ -109,11 +109,10 @@ impl NewFile {
     }
 
     /// Makes the file a clone of another (reflink), if the file system can do that.
-    pub(super) fn clone_from(&mut self, source: &File) -> bool {
+    pub(super) fn clone_from(&mut self, source: &File) {
         let cloned = crate::sys::file::clone_into(source.as_fd(), self.file().as_fd());
         self.is_clone = cloned.is_ok();
         self.is_reserved &= !self.is_clone;
-        self.is_clone
     }
 
     /// The file, if stores through a mapping cannot raise a signal on a full disk, and no other process can open it.
