@@ -24,6 +24,7 @@ pub(crate) mod process;
 pub(crate) mod region;
 pub(crate) mod resolve;
 pub(crate) mod shared;
+pub(crate) mod sigbus;
 pub(crate) mod snapshot;
 pub(crate) mod space;
 pub(crate) mod table;

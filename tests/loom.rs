@@ -2,7 +2,7 @@
 //! take. The files of `src/` are compiled here with the atomics of loom; the system calls below are models.
 #![allow(dead_code, unused_imports)] // a model uses a part of each file
 
-#[path = "../src/shared/fault_entry.rs"]
+#[path = "../src/sigbus/fault_entry.rs"]
 mod fault_entry;
 #[path = "../src/once.rs"]
 mod once;

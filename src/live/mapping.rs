@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::page;
 use crate::region::Region;
-use crate::shared::sigbus::FaultTolerantMapping;
+use crate::sigbus::FaultTolerantMapping;
 use crate::sys::racy_copy::copy_out;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;

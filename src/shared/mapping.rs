@@ -7,7 +7,7 @@ use crate::file_system::FileSystem;
 use crate::page;
 use crate::range::check_window;
 use crate::region::Region;
-use crate::shared::sigbus::FaultTolerantMapping;
+use crate::sigbus::FaultTolerantMapping;
 use crate::sys;
 use crate::sys::file::{self, FileType, Stat};
 use std::alloc::Layout;

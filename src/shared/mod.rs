@@ -2,14 +2,11 @@
 
 mod bytes;
 mod create;
-mod fault_entry;
 mod mapping;
 mod open;
 mod options;
 mod pages;
 mod seal;
-pub(crate) mod sigbus;
-mod spare;
 
 pub use options::SharedOptions;
 
@@ -18,7 +15,7 @@ use crate::page;
 use crate::range;
 use crate::region::Region;
 use crate::shareable::Shareable;
-use crate::shared::sigbus::FaultTolerantMapping;
+use crate::sigbus::FaultTolerantMapping;
 use crate::sys;
 use std::fmt;
 use std::ops::{Deref, RangeBounds};

@@ -4,13 +4,15 @@
 //! any more, before it is unmapped: see [`FaultEntry`].
 #![allow(unsafe_code)]
 
-use super::fault_entry::FaultEntry;
-use super::spare;
+mod fault_entry;
+mod spare;
+
 use crate::error::{Error, Result};
 use crate::region::Region;
 use crate::sys::signal::{self, FaultCause};
 use crate::sys::thread;
 use crate::table::{Claimed, Table};
+use fault_entry::FaultEntry;
 use std::mem::ManuallyDrop;
 
 static TABLE: Table<FaultEntry> = Table::new();
