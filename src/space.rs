@@ -46,16 +46,10 @@ pub(crate) fn check_free(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     if bytes == 0 || has_room(LEFT_FREE_MAX) {
         return Ok(());
     }
-    let system = FileSystem::from_fd(fd).ok();
-    let left = if system == Some(FileSystem::Tmpfs) {
-        0
-    } else {
-        LEFT_FREE_MAX
-    };
-    let retries = if system == Some(FileSystem::Xfs) {
-        RETRIES
-    } else {
-        0
+    let (left, retries) = match FileSystem::from_fd(fd) {
+        Ok(FileSystem::Tmpfs) => (0, 0),
+        Ok(FileSystem::Xfs) => (LEFT_FREE_MAX, RETRIES),
+        _ => (LEFT_FREE_MAX, 0),
     };
     for _ in 0..retries {
         if has_room(left) {
