@@ -418,7 +418,6 @@ extern "C" fn in_child() {
         let fd = entry.fd.load(Ordering::Acquire);
         if fd >= 0 {
             // SAFETY: the value that registered it keeps the number open until it clears it here.
-            #[allow(unsafe_code)]
             close_in_child(unsafe { BorrowedFd::borrow_raw(fd) });
         }
     }

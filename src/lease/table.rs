@@ -134,7 +134,7 @@ impl Data {
     /// How many bytes are copied when the lease is broken: whole pages. Addresses that are only reserved are not.
     pub(super) fn copy_len(&self) -> usize {
         match self.kind {
-            LeaseData::Write(write) => write.pages,
+            LeaseData::Write(write) => write.copy_len,
             LeaseData::Read(_) | LeaseData::None => self.len,
         }
     }
@@ -175,7 +175,7 @@ pub(super) struct WriteData {
     /// The file when it was mapped.
     pub(super) stat: Stat,
     /// `used` in whole pages, one at least.
-    pub(super) pages: usize,
+    pub(super) copy_len: usize,
     /// The userfaultfd for the memory that takes the place of the mapping.
     pub(super) userfaultfd: RawFd,
     /// Bytes that were copied to the memory that has taken the place of the mapping; the pages after them are missing.

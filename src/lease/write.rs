@@ -89,7 +89,7 @@ impl WriteLease {
         let not_for_children = NotForChildren::new()?;
         let mapped = MappedFile::new(self.file().as_fd(), window)?;
         not_for_children.set_range(mapped.region().addresses());
-        reserve_space(copied_pages(&mapped)).map_err(|e| Error::os("mmap", None, e))?;
+        reserve_space(copy_len(&mapped)).map_err(|e| Error::os("mmap", None, e))?;
         Ok(UnpublishedMapping {
             not_for_children,
             mapped,
@@ -157,7 +157,7 @@ fn refusal(error: io::Error) -> WriteLeaseError {
 }
 
 /// How much of a mapping is copied when the lease is lost, in bytes: whole pages, one at least.
-fn copied_pages(mapped: &MappedFile) -> usize {
+fn copy_len(mapped: &MappedFile) -> usize {
     page::align_up(mapped.used().max(1)).unwrap_or(mapped.region().len())
 }
 
@@ -166,7 +166,7 @@ fn data(mapped: &MappedFile, userfaultfd: RawFd, stat: Stat) -> Data {
     let kind = LeaseData::Write(WriteData {
         offset: mapped.offset(),
         used: mapped.used(),
-        pages: copied_pages(mapped),
+        copy_len: copy_len(mapped),
         userfaultfd,
         stat,
         supplied: 0,
