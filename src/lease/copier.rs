@@ -1,13 +1,9 @@
 //! The thread that handles breaks, `stillmap-copy`: it copies bytes and releases leases, one after the other.
-#![allow(unsafe_code)]
 
 use super::table::{LIVE, LeaseEntry, TABLE};
 use super::{copy, detach, monitor};
-use crate::sync;
-use crate::sys::lease::{self, Lease};
-use crate::sys::{futex, thread};
-use std::ffi::c_void;
-use std::ptr;
+use crate::sys::futex;
+use crate::sys::lease::Lease;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The id of the thread; 0 if it does not run.
@@ -22,14 +18,7 @@ pub(super) fn reset_in_child() {
     COPIER.store(0, Ordering::Relaxed);
 }
 
-/// The thread.
-pub(super) extern "C" fn copy_broken(_: *mut c_void) -> *mut c_void {
-    lease::block_signals();
-    sync::forbid_locks();
-    thread::set_name(c"stillmap-copy");
-    thread::schedule_normally();
-    COPIER.store(thread::id().unsigned_abs(), Ordering::Release);
-    futex::wake_all(&COPIER);
+pub(super) fn copy_broken() -> ! {
     loop {
         let seen = monitor::WORK.load(Ordering::Acquire);
         for entry in TABLE.iter() {
@@ -38,8 +27,6 @@ pub(super) extern "C" fn copy_broken(_: *mut c_void) -> *mut c_void {
         }
         futex::wait(&monitor::WORK, seen);
     }
-    #[allow(unreachable_code, reason = "the type of a thread's function")]
-    ptr::null_mut()
 }
 
 fn handle(entry: &LeaseEntry, is_release_asked: bool) {

@@ -3,18 +3,15 @@
 //!
 //! A signal names one lease. It may get lost (too many are pending, a security module forbids it, the process has
 //! changed its user), so all leases are also checked 32 times in each lease-break time.
-#![allow(unsafe_code)]
 
 use super::copy;
 use super::deadline::Deadline;
 use super::table::{BUSY, LIVE, LeaseEntry, TABLE, WORKING, is_ambiguous};
 use super::time::AtomicMs;
 use crate::once::OnceBox;
-use crate::sync;
 use crate::sys::file::{self, Stat};
 use crate::sys::lease::{self, Lease};
-use crate::sys::{clock, futex, thread, userfault};
-use std::ffi::c_void;
+use crate::sys::{clock, futex, userfault};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
@@ -113,13 +110,7 @@ fn read_break_time((fd, then): &(OwnedFd, Stat)) -> Option<()> {
     Some(())
 }
 
-pub(super) extern "C" fn watch(_: *mut c_void) -> *mut c_void {
-    lease::block_signals();
-    sync::forbid_locks();
-    thread::set_name(c"stillmap-lease");
-    thread::schedule_normally();
-    WATCHER.store(thread::id().unsigned_abs(), Ordering::Release);
-    futex::wake_all(&WATCHER);
+pub(super) fn watch() -> ! {
     let mut looked = clock::monotonic_ms();
     let mut next_timeout = Some(0);
     loop {

@@ -6,7 +6,9 @@
 use super::copier::{self, COPIER};
 use super::copy;
 use super::monitor::{self, WATCHER};
-use crate::sys::{futex, thread};
+use crate::sync;
+use crate::sys::{futex, lease, thread};
+use std::ffi::{CStr, c_void};
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,14 +22,34 @@ pub(super) fn start() -> io::Result<()> {
 /// Like [`start`], after its preparations; does not use the allocator. Both threads run when it returns.
 pub(super) fn start_threads() -> io::Result<()> {
     if WATCHER.load(Ordering::Acquire) == 0 {
-        thread::start_detached(monitor::watch)?;
+        thread::start_detached(watcher_main)?;
         wait_for(&WATCHER);
     }
     if COPIER.load(Ordering::Acquire) == 0 {
-        thread::start_detached(copier::copy_broken)?;
+        thread::start_detached(copier_main)?;
         wait_for(&COPIER);
     }
     Ok(())
+}
+
+extern "C" fn watcher_main(_: *mut c_void) -> *mut c_void {
+    begin(c"stillmap-lease", &WATCHER);
+    monitor::watch()
+}
+
+extern "C" fn copier_main(_: *mut c_void) -> *mut c_void {
+    begin(c"stillmap-copy", &COPIER);
+    copier::copy_broken()
+}
+
+/// Prepares the calling thread, and stores its id: it runs.
+fn begin(name: &CStr, id: &AtomicU32) {
+    lease::block_signals();
+    sync::forbid_locks();
+    thread::set_name(name);
+    thread::schedule_normally();
+    id.store(thread::id().unsigned_abs(), Ordering::Release);
+    futex::wake_all(id);
 }
 
 fn wait_for(thread: &AtomicU32) {
