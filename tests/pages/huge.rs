@@ -165,18 +165,23 @@ fn is_collapsed(memory: &Anonymous, range: Range<usize>) -> bool {
     }
 }
 
+/// The size of a huge page, if the kernel makes some of small pages.
+fn collapsible() -> Option<usize> {
+    // SAFETY: this prctl(2) takes no memory.
+    let is_disabled = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) } == 1;
+    let is_possible = !is_disabled && stillmap::Advice::Collapse.is_supported();
+    let huge = page::huge_size().filter(|_| is_possible);
+    if huge.is_none() {
+        skip("no huge pages for this process, or no MADV_COLLAPSE (Linux 6.1)");
+    }
+    huge
+}
+
 #[test]
 fn collapse_takes_the_huge_pages_that_hold_the_range() {
-    let Some(huge) = page::huge_size() else {
-        return skip("no huge pages");
+    let Some(huge) = collapsible() else {
+        return;
     };
-    if !stillmap::Advice::Collapse.is_supported() {
-        return skip("MADV_COLLAPSE needs Linux 6.1");
-    }
-    // SAFETY: this prctl(2) takes no memory.
-    if unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) } == 1 {
-        return skip("this process may have no huge pages");
-    }
     let small = || {
         let mut memory = allocate(HugePages::Never, 4 * huge + page::size());
         memory.fill(3);
@@ -210,16 +215,9 @@ fn collapse_takes_the_huge_pages_that_hold_the_range() {
 
 #[test]
 fn collapse_makes_them_of_small_ones() {
-    let Some(huge) = page::huge_size() else {
-        return skip("no huge pages");
+    let Some(huge) = collapsible() else {
+        return;
     };
-    if !stillmap::Advice::Collapse.is_supported() {
-        return skip("MADV_COLLAPSE needs Linux 6.1");
-    }
-    // SAFETY: this prctl(2) takes no memory.
-    if unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) } == 1 {
-        return skip("this process may have no huge pages");
-    }
     let mut memory = allocate(HugePages::Never, 4 * huge);
     memory.fill(3);
     assert_eq!(memory.pages().huge_bytes().expect("huge bytes"), 0);
