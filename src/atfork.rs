@@ -30,8 +30,7 @@ use crate::table::{Claimed, Table};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 static TABLE: Table<ForkEntry> = Table::new();
@@ -41,15 +40,10 @@ static EMPTY_FILE: OnceBox<OwnedFd> = OnceBox::new();
 
 /// What is done for leases: before a fork, and in the child. They are no handlers of their own: a fork that waits for a thread
 /// of [`MAKERS`], which installs them, would not call them.
-static LEASES: AtomicPtr<ForLeases> = AtomicPtr::new(ptr::null_mut());
+static LEASES: OnceBox<ForLeases> = OnceBox::new();
 
 /// Called before a fork, and in the child.
 pub(crate) type ForLeases = (fn(), fn());
-
-fn leases() -> Option<&'static ForLeases> {
-    // SAFETY: null, or a static variable.
-    unsafe { LEASES.load(Ordering::Acquire).as_ref() }
-}
 
 /// Numbers of forks of this process: of those that wait for [`MAKERS`] or have begun, that have begun, that are over.
 /// They are compared for equality only: 2^32 forks take days, and a thread waits for forks for 2 s at most.
@@ -190,7 +184,7 @@ extern "C" fn before_fork() {
     wait_for_none(&WAITING);
     WANTED.fetch_add(1, Ordering::SeqCst);
     wait_for_none(&MAKERS);
-    if let Some((before, _)) = leases() {
+    if let Some((before, _)) = LEASES.get() {
         before();
     }
     BEGUN.fetch_add(1, Ordering::SeqCst);
@@ -229,27 +223,24 @@ pub(crate) fn install() -> Result<()> {
 }
 
 /// Sets what is done for leases, see [`LEASES`]. The handlers are installed.
-pub(crate) fn set_leases(functions: &'static ForLeases) {
-    LEASES.store(ptr::from_ref(functions).cast_mut(), Ordering::Release);
+pub(crate) fn set_leases(functions: ForLeases) {
+    LEASES.set(functions);
 }
 
-fn empty_file() -> io::Result<BorrowedFd<'static>> {
-    let empty = EMPTY_FILE.get().map(AsFd::as_fd);
-    empty.ok_or_else(|| io::ErrorKind::NotFound.into())
+fn replace_by_empty_file(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let empty = EMPTY_FILE.get().ok_or(io::ErrorKind::NotFound)?;
+    atfork::replace(fd.as_raw_fd(), empty.as_fd())
 }
 
 /// Closes the file of a descriptor whose number its owner closes later: until then the number refers to an empty file.
 pub(crate) fn close_behind(fd: BorrowedFd<'_>) {
-    if let Ok(empty) = empty_file() {
-        // Fails only if the program has closed one of the two, which no safe code can do.
-        let _ = atfork::replace(fd.as_raw_fd(), empty);
-    }
+    // Fails only if the program has closed one of the two, which no safe code can do.
+    let _ = replace_by_empty_file(fd);
 }
 
 /// In a forked child: the same, or closes the number too if it cannot be replaced.
 pub(crate) fn close_in_child(fd: BorrowedFd<'_>) {
-    let replaced = empty_file().and_then(|empty| atfork::replace(fd.as_raw_fd(), empty));
-    if replaced.is_err() {
+    if replace_by_empty_file(fd).is_err() {
         // The owner of the number closes nothing later.
         atfork::close(fd.as_raw_fd());
     }
@@ -421,7 +412,7 @@ extern "C" fn in_child() {
             close_in_child(unsafe { BorrowedFd::borrow_raw(fd) });
         }
     }
-    if let Some((_, in_child)) = leases() {
+    if let Some((_, in_child)) = LEASES.get() {
         in_child();
     }
 }

@@ -34,7 +34,7 @@ const _: () = assert!(size_of::<LeaseEntry>() == 512);
 pub(super) fn install() -> io::Result<()> {
     atfork::install().map_err(io::Error::from)?;
     children::share_count_once();
-    atfork::set_leases(&(children::note_fork, in_child));
+    atfork::set_leases((children::note_fork, in_child));
     Ok(())
 }
 
