@@ -14,7 +14,7 @@ use crate::sys::lease::{self, Lease};
 use crate::sys::{clock, futex, userfault};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 /// Time between two attempts to handle a break, in ms.
@@ -37,9 +37,6 @@ pub(super) static WATCHER: AtomicU32 = AtomicU32::new(0);
 
 /// Changes when there is work for the copying thread.
 pub(super) static WORK: AtomicU32 = AtomicU32::new(0);
-
-/// Number of signals received.
-static EVENTS: AtomicUsize = AtomicUsize::new(0);
 
 /// The watcher blocks without a timeout, since there were no leases at the last check.
 static IS_ASLEEP: AtomicBool = AtomicBool::new(false);
@@ -77,21 +74,16 @@ pub(super) fn reset_in_child() {
     IS_ACKNOWLEDGING.store(false, Ordering::Relaxed);
 }
 
-/// Number of signals received: see [`look_after`].
-pub(super) fn events() -> usize {
-    EVENTS.load(Ordering::SeqCst)
-}
-
 /// Sets a lease whose breaks are reported to the watcher.
 pub(super) fn set_lease(fd: BorrowedFd<'_>, lease: Lease) -> io::Result<()> {
     lease::set(fd, lease, WATCHER.load(Ordering::Acquire) as i32)
 }
 
-/// To be called after an entry was published, whose lease was set after `events` were counted. False if the lease was
-/// broken meanwhile.
-pub(super) fn look_after(entry: &LeaseEntry, events: usize) -> bool {
-    // SeqCst with `note_signal` and `sleep`: either they see the entry LIVE, or this sees what they stored before.
-    if EVENTS.load(Ordering::SeqCst) != events && !entry.is_held() {
+/// To be called after an entry was published. False if its lease was broken before.
+pub(super) fn look_after(entry: &LeaseEntry) -> bool {
+    // `note_signal` and `sleep` see the entry LIVE, or this sees what came before: the break, and what `sleep` stored.
+    fence(Ordering::SeqCst);
+    if !entry.is_held() {
         return false;
     }
     if IS_ASLEEP.swap(false, Ordering::SeqCst) {
@@ -173,8 +165,6 @@ fn sleep() -> Option<u64> {
 
 /// A signal has come for the lease that was set on this descriptor.
 fn note_signal(fd: i32, at: u64, break_time: u64) {
-    // Before the search: see `look_after`.
-    EVENTS.fetch_add(1, Ordering::SeqCst);
     let has_number = |entry: &&LeaseEntry| entry.signal_fd.load(Ordering::Relaxed) == fd;
     let leased = || {
         TABLE

@@ -70,7 +70,6 @@ pub(super) struct LeaseHolder {
     pub(super) file: Arc<File>,
     // Dropped after `file`: the number stays registered until it is closed, so that a child that is forked meanwhile closes it.
     pub(super) entry: OwnEntry,
-    events: usize,
     /// Taken before the description with the lease was opened.
     opened: BeforeForks,
     /// Set while the descriptor is being closed: the lease was released, or ends with it. Dropped last.
@@ -106,11 +105,9 @@ impl LeaseHolder {
         }
         let entry = OwnEntry(TABLE.claim());
         entry.prepare(file.as_fd().as_raw_fd(), lease, clock::monotonic_ms());
-        let events = monitor::events();
         let holder = LeaseHolder {
             file,
             entry,
-            events,
             opened,
             closing: None,
         };
@@ -126,7 +123,7 @@ impl LeaseHolder {
         reserve_space(data.copy_len())?;
         // SAFETY: prepared by `new`; the caller's promise.
         unsafe { self.entry.publish(data) };
-        Ok(monitor::look_after(&self.entry, self.events))
+        Ok(monitor::look_after(&self.entry))
     }
 
     /// False if a child was forked that may have the file open or mapped, and does not know of the lease. To be called after

@@ -122,9 +122,9 @@ impl WriteLease {
         let data = data(mapped, self.userfaultfd.as_raw_fd(), stat);
         // SAFETY: the file is unmapped after the entry was ended: by `publish`, or by `WriteLeasedMapping`.
         let is_held = unsafe { self.holder.publish(data) }.map_err(failed("mmap"))?;
-        // Otherwise a child that another thread has forked meanwhile may have the file open.
-        // The last check is needed, since filling holes may have taken longer than the kernel waits, and signals get lost.
-        if is_held && self.holder.is_alone() && self.is_held() {
+        // Otherwise filling holes may have taken longer than the kernel waits, or a child that another thread has forked
+        // meanwhile may have the file open.
+        if is_held && self.holder.is_alone() {
             Ok(())
         } else {
             Err(WriteLeaseError::Busy)
