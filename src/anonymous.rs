@@ -53,7 +53,6 @@ pub struct Anonymous {
 }
 
 /// The file of shared memory.
-#[derive(Debug)]
 struct Memfd {
     /// It cannot shrink (`F_SEAL_SHRINK`), so no page is ever lost under a mapping of it; and unlike
     /// `MAP_SHARED|MAP_ANONYMOUS` it can grow.

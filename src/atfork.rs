@@ -247,7 +247,6 @@ pub(crate) fn close_in_child(fd: BorrowedFd<'_>) {
 }
 
 /// An address range and a descriptor that children of this process must not use, until this is dropped. None at first.
-#[derive(Debug)]
 pub(crate) struct NotForChildren {
     entry: Claimed<ForkEntry>,
 }

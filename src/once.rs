@@ -4,7 +4,6 @@
 //! not have that thread, and makes its own.
 #![allow(unsafe_code)]
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -66,12 +65,6 @@ impl<T> Drop for OnceBox<T> {
             // SAFETY: made by `set`, and `&mut self` proves that no reference to it is left.
             drop(unsafe { Box::from_raw(value) });
         }
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for OnceBox<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OnceBox").field(&self.get()).finish()
     }
 }
 

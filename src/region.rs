@@ -36,7 +36,6 @@ fn mmap(pages: PageKind) -> &'static str {
 }
 
 /// A mapping and its owner. `len` is a multiple of the page size; 0 means that nothing is mapped.
-#[derive(Debug)]
 pub(crate) struct Region {
     start: NonNull<u8>,
     len: usize,

@@ -3,7 +3,6 @@
 
 use crate::once::OnceBox;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::fmt;
 use std::ops::Deref;
 
 /// Entries of the first block. Each further block has twice as many as the one before.
@@ -109,11 +108,5 @@ impl<T> Deref for Claimed<T> {
 
     fn deref(&self) -> &T {
         self.get()
-    }
-}
-
-impl<T> fmt::Debug for Claimed<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Claimed").field(&self.index).finish()
     }
 }

@@ -43,14 +43,12 @@ thread_local! {
 static LARGE: AtomicUsize = AtomicUsize::new(0);
 
 /// A block, and its share of what is held.
-#[derive(Debug)]
 pub(super) struct Block {
     memory: BlockMemory,
     // Dropped after `memory`.
     held: HeldBytes,
 }
 
-#[derive(Debug)]
 enum BlockMemory {
     Heap(HeapBlock),
     Slab(SlabBlock),

@@ -55,7 +55,6 @@ const STREAM_BLOCK: usize = 2 * DATAGRAM_MAX;
 const READ_CHUNK: usize = 512 << 10;
 
 /// Bytes that were read, and capacity for more.
-#[derive(Debug)]
 pub(crate) struct Buffer {
     storage: Storage,
     /// Where the bytes start in `storage`, less than [`ALIGN`].
@@ -63,7 +62,6 @@ pub(crate) struct Buffer {
     len: usize,
 }
 
-#[derive(Debug)]
 enum Storage {
     Block(Block),
     Region(Region),

@@ -63,7 +63,6 @@ thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
-#[derive(Debug)]
 struct Slab {
     region: Region,
     /// How many blocks each unit has a part of, or [`RETURNED`].
@@ -75,14 +74,12 @@ struct Slab {
 }
 
 /// A slab, and the end of its last block.
-#[derive(Debug)]
 struct Current {
     slab: Arc<Slab>,
     end: usize,
 }
 
 /// Memory in a slab that nothing else refers to.
-#[derive(Debug)]
 pub(super) struct SlabBlock {
     slab: Arc<Slab>,
     range: Range<usize>,

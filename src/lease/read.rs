@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::copy::is_unchanged;
-use super::table::{BUSY, Data, LIVE, LeaseData, LeaseEntry, ReadData, TABLE, WORKING};
+use super::table::{Data, LIVE, LeaseData, LeaseEntry, ReadData, TABLE};
 use super::{child, copier, monitor, space, threads};
 use crate::atfork::{BeforeForks, NoFork};
 use crate::backing::Backing;
@@ -28,7 +28,6 @@ use crate::sys::object;
 use crate::table::Claimed;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
@@ -393,20 +392,12 @@ impl LeasedMapping {
     pub(crate) fn populate(&self) -> io::Result<()> {
         let Inner { region, holder, .. } = &*self.0;
         let mut done = 0;
-        while done < region.len() && matches!(holder.entry.state(), LIVE | BUSY | WORKING) {
+        while done < region.len() && holder.entry.needs_lease() {
             let end = region.len().min(done + POPULATE_CHUNK);
             region.populate(done..end)?;
             done = end;
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for LeasedMapping {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LeasedMapping")
-            .field(&self.backing())
-            .finish()
     }
 }
 

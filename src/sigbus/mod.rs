@@ -18,7 +18,6 @@ use std::mem::ManuallyDrop;
 static TABLE: Table<FaultEntry> = Table::new();
 
 /// A mapping of atomics. A fault in it turns it into zeroed private memory, and `is_faulted` is true from then on.
-#[derive(Debug)]
 pub(crate) struct FaultTolerantMapping {
     region: ManuallyDrop<Region>,
     entry: ManuallyDrop<Claimed<FaultEntry>>,
