@@ -6,7 +6,6 @@ use super::part::{self, Parts};
 use super::threads::ensure_single_threaded;
 use crate::atfork;
 use crate::error::{Error, Result};
-use crate::lease::threads;
 use crate::process::Process;
 use crate::sys::process::{self, Fork};
 use std::fmt;
@@ -70,12 +69,10 @@ where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
     atfork::install()?;
-    ensure_single_threaded(&threads::ids())?;
+    ensure_single_threaded()?;
     let scope = Scope {
         children: Children::new(),
-        scope: PhantomData,
-        env: PhantomData,
-        one_thread: PhantomData,
+        marker: PhantomData,
     };
     let ended = catch_unwind(AssertUnwindSafe(|| f(&scope)));
     let failed = scope.children.wait_for_all();
@@ -100,11 +97,9 @@ where
 /// ```
 pub struct Scope<'scope, 'env: 'scope> {
     children: Children,
-    /// Invariant in both, as in `std::thread::Scope`: else `'scope` could be shortened to end before the children.
-    scope: PhantomData<&'scope mut &'scope ()>,
-    env: PhantomData<&'env mut &'env ()>,
+    /// Invariant in both lifetimes, as `std::thread::Scope`: else `'scope` could be shortened to end before the children.
     /// Neither `Send` nor `Sync`.
-    one_thread: PhantomData<*mut ()>,
+    marker: PhantomData<(&'scope mut &'scope (), &'env mut &'env (), *mut ())>,
 }
 
 impl<'scope, 'env> Scope<'scope, 'env> {
@@ -220,8 +215,8 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let (reader, writer) = process::pipe().map_err(|e| Error::os("pipe2", None, e))?;
         // Otherwise the child would also print half a line that is still in the buffer.
         let _ = io::stdout().flush();
-        ensure_single_threaded(&threads::ids())?;
-        let parent = process::id();
+        ensure_single_threaded()?;
+        let parent = std::process::id();
         // SAFETY:
         // - No other thread exists but those of the lease monitor, which hold no lock and allocate nothing.
         // - The child runs `f` and exits: it does not return into what it has a copy of.

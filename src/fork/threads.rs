@@ -1,6 +1,7 @@
 //! The other threads of the process.
 
 use crate::error::{Error, Result};
+use crate::lease::threads;
 use crate::sys::{process, thread};
 use std::io;
 use std::path::Path;
@@ -17,13 +18,14 @@ const LOOK_AGAIN: Duration = Duration::from_micros(50);
 /// `ENDING_MAX`; a virtual machine with one processor, on a machine that is busy, made too few.
 const LOOKS_MIN: u32 = 100;
 
-/// Fails if there are threads besides this one and `own`, unless they end soon. If it succeeds, there was a moment
-/// without any, so there are none as long as these start none.
-pub(super) fn ensure_single_threaded(own: &[i32]) -> Result<()> {
+/// Fails if there are threads besides this one and those of the leases, unless they end soon. If it succeeds, there was a
+/// moment without any, so there are none as long as these start none.
+pub(super) fn ensure_single_threaded() -> Result<()> {
+    let own = threads::ids();
     let started = Instant::now();
     let mut looks = 0;
     loop {
-        let others = match other_threads(own) {
+        let others = match other_threads(&own) {
             Err(_) if process::has_one_thread() => Ok(0),
             others => others,
         };
@@ -51,7 +53,7 @@ fn other_threads(own: &[i32]) -> io::Result<usize> {
         }
         if !process::is_exiting(id)? {
             running += 1;
-        } else if id == process::id() {
+        } else if id.unsigned_abs() == std::process::id() {
             // The first thread has ended and stays in the list as long as there are others.
             exited = 1;
         }

@@ -44,21 +44,15 @@ pub(crate) fn abort(message: &[&[u8]]) -> ! {
     std::process::abort()
 }
 
-/// getpid(2).
-pub(crate) fn id() -> i32 {
-    // SAFETY: touches no memory.
-    unsafe { libc::getpid() }
-}
-
 /// The kernel kills this process when the thread that forked it ends (`PR_SET_PDEATHSIG`, prctl(2)). False if the
 /// parent has ended already.
-pub(crate) fn set_parent_death_signal(parent: i32) -> bool {
+pub(crate) fn set_parent_death_signal(parent: u32) -> bool {
     // SAFETY: this prctl(2) takes an integer. It fails for no valid signal.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     // SAFETY: touches no memory.
     let now = unsafe { libc::getppid() };
     // 0: the parent is in an outer PID namespace and cannot be seen, pid_namespaces(7).
-    now == parent || now == 0
+    now.unsigned_abs() == parent || now == 0
 }
 
 /// pipe2(2), close-on-exec: the end to read from, the end to write to.
