@@ -51,11 +51,15 @@ pub(super) enum Wait {
     No = 0,
 }
 
-/// The access mode that a descriptor was opened with: fcntl(2) `F_GETFL`. `O_PATH` equals none of them.
+/// The access mode that a descriptor was opened with. `O_PATH` equals none of them.
 fn access_mode(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    Ok(flags(fd)? & (libc::O_ACCMODE | libc::O_PATH))
+}
+
+/// The flags that a descriptor was opened with, or has got since: fcntl(2) `F_GETFL`.
+pub(super) fn flags(fd: BorrowedFd<'_>) -> io::Result<i32> {
     // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let flags = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    Ok(flags & (libc::O_ACCMODE | libc::O_PATH))
+    retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })
 }
 
 /// Which signal reports a lease break: fcntl(2). libc has the number for some C libraries only.

@@ -1,6 +1,6 @@
 //! System calls on descriptors: open, fstat, read, lseek, seals.
 
-use super::descriptor::{Wait, beyond_stdio, poll};
+use super::descriptor::{Wait, beyond_stdio, flags, poll};
 use super::signal_mask::without_sigxfsz;
 use super::{is_call_unknown, retry_eintr, to_off_t};
 use std::ffi::CStr;
@@ -39,9 +39,7 @@ fn open_with(path: &Path, flags: i32) -> io::Result<OwnedFd> {
 
 /// Turns `O_NONBLOCK` off, fcntl(2).
 pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let flags = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    let flags = flags & !libc::O_NONBLOCK;
+    let flags = flags(fd)? & !libc::O_NONBLOCK;
     // SAFETY: this fcntl(2) takes an integer and touches no memory of ours.
     retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
 }
@@ -53,9 +51,7 @@ pub(crate) fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
 
 /// True for a descriptor that may be read in aligned pieces only (`O_DIRECT`, open(2)).
 pub(crate) fn is_direct(fd: BorrowedFd<'_>) -> bool {
-    // SAFETY: this fcntl(2) takes no argument and touches no memory of ours.
-    let flags = retry_eintr(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
-    flags.is_ok_and(|flags| flags & libc::O_DIRECT != 0)
+    flags(fd).is_ok_and(|flags| flags & libc::O_DIRECT != 0)
 }
 
 fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
