@@ -15,6 +15,7 @@ use crate::file_system::FileSystem;
 use crate::locked_pages::LockedPages;
 use crate::mapped_file::{FileWindow, MappedFile};
 use crate::page;
+use crate::process::Process;
 use crate::space::Check;
 use crate::sys::file::{self, Stat};
 use crate::sys::lease::Lease;
@@ -113,6 +114,7 @@ impl WriteLease {
             holder: self.holder,
             userfaultfd: Some(self.userfaultfd),
             mapped: mapping.mapped,
+            process: Process::current(),
         })
     }
 
@@ -230,6 +232,7 @@ pub(crate) struct WriteLeasedMapping {
     holder: LeaseHolder,
     userfaultfd: Option<OwnedFd>,
     mapped: MappedFile,
+    process: Process,
 }
 
 impl WriteLeasedMapping {
@@ -243,7 +246,7 @@ impl WriteLeasedMapping {
         self.mapped.start()
     }
 
-    /// The backing of the bytes. In a forked child, which has none, memory.
+    /// The backing of the bytes. In a forked child it is unknown.
     pub(crate) fn backing(&self) -> Backing {
         if self.file().is_some() {
             return Backing::Leased;
@@ -254,16 +257,16 @@ impl WriteLeasedMapping {
         }
     }
 
-    /// The file, as long as stores go to it. In a forked child there is none: the fork handler has ended its lease.
+    /// The file, as long as stores go to it. In a forked child there is none.
     pub(crate) fn file(&self) -> Option<Arc<File>> {
-        let is_stored = self.holder.entry.is_stored();
+        let is_stored = self.process.is_current() && self.holder.entry.is_stored();
         is_stored.then(|| Arc::clone(&self.holder.file))
     }
 
     /// True if another process is blocked in open(2), or was let in already.
     pub(crate) fn has_waiter(&self) -> bool {
         let entry = &self.holder.entry;
-        !entry.needs_lease() || !entry.is_held()
+        !self.process.is_current() || !entry.needs_lease() || !entry.is_held()
     }
 
     /// Changes the length of the mapping, after `size` has changed that of the file; `None` if the lease is gone. When its
@@ -273,6 +276,9 @@ impl WriteLeasedMapping {
         len: usize,
         size: impl FnOnce(&File, &Check<'_>) -> Result<()>,
     ) -> Option<Result<()>> {
+        if !self.process.is_current() {
+            return None;
+        }
         // Reserved for the copy of the longer window, while the call can still fail.
         let copy_len = len.saturating_add(2 * page::size());
         if let Err(error) = reserve_space(copy_len) {
