@@ -18,12 +18,13 @@ use crate::pages::Pages;
 use crate::range;
 use crate::snapshot::Snapshot;
 use crate::sys::file::{self, FileType, Stat};
+use crate::sys::unnamed;
 use mapping::LiveMapping;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::RangeBounds;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A regular file that other processes keep writing: a log that is appended to, a shared segment that this process may only
@@ -197,7 +198,7 @@ impl Live {
     /// Maps the file that an overlay shows now: `stat`, with a length of `len`. A file of a lower layer is copied up when a
     /// process opens it for writing. By a descriptor that was opened before, the new file is read, and the old one is mapped.
     fn open_again(&mut self, stat: Stat, len: usize) -> Result<()> {
-        let opened = file::reopen(self.fd.as_fd()).ok();
+        let opened = unnamed::reopen(self.fd.as_raw_fd()).map(OwnedFd::from).ok();
         let is_same = |fd: &OwnedFd| file::stat(fd.as_fd()).is_ok_and(|it| it.is_same_file(&stat));
         let opened = opened.filter(is_same);
         // Without /proc, or the right to open it, it can still be read.
