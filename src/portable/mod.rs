@@ -37,6 +37,19 @@ use no_share_mode as share_mode;
 #[cfg(windows)]
 use windows::share_mode;
 
+// The names that `tests` uses, which tests/wine has from the public ones.
+#[cfg(test)]
+use {
+    anonymous::Anonymous,
+    draft::Draft,
+    exclusive::Exclusive,
+    live::Live,
+    open_all::open_all,
+    private::Private,
+    shared::Shared,
+    snapshot::{Snapshot, SnapshotOptions},
+};
+
 /// Nothing is kept.
 pub(crate) fn release_unused() {}
 

@@ -1,14 +1,8 @@
 //! The portable types do what those of Linux do; run on Linux, where both are compiled.
 
-use super::anonymous::Anonymous;
-use super::draft::Draft;
-use super::exclusive::Exclusive;
-use super::fork;
-use super::live::Live;
-use super::open_all::open_all;
-use super::private::Private;
-use super::shared::Shared;
-use super::snapshot::{Snapshot, SnapshotOptions};
+use super::{
+    Anonymous, Draft, Exclusive, Live, Private, Shared, Snapshot, SnapshotOptions, fork, open_all,
+};
 use crate::{Backing, Change, Error, Reason, Replace};
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
