@@ -17,9 +17,11 @@ pub(super) struct Buffer {
     len: usize,
     /// Bytes allocated from `start` on, all of them initialised.
     capacity: usize,
-    /// Bytes allocated before `start`.
+    /// What `start` is behind a multiple of `align`.
     lead: usize,
     align: usize,
+    /// What was allocated, and for which layout; `None` for nothing.
+    block: Option<(NonNull<u8>, Layout)>,
 }
 
 // SAFETY: the value owns its bytes, as a `Vec<u8>` does.
@@ -39,21 +41,26 @@ impl Buffer {
     /// were mapped.
     pub(super) fn zeroed_for(offset: u64, len: usize, align: usize) -> Result<Self> {
         let lead = offset as usize % align;
-        let start = match layout(len.saturating_add(lead), align)? {
-            None => {
-                let start = std::ptr::without_provenance_mut(align);
-                NonNull::new(start).unwrap_or(NonNull::dangling())
+        let block = match layout(len.saturating_add(lead), align)? {
+            None => None,
+            Some(layout) => Some((sys::allocate(layout).ok_or_else(no_memory)?, layout)),
+        };
+        let start = match block {
+            None => NonNull::new(std::ptr::without_provenance_mut(align)),
+            Some((block, _)) => {
+                let skipped = block.addr().get().next_multiple_of(align) - block.addr().get();
+                // SAFETY: from the first multiple of `align` on, the layout has `lead` bytes and `len` more.
+                #[allow(unsafe_code)]
+                Some(unsafe { block.add(skipped + lead) })
             }
-            Some(layout) => sys::allocate(layout).ok_or_else(no_memory)?,
         };
         Ok(Buffer {
-            // SAFETY: the layout has `lead` bytes and `len` more; where it is empty, `lead` is 0.
-            #[allow(unsafe_code)]
-            start: unsafe { start.add(lead) },
+            start: start.unwrap_or(NonNull::dangling()),
             len,
             capacity: len,
             lead,
             align,
+            block,
         })
     }
 
@@ -97,11 +104,16 @@ impl Buffer {
     }
 }
 
-/// `None` for nothing.
+/// Room for `len` bytes from a multiple of `align` on; `None` for nothing. The heap has zeroed pages that take RAM when they
+/// are touched, but only for the least alignment: for any other, `std` stores the zeros.
 fn layout(len: usize, align: usize) -> Result<Option<Layout>> {
-    let layout = Layout::from_size_align(len, align);
+    let layout = if sys::has_own_pages(align) {
+        Layout::from_size_align(len, align)
+    } else {
+        Layout::from_size_align(len.saturating_add(align - 1), 1)
+    };
     let layout = layout.map_err(|_| Error::too_large_to_address(None))?;
-    Ok((layout.size() > 0).then_some(layout))
+    Ok((len > 0).then_some(layout))
 }
 
 fn no_memory() -> Error {
@@ -110,14 +122,11 @@ fn no_memory() -> Error {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Ok(Some(layout)) = layout(self.lead + self.capacity, self.align) {
-            // SAFETY: `zeroed_for` allocated `lead` bytes before `start`.
-            #[allow(unsafe_code)]
-            let allocated = unsafe { self.start.sub(self.lead) };
+        if let Some((block, layout)) = self.block {
             // SAFETY: allocated by `zeroed_for` with the same layout, and no borrow is left.
             #[allow(unsafe_code)]
             unsafe {
-                sys::release(allocated, layout);
+                sys::release(block, layout);
             }
         }
     }

@@ -190,6 +190,23 @@ fn anonymous_memory_is_zero_wherever_nothing_was_stored() {
     assert_eq!(memory.freeze().unwrap().len(), 70);
 }
 
+/// Case: `std` stores zeros where the alignment is more than the least, so that all pages took RAM at once.
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no /proc")]
+fn memory_takes_no_ram_before_it_is_touched() {
+    let resident = || {
+        let statm = fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * crate::page::size()
+    };
+    let before = resident();
+    // More than what all tests that run beside this one use.
+    let memory = Anonymous::new(1 << 30).unwrap();
+    assert!(resident() < before + (1 << 29));
+    assert_eq!(memory[1 << 29], 0);
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "Miri has no renameat2")]
 fn a_draft_replaces_the_file_when_it_is_committed() {
