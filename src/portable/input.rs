@@ -336,9 +336,11 @@ fn read_stream(
     request: &Request,
     progress: &mut Progress<'_>,
 ) -> Result<Opened> {
-    let limits = [request.limit, request.copy_limit, request.memory_limit];
-    let limit = limits.into_iter().flatten().min();
-    let limit = limit.unwrap_or(STREAM_DEFAULT_MAX);
+    // What is skipped takes no memory, but counts as input: endless input is not skipped for ever.
+    let kept = request.memory_limit.unwrap_or(u64::MAX);
+    let default = STREAM_DEFAULT_MAX.max(request.memory_limit.unwrap_or(0));
+    let limits = [request.limit, request.copy_limit].into_iter().flatten();
+    let limit = limits.min().unwrap_or(default);
     if request.require_mapping {
         return Err(Error::not_mapped(None, Reason::Stream));
     }
@@ -346,7 +348,8 @@ fn read_stream(
         Some(copied) if copied == limit => Error::not_mapped(None, Reason::Stream),
         _ => Error::too_large(None, limit),
     };
-    if skip(input, request, limit)? > limit {
+    let skipped = skip(input, request, limit)?;
+    if skipped > limit {
         return Err(too_large());
     }
     let total = request.len.map(|len| len as u64);
@@ -359,8 +362,11 @@ fn read_stream(
         memory.grow(wanted, request.len.unwrap_or(usize::MAX))?;
         let n = retry(|| input.read(&mut memory[done..]))?;
         memory.resize(done + n)?;
-        if (done + n) as u64 > limit {
+        if skipped + memory.len() as u64 > limit {
             return Err(too_large());
+        }
+        if memory.len() as u64 > kept {
+            return Err(Error::too_large(None, kept));
         }
         if n == 0 {
             break;

@@ -122,6 +122,13 @@ fn streams_are_read_as_far_as_the_limits_go() {
         through_a_pipe(&options.clone().offset(1).len(3)).unwrap(),
         [2, 3, 4]
     );
+    // What is skipped takes no memory, and is input.
+    let back = options.clone().offset(3);
+    let found = through_a_pipe(&back.clone().memory_limit(2));
+    assert_eq!(found.unwrap(), [4, 5]);
+    assert!(through_a_pipe(&back.clone().memory_limit(1)).is_err());
+    assert!(through_a_pipe(&back.clone().size_limit(5)).is_ok());
+    assert!(through_a_pipe(&back.size_limit(4)).is_err());
     for outside in [options.clone().offset(6), options.clone().offset(1).len(5)] {
         assert!(matches!(
             through_a_pipe(&outside),
