@@ -82,7 +82,7 @@ impl fmt::Display for Bytes {
 /// The operations that open or create a file, where the hint depends on what for.
 pub(super) const OPEN_READ_WRITE: &str = "open for reading and writing";
 pub(super) const OPEN_FOR_WRITING: &str = "open for writing";
-pub(super) const OPEN_DIRECTORY: &str = "open of the directory";
+pub(crate) const OPEN_DIRECTORY: &str = "open of the directory";
 pub(super) const OPEN_IN_STICKY_DIRECTORY: &str = "open in a sticky directory";
 pub(super) const CREATE_FILE: &str = "open of a new file in the directory";
 

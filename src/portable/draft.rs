@@ -20,12 +20,12 @@ use super::pages::{Kind, Pages};
 use super::snapshot::Snapshot;
 use crate::bytes::{ByteSlice, impl_byte_slice, impl_byte_slice_mut};
 use crate::enums::Replace;
-use crate::error::{Error, Result};
+use crate::error::{Error, OPEN_DIRECTORY, Result};
 use crate::options::setters;
-use crate::sys::{self, Temporary};
+use crate::sys::{self, Directory, Temporary};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{self, Path, PathBuf};
 use std::ptr::NonNull;
 
 /// A new file, which appears complete or not at all. The bytes are in memory until [`commit`](Draft::commit) writes them to
@@ -114,7 +114,7 @@ impl DraftOptions {
     /// # Errors
     /// [`Error::IsDirectory`]; [`Error::Os`].
     pub fn create<P: AsRef<Path>>(self, path: P, len: usize) -> Result<Draft> {
-        Draft::new(self, Target::resolve(path.as_ref())?, len)
+        Draft::new(self, Target::resolve(path.as_ref(), self)?, len)
     }
 
     /// A draft with the bytes of a file that exists.
@@ -134,12 +134,13 @@ impl DraftOptions {
 }
 
 impl Target {
-    /// Follows symbolic links.
-    fn resolve(path: &Path) -> Result<Self> {
+    fn resolve(path: &Path, options: DraftOptions) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::is_directory(Some(path)));
         }
-        Ok(Target::File(fs::canonicalize(path).unwrap_or(path.into())))
+        let name = follow(path, !options.create_new);
+        name.map(Target::File)
+            .map_err(|e| Error::os("open", Some(path), e))
     }
 
     fn path(&self) -> &Path {
@@ -208,7 +209,7 @@ impl Draft {
     /// [`CommitError`], which has the draft.
     #[allow(clippy::result_large_err, reason = "the draft is given back")]
     pub fn commit_to<P: AsRef<Path>>(self, path: P) -> std::result::Result<(), CommitError> {
-        let target = Target::resolve(path.as_ref());
+        let target = Target::resolve(path.as_ref(), self.options);
         match target.and_then(|target| self.write(&target)) {
             Ok(()) => Ok(()),
             Err(error) => Err(CommitError { error, draft: self }),
@@ -268,20 +269,31 @@ impl Draft {
     }
 
     fn write_over(&self, path: &Path) -> Result<()> {
-        let open = OpenOptions::new().write(true).truncate(true).open(path);
-        let mut file = open.map_err(|e| Error::os("open", Some(path), e))?;
-        self.write_bytes(&mut file, path)
+        let failed = |operation| move |e| Error::os(operation, Some(path), e);
+        let open = OpenOptions::new().write(true).open(path);
+        let mut file = open.map_err(failed("open"))?;
+        let Some(old) = file.metadata().ok().filter(fs::Metadata::is_file) else {
+            return file.write_all(self).map_err(failed("write"));
+        };
+        let old_end = usize::try_from(old.len()).unwrap_or(usize::MAX);
+        let (front, back) = self.split_at(self.len().min(old_end));
+        // First what takes more space: if there is none, the file stays as it was.
+        if let Err(e) = write_at(&mut file, front.len() as u64, back) {
+            let _ = file.set_len(old.len());
+            return Err(failed("write")(e));
+        }
+        write_at(&mut file, 0, front).map_err(failed("write"))?;
+        file.set_len(self.len() as u64)
+            .map_err(failed("ftruncate"))?;
+        self.sync(&file, path)
     }
 
-    fn write_bytes(&self, file: &mut File, path: &Path) -> Result<()> {
-        file.write_all(self)
-            .map_err(|e| Error::os("write", Some(path), e))?;
-        let is_file = file.metadata().is_ok_and(|stat| stat.is_file());
-        if self.options.durable && is_file {
-            file.sync_all()
-                .map_err(|e| Error::os("fsync", Some(path), e))?;
+    fn sync(&self, file: &File, path: &Path) -> Result<()> {
+        if !self.options.durable {
+            return Ok(());
         }
-        Ok(())
+        let synced = file.sync_all();
+        synced.map_err(|e| Error::os("fsync", Some(path), e))
     }
 
     /// By way of a temporary file in the same directory, which is removed if anything fails.
@@ -296,29 +308,53 @@ impl Draft {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
+        // Opened first: the file is not replaced if that fails.
+        let synced = self.options.durable.then(|| Directory::open(directory));
+        let synced = synced.transpose();
+        let synced = synced.map_err(|e| Error::open_directory(Some(directory), e))?;
         // Until it has the permissions of the old file, only the user may open it.
         let of_new_file = if old.is_some() { 0o600 } else { 0o666 };
         let mode = self.options.mode.unwrap_or(of_new_file);
         let mut temporary = Temporary::new(directory, builder(mode))
             .map_err(|e| Error::os(CREATE, Some(path), e))?;
-        self.write_bytes(temporary.file(), path)?;
+        let written = temporary.file().write_all(self);
+        written.map_err(|e| Error::os("write", Some(path), e))?;
         if let Some(old) = old.filter(|_| self.options.mode.is_none()) {
             let kept = sys::keep_rights(temporary.file(), old);
             kept.map_err(|e| Error::os("fchmod", Some(path), e))?;
         }
+        self.sync(temporary.file(), path)?;
         let renamed = temporary.rename(path, !self.options.create_new);
         renamed.map_err(|e| Error::os(RENAME, Some(path), e))?;
-        self.sync_directory(directory)
-    }
-
-    /// Windows has no such call: its rename is as durable as the volume's journal.
-    fn sync_directory(&self, directory: &Path) -> Result<()> {
-        if !self.options.durable {
-            return Ok(());
-        }
-        let synced = sys::sync_directory(directory);
+        // Windows has no such call: its rename is as durable as the volume's journal.
+        let synced = synced.map_or(Ok(()), |directory| directory.sync());
         synced.map_err(|e| Error::os("fsync", Some(directory), e))
     }
+}
+
+/// As many symbolic links as are followed, one after the other.
+const LINKS_MAX: usize = 40;
+
+/// Where a path leads now, also if no file is there yet; `links` are followed.
+fn follow(path: &Path, links: bool) -> io::Result<PathBuf> {
+    // Not every platform has a working directory.
+    let mut path = path::absolute(path).unwrap_or(path.into());
+    for _ in 0..LINKS_MAX {
+        if let Some(found) = links.then(|| fs::canonicalize(&path).ok()).flatten() {
+            return Ok(found);
+        }
+        let link = links.then(|| fs::read_link(&path).ok()).flatten();
+        match (link, path.parent()) {
+            (Some(to), Some(directory)) => path = directory.join(to),
+            _ => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+fn write_at(file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    file.write_all(bytes)
 }
 
 /// The operations that a draft in place does not need.
@@ -330,7 +366,10 @@ fn is_irreplaceable(error: &Error) -> bool {
     match error {
         Error::Os {
             operation, source, ..
-        } => [CREATE, RENAME].contains(operation) && source.kind() != io::ErrorKind::StorageFull,
+        } => {
+            [CREATE, RENAME, OPEN_DIRECTORY].contains(operation)
+                && source.kind() != io::ErrorKind::StorageFull
+        }
         // Not all attributes can be kept.
         Error::Unsupported { .. } => true,
         _ => false,

@@ -250,6 +250,82 @@ fn a_draft_replaces_the_file_when_it_is_committed() {
     assert_eq!(names, ["file", "other"], "no temporary file is left");
 }
 
+/// Case: a link to a file that did not exist yet was replaced by the file, and `..` of a path was that of `commit`.
+#[test]
+#[cfg(unix)]
+#[cfg_attr(miri, ignore = "Miri has no renameat2")]
+fn a_draft_follows_a_link_to_a_new_file() {
+    let directory = directory();
+    let [link, target] = ["link", "target"].map(|name| directory.path().join(name));
+    std::os::unix::fs::symlink("target", &link).unwrap();
+    let new = Draft::options().create_new(true).create(&link, 1);
+    let refused = new.unwrap().commit().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists);
+    Draft::create(&link, 1).unwrap().commit().unwrap();
+    assert_eq!(fs::read(&target).unwrap(), [0]);
+    assert!(link.is_symlink());
+    std::os::unix::fs::symlink("loop", directory.path().join("loop")).unwrap();
+    assert!(Draft::create(directory.path().join("loop"), 1).is_err());
+    // Another working directory at `commit` makes no difference.
+    let relative = Draft::create("no such file", 0).unwrap();
+    let here = std::env::current_dir().unwrap().join("no such file");
+    assert!(format!("{relative:?}").contains(&format!("{here:?}")));
+}
+
+/// Case: the file was emptied first, so a full disk, or a reader at that moment, found none of the old bytes.
+#[test]
+#[cfg_attr(miri, ignore = "slow")]
+fn a_file_that_is_written_in_place_is_never_empty() {
+    const LEN: usize = 32 << 20;
+    let directory = directory();
+    let path = file_of(&directory, &vec![1; LEN]);
+    let draft = Draft::options().replace(Replace::InPlace);
+    let draft = draft.create(&path, LEN).unwrap();
+    let committed = std::thread::spawn(|| draft.commit().unwrap());
+    while !committed.is_finished() {
+        assert_eq!(fs::metadata(&path).unwrap().len(), LEN as u64);
+    }
+    committed.join().unwrap();
+    for len in [LEN + 5, 3, 0] {
+        let draft = Draft::options().replace(Replace::InPlace);
+        let mut draft = draft.create(&path, len).unwrap();
+        draft.fill(len as u8);
+        draft.commit().unwrap();
+        assert!(fs::read(&path).unwrap() == vec![len as u8; len]);
+    }
+}
+
+/// Case: the fsync(2) of the directory failed when the file had been replaced.
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no users")]
+fn a_directory_that_cannot_be_synced_is_an_error_before_the_file_is_replaced() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = directory();
+    let path = file_of(&directory, b"old");
+    for (name, mode) in [(&path, 0o666), (&directory.path().into(), 0o333)] {
+        fs::set_permissions(name, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let as_nobody = std::thread::spawn(move || {
+        // SAFETY: it changes by which user this thread, which ends here, opens files.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::setfsuid(65534)
+        };
+        let options = Draft::options();
+        let failed = options.create(&path, 1).unwrap().commit().unwrap_err();
+        assert_eq!(failed.kind(), std::io::ErrorKind::PermissionDenied);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        let either = options.replace(Replace::RenameOrInPlace);
+        either.create(&path, 1).unwrap().commit().unwrap();
+        let mut draft = options.durable(false).create(&path, 2).unwrap();
+        draft.fill(7);
+        draft.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [7, 7]);
+    });
+    as_nobody.join().unwrap();
+}
+
 /// Case: any failure of the rename, also of a new file that another program had made meanwhile, was followed by an overwrite.
 #[test]
 #[cfg_attr(miri, ignore = "Miri has no renameat2")]

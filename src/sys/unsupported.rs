@@ -86,9 +86,17 @@ pub(crate) fn keep_rights(file: &File, of: &Metadata) -> io::Result<()> {
     file.set_permissions(of.permissions())
 }
 
-/// No call does that.
-pub(crate) fn sync_directory(_directory: &Path) -> io::Result<()> {
-    Ok(())
+/// A directory, to sync its names: no call does that.
+pub(crate) struct Directory;
+
+impl Directory {
+    pub(crate) fn open(_path: &Path) -> io::Result<Self> {
+        Ok(Directory)
+    }
+
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A temporary file, removed when it is dropped.

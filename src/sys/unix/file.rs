@@ -79,9 +79,21 @@ fn kept_mode(mode: u32, has_owner: bool, has_group: bool) -> u32 {
     }
 }
 
-/// fsync(2) of a directory: its names are on the device.
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+/// A directory, to sync its names.
+pub(crate) struct Directory(File);
+
+impl Directory {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        File::open(path).map(Directory)
+    }
+
+    /// fsync(2): the names are on the device. Some network file systems have no such call.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match self.0.sync_all() {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
+    }
 }
 
 #[cfg(test)]

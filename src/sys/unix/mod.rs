@@ -6,8 +6,7 @@ mod file;
 pub(crate) use super::unsupported::*;
 pub(crate) use errno::{EISDIR, errno_name};
 pub(crate) use file::{
-    Handle, READ_AT_MOVES_OFFSET, file_of, keep_rights, read, read_at, set_mode, stdin,
-    sync_directory,
+    Directory, Handle, READ_AT_MOVES_OFFSET, file_of, keep_rights, read, read_at, set_mode, stdin,
 };
 
 /// `sysconf(_SC_PAGESIZE)`, sysconf(3).
