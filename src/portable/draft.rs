@@ -332,24 +332,27 @@ impl Draft {
     }
 }
 
-/// As many symbolic links as are followed, one after the other.
+/// As many symbolic links as are followed to a name that no file has yet.
 const LINKS_MAX: usize = 40;
 
 /// Where a path leads now, also if no file is there yet; `links` are followed.
 fn follow(path: &Path, links: bool) -> io::Result<PathBuf> {
     // Not every platform has a working directory.
     let mut path = path::absolute(path).unwrap_or(path.into());
+    if !links {
+        return Ok(path);
+    }
     for _ in 0..LINKS_MAX {
-        if let Some(found) = links.then(|| fs::canonicalize(&path).ok()).flatten() {
-            return Ok(found);
+        if path.exists() {
+            // A pipe of /dev/fd has no other path, nor have the files of some volumes.
+            return Ok(fs::canonicalize(&path).unwrap_or(path));
         }
-        let link = links.then(|| fs::read_link(&path).ok()).flatten();
-        match (link, path.parent()) {
-            (Some(to), Some(directory)) => path = directory.join(to),
+        match (fs::read_link(&path), path.parent()) {
+            (Ok(to), Some(directory)) => path = directory.join(to),
             _ => return Ok(path),
         }
     }
-    Err(io::Error::other("too many symbolic links"))
+    fs::canonicalize(path)
 }
 
 fn write_at(file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {

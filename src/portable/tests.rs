@@ -265,11 +265,28 @@ fn a_draft_follows_a_link_to_a_new_file() {
     assert_eq!(fs::read(&target).unwrap(), [0]);
     assert!(link.is_symlink());
     std::os::unix::fs::symlink("loop", directory.path().join("loop")).unwrap();
-    assert!(Draft::create(directory.path().join("loop"), 1).is_err());
+    let endless = Draft::create(directory.path().join("loop"), 1).unwrap_err();
+    assert_eq!(endless.raw_os_error(), Some(libc::ELOOP));
     // Another working directory at `commit` makes no difference.
     let relative = Draft::create("no such file", 0).unwrap();
     let here = std::env::current_dir().unwrap().join("no such file");
     assert!(format!("{relative:?}").contains(&format!("{here:?}")));
+}
+
+/// A path of /dev/fd that no other path leads to.
+#[test]
+#[cfg(target_os = "linux")]
+#[cfg_attr(miri, ignore = "Miri has no /dev/fd")]
+fn a_draft_is_written_to_a_pipe_by_its_descriptor() {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let path = format!("/dev/fd/{}", writer.as_raw_fd());
+    Draft::create(path, 3).unwrap().commit().unwrap();
+    drop(writer);
+    let mut found = Vec::new();
+    reader.read_to_end(&mut found).unwrap();
+    assert_eq!(found, [0, 0, 0]);
 }
 
 /// Case: the file was emptied first, so a full disk, or a reader at that moment, found none of the old bytes.
