@@ -10,6 +10,7 @@ use crate::bytes::ByteSlice;
 use crate::enums::Change;
 use crate::error::{Error, Result};
 use crate::range;
+use crate::sys;
 use std::fmt;
 use std::fs::File;
 use std::ops::RangeBounds;
@@ -50,7 +51,7 @@ impl Live {
     /// # Errors
     /// As [`open`](Live::open).
     pub fn from_fd<F: AsFile>(fd: F) -> Result<Self> {
-        let own = fd.with_file(File::try_clone);
+        let own = fd.with_file(sys::with_own_offset);
         let own = own
             .and_then(|own| own)
             .map_err(|e| Error::os("dup", None, e))?;

@@ -70,6 +70,11 @@ pub(crate) fn read_at(mut file: &File, into: &mut [u8], offset: u64) -> io::Resu
     file.read(into)
 }
 
+/// The same file, by another handle whose offset reads do not move for others, as far as the platform can.
+pub(crate) fn with_own_offset(file: &File) -> io::Result<File> {
+    file.try_clone()
+}
+
 /// Whether [`read_at`] leaves the offset of the file elsewhere.
 pub(crate) const READ_AT_MOVES_OFFSET: bool = true;
 

@@ -11,10 +11,11 @@ use windows_sys::Wdk::Storage::FileSystem::{
     FileFsDeviceInformation, NtQueryVolumeInformationFile,
 };
 use windows_sys::Wdk::System::SystemServices::FILE_FS_DEVICE_INFORMATION;
-use windows_sys::Win32::Foundation::{INVALID_HANDLE_VALUE, RtlNtStatusToDosError};
+use windows_sys::Win32::Foundation::{GENERIC_READ, INVALID_HANDLE_VALUE, RtlNtStatusToDosError};
 use windows_sys::Win32::Storage::FileSystem::{
-    FILE_REMOTE_PROTOCOL_INFO, FILE_TYPE_DISK, FileRemoteProtocolInfo,
-    GetFileInformationByHandleEx, GetFileType, GetVolumeInformationByHandleW, ReOpenFile,
+    FILE_REMOTE_PROTOCOL_INFO, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE,
+    FILE_TYPE_DISK, FileRemoteProtocolInfo, GetFileInformationByHandleEx, GetFileType,
+    GetVolumeInformationByHandleW, ReOpenFile,
 };
 use windows_sys::Win32::System::IO::{DeviceIoControl, IO_STATUS_BLOCK};
 use windows_sys::Win32::System::Ioctl::{FSCTL_TXFS_GET_METADATA_INFO, TXFS_GET_METADATA_INFO_OUT};
@@ -43,6 +44,13 @@ pub(crate) fn reopen(file: &File, access: u32, share: u32) -> io::Result<File> {
     }
     // SAFETY: the call made this handle, and nothing else owns it.
     Ok(unsafe { File::from_raw_handle(handle) })
+}
+
+/// The same file, by a handle with an offset of its own: a duplicate shares it. That is made only where the first handle does
+/// not share reading.
+pub(crate) fn with_own_offset(file: &File) -> io::Result<File> {
+    let share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    reopen(file, GENERIC_READ, share).or_else(|_| file.try_clone())
 }
 
 /// GetVolumeInformationByHandleW: the name of the file system, and its flags.

@@ -9,6 +9,7 @@ mod view;
 pub(crate) use super::unsupported::*;
 pub(crate) use file::{
     device, file_system, is_remote, is_stream, is_wine, read_at, reopen, transaction_state,
+    with_own_offset,
 };
 pub(crate) use memory::{
     allocate, has_own_pages, lock, page_size, prefetch, release, residency, unlock,

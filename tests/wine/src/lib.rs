@@ -7,6 +7,7 @@ pub(crate) use stillmap::*;
 mod draft;
 mod error;
 mod exclusive;
+mod live;
 mod pages;
 mod shared;
 mod snapshot;
