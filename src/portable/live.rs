@@ -12,9 +12,10 @@ use crate::error::{Error, Result};
 use crate::range;
 use crate::sys;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A file that other processes keep writing. Here each call reads from the file.
 ///
@@ -30,6 +31,8 @@ pub struct Live {
     file: File,
     len: usize,
     path: Option<PathBuf>,
+    /// A call found less than there was, and no `refresh` has told yet.
+    is_cut: AtomicBool,
 }
 
 impl Live {
@@ -39,8 +42,11 @@ impl Live {
     /// [`Error::IsDirectory`]; [`Error::NotMappable`] for what is not a regular file; [`Error::Os`].
     pub fn open<P: AsRef<Path>>(path: P) -> Result<Self> {
         let path = path.as_ref();
-        if path.is_dir() {
-            return Err(Error::is_directory(Some(path)));
+        match fs::metadata(path) {
+            Ok(stat) if stat.is_dir() => return Err(Error::is_directory(Some(path))),
+            // An open of a FIFO would wait for a writer.
+            Ok(stat) if !stat.is_file() => return Err(Error::not_a_regular_file(Some(path))),
+            _ => {}
         }
         let file = File::open(path).map_err(|e| Error::os("open", Some(path), e))?;
         Live::new(file, Some(path.into()))
@@ -68,8 +74,12 @@ impl Live {
         if !stat.is_file() {
             return Err(Error::not_a_regular_file(path.as_deref()));
         }
-        let len = 0;
-        let mut live = Live { file, len, path };
+        let mut live = Live {
+            file,
+            len: 0,
+            path,
+            is_cut: AtomicBool::new(false),
+        };
         live.len = live.size()?;
         Ok(live)
     }
@@ -91,6 +101,9 @@ impl Live {
     pub fn refresh(&mut self) -> Result<Change> {
         let len = self.size()?;
         let before = std::mem::replace(&mut self.len, len);
+        if std::mem::take(self.is_cut.get_mut()) {
+            return Ok(Change::PagesLost);
+        }
         Ok(match len {
             len if len > before => Change::Grown(before..len),
             len if len < before => Change::Cut(len..before),
@@ -197,6 +210,7 @@ impl Live {
     }
 
     fn pages_lost(&self) -> Error {
+        self.is_cut.store(true, Ordering::Relaxed);
         Error::pages_lost(self.path.as_deref())
     }
 }

@@ -460,7 +460,23 @@ fn a_live_file_shows_what_is_appended_and_tells_what_is_cut() {
         Err(Error::PagesLost { .. })
     ));
     assert_eq!(live.read_at(4, &mut buf[..2]).unwrap(), 2);
+    // Also if the file has been rewritten since.
+    file.write_all(b"xy").unwrap();
+    assert_eq!(live.refresh().unwrap(), Change::PagesLost);
+    file.set_len(6).unwrap();
     assert_eq!(live.refresh().unwrap(), Change::Cut(6..8));
+    assert_eq!(live.refresh().unwrap(), Change::Same);
+}
+
+/// Case: an open of a FIFO waited for a writer. That of a socket fails.
+#[cfg(unix)]
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no sockets")]
+fn what_is_no_file_is_not_opened_as_a_live_one() {
+    let directory = directory();
+    let path = directory.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(matches!(Live::open(&path), Err(Error::NotMappable { .. })));
 }
 
 #[test]
