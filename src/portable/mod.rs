@@ -8,6 +8,8 @@
 pub(crate) mod anonymous;
 mod bytes;
 pub(crate) mod draft;
+#[cfg(test)]
+mod draft_tests;
 pub(crate) mod exclusive;
 pub mod fork;
 mod input;

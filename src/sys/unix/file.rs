@@ -58,7 +58,7 @@ pub(crate) fn set_mode(builder: &mut Builder<'_, '_>, mode: u32) {
 }
 
 /// Owner, group and mode of another file, which this one replaces, as far as the process may set them; no user gets more
-/// access than that file gave.
+/// access than its mode gave. An ACL is not known.
 pub(crate) fn keep_rights(file: &File, of: &Metadata) -> io::Result<()> {
     // A process that may not give a file away may still set a group of its own.
     let _ = fchown(file, None, Some(of.gid()));

@@ -13,5 +13,7 @@ mod shared;
 mod snapshot;
 mod support;
 
+#[path = "../../../src/portable/draft_tests.rs"]
+mod draft_tests;
 #[path = "../../../src/portable/tests.rs"]
-mod portable;
+mod tests;
