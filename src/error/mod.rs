@@ -1,7 +1,7 @@
 //! The error type.
 
 mod new;
-mod text;
+pub(crate) mod text;
 
 use crate::reason::Reason;
 use crate::sys;
@@ -10,7 +10,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use text::{Bytes, Colon, On, hint, shown};
-pub(crate) use text::{COPY_RIGHTS, OPEN_DIRECTORY, REPLACE};
+pub(crate) use text::{COPY_RIGHTS, REPLACE};
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

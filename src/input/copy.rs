@@ -164,18 +164,25 @@ fn to_disk(
     // Looking for holes moves the offset.
     let reader = source.seeking_reader();
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
-    match copy_to_disk(fd, aligned, &mut step) {
+    // It will be mapped.
+    let on_disk = if budget::refuse_mapping(total).is_some() {
+        Err(source.error("mmap", io::Error::from_raw_os_error(libc::ENOMEM)))
+    } else {
+        let copied = copy_to_disk(fd, aligned, &mut step);
+        copied.map_err(|tried| Error::no_room(source.name().as_deref(), total, tried))
+    };
+    match on_disk {
         Ok((file, len)) => Ok(Copied::Disk {
             file,
             start: lead,
             len: len.saturating_sub(lead),
         }),
-        Err(e) => {
+        Err(error) => {
             let unlimited = || budget::reserve_available(total);
             let reservation = memory_limit.is_none().then(unlimited).flatten();
-            if reservation.is_none() {
-                return Err(Error::no_room(source.name().as_deref(), total, e));
-            }
+            let Some(_reservation) = reservation else {
+                return Err(error);
+            };
             let buffer = buffer(&range)?;
             into_memory(source, fd, range, buffer, progress).map(Copied::Memory)
         }

@@ -62,7 +62,8 @@ pub(super) fn map(
         let stat = source.stat()?;
         return map_unchanging(source, window, (system, stat), Backing::Sealed);
     }
-    let scarce = || budget::refuse_mapping(len);
+    // With its copy.
+    let scarce = || budget::refuse_mapping(2 * len);
     let reason = match request.lease.then(scarce).flatten() {
         Some(reason) => reason,
         None => match lease(source, window, system)? {
