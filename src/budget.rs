@@ -1,7 +1,7 @@
 //! Limits on the memory, descriptors, mappings and addresses that this crate uses; the rest is for the program.
 
 use crate::reason::Reason;
-use crate::sys::limits::{self, Mapped};
+use crate::sys::limits;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
@@ -16,9 +16,6 @@ const UNSEEN_MAX: u64 = 256 << 20;
 /// A stream, or a read-ahead, of at most this many bytes is not compared with half of the available memory. Looking that up
 /// takes as long as reading 100 KiB.
 pub(crate) const UNCHECKED_MAX: u64 = 64 << 20;
-
-/// Memory that is always left to the program, in bytes.
-const LEFT_MIN: u64 = 16 << 20;
 
 /// A descriptor below this number is never counted as scarce: hardly a process has a limit of less than 20.
 const NEVER_SCARCE_BELOW: i32 = 16;
@@ -78,7 +75,7 @@ pub(crate) fn take_memory(len: usize) -> bool {
     fits
 }
 
-/// Memory for a copy that fits on no disk: of what is available it leaves an eighth, 16 MiB at least. `None` if it does not fit together with
+/// Memory for a copy that fits on no disk: of what is available it leaves an eighth. `None` if it does not fit together with
 /// the copies that other threads make now.
 pub(crate) fn reserve_available(len: u64) -> Option<Reservation> {
     reserve(len, fits_available)
@@ -105,25 +102,25 @@ pub(crate) fn reset_in_child() {
     RESERVED.store(0, Ordering::SeqCst);
 }
 
-/// Half of the memory that is available now, and not the last 16 MiB.
+/// Half of the memory that is available now.
 pub(crate) fn default_memory_limit() -> u64 {
-    let available = limits::available_memory();
-    (available / 2).min(available.saturating_sub(LEFT_MIN))
+    limits::available_memory() / 2
 }
 
-/// True if a copy of `len` bytes fits into [`most_memory`]: for a copy that fits on no disk.
+/// True if a copy of `len` bytes fits into the available memory and leaves an eighth of it: for a copy that fits on no
+/// disk.
 pub(crate) fn fits_available(len: u64) -> bool {
     len <= most_memory()
 }
 
-/// The memory that is available now, but for an eighth of it, 16 MiB at least, which is for the program.
+/// The memory that is available now, but for an eighth of it.
 pub(crate) fn most_memory() -> u64 {
     let available = limits::available_memory();
-    available.saturating_sub((available / 8).max(LEFT_MIN))
+    available - available / 8
 }
 
-/// Returns why no further mapping that takes `len` bytes of addresses may be kept, if there is a reason: the last quarter of
-/// the addresses and the last eighth of the mappings are for the program.
+/// Returns why no further mapping of `len` bytes may be kept, if there is a reason: the last quarter of the addresses
+/// and the last eighth of the mappings are for the program.
 pub(crate) fn refuse_mapping(len: u64) -> Option<Reason> {
     if is_address_space_scarce(len) {
         return Some(Reason::AddressSpace);
@@ -139,7 +136,7 @@ pub(crate) fn is_descriptor_scarce(fd: BorrowedFd<'_>) -> bool {
         && u64::from(number.unsigned_abs()) >= limits::descriptors() / 4 * 3
 }
 
-/// True if `len` more bytes of addresses would be more than three quarters of `RLIMIT_AS`.
+/// True if a mapping of `len` bytes, and its copy, would take more than three quarters of `RLIMIT_AS`.
 fn is_address_space_scarce(len: u64) -> bool {
     /// How many mappings are made before the next look.
     static LEFT: AtomicUsize = AtomicUsize::new(0);
@@ -155,8 +152,8 @@ fn is_address_space_scarce(len: u64) -> bool {
         LEFT.store(UNLIMITED_MAPPINGS - 1, Ordering::Relaxed);
         return false;
     }
-    let used = limits::used_addresses(Mapped::All).unwrap_or(limit);
-    used.saturating_add(len) > limit / 4 * 3
+    let used = limits::used_address_space().unwrap_or(limit);
+    used.saturating_add(2 * len) > limit / 4 * 3
 }
 
 /// True if few mappings are left below `vm.max_map_count`. They are counted again when an eighth of what was left has

@@ -164,25 +164,18 @@ fn to_disk(
     // Looking for holes moves the offset.
     let reader = source.seeking_reader();
     let fd = reader.as_ref().map_or(source.fd(), AsFd::as_fd);
-    // It will be mapped.
-    let on_disk = if budget::refuse_mapping(total).is_some() {
-        Err(source.error("mmap", io::Error::from_raw_os_error(libc::ENOMEM)))
-    } else {
-        let copied = copy_to_disk(fd, aligned, &mut step);
-        copied.map_err(|tried| Error::no_room(source.name().as_deref(), total, tried))
-    };
-    match on_disk {
+    match copy_to_disk(fd, aligned, &mut step) {
         Ok((file, len)) => Ok(Copied::Disk {
             file,
             start: lead,
             len: len.saturating_sub(lead),
         }),
-        Err(error) => {
+        Err(e) => {
             let unlimited = || budget::reserve_available(total);
             let reservation = memory_limit.is_none().then(unlimited).flatten();
-            let Some(_reservation) = reservation else {
-                return Err(error);
-            };
+            if reservation.is_none() {
+                return Err(Error::no_room(source.name().as_deref(), total, e));
+            }
             let buffer = buffer(&range)?;
             into_memory(source, fd, range, buffer, progress).map(Copied::Memory)
         }

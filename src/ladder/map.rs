@@ -62,8 +62,7 @@ pub(super) fn map(
         let stat = source.stat()?;
         return map_unchanging(source, window, (system, stat), Backing::Sealed);
     }
-    // With its copy.
-    let scarce = || budget::refuse_mapping(2 * len);
+    let scarce = || budget::refuse_mapping(len);
     let reason = match request.lease.then(scarce).flatten() {
         Some(reason) => reason,
         None => match lease(source, window, system)? {

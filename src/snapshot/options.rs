@@ -74,9 +74,9 @@ setters! {
     /// disk; a larger stream is [`Error::TooLarge`](crate::Error::TooLarge), or goes there with
     /// [`spill`](SnapshotOptions::spill).
     ///
-    /// The default is half of the memory that is available to this process (control groups, `RLIMIT_AS` and `RLIMIT_DATA`
-    /// count); for a file that no disk can take, and for a stream with a limit on its size or on what is copied, all of it but
-    /// an eighth. The last 16 MiB are left to the program.
+    /// The default is half of the available memory, control groups included; for a file that no disk can take, and for a
+    /// stream with a limit on its size or on what is copied, all of it but an eighth. `RLIMIT_AS` and `RLIMIT_DATA` are not
+    /// looked up: copies may take all that they leave, as a `Vec` may.
     ///
     /// # Examples
     /// ```

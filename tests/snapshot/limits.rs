@@ -1,7 +1,7 @@
 //! No input exhausts memory: over the limit there is an error, and everything is given back.
 
 use crate::support::bytes::{assert_same, pattern};
-use crate::support::child::{argument, report, scenario};
+use crate::support::child::{report, scenario};
 use crate::support::kernel::{self, Holdings, may_write, status};
 use crate::support::pipe::{feed, pipe};
 use crate::support::{file_with, limit_file_sizes, skip, temp_dir};
@@ -231,48 +231,6 @@ fn the_last_mappings_are_for_the_program() {
         std::thread::spawn(|| ()).join().unwrap();
     })
     .succeed();
-}
-
-/// Copies under `ulimit -v` or `ulimit -d`. Before: they took what the limit left, and the next allocation of the program aborted.
-#[test]
-fn the_last_addresses_are_for_the_program() {
-    for (name, field) in [(libc::RLIMIT_AS, "VmSize"), (libc::RLIMIT_DATA, "VmData")] {
-        for len in [60_000, 1 << 20, 3 << 20] {
-            let mut child = scenario!(|| {
-                let number = |name| argument(name).to_str().unwrap().parse::<usize>().unwrap();
-                let dir = temp_dir();
-                let path = file_with(dir.path(), "file", &pattern(3, number("LEN")));
-                let open = || Snapshot::options().lease(false).open(&path);
-                let mut kept = vec![open().unwrap()];
-                let field = argument("FIELD");
-                let used = kernel::status(field.to_str().unwrap()) as u64;
-                kernel::limit(
-                    number("LIMIT") as libc::__rlimit_resource_t,
-                    used + (256 << 20),
-                );
-                kept.reserve(6000);
-                let refused = loop {
-                    match open() {
-                        // `ulimit -d` does not limit what is on disk.
-                        Ok(copy) if field == "VmData" && copy.backing() == Backing::Disk => {
-                            break None;
-                        }
-                        Ok(copy) => kept.push(copy),
-                        Err(error) => break Some(error),
-                    }
-                };
-                assert!(
-                    Vec::<u8>::new().try_reserve_exact(12 << 20).is_ok(),
-                    "{refused:?}"
-                );
-                std::thread::spawn(|| ()).join().unwrap();
-            });
-            child
-                .argument("LIMIT", name.to_string())
-                .argument("FIELD", field);
-            child.argument("LEN", len.to_string()).succeed();
-        }
-    }
 }
 
 /// Case: a stream larger than memory.

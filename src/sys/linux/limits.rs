@@ -5,9 +5,8 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::path::Path;
 
-/// Bytes of memory that can be used without swapping, being killed or being refused: `MemAvailable` of proc_meminfo(5), or
-/// what the control groups or the limits of the process (`RLIMIT_AS`, `RLIMIT_DATA`) have left if that is less. Allocates
-/// nothing.
+/// Bytes of memory that can be used without swapping or being killed: `MemAvailable` of proc_meminfo(5), or what the
+/// control groups of the process have left if that is less. Allocates nothing.
 pub(crate) fn available_memory() -> u64 {
     let mut buffer = [0; TEXT_MAX];
     let meminfo = read_text(Path::new("/proc/meminfo"), &mut buffer);
@@ -19,12 +18,6 @@ pub(crate) fn available_memory() -> u64 {
             let headroom = group_headroom(dir).unwrap_or(u64::MAX);
             available = available.min(headroom);
         });
-    }
-    for (limit, used) in [(address_space(), Mapped::All), (data(), Mapped::Data)] {
-        if limit != u64::MAX {
-            let used = used_addresses(used).unwrap_or(0);
-            available = available.min(limit.saturating_sub(used));
-        }
     }
     available
 }
@@ -93,12 +86,6 @@ pub(crate) fn address_space() -> u64 {
     soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_AS, limit) })
 }
 
-/// Maximum bytes of private writable memory: `RLIMIT_DATA` of getrlimit(2); `u64::MAX` if there is no limit.
-fn data() -> u64 {
-    // SAFETY: getrlimit(2) writes one `struct rlimit64`.
-    soft_limit(|limit| unsafe { libc::getrlimit64(libc::RLIMIT_DATA, limit) })
-}
-
 /// The soft limit that getrlimit(2) returns, which fails for no valid resource.
 fn soft_limit(get: impl FnOnce(&mut libc::rlimit64) -> i32) -> u64 {
     let mut limit = libc::rlimit64 {
@@ -109,23 +96,10 @@ fn soft_limit(get: impl FnOnce(&mut libc::rlimit64) -> i32) -> u64 {
     limit.rlim_cur
 }
 
-/// Fields of proc_pid_statm(5).
-#[derive(Clone, Copy)]
-pub(crate) enum Mapped {
-    All = 0,
-    /// Private and writable, and the stacks.
-    Data = 5,
-}
-
-/// Bytes of addresses that the process has mapped, proc_pid_statm(5). Allocates nothing.
-pub(crate) fn used_addresses(mapped: Mapped) -> Option<u64> {
-    let mut buffer = [0; TEXT_MAX];
-    let statm = read_text(Path::new("/proc/self/statm"), &mut buffer)?;
-    let pages: u64 = statm
-        .split_whitespace()
-        .nth(mapped as usize)?
-        .parse()
-        .ok()?;
+/// Bytes of addresses that the process has mapped, proc_pid_statm(5).
+pub(crate) fn used_address_space() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').next()?.parse().ok()?;
     Some(pages * super::page_size() as u64)
 }
 
