@@ -39,7 +39,7 @@ const DEFAULT_WIDTH: usize = 64;
 /// assert_eq!(residency.resident_pages(), 4);
 /// # Ok::<(), stillmap::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Residency {
     /// One bit for each page, lowest first; no bit is set behind the last page.
     bits: Vec<u64>,
@@ -271,6 +271,17 @@ fn gather(bytes: &[u8]) -> u64 {
         word |= (lowest.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * place);
     }
     word
+}
+
+/// Not each page: there may be millions.
+impl fmt::Debug for Residency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Residency")
+            .field("pages", &self.pages)
+            .field("resident_pages", &self.resident_pages())
+            .field("is_reliable", &self.is_reliable)
+            .finish_non_exhaustive()
+    }
 }
 
 impl fmt::Display for Residency {
