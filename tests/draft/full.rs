@@ -2,6 +2,7 @@
 
 use crate::support::child::scenario;
 use crate::support::disk::{LoopFs, free};
+use crate::support::kernel::page_size;
 use crate::support::refuse::{Verdict, intercept};
 use crate::support::user::as_user;
 use crate::support::{limit_file_sizes, skip, temp_dir};
@@ -31,7 +32,9 @@ fn fill(dir: &Path, free: u64) {
 }
 
 fn full_disk(kind: &str) {
-    let Some(disk) = LoopFs::new(kind, 64 << 20) else {
+    // The nodes of btrfs are as large as pages.
+    let unit = if kind == "btrfs" { page_size() } else { 4096 };
+    let Some(disk) = LoopFs::new(kind, (16 << 10) * unit as u64) else {
         return;
     };
     let path = disk.path().join("file");

@@ -257,10 +257,9 @@ fn it_is_not_known_where_a_filter_refuses_mincore() {
 #[cfg(target_pointer_width = "64")]
 fn where_there_is_no_memory_for_the_answer_it_is_an_error() {
     scenario!(|| {
-        let memory = Anonymous::shared(1 << 42).expect("addresses");
-        let bits = (1 << 42) / page_size() / 8;
-        limit(libc::RLIMIT_AS, (status("VmSize") + bits / 4) as u64);
-        let error = memory.pages().residency(..).expect_err("no room");
+        let memory = Anonymous::shared(page_size() << 30).expect("addresses");
+        limit(libc::RLIMIT_AS, (status("VmSize") + (32 << 20)) as u64);
+        let error = memory.pages().residency(..).expect_err("128 MiB");
         assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory, "{error}");
     })
     .succeed();
