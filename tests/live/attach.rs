@@ -147,6 +147,7 @@ fn where_address_space_is_limited_it_is_mapped_anew() {
 
 /// A file with holes, which its writer makes as long as it likes. Before: the copy was begun, and the kernel ended the process.
 #[test]
+#[cfg(target_pointer_width = "64")]
 fn a_snapshot_of_more_than_fits_into_memory_is_an_error() {
     let len = meminfo("MemTotal") as u64;
     if !may_map(len) {
