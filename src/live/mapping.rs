@@ -60,15 +60,18 @@ impl LiveMapping {
         self.0.is_faulted()
     }
 
-    /// Copies bytes out that are mapped, from `offset` on.
+    /// Copies bytes out from `offset` on.
+    ///
+    /// # Panics
+    /// If they are not mapped: no caller asks for more than the length of the file, which is.
     pub(super) fn copy_out<'b>(
         &self,
         offset: usize,
         into: &'b mut [MaybeUninit<u8>],
     ) -> &'b mut [u8] {
         let (to, len) = (into.as_mut_ptr().cast::<u8>(), into.len());
-        debug_assert!(offset + len <= self.len());
-        // SAFETY: mapped, as the caller has checked; no reference into the mapping exists, and `into` is exclusively ours.
+        assert!(len <= self.len().saturating_sub(offset));
+        // SAFETY: mapped, see above; no reference into the mapping exists, and `into` is exclusively ours.
         unsafe { copy_out(self.start().wrapping_add(offset), to, len) };
         fence(Ordering::Acquire);
         // SAFETY: the same memory, borrowed as long, and initialised above.

@@ -46,7 +46,7 @@ use std::path::{Path, PathBuf};
 /// Writers through a network file system or a FUSE server become visible when the kernel drops its cached pages. An overlay
 /// copies a file of a lower layer up when a process opens it for writing: the new bytes become visible by
 /// [`refresh`](Live::refresh). On tmpfs and an overlay a file that has holes is read by pread(2), since a page fault in a hole
-/// may take memory; [`load`](Live::load) takes a page there.
+/// may take memory; [`load`](Live::load) takes a page there. Without /proc `load` does not see what was copied up.
 ///
 /// # Examples
 /// ```
